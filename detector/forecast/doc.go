@@ -1,0 +1,2 @@
+// Package forecast projects when a run may cross a limit.
+package forecast

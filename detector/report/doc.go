@@ -1,0 +1,2 @@
+// Package report turns verdicts into findings, clocks and report folders.
+package report

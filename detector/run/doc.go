@@ -1,0 +1,2 @@
+// Package run assembles GPUs into activities: in space (episodes), then in time (runs over restarts, moves, accounts).
+package run

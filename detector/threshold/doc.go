@@ -1,0 +1,2 @@
+// Package threshold holds threshold profiles as dated data and compares estimates with them.
+package threshold
