@@ -1,0 +1,15 @@
+// Package detector judges event time minute by minute: dirty cells in, verdicts out.
+//
+// It owns the order of events: tail batches, reduce the cells that they touch, and for
+// every minute that lies the watermark's wait behind what has arrived: assemble
+// activities (run), classify (workload), estimate (flops), compare (threshold), project
+// (forecast), join with parties (identity), raise findings (report). The stages are pure
+// functions; only this package reads and writes the store, and it never asks for the
+// time: event time comes with the rows.
+//
+// It must not know SQL, NATS subjects, or names of customers.
+//
+// One goroutine owns the state. After a crash everything is rebuilt from stored rows:
+// verdicts are versioned by the judged minute, so repeating a step writes the same
+// version again and changes nothing.
+package detector

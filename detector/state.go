@@ -1,0 +1,163 @@
+package detector
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+)
+
+// state is the detector's memory: cells and facts, each with the moment from which it
+// is visible. Everything in it can be rebuilt from stored cells and facts. It is owned
+// by the one goroutine that judges.
+type state struct {
+	nodes       map[string]feature.Node
+	gpu         map[feature.GPUKey][]feature.GPUCell // sorted by minute
+	host        map[string][]feature.NodeCell        // sorted by minute
+	comm        map[nodeMinute][]feature.CommCell
+	flows       map[nodeMinute][]feature.FlowCell
+	commSorted  []feature.CommCell
+	flowSorted  []feature.FlowCell
+	stale       bool // comm or flows changed since they were last sorted
+	processes   []feature.Process
+	allocations []feature.Allocation
+	orders      []feature.Order
+}
+
+type nodeMinute struct {
+	node   string
+	minute int64 // start of the minute, Unix milliseconds
+}
+
+func newState() *state {
+	return &state{
+		nodes: map[string]feature.Node{},
+		gpu:   map[feature.GPUKey][]feature.GPUCell{},
+		host:  map[string][]feature.NodeCell{},
+		comm:  map[nodeMinute][]feature.CommCell{},
+		flows: map[nodeMinute][]feature.FlowCell{},
+	}
+}
+
+// see makes sure that a node which the inventory lacks is known, as unlisted.
+func (s *state) see(node string) {
+	if _, ok := s.nodes[node]; !ok {
+		s.nodes[node] = unlisted(node)
+	}
+}
+
+func (s *state) putGPU(c feature.GPUCell) {
+	s.see(c.Node)
+	k := feature.GPUKey{Node: c.Node, GPU: c.GPU}
+	s.gpu[k] = upsert(s.gpu[k], c, func(x feature.GPUCell) int64 { return x.MinuteMs })
+}
+
+func (s *state) putHost(c feature.NodeCell) {
+	s.see(c.Node)
+	s.host[c.Node] = upsert(s.host[c.Node], c, func(x feature.NodeCell) int64 { return x.MinuteMs })
+}
+
+// putComm replaces all communicator cells of one node and minute.
+func (s *state) putComm(node string, minute int64, cells []feature.CommCell) {
+	s.see(node)
+	s.comm[nodeMinute{node, minute}] = cells
+	s.stale = true
+}
+
+// putFlows replaces all flow cells of one node and minute.
+func (s *state) putFlows(node string, minute int64, cells []feature.FlowCell) {
+	s.see(node)
+	s.flows[nodeMinute{node, minute}] = cells
+	s.stale = true
+}
+
+// upsert keeps cells sorted by minute; the usual case is an append.
+func upsert[C any](cells []C, c C, minute func(C) int64) []C {
+	m := minute(c)
+	if n := len(cells); n == 0 || minute(cells[n-1]) < m {
+		return append(cells, c)
+	}
+	i := sort.Search(len(cells), func(i int) bool { return minute(cells[i]) >= m })
+	if i < len(cells) && minute(cells[i]) == m {
+		cells[i] = c
+		return cells
+	}
+	return slices.Insert(cells, i, c)
+}
+
+func (s *state) sortLinks() {
+	if !s.stale {
+		return
+	}
+	s.stale = false
+	s.commSorted = s.commSorted[:0]
+	for _, cells := range s.comm {
+		s.commSorted = append(s.commSorted, cells...)
+	}
+	slices.SortFunc(s.commSorted, func(a, b feature.CommCell) int {
+		return cmp.Or(cmp.Compare(a.MinuteMs, b.MinuteMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Comm, b.Comm),
+			cmp.Compare(a.PID, b.PID), cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.Op, b.Op))
+	})
+	s.flowSorted = s.flowSorted[:0]
+	for _, cells := range s.flows {
+		s.flowSorted = append(s.flowSorted, cells...)
+	}
+	slices.SortFunc(s.flowSorted, func(a, b feature.FlowCell) int {
+		return cmp.Or(cmp.Compare(a.MinuteMs, b.MinuteMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Peer, b.Peer))
+	})
+}
+
+// evidence is what was visible at atMs: cells of minutes that had ended, processes and
+// allocations that had begun (their ends masked while they lie ahead), and order
+// versions made by then. Facts are visible by their own event time, whatever waited in
+// the pipeline. The result shares the state's cells and is valid until the next put.
+func (s *state) evidence(startMs, atMs int64, last bool) *feature.Evidence {
+	s.sortLinks()
+	limit := atMs - feature.MinuteMs // latest start of a minute that has ended
+	if last {
+		limit = atMs
+	}
+	ev := &feature.Evidence{
+		StartMs: startMs, EndMs: atMs, Nodes: s.nodes,
+		GPU: make(map[feature.GPUKey][]feature.GPUCell, len(s.gpu)), Host: make(map[string][]feature.NodeCell, len(s.host)),
+	}
+	for k, cells := range s.gpu {
+		if n := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs > limit }); n > 0 {
+			ev.GPU[k] = cells[:n:n]
+		}
+	}
+	for k, cells := range s.host {
+		if n := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs > limit }); n > 0 {
+			ev.Host[k] = cells[:n:n]
+		}
+	}
+	n := sort.Search(len(s.commSorted), func(i int) bool { return s.commSorted[i].MinuteMs > limit })
+	ev.Comm = s.commSorted[:n:n]
+	n = sort.Search(len(s.flowSorted), func(i int) bool { return s.flowSorted[i].MinuteMs > limit })
+	ev.Flows = s.flowSorted[:n:n]
+	for _, p := range s.processes {
+		if p.StartMs > atMs {
+			continue
+		}
+		if p.EndMs > atMs {
+			p.EndMs = 0
+		}
+		ev.Processes = append(ev.Processes, p)
+	}
+	for _, a := range s.allocations {
+		if a.StartMs > atMs {
+			continue
+		}
+		if a.EndMs > atMs {
+			a.EndMs = 0
+		}
+		ev.Allocations = append(ev.Allocations, a)
+	}
+	for _, o := range s.orders {
+		if o.AmendedMs <= atMs {
+			ev.Orders = append(ev.Orders, o)
+		}
+	}
+	return ev
+}

@@ -1,0 +1,70 @@
+package detector
+
+import (
+	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/detector/run"
+)
+
+// MemberLine is one GPU's interval in a RunLine.
+type MemberLine struct {
+	Node    string `json:"node"`
+	GPU     int    `json:"gpu"`
+	StartMs int64  `json:"start_ms"`
+	EndMs   int64  `json:"end_ms"`
+}
+
+// CrossingLine holds the instants by which a limit is crossed with 10, 50 and 90 %.
+type CrossingLine struct {
+	P10 int64 `json:"p10"`
+	P50 int64 `json:"p50"`
+	P90 int64 `json:"p90"`
+}
+
+// ThresholdLine compares a run with one profile. Probability is that the limit is
+// exceeded already at the judged moment.
+type ThresholdLine struct {
+	Profile     string        `json:"profile"`
+	LimitFLOP   float64       `json:"limit_flops"`
+	Probability float64       `json:"probability"`
+	Crossing    *CrossingLine `json:"crossing_ms"`
+}
+
+// RunLine is one line of runs.jsonl (BUNDLE.md). Fields beyond BUNDLE.md's carry the
+// reasons, so that a reader can follow the verdict.
+type RunLine struct {
+	Run              string          `json:"run"`
+	Class            string          `json:"class"`
+	ClassProbability float64         `json:"class_probability"`
+	StartedMs        int64           `json:"started_ms"`
+	EndedMs          *int64          `json:"ended_ms"`
+	Members          []MemberLine    `json:"members"`
+	Accounts         []string        `json:"accounts"`
+	FLOPsExecuted    flops.Interval  `json:"flops_executed"`
+	FLOPsModel       flops.Interval  `json:"flops_model"`
+	Basis            []string        `json:"basis"`
+	CoverageFrac     float64         `json:"coverage_frac"`
+	Thresholds       []ThresholdLine `json:"thresholds"`
+	Reasons          []string        `json:"reasons"`
+	Links            []LinkLine      `json:"links"`
+}
+
+// LinkLine is a reason why parts of a run were put together.
+type LinkLine struct {
+	Kind   string  `json:"kind"`
+	Weight float64 `json:"weight"`
+	Reason string  `json:"reason"`
+}
+
+// judged is one activity with its estimate.
+type judged struct {
+	run run.Run
+	est flops.Estimate
+}
+
+// verdict is what one judged minute says.
+type verdict struct {
+	atMs     int64
+	runs     []judged
+	findings []report.Finding
+}
