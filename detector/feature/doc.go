@@ -8,6 +8,30 @@
 //
 // It must not know SQL, subjects, files, thresholds or names of customers.
 //
+// Callers own the rows that they pass in, which are only read; cells share nothing
+// with them but strings. There are no goroutines and no state, so a crash loses nothing:
+// cells are recomputed from rows.
+//
+// # How a cell is made
+//
 // Absent is not zero: a mean counts only where its CoverMs is positive, and a raw
 // value that was not measured is NaN.
+//
+// A value at ts describes the time since the same source's previous row that carried
+// the same signal. Its weight is that time, at most cap = 5 x the median interval of
+// the signal in the window, clamped to 90 s .. 600 s, and it is credited to the minute
+// of ts. So a cell may cover more than its minute where rows are coarse: at one row in
+// 300 s a cell in five covers 300,000 ms and the others do not exist. A row that has no
+// predecessor in the window is evidence of a value but not of a duration: it weighs
+// nothing beside others, and alone it is credited with the part of its own minute
+// before it, at least 1 ms.
+//
+// Rows with the same source and ts are one row: the values of the one available last
+// hold, and a value that it lacks is taken from the others. An exact repeat changes
+// nothing, not even the availability.
+//
+// A cell rests on the rows of its window, [minute - Window, minute + 1 min), and on
+// nothing else; DirtyMinutes is the inverse of that rule.
+//
+// Byte counters of ports are credited by increment, to the minute of the later reading.
 package feature

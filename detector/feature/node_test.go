@@ -1,0 +1,86 @@
+package feature
+
+import (
+	"math"
+	"testing"
+)
+
+func TestReduceNode(t *testing.T) {
+	t.Parallel()
+	nan := math.NaN()
+	host := []HostSample{
+		{Node: "n", TsMs: t0 - 15_000, AvailableMs: t0, PowerW: 1000, CPUFrac: nan, StorageTxBps: nan, StorageRxBps: nan},
+		{Node: "n", TsMs: t0 + 15_000, AvailableMs: t0 + 90_000, PowerW: 2000, CPUFrac: nan, StorageTxBps: 5, StorageRxBps: nan},
+		{Node: "n", TsMs: t0 + 45_000, AvailableMs: t0 + 46_000, PowerW: 3000, CPUFrac: nan, StorageTxBps: 0, StorageRxBps: nan},
+	}
+	c, ok := ReduceNode("n", host, nil, t0)
+	if !ok || c.PowerCoverMs != 60_000 || c.CPUCoverMs != 0 || c.FabricCoverMs != 0 || c.AvailableMs != t0+90_000 {
+		t.Fatalf("cell %+v", c)
+	}
+	near(t, "power", c.PowerW, 2500)
+	near(t, "sd", c.PowerSD, 500)
+	near(t, "cpu", c.CPUFrac, nan)
+	near(t, "storage tx: measured zero", c.StorageTxBps, 0)
+	near(t, "storage rx", c.StorageRxBps, nan)
+	near(t, "fabric", c.FabricTxBytes, nan)
+	if _, ok := ReduceNode("n", host[:1], nil, t0); ok {
+		t.Error("a minute without rows gave a cell")
+	}
+}
+
+func TestReduceNodeFabric(t *testing.T) {
+	t.Parallel()
+	port := func(p, kind string, ts int64, tx, rx float64) FabricSample {
+		return FabricSample{Node: "n", Port: p, Kind: kind, TsMs: ts, AvailableMs: ts, TxBytes: tx, RxBytes: rx}
+	}
+	rows := []FabricSample{
+		port("a", "infiniband", t0-10_000, 1000, 0), port("b", "roce", t0-10_000, 0, 0), port("e", "ethernet", t0-10_000, 0, 0),
+		port("a", "infiniband", t0+10_000, 1200, math.NaN()), port("b", "roce", t0+10_000, 50, 10), port("e", "ethernet", t0+10_000, 7, 3),
+		port("a", "infiniband", t0+10_000, 1200, math.NaN()), // a repeat
+		port("a", "infiniband", t0+20_000, 300, 40),          // reset
+		port("a", "infiniband", t0+30_000, 400, 90),
+		port("c", "roce", t0+5_000, 1e12, 1e12), // first reading of a port: no increment
+	}
+	c, ok := ReduceNode("n", nil, rows, t0)
+	if !ok || c.FabricCoverMs != 40_000 || c.EthernetCoverMs != 20_000 {
+		t.Fatalf("cell %+v", c)
+	}
+	near(t, "tx", c.FabricTxBytes, 200+300+100+50)
+	near(t, "rx", c.FabricRxBytes, 40+50+10)
+	near(t, "ethernet", c.EthernetTxBytes, 7)
+	if c.FabricTxCV <= 0 {
+		t.Error("no burstiness from three readings")
+	}
+	// A first reading alone shows that the port was seen, not what it moved.
+	c, ok = ReduceNode("n", nil, rows[9:], t0)
+	if !ok || c.FabricCoverMs != 0 {
+		t.Errorf("lone reading: %v %+v", ok, c)
+	}
+	near(t, "lone reading", c.FabricTxBytes, math.NaN())
+}
+
+func TestReduceComm(t *testing.T) {
+	t.Parallel()
+	row := func(ts int64, pid int, op string, bytes float64) Collective {
+		return Collective{Node: "n", PID: pid, GPU: 2, Comm: "c", Op: op, NRanks: 8, Rank: 1, TsMs: ts, AvailableMs: ts + 1, Calls: 3, Bytes: bytes}
+	}
+	got := ReduceComm([]Collective{
+		row(t0+30_000, 7, "allreduce", 10), row(t0+10_000, 7, "allreduce", 5), row(t0+10_000, 7, "allreduce", 5),
+		row(t0+10_000, 7, "allgather", math.NaN()), row(t0+60_000, 7, "allreduce", 99), row(t0, 3, "allreduce", 1),
+	}, t0)
+	if len(got) != 3 || got[0].PID != 3 || got[1].Op != "allgather" || got[2].Bytes != 15 || got[2].Calls != 6 || got[2].AvailableMs != t0+30_001 {
+		t.Errorf("cells %+v", got)
+	}
+	near(t, "bytes not measured", got[1].Bytes, math.NaN())
+}
+
+func TestReduceFlows(t *testing.T) {
+	t.Parallel()
+	got := ReduceFlows([]Flow{
+		{Node: "n", Peer: "b", TsMs: t0 + 1, TxBytes: 2}, {Node: "n", Peer: "a", TsMs: t0 + 5, TxBytes: 1},
+		{Node: "n", Peer: "b", TsMs: t0 + 9, TxBytes: 3}, {Node: "n", Peer: "b", TsMs: t0 + 9, TxBytes: 3}, {Node: "n", Peer: "b", TsMs: t0 - 1, TxBytes: 3},
+	}, t0)
+	if len(got) != 2 || got[0].Peer != "a" || got[1].TxBytes != 5 {
+		t.Errorf("cells %+v", got)
+	}
+}
