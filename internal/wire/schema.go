@@ -144,4 +144,26 @@ type Batch struct {
 	// PrevDigest is the SHA-256 of the previous frame of the same spool; zero for the first.
 	PrevDigest [32]byte
 	Tables     []Table
+	// Gaps are the ranges of sequences that this spool gave up and that the collector has
+	// not yet confirmed to know: the same gap may come again, and may have grown at its end.
+	Gaps []Gap
+}
+
+// GapReason says why a spool gave frames up.
+type GapReason uint8
+
+// Reasons of gaps.
+const (
+	GapBytes   GapReason = 1 // the spool was full
+	GapAge     GapReason = 2 // the frames were older than the spool keeps them
+	GapCorrupt GapReason = 3 // the frames were damaged on disk; they are in the node's quarantine
+)
+
+// Gap is a range of sequences, inclusive at both ends, that will never arrive.
+type Gap struct {
+	From, To uint64
+	Reason   GapReason
+	// Digest is the SHA-256 of frame To, so that the chain of digests goes on behind the
+	// gap; zero if that frame could not be read.
+	Digest [32]byte
 }
