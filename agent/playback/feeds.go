@@ -235,6 +235,11 @@ func (p *player) putCollective(r bundle.CollectiveRow) error {
 }
 
 func (p *player) putInventory(r bundle.NodeRow) error {
+	if p.provider.rows >= maxRows {
+		if err := p.sealProvider(); err != nil {
+			return err
+		}
+	}
 	b, id := p.provider.begin(wire.KindInventory, p.b.Manifest.StartMs), p.id[wire.KindInventory]
 	b.SetStr(id["node"], r.Node)
 	setText(b, id["site"], r.Site)

@@ -17,8 +17,9 @@ import (
 
 const (
 	chunkMs = 60_000 // of arrival, one batch a host
-	// maxRows of one kind in a batch: a chunk that grows past it is sealed early.
-	maxRows = 50_000
+	// maxRows in a batch: a chunk that grows past it is sealed early, well below the
+	// wire's limits.
+	maxRows = 8_000
 )
 
 // Sink takes what the recorded hosts and the provider would have published. Tables
@@ -26,15 +27,14 @@ const (
 type Sink interface {
 	// Node takes one chunk of a host's telemetry.
 	Node(ctx context.Context, node string, availableMs int64, tables []wire.Table) error
-	// Provider takes one chunk of what the provider states.
-	Provider(ctx context.Context, availableMs int64, tables []wire.Table) error
+	// Provider takes one chunk of what the provider states, of one kind.
+	Provider(ctx context.Context, availableMs int64, table wire.Table) error
 }
 
 // Counts is what was handed over, in rows. Processes and rentals count once for their
 // start and once for their end.
 type Counts struct {
-	Rows    map[wire.Kind]int
-	Batches int
+	Rows map[wire.Kind]int
 }
 
 var errStop = errors.New("stop")
@@ -207,9 +207,10 @@ func (p *player) sealProvider() error {
 	if p.provider.rows == 0 {
 		return nil
 	}
-	built := p.build(p.provider)
-	if err := p.sink.Provider(p.ctx, p.provider.availableMs, built); err != nil {
-		return fmt.Errorf("publish the provider's data: %w", err)
+	for _, t := range p.build(p.provider) {
+		if err := p.sink.Provider(p.ctx, p.provider.availableMs, t); err != nil {
+			return fmt.Errorf("publish the provider's data: %w", err)
+		}
 	}
 	p.provider.reset()
 	return nil
@@ -236,7 +237,6 @@ func (p *player) build(t *tables) []wire.Table {
 			p.counts.Rows[k] += b.Rows()
 		}
 	}
-	p.counts.Batches++
 	return out
 }
 
