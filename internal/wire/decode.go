@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"math"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
@@ -307,7 +308,7 @@ func (d *Decoder) table(m []byte) (err error) {
 
 // column reads one column and appends it to cols, unless its field is unknown.
 func (d *Decoder) column(m []byte, k Kind, rows int, cols []Column, known *[256]bool) (_ []Column, err error) {
-	var id, source, order uint64
+	var id, source, order, unit uint64
 	var present, ints, refs []byte
 	var f field
 	var seen uint32
@@ -320,7 +321,7 @@ func (d *Decoder) column(m []byte, k Kind, rows int, cols []Column, known *[256]
 		switch f.num {
 		case 3, 5, 6, 7:
 			typ = protowire.BytesType
-		case 1, 2, 4:
+		case 1, 2, 4, 8:
 		default:
 			d.UnknownFields++
 			continue
@@ -343,6 +344,8 @@ func (d *Decoder) column(m []byte, k Kind, rows int, cols []Column, known *[256]
 			entries++
 		case 7:
 			refs = f.bytes
+		case 8:
+			unit = f.value
 		}
 	}
 	if id > 255 {
@@ -376,10 +379,13 @@ func (d *Decoder) column(m []byte, k Kind, rows int, cols []Column, known *[256]
 		if order > orderDouble {
 			return cols, invalid(k, c.Field, -1, "order %d", order)
 		}
+		if unit > math.MaxInt64 {
+			return cols, invalid(k, c.Field, -1, "unit %d", unit)
+		}
 		c.Int = d.ints.take(rows)
-		err = readInts(&c, k, ints, int(order))
+		err = readInts(&c, k, ints, int(order), max(1, int64(unit)))
 	} else {
-		if ints != nil || order != 0 {
+		if ints != nil || order != 0 || unit != 0 {
 			return cols, invalid(k, c.Field, -1, "integers in a string field")
 		}
 		if entries > MaxDictEntries {
@@ -412,7 +418,7 @@ func varint(m []byte) (uint64, int) {
 
 // readInts fills c.Int, one entry a row, from packed zigzag differences of the present
 // rows; absent rows get 0.
-func readInts(c *Column, k Kind, m []byte, order int) error {
+func readInts(c *Column, k Kind, m []byte, order int, unit int64) error {
 	var value, delta int64
 	for r := range c.Int {
 		if !c.Has(r) {
@@ -424,7 +430,7 @@ func readInts(c *Column, k Kind, m []byte, order int) error {
 			return invalid(k, c.Field, r, "no integer: %v", protowire.ParseError(n))
 		}
 		m = m[n:]
-		x := protowire.DecodeZigZag(u)
+		x := protowire.DecodeZigZag(u) * unit // wraps, as differences may
 		switch order {
 		case orderValue:
 			value = x

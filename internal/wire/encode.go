@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
 	"sync"
 
@@ -134,10 +135,14 @@ func (e *encoder) column(c *Column, rows int) {
 		v := e.present(c)
 		order := differences(v)
 		m = appendUint(m, 4, uint64(order))
+		unit := commonUnit(v)
 		for _, d := range v {
-			num = protowire.AppendVarint(num, protowire.EncodeZigZag(d))
+			num = protowire.AppendVarint(num, protowire.EncodeZigZag(d/unit))
 		}
 		m = appendBytes(m, 5, num)
+		if unit > 1 {
+			m = appendUint(m, 8, uint64(unit))
+		}
 	} else {
 		for _, s := range c.Dict {
 			m = protowire.AppendTag(m, 6, protowire.BytesType)
@@ -194,6 +199,27 @@ func differences(v []int64) int {
 		}
 	}
 	return order
+}
+
+// commonUnit is the greatest common divisor of v, at least 1.
+func commonUnit(v []int64) int64 {
+	var unit uint64
+	for _, x := range v {
+		u := uint64(x)
+		if x < 0 {
+			u = -u
+		}
+		for u != 0 {
+			unit, u = u, unit%u
+		}
+		if unit == 1 {
+			return 1
+		}
+	}
+	if unit == 0 || unit > math.MaxInt64 {
+		return 1
+	}
+	return int64(unit)
 }
 
 func width(x int64) int { return bits.Len64(protowire.EncodeZigZag(x)) }

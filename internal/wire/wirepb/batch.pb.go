@@ -306,10 +306,13 @@ type Column struct {
 	Present []byte `protobuf:"bytes,3,opt,name=present,proto3" json:"present,omitempty"`
 	// order: 0 ints are values, 1 differences from the previous present value (the first
 	// from 0), 2 differences of differences.
-	Order         uint32   `protobuf:"varint,4,opt,name=order,proto3" json:"order,omitempty"`
-	Ints          []int64  `protobuf:"zigzag64,5,rep,packed,name=ints,proto3" json:"ints,omitempty"` // integer fields
-	Dict          []string `protobuf:"bytes,6,rep,name=dict,proto3" json:"dict,omitempty"`           // string fields
-	Refs          []uint32 `protobuf:"varint,7,rep,packed,name=refs,proto3" json:"refs,omitempty"`   // string fields: indices into dict
+	Order uint32   `protobuf:"varint,4,opt,name=order,proto3" json:"order,omitempty"`
+	Ints  []int64  `protobuf:"zigzag64,5,rep,packed,name=ints,proto3" json:"ints,omitempty"` // integer fields
+	Dict  []string `protobuf:"bytes,6,rep,name=dict,proto3" json:"dict,omitempty"`           // string fields
+	Refs  []uint32 `protobuf:"varint,7,rep,packed,name=refs,proto3" json:"refs,omitempty"`   // string fields: indices into dict
+	// unit: every one of ints is to be multiplied by it, before the differences are summed;
+	// 0 means 1. Meters count in steps: whole percents, 15 MHz, 2 MiB.
+	Unit          uint64 `protobuf:"varint,8,opt,name=unit,proto3" json:"unit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -391,6 +394,13 @@ func (x *Column) GetRefs() []uint32 {
 		return x.Refs
 	}
 	return nil
+}
+
+func (x *Column) GetUnit() uint64 {
+	if x != nil {
+		return x.Unit
+	}
+	return 0
 }
 
 // CommitMark tells a node which of its frames are stored for good.
@@ -560,7 +570,7 @@ const file_batch_proto_rawDesc = "" +
 	"\x05Table\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\rR\x04rows\x123\n" +
-	"\acolumns\x18\x03 \x03(\v2\x19.flopwatch.wire.v1.ColumnR\acolumns\"\xa2\x01\n" +
+	"\acolumns\x18\x03 \x03(\v2\x19.flopwatch.wire.v1.ColumnR\acolumns\"\xb6\x01\n" +
 	"\x06Column\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\rR\x05field\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\rR\x06source\x12\x18\n" +
@@ -568,7 +578,8 @@ const file_batch_proto_rawDesc = "" +
 	"\x05order\x18\x04 \x01(\rR\x05order\x12\x12\n" +
 	"\x04ints\x18\x05 \x03(\x12R\x04ints\x12\x12\n" +
 	"\x04dict\x18\x06 \x03(\tR\x04dict\x12\x12\n" +
-	"\x04refs\x18\a \x03(\rR\x04refs\"\xba\x01\n" +
+	"\x04refs\x18\a \x03(\rR\x04refs\x12\x12\n" +
+	"\x04unit\x18\b \x01(\x04R\x04unit\"\xba\x01\n" +
 	"\n" +
 	"CommitMark\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
