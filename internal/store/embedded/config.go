@@ -1,0 +1,165 @@
+package embedded
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// layout are the paths under one data directory.
+type layout struct{ root string }
+
+func (d layout) engine() string   { return filepath.Join(d.root, "engine") }   // the engine's own tree
+func (d layout) config() string   { return filepath.Join(d.root, "config") }   // generated at each start
+func (d layout) empty() string    { return filepath.Join(d.root, "empty") }    // where the engine may look for files: nothing is ever put there
+func (d layout) tmp() string      { return filepath.Join(d.root, "tmp") }      // spilled sorts and aggregations
+func (d layout) lock() string     { return filepath.Join(d.root, "lock") }     // flock of the running child, holding its pid
+func (d layout) password() string { return filepath.Join(d.root, "password") } // of the user `default`, mode 0600
+
+// create makes the directories that are missing.
+func (d layout) create() error {
+	for _, p := range []string{d.root, d.engine(), d.config(), d.empty(), d.tmp()} {
+		if err := os.MkdirAll(p, 0o700); err != nil {
+			return fmt.Errorf("create data directory %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// loadPassword reads the password in path, or mints one there if the file does not exist.
+func loadPassword(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err == nil {
+		p := strings.TrimSpace(string(b))
+		if p == "" {
+			return "", fmt.Errorf("password file %s is empty", path)
+		}
+		return p, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read password file %s: %w", path, err)
+	}
+	var raw [24]byte
+	if _, err = rand.Read(raw[:]); err != nil {
+		return "", fmt.Errorf("mint password: %w", err)
+	}
+	p := base64.RawURLEncoding.EncodeToString(raw[:])
+	// Written aside and linked into place, so that two processes that start at once agree on one password.
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".password-*")
+	if err != nil {
+		return "", fmt.Errorf("write password file %s: %w", path, err)
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	_, err = tmp.WriteString(p + "\n")
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return "", fmt.Errorf("write password file %s: %w", path, err)
+	}
+	if err = os.Link(tmp.Name(), path); errors.Is(err, os.ErrExist) {
+		return loadPassword(path)
+	} else if err != nil {
+		return "", fmt.Errorf("write password file %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// limits bound what the engine may use.
+type limits struct {
+	memoryBytes uint64 // max_server_memory_usage
+	resultBytes uint64 // of a result that cannot be streamed
+	queries     int    // statements at a time
+}
+
+func defaultLimits() limits {
+	return limits{memoryBytes: 4 << 30, resultBytes: 256 << 20, queries: 16}
+}
+
+// grants is all that a statement may do: no sources (file, url, remote, s3, ...), no SYSTEM, no users, no functions, no dictionaries,
+// no named collections; tables of the MergeTree family, Memory, Null, Merge and Buffer only.
+var grants = []string{
+	"GRANT SHOW, SELECT, INSERT, ALTER TABLE, ALTER VIEW, ALTER DATABASE, CREATE DATABASE, CREATE TABLE, CREATE VIEW, CREATE TEMPORARY TABLE, DROP DATABASE, DROP TABLE, DROP VIEW, UNDROP TABLE, TRUNCATE, OPTIMIZE, KILL QUERY, CHECK ON *.*",
+	"GRANT TABLE ENGINE ON MergeTree", "GRANT TABLE ENGINE ON ReplacingMergeTree", "GRANT TABLE ENGINE ON AggregatingMergeTree",
+	"GRANT TABLE ENGINE ON SummingMergeTree", "GRANT TABLE ENGINE ON CollapsingMergeTree", "GRANT TABLE ENGINE ON VersionedCollapsingMergeTree",
+	"GRANT TABLE ENGINE ON Memory", "GRANT TABLE ENGINE ON Null", "GRANT TABLE ENGINE ON View", "GRANT TABLE ENGINE ON MaterializedView",
+}
+
+// frozenSettings may not be changed by a statement or a URL: each would reach outside the data directory, weaken durability or lift a bound.
+var frozenSettings = []string{
+	"format_schema", "format_schema_source", "fsync_metadata", "allow_introspection_functions",
+}
+
+// writeConfig writes config.xml and users.xml and returns the former's path.
+func (d layout) writeConfig(lim limits) (string, error) {
+	var b bytes.Buffer
+	esc := func(s string) string {
+		var e bytes.Buffer
+		_ = xml.EscapeText(&e, []byte(s)) // a bytes.Buffer does not fail
+		return e.String()
+	}
+	fmt.Fprintf(&b, `<clickhouse>
+  <path>%[1]s/</path>
+  <tmp_path>%[2]s/</tmp_path>
+  <user_files_path>%[3]s/</user_files_path>
+  <format_schema_path>%[3]s/</format_schema_path>
+  <user_scripts_path>%[3]s/</user_scripts_path>
+  <users_config>%[4]s</users_config>
+  <timezone>UTC</timezone>
+  <display_name>flopwatch</display_name>
+  <max_server_memory_usage>%[5]d</max_server_memory_usage>
+  <mark_cache_size>134217728</mark_cache_size>
+  <index_mark_cache_size>16777216</index_mark_cache_size>
+  <uncompressed_cache_size>0</uncompressed_cache_size>
+  <index_uncompressed_cache_size>0</index_uncompressed_cache_size>
+  <mmap_cache_size>64</mmap_cache_size>
+  <compiled_expression_cache_size>33554432</compiled_expression_cache_size>
+  <query_cache><max_size_in_bytes>0</max_size_in_bytes></query_cache>
+  <background_pool_size>4</background_pool_size>
+  <background_schedule_pool_size>4</background_schedule_pool_size>
+  <background_common_pool_size>2</background_common_pool_size>
+  <background_fetches_pool_size>1</background_fetches_pool_size>
+  <background_move_pool_size>1</background_move_pool_size>
+  <merge_tree>
+    <fsync_after_insert>1</fsync_after_insert>
+    <fsync_part_directory>1</fsync_part_directory>
+    <min_rows_to_fsync_after_merge>1</min_rows_to_fsync_after_merge>
+    <min_compressed_bytes_to_fsync_after_merge>1</min_compressed_bytes_to_fsync_after_merge>
+    <non_replicated_deduplication_window>10000</non_replicated_deduplication_window>
+    <max_suspicious_broken_parts>100000</max_suspicious_broken_parts>
+    <max_suspicious_broken_parts_bytes>1099511627776</max_suspicious_broken_parts_bytes>
+    <number_of_free_entries_in_pool_to_execute_mutation>2</number_of_free_entries_in_pool_to_execute_mutation>
+    <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>2</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
+    <number_of_free_entries_in_pool_to_lower_max_size_of_merge>2</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
+  </merge_tree>
+</clickhouse>
+`, esc(d.engine()), esc(d.tmp()), esc(d.empty()), esc(filepath.Join(d.config(), "users.xml")), lim.memoryBytes)
+	path := filepath.Join(d.config(), "config.xml")
+	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+		return "", fmt.Errorf("write engine configuration %s: %w", path, err)
+	}
+	b.Reset()
+	b.WriteString("<clickhouse>\n  <profiles><default>\n    <async_insert>0</async_insert>\n    <constraints>\n")
+	for _, s := range frozenSettings {
+		fmt.Fprintf(&b, "      <%[1]s><readonly/></%[1]s>\n", s)
+	}
+	b.WriteString("    </constraints>\n  </default></profiles>\n  <users><default>\n    <password></password>\n    <networks><ip>::/0</ip></networks>\n" +
+		"    <profile>default</profile>\n    <quota>default</quota>\n    <access_management>0</access_management>\n    <grants>\n")
+	for _, g := range grants {
+		fmt.Fprintf(&b, "      <query>%s</query>\n", esc(g))
+	}
+	b.WriteString("    </grants>\n  </default></users>\n  <quotas><default></default></quotas>\n</clickhouse>\n")
+	path2 := filepath.Join(d.config(), "users.xml")
+	if err := os.WriteFile(path2, b.Bytes(), 0o600); err != nil {
+		return "", fmt.Errorf("write engine configuration %s: %w", path2, err)
+	}
+	return path, nil
+}
+
+// args are the engine's command-line arguments.
+func (d layout) args(configFile string) []string {
+	return []string{"clickhouse", "--path=" + d.engine(), "--config-file=" + configFile}
+}

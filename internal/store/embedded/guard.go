@@ -1,0 +1,94 @@
+package embedded
+
+import (
+	"regexp"
+	"strings"
+)
+
+// formatName is what may stand after FORMAT.
+var formatName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
+
+// fileCall finds a call of a scalar function that reads files of the host in the text of a string, where a table function would evaluate it as a default expression.
+var fileCall = regexp.MustCompile(`(?i)\b(file|catboostEvaluate)\b\W{0,8}\(`)
+
+// guard judges statements before they run. The engine accepts several statements in a text, statements that stop it, and clauses by which it
+// reads and writes files as this process; its own parser (classify) says what a statement is, so that the guard and the engine cannot disagree on syntax.
+// A second layer are the grants of users.xml, a third the Landlock rules of the process (see sandbox.go).
+type guard struct{ s *session }
+
+// check refuses st or returns its class.
+func (g guard) check(st statement) (statementClass, error) {
+	text := st.text
+	if st.insert {
+		if !formatName.MatchString(st.format) {
+			return classUnknown, refuse(codeUnknownFormat, "UNKNOWN_FORMAT", "Unknown format %q", st.format)
+		}
+		// The engine's parser wants to see the clause; the statement that runs is the same head with the same format.
+		text += "\nFORMAT " + st.format
+	}
+	a, err := g.s.classify(text)
+	if err != nil {
+		return classUnknown, err
+	}
+	switch {
+	case a.class == classUnknown || a.statements == 0:
+		return a.class, g.syntaxError(text)
+	case a.statements != 1:
+		return a.class, refuse(codeSyntax, "SYNTAX_ERROR", "Multi-statements are not allowed")
+	case a.class == classControl:
+		return a.class, refuse(codeAccessDenied, "ACCESS_DENIED",
+			"The embedded engine does not take session, file, backup and SYSTEM statements (SET, USE, ATTACH, DETACH, KILL, BACKUP, INTO OUTFILE, INSERT INTO FUNCTION, ...) over HTTP: give settings and the database as URL parameters")
+	}
+	return a.class, checkTokens(text)
+}
+
+// syntaxError asks the engine's parser what is wrong with text, without running it.
+func (g guard) syntaxError(text string) error {
+	if strings.TrimSpace(text) == "" {
+		return refuse(codeSyntax, "SYNTAX_ERROR", "Empty query")
+	}
+	r, err := g.s.exec("SELECT formatQuery({query:String})", "Null", []param{{"query", escapeParam(text)}})
+	r.destroy()
+	if err != nil {
+		return err
+	}
+	return refuse(codeSyntax, "SYNTAX_ERROR", "The statement does not parse")
+}
+
+// checkTokens refuses what the classes do not cover: files read by INSERT ... FROM INFILE and by scalar functions.
+func checkTokens(text string) error {
+	lower := strings.ToLower(text)
+	if strings.Contains(lower, "infile") && strings.Contains(lower, "insert") {
+		// By substring, so that no trick of quoting can hide it; a false alarm costs a renamed alias.
+		return refuse(codeAccessDenied, "ACCESS_DENIED", "INSERT ... FROM INFILE is not allowed (nor the word in an INSERT)")
+	}
+	toks := tokens(text)
+	for i, t := range toks {
+		name, named := t.name()
+		next := i+1 < len(toks) && toks[i+1].punct('(')
+		applied := i > 0 && (toks[i-1].is("APPLY") || toks[i-1].punct('(') && i > 1 && toks[i-2].is("APPLY"))
+		switch {
+		case t.is("OUTFILE"):
+			return refuse(codeAccessDenied, "ACCESS_DENIED", "INTO OUTFILE is not allowed")
+		case named && (next || applied) && (strings.EqualFold(name, "file") || strings.EqualFold(name, "catboostEvaluate")),
+			t.kind == tokenString && fileCall.MatchString(t.value):
+			return refuse(codeAccessDenied, "ACCESS_DENIED", "Functions that read files of the host (file, catboostEvaluate) are not allowed")
+		}
+	}
+	return nil
+}
+
+// escapeParam writes a value as the engine reads a String parameter: in TabSeparated escaping.
+func escapeParam(s string) string {
+	return strings.NewReplacer("\\", "\\\\", "\t", "\\t", "\n", "\\n", "\r", "\\r", "\x00", "\\0", "\b", "\\b", "\f", "\\f").Replace(s)
+}
+
+// quoteString writes s as a string literal.
+func quoteString(s string) string {
+	return "'" + strings.NewReplacer("\\", "\\\\", "'", "\\'", "\n", "\\n", "\t", "\\t", "\r", "\\r", "\x00", "\\0").Replace(s) + "'"
+}
+
+// quoteName writes s as an identifier.
+func quoteName(s string) string {
+	return "`" + strings.NewReplacer("\\", "\\\\", "`", "\\`").Replace(s) + "`"
+}

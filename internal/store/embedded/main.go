@@ -1,0 +1,217 @@
+package embedded
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Options are the arguments of the server process.
+type Options struct {
+	DataDir      string // where the engine keeps its data; created if missing
+	Listen       string // host:port; not used with ListenFD
+	LibPath      string // libchdb.so
+	User         string // "" is DefaultUser
+	PasswordFile string // "" is <DataDir>/password; minted if missing
+	MemoryBytes  uint64 // bound of the engine's memory; 0 is 4 GiB
+
+	ListenFD   int  // > 0: an inherited listening socket
+	ReadyFD    int  // > 0: an inherited pipe that gets one line when requests are taken
+	WatchStdin bool // stop when stdin ends, as it does when the parent dies
+}
+
+// DefaultUser is the user that always exists.
+const DefaultUser = "default"
+
+// drainTimeout is how long running requests may go on after a stop; then their queries are killed.
+const drainTimeout = 5 * time.Second
+
+// Run serves ClickHouse's HTTP interface until ctx ends, then stops in order: HTTP, connections, engine.
+// It may be called once a process, since the engine cannot be started again.
+func Run(ctx context.Context, o Options, lg *slog.Logger) (err error) {
+	if o.LibPath == "" || o.DataDir == "" {
+		return errors.New("data directory and engine library must be named")
+	}
+	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
+		return fmt.Errorf("resolve data directory: %w", err)
+	}
+	d := layout{o.DataDir}
+	if err = d.create(); err != nil {
+		return err
+	}
+	lock, err := takeLock(d.lock())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }() // the kernel frees the lock in any case
+	if o.User == "" {
+		o.User = DefaultUser
+	}
+	if o.PasswordFile == "" {
+		o.PasswordFile = d.password()
+	}
+	password, err := loadPassword(o.PasswordFile)
+	if err != nil {
+		return err
+	}
+	lim := defaultLimits()
+	if o.MemoryBytes > 0 {
+		lim.memoryBytes = o.MemoryBytes
+	}
+	lim.queries = max(lim.queries, 4*runtime.GOMAXPROCS(0))
+	configFile, err := d.writeConfig(lim)
+	if err != nil {
+		return err
+	}
+	ln, err := listen(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ln.Close() }() // http.Server closes it first
+	lib, err := openLibrary(o.LibPath)
+	if err != nil {
+		return err
+	}
+	args := d.args(configFile)
+	anchor, err := lib.open(args)
+	if err != nil {
+		return fmt.Errorf("start engine on %s: %w (the engine's own words are on stderr)", o.DataDir, err)
+	}
+	version, err := anchor.text("SELECT version()")
+	if err != nil {
+		anchor.close()
+		return fmt.Errorf("ask engine for its version: %w", err)
+	}
+	stopped, stop := context.WithCancel(context.Background())
+	defer stop()
+	f := &front{lg: lg, lib: lib, args: args, version: version, lim: lim, user: o.User, secret: sha256.Sum256([]byte(password)),
+		slots: make(chan struct{}, lim.queries), stopped: stopped}
+	srv := &http.Server{Handler: f, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 4 << 20, ErrorLog: slog.NewLogLogger(lg.Handler(), slog.LevelWarn)}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	lg.LogAttrs(ctx, slog.LevelInfo, "engine ready", slog.String("listen", ln.Addr().String()), slog.String("version", version), slog.String("data", o.DataDir))
+	if o.ReadyFD > 0 {
+		ready := os.NewFile(uintptr(o.ReadyFD), "ready")
+		if _, werr := io.WriteString(ready, "ready "+version+"\n"); werr != nil {
+			lg.LogAttrs(ctx, slog.LevelWarn, "tell parent", slog.Any("err", werr))
+		}
+		_ = ready.Close() // nobody waits for more
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+	}
+	return errors.Join(err, f.shutdown(srv, anchor, stop))
+}
+
+// shutdown stops HTTP, kills what still runs after drainTimeout, closes every connection and then the engine.
+func (f *front) shutdown(srv *http.Server, anchor *session, stop func()) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		stop() // handlers kill their queries
+		grace, done := context.WithTimeout(context.Background(), drainTimeout)
+		err = srv.Shutdown(grace)
+		done()
+		if err != nil {
+			err = errors.Join(err, srv.Close())
+		}
+	}
+	f.held.close()
+	anchor.close()
+	if err != nil {
+		return fmt.Errorf("stop HTTP: %w", err)
+	}
+	// Every acknowledged row is on disk already: a thread of the engine that will not end is no reason to fail.
+	if serr := f.lib.stop(); serr != nil {
+		f.lg.LogAttrs(ctx, slog.LevelDebug, "stop engine", slog.Any("err", serr))
+	}
+	return nil
+}
+
+// text runs a query with one row and column.
+func (s *session) text(query string) (string, error) {
+	r, err := s.exec(query, "TabSeparatedRaw", nil)
+	defer r.destroy()
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(string(r.data()), "\n"), nil
+}
+
+// takeLock takes the lock of a data directory and writes this process's id into it.
+func takeLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock %s: %w", path, err)
+	}
+	if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		b, _ := io.ReadAll(io.LimitReader(f, 32)) // only to name the holder
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("data directory %s is in use by another engine (pid %s)", filepath.Dir(path), strings.TrimSpace(string(b)))
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err = errors.Join(f.Truncate(0), writeAll(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("write lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func writeAll(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// listen opens the socket, or takes over the inherited one.
+func listen(ctx context.Context, o Options) (net.Listener, error) {
+	if o.ListenFD <= 0 {
+		var lc net.ListenConfig
+		ln, err := lc.Listen(ctx, "tcp", o.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("listen: %w", err)
+		}
+		return ln, nil
+	}
+	file := os.NewFile(uintptr(o.ListenFD), "listener")
+	ln, err := net.FileListener(file)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("take over listener: %w", err)
+	}
+	return ln, nil
+}
+
+// WatchStdin calls stop when stdin ends; a parent that dies closes it. The goroutine it starts ends with the process.
+func watchStdin(stop func()) {
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // the end is all that matters
+		stop()
+	}()
+}
+
+// ServeProcess is Run as the body of a process: it watches stdin if asked to and bounds the Go heap, which holds only buffers.
+func ServeProcess(ctx context.Context, o Options, lg *slog.Logger) error {
+	debug.SetGCPercent(50)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if o.WatchStdin {
+		watchStdin(cancel)
+	}
+	return Run(ctx, o, lg)
+}
