@@ -78,9 +78,9 @@ func TestReduceFlows(t *testing.T) {
 	t.Parallel()
 	got := ReduceFlows([]Flow{
 		{Node: "n", Peer: "b", TsMs: t0 + 1, TxBytes: 2}, {Node: "n", Peer: "a", TsMs: t0 + 5, TxBytes: 1},
-		{Node: "n", Peer: "b", TsMs: t0 + 9, TxBytes: 3}, {Node: "n", Peer: "b", TsMs: t0 + 9, TxBytes: 3}, {Node: "n", Peer: "b", TsMs: t0 - 1, TxBytes: 3},
+		{Node: "n", Peer: "b", TsMs: t0 + 9, TxBytes: 3}, {Node: "n", Peer: "b", TsMs: t0 + 9, TxBytes: 3}, {Node: "n", Peer: "b", TsMs: t0 + 9, TxBytes: 10}, {Node: "n", Peer: "b", TsMs: t0 - 1, TxBytes: 3},
 	}, t0)
-	if len(got) != 2 || got[0].Peer != "a" || got[1].TxBytes != 5 {
+	if len(got) != 2 || got[0].Peer != "a" || got[1].TxBytes != 15 {
 		t.Errorf("cells %+v", got)
 	}
 }

@@ -7,7 +7,7 @@ import (
 
 // ReduceComm adds up the collective calls of the minute, one cell a process, GPU,
 // communicator and op, sorted by those. rows may be in any order; rows of other minutes
-// are ignored, repeats of a key and time count once.
+// are ignored; identical repeats count once, different rows of one key and time add up.
 func ReduceComm(rows []Collective, minuteMs int64) []CommCell {
 	var kept []Collective
 	for _, r := range rows {
@@ -16,15 +16,15 @@ func ReduceComm(rows []Collective, minuteMs int64) []CommCell {
 		}
 	}
 	slices.SortStableFunc(kept, func(a, b Collective) int {
-		return cmp.Or(compareComm(&a, &b), cmp.Compare(a.TsMs, b.TsMs), cmp.Compare(a.AvailableMs, b.AvailableMs),
-			compareFloat(a.Calls, b.Calls), compareFloat(a.Bytes, b.Bytes))
+		return cmp.Or(compareComm(&a, &b), cmp.Compare(a.TsMs, b.TsMs),
+			compareFloat(a.Calls, b.Calls), compareFloat(a.Bytes, b.Bytes), cmp.Compare(a.AvailableMs, b.AvailableMs))
 	})
 	var out []CommCell
 	for i := range kept {
 		r := &kept[i]
 		if i > 0 && compareComm(&kept[i-1], r) == 0 {
 			c := &out[len(out)-1]
-			if kept[i-1].TsMs == r.TsMs {
+			if p := &kept[i-1]; p.TsMs == r.TsMs && compareFloat(p.Calls, r.Calls) == 0 && compareFloat(p.Bytes, r.Bytes) == 0 {
 				continue
 			}
 			c.Calls, c.Bytes = plus(c.Calls, r.Calls), plus(c.Bytes, r.Bytes)
@@ -45,8 +45,8 @@ func compareComm(a, b *Collective) int {
 }
 
 // ReduceFlows adds up the traffic of the minute, one cell a pair, sorted by node and
-// peer. rows may be in any order; rows of other minutes are ignored, repeats of a pair
-// and time count once.
+// peer. rows may be in any order; rows of other minutes are ignored; identical repeats
+// count once, different rows of one pair and time (two connections) add up.
 func ReduceFlows(rows []Flow, minuteMs int64) []FlowCell {
 	var kept []Flow
 	for _, r := range rows {
@@ -55,14 +55,14 @@ func ReduceFlows(rows []Flow, minuteMs int64) []FlowCell {
 		}
 	}
 	slices.SortStableFunc(kept, func(a, b Flow) int {
-		return cmp.Or(compareFlow(&a, &b), cmp.Compare(a.TsMs, b.TsMs), cmp.Compare(a.AvailableMs, b.AvailableMs),
-			compareFloat(a.TxBytes, b.TxBytes))
+		return cmp.Or(compareFlow(&a, &b), cmp.Compare(a.TsMs, b.TsMs),
+			compareFloat(a.TxBytes, b.TxBytes), cmp.Compare(a.AvailableMs, b.AvailableMs))
 	})
 	var out []FlowCell
 	for i := range kept {
 		r := &kept[i]
 		if i > 0 && compareFlow(&kept[i-1], r) == 0 {
-			if kept[i-1].TsMs != r.TsMs {
+			if p := &kept[i-1]; p.TsMs != r.TsMs || compareFloat(p.TxBytes, r.TxBytes) != 0 {
 				c := &out[len(out)-1]
 				c.TxBytes = plus(c.TxBytes, r.TxBytes)
 				c.AvailableMs = max(c.AvailableMs, r.AvailableMs)

@@ -65,7 +65,7 @@ func TestLookupMIG(t *testing.T) {
 func TestTableAgreesWithItself(t *testing.T) {
 	t.Parallel()
 	rows, err := Table()
-	if err != nil || len(rows) != 48 && len(rows) < 40 {
+	if err != nil || len(rows) < 40 {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}
 	for _, a := range rows {
