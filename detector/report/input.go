@@ -1,0 +1,59 @@
+package report
+
+import (
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/identity"
+	"github.com/flopwatch/flopwatch/detector/run"
+)
+
+// States of a rule.
+const (
+	InForce  = "in_force"
+	Proposed = "proposed"
+	Custom   = "custom"
+)
+
+// ClusterLimb is the condition on a cluster: both are exceeded, not merely reached.
+type ClusterLimb struct {
+	Gbps    float64 // per-node back-end network
+	OpsPerS float64 // dense 16-bit peaks, added up
+}
+
+// Profile is what the limbs need of a threshold profile.
+type Profile struct {
+	Name        string
+	LimitFLOP   float64 // model basis; crossed by a run that exceeds it
+	Cluster     *ClusterLimb
+	JoinCluster bool   // limit and cluster only count together (EO 14110's condition for IaaS); no limb "cluster" of its own then
+	Status      string // InForce, Proposed, Custom, or anything else: revoked, lapsed, ...
+	// BindsOperator: the obligated party is this operator. Only a rule in force that
+	// binds makes something due.
+	BindsOperator         bool
+	DeadlineMs            int64 // from known_at; 0: the profile sets no deadline
+	MinCoverageFrac       float64
+	ConditionsNotAssessed []string
+}
+
+// RunState is an activity as judged now, training or not.
+type RunState struct {
+	Run run.Run
+	Est flops.Estimate
+}
+
+// Input is all that Evaluate looks at. It changes nothing in it.
+type Input struct {
+	AtMs    int64 // the judged moment: nothing later is visible
+	StartMs int64 // start of the data
+	// PrevAtMs is the moment judged before this one, 0: none. The findings of that
+	// judgement are Prev.
+	PrevAtMs int64
+	Ev       *feature.Evidence
+	Runs     []RunState // all activities known now; a finding on a run that is not among them is withdrawn
+	Resolve  func(account string) identity.Resolution
+	Profiles []Profile
+	// Peak16 gives the dense 16-bit peak of a GPU model in FLOP/s, false: not known.
+	Peak16               func(gpuModel string) (flopPerS float64, ok bool)
+	SpecialJurisdictions []string
+	Prev                 map[string]Finding // by finding id
+}

@@ -1,0 +1,310 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/workload"
+)
+
+const (
+	projectionAfterMs = 15 * feature.MinuteMs // a run is projected from this age on
+	rateWindowMs      = 60 * feature.MinuteMs // its rate is taken over the last hour
+	projectionMargin  = 1.3
+	// joinMs of work make an account part of a run: boundaries of rentals are known to
+	// two minutes.
+	joinMs = 2 * feature.MinuteMs
+)
+
+// runView is a run that counts as training, with what the limbs ask of it.
+type runView struct {
+	*RunState
+	behind behind
+	models map[string]bool  // GPU models, normalised; "" among them: not known
+	joined map[string]int64 // since when an account has worked on it
+	nodes  []Evidence       // one line a node
+}
+
+// runs prepares the runs that are judged to be training.
+func (v *view) runs() []runView {
+	var out []runView
+	for i := range v.Runs {
+		s := &v.Runs[i]
+		if !workload.IsRun(s.Run.Class) || s.Run.StartMs > v.AtMs {
+			continue
+		}
+		r := runView{RunState: s, behind: v.behind(s.Run.Accounts), models: map[string]bool{}, joined: v.joined(s)}
+		for _, m := range s.Run.Members {
+			r.models[normal(v.Ev.Nodes[m.Node].GPUModel)] = true
+		}
+		r.nodes = runEvidence(s)
+		out = append(out, r)
+	}
+	return out
+}
+
+// joined gives for each account of the run the first moment at which it held a GPU of
+// the run at work, for two minutes at least. Accounts of which no rental is known get
+// the run's start.
+func (v *view) joined(s *RunState) map[string]int64 {
+	out := map[string]int64{}
+	brief := map[string]bool{}
+	for _, m := range s.Run.Members {
+		for _, a := range v.allocsByNode[m.Node] {
+			if !slices.Contains(s.Run.Accounts, a.Account) || !slices.Contains(a.GPUs, m.GPU) {
+				continue
+			}
+			from, to := max(m.StartMs, a.StartMs), m.EndMs
+			if a.EndMs != 0 {
+				to = min(to, a.EndMs)
+			}
+			if to-from < min(joinMs, m.EndMs-m.StartMs) || to <= from {
+				brief[a.Account] = true
+				continue
+			}
+			if first, ok := out[a.Account]; !ok || from < first {
+				out[a.Account] = from
+			}
+		}
+	}
+	for _, account := range s.Run.Accounts {
+		if _, ok := out[account]; !ok && !brief[account] {
+			out[account] = s.Run.StartMs
+		}
+	}
+	return out
+}
+
+func (v *view) onRuns(runs []runView) {
+	for i := range runs {
+		r := &runs[i]
+		if !r.behind.inScope {
+			continue
+		}
+		for k := range v.Profiles {
+			p := &v.Profiles[k]
+			if p.LimitFLOP <= 0 || (p.JoinCluster && !v.anyCluster(p, r.Run.Accounts)) {
+				continue
+			}
+			crossedMs, crossed := crossing(r.Est, r.Run.StartMs, p.LimitFLOP)
+			v.projected(r, p, crossedMs, crossed)
+			if crossed {
+				v.actual(r, p, crossedMs)
+			}
+		}
+	}
+}
+
+func (v *view) actual(r *runView, p *Profile, crossedMs int64) {
+	m := r.Est.Model
+	f := v.runFinding(r, p, Actual, "high")
+	f.Explanation = fmt.Sprintf("The model FLOPs of run %s exceed the limit of %s FLOP: best value %s, 90 %% interval %s to %s, from %s over %.0f %% of its GPU-time.",
+		r.Run.ID, flop(p.LimitFLOP), flop(m.Best), flop(m.Low), flop(m.High), words(r.Est.Basis), 100*r.Est.CoverageFrac)
+	v.raise(f, p, r.Run.ID, r.Run.Supersedes, max(crossedMs, v.PrevAtMs))
+}
+
+// projected asks at each minute since the last judgement whether what is done and what
+// the last hour's rate would add until the orders end reaches 1.3 times the limit. A
+// run that crossed with no projection before it gets none afterwards: what has happened
+// needs no forecast. Only a run that crossed before it was old enough keeps the right.
+func (v *view) projected(r *runView, p *Profile, crossedMs int64, crossed bool) {
+	id := r.Run.ID
+	text := func(atMs int64) string {
+		end, orders := v.latestEnd(r, atMs)
+		done, rate := progress(r, atMs)
+		left := max(0, end-atMs)
+		via := "no order for its GPUs is known, so no time is left to count"
+		if len(orders) > 0 {
+			via = fmt.Sprintf("the latest end of %s is %s", strings.Join(orders, ", "), utc(end))
+		}
+		return fmt.Sprintf("Run %s had done %s FLOP (model basis) at %s and did %s FLOP/s over the last hour; %s. Together %s FLOP, at least %.1f times the limit of %s FLOP.",
+			id, flop(done), utc(atMs), flop(rate*1000), via, flop(done+rate*float64(left)), projectionMargin, flop(p.LimitFLOP))
+	}
+	if v.raised(p.Name, Projected, id, r.Run.Supersedes) {
+		f := v.runFinding(r, p, Projected, "medium")
+		f.Explanation = fmt.Sprintf("Run %s was projected to exceed the limit of %s FLOP.", id, flop(p.LimitFLOP))
+		if at := v.prevKnown(p.Name, Projected, id, r.Run.Supersedes); at-r.Run.StartMs >= projectionAfterMs {
+			f.Explanation = text(at)
+			if done, rate := progress(r, at); v.value(r, at, done, rate) < projectionMargin*p.LimitFLOP {
+				f.Explanation = fmt.Sprintf("Run %s was projected at %s to reach at least %.1f times the limit of %s FLOP by the end of its orders; as re-judged since, it had done %s FLOP then.",
+					id, utc(at), projectionMargin, flop(p.LimitFLOP), flop(done))
+			}
+		}
+		v.raise(f, p, id, r.Run.Supersedes, v.AtMs)
+		return
+	}
+	from, until := r.Run.StartMs+projectionAfterMs, v.AtMs
+	early := crossed && crossedMs < from
+	if crossed && !early {
+		until = min(until, crossedMs)
+	}
+	if !r.Run.Open {
+		until = min(until, r.Run.EndMs)
+	}
+	// What was judged before need not be asked again, unless the run came to be seen as
+	// training, or to be one, only now.
+	if v.PrevAtMs > 0 && (!crossed || v.raised(p.Name, Actual, id, r.Run.Supersedes)) {
+		from = max(from, v.PrevAtMs)
+	}
+	for _, atMs := range moments(r.Est.Series, from, until) {
+		done, rate := progress(r, atMs)
+		if v.value(r, atMs, done, rate) < projectionMargin*p.LimitFLOP {
+			continue
+		}
+		f := v.runFinding(r, p, Projected, "medium")
+		f.Explanation = text(atMs)
+		v.raise(f, p, id, r.Run.Supersedes, max(atMs, v.PrevAtMs))
+		return
+	}
+}
+
+func (v *view) value(r *runView, atMs int64, done, rate float64) float64 {
+	end, _ := v.latestEnd(r, atMs)
+	return done + rate*float64(max(0, end-atMs))
+}
+
+func (v *view) prevKnown(profile, limb, subject string, aliases []string) int64 {
+	known := int64(math.MaxInt64)
+	for _, s := range append([]string{subject}, aliases...) {
+		if f, ok := v.Prev[ID(profile, limb, s)]; ok {
+			known = min(known, f.KnownAtMs)
+		}
+	}
+	return known
+}
+
+// moments are the ends of minutes from..until at which a projection is asked, the last
+// included.
+func moments(series []flops.Point, from, until int64) []int64 {
+	if from > until {
+		return nil
+	}
+	out := []int64{}
+	k := sort.Search(len(series), func(i int) bool { return series[i].EndMs >= from })
+	for ; k < len(series) && series[k].EndMs <= until; k++ {
+		out = append(out, series[k].EndMs)
+	}
+	if len(out) == 0 || out[len(out)-1] != until {
+		out = append(out, until)
+	}
+	return out
+}
+
+// progress is the model FLOP done at a moment, and the rate since an hour before (or
+// the run's start) in FLOP per millisecond.
+func progress(r *runView, atMs int64) (done, rate float64) {
+	since := max(atMs-rateWindowMs, r.Run.StartMs)
+	done = doneAt(r.Est.Series, r.Run.StartMs, atMs)
+	if atMs > since {
+		rate = (done - doneAt(r.Est.Series, r.Run.StartMs, since)) / float64(atMs-since)
+	}
+	return done, max(rate, 0)
+}
+
+// doneAt reads the series, linear inside a minute and flat where nothing was done.
+func doneAt(series []flops.Point, startMs, atMs int64) float64 {
+	k := sort.Search(len(series), func(i int) bool { return series[i].EndMs >= atMs })
+	if k == len(series) {
+		if k == 0 {
+			return 0
+		}
+		return series[k-1].ModelFLOP
+	}
+	fromMs, base := minuteStart(series, k, startMs)
+	if atMs <= fromMs || series[k].EndMs <= fromMs {
+		return base
+	}
+	return base + (series[k].ModelFLOP-base)*float64(atMs-fromMs)/float64(series[k].EndMs-fromMs)
+}
+
+// minuteStart is when and with how much done the minute of point k began.
+func minuteStart(series []flops.Point, k int, startMs int64) (atMs int64, done float64) {
+	atMs = max(startMs, series[k].EndMs-feature.MinuteMs)
+	if k > 0 {
+		atMs, done = max(series[k-1].EndMs, series[k].EndMs-feature.MinuteMs), series[k-1].ModelFLOP
+	}
+	return atMs, done
+}
+
+// crossing is when the best value first exceeded the limit, which is when the
+// probability of it reached one half; false: it does not exceed it as judged now.
+func crossing(est flops.Estimate, startMs int64, limit float64) (int64, bool) {
+	if est.Model.Best <= limit || math.IsNaN(est.Model.Best) {
+		return 0, false
+	}
+	for k := range est.Series {
+		if est.Series[k].ModelFLOP <= limit {
+			continue
+		}
+		fromMs, base := minuteStart(est.Series, k, startMs)
+		share := (limit - base) / (est.Series[k].ModelFLOP - base)
+		return fromMs + int64(math.Ceil(share*float64(est.Series[k].EndMs-fromMs))), true
+	}
+	return math.MaxInt64, true // no series: known at the judged moment
+}
+
+// latestEnd is the latest end of the orders that the run's accounts held at a moment
+// for its GPU models, in the versions visible then; 0: none.
+func (v *view) latestEnd(r *runView, atMs int64) (endMs int64, orders []string) {
+	for _, id := range v.orderIDs {
+		o, ok := versionAt(v.orders[id], atMs)
+		if !ok {
+			continue
+		}
+		since, worked := r.joined[o.Account]
+		if !worked || since > atMs || !matches(r.models, o.GPUModel) {
+			continue
+		}
+		orders = append(orders, id)
+		endMs = max(endMs, o.EndMs)
+	}
+	return endMs, orders
+}
+
+// matches reports whether an order's GPU model may be one of a run's: names that were
+// not stated contradict nothing.
+func matches(models map[string]bool, model string) bool {
+	return model == "" || len(models) == 0 || models[""] || models[normal(model)]
+}
+
+func (v *view) runFinding(r *runView, p *Profile, limb, severity string) Finding {
+	f := Finding{
+		Limb: limb, Runs: []string{r.Run.ID}, Accounts: slices.Clone(r.Run.Accounts), Parties: slices.Clone(r.behind.parties),
+		Severity: severity, Evidence: slices.Clone(r.nodes),
+	}
+	if r.Est.CoverageFrac < p.MinCoverageFrac {
+		f.State = Inquire
+	}
+	return f
+}
+
+// runEvidence is one line a node: from its first member's start to its last one's end.
+func runEvidence(s *RunState) []Evidence {
+	at := map[string]int{}
+	var out []Evidence
+	kind, strength := flops.BasisAllocation, "declared"
+	if len(s.Est.Basis) > 0 {
+		kind = s.Est.Basis[0]
+	}
+	switch kind {
+	case flops.BasisMMACycles, flops.BasisTensorActivity:
+		strength = "measured"
+	case flops.BasisEnergy, flops.BasisPower, flops.BasisUtilization:
+		strength = "derived"
+	}
+	for _, m := range s.Run.Members {
+		if k, ok := at[m.Node]; ok {
+			out[k].FromMs, out[k].ToMs = min(out[k].FromMs, m.StartMs), max(out[k].ToMs, m.EndMs)
+			continue
+		}
+		at[m.Node] = len(out)
+		out = append(out, Evidence{Kind: kind, Node: m.Node, FromMs: m.StartMs, ToMs: m.EndMs, Strength: strength})
+	}
+	slices.SortFunc(out, func(a, b Evidence) int { return strings.Compare(a.Node, b.Node) })
+	return out
+}

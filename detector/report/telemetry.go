@@ -1,0 +1,286 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+)
+
+// Thresholds of the telemetry limb. They are wide on purpose: a gap in a recording is
+// common, tampering is rare, and the finding names a customer.
+const (
+	silenceMs = 10 * feature.MinuteMs // a node that reported is called silent from here on
+	neverMs   = 15 * feature.MinuteMs // a node that never reported
+	aliveMs   = 5 * feature.MinuteMs  // somebody else must have reported within this
+	sustainMs = 10 * feature.MinuteMs // a contradiction must last this long
+	coverMs   = 30_000                // time in a minute that a mean must rest on
+	spanMs    = 5 * feature.MinuteMs  // widest step over which a counter is compared with a rate
+	// tdpHighW and tdpLowW stand for a power limit that the inventory does not state, on
+	// the side on which the check stays silent.
+	tdpHighW, tdpLowW = 700, 300
+)
+
+// Kinds of evidence of the telemetry limb.
+const (
+	kindSilence       = "silence"
+	kindContradiction = "contradiction"
+)
+
+// defect is one thing wrong with what a node reports.
+type defect struct {
+	Evidence
+	knownMs int64
+	text    string
+}
+
+func (v *view) onTelemetry() {
+	defects := append(v.silences(), v.contradictions()...)
+	byAccount := map[string][]defect{}
+	for _, d := range defects {
+		for _, account := range v.holders(d.Evidence) {
+			byAccount[account] = append(byAccount[account], d)
+		}
+	}
+	for _, prev := range v.Prev {
+		if prev.Limb == Telemetry && len(prev.Accounts) == 1 {
+			if _, ok := byAccount[prev.Accounts[0]]; !ok {
+				byAccount[prev.Accounts[0]] = nil
+			}
+		}
+	}
+	for account, found := range byAccount {
+		knownMs := int64(math.MaxInt64)
+		texts := map[string]bool{}
+		var lines []Evidence
+		if prev, ok := v.Prev[ID("", Telemetry, account)]; ok {
+			for _, e := range prev.Evidence {
+				if e.Kind != kindSilence || v.stillSilent(e) {
+					lines = append(lines, e)
+				}
+			}
+			if len(lines) > 0 {
+				knownMs = prev.KnownAtMs
+			}
+		}
+		for _, d := range found {
+			knownMs = min(knownMs, max(d.knownMs, v.PrevAtMs))
+			texts[d.text] = true
+			lines = extend(lines, d.Evidence)
+		}
+		if len(lines) == 0 {
+			continue // late rows have filled what was missing
+		}
+		slices.SortFunc(lines, func(a, b Evidence) int {
+			return cmp.Or(cmp.Compare(a.FromMs, b.FromMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Kind, b.Kind))
+		})
+		v.raise(Finding{
+			Limb: Telemetry, Accounts: []string{account}, Parties: slices.Clone(v.resolve(account).Parties), State: Inquire, Severity: "low",
+			Explanation: telemetryText(account, lines), Evidence: lines,
+		}, nil, account, nil, knownMs)
+	}
+}
+
+// telemetryText is made from the evidence alone, so that it stays the same while the
+// evidence does.
+func telemetryText(account string, lines []Evidence) string {
+	silent, odd := 0, 0
+	nodes := map[string]bool{}
+	for _, e := range lines {
+		nodes[e.Node] = true
+		if e.Kind == kindSilence {
+			silent++
+		} else {
+			odd++
+		}
+	}
+	var what []string
+	if silent > 0 {
+		what = append(what, fmt.Sprintf("%d stretch(es) without a sample while others of the fleet reported", silent))
+	}
+	if odd > 0 {
+		what = append(what, fmt.Sprintf("%d stretch(es) in which signals contradict each other (power against activity, counters against rates, GPUs against the host's meter)", odd))
+	}
+	return fmt.Sprintf("On %d node(s) whose GPUs account %s held: %s. The account held the GPUs; that says nothing about who caused it.", len(nodes), account, strings.Join(what, "; "))
+}
+
+// extend adds a stretch, joining it with one of the same node and kind that it touches.
+func extend(lines []Evidence, e Evidence) []Evidence {
+	for i := range lines {
+		l := &lines[i]
+		if l.Kind == e.Kind && l.Node == e.Node && sameGPU(l.GPU, e.GPU) && e.FromMs <= l.ToMs+feature.MinuteMs && l.FromMs <= e.ToMs+feature.MinuteMs {
+			l.FromMs, l.ToMs = min(l.FromMs, e.FromMs), max(l.ToMs, e.ToMs)
+			return lines
+		}
+	}
+	return append(lines, e)
+}
+
+func sameGPU(a, b *int) bool { return (a == nil) == (b == nil) && (a == nil || *a == *b) }
+
+// holders are the accounts that held GPUs of the node for at least half of a stretch.
+func (v *view) holders(e Evidence) []string {
+	var out []string
+	for _, a := range v.allocsByNode[e.Node] {
+		to := e.ToMs
+		if a.EndMs != 0 {
+			to = min(to, a.EndMs)
+		}
+		held := to - max(e.FromMs, a.StartMs)
+		if a.Account != "" && len(a.GPUs) > 0 && (e.GPU == nil || slices.Contains(a.GPUs, *e.GPU)) && 2*held >= e.ToMs-e.FromMs && held > 0 {
+			out = append(out, a.Account)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// minutes of a node: starts of minutes in which a GPU, or where no GPU is ever seen the
+// host, was sampled.
+func (v *view) nodeMinutes() map[string][]int64 {
+	out := map[string][]int64{}
+	keys := make([]feature.GPUKey, 0, len(v.Ev.GPU))
+	for k := range v.Ev.GPU {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b feature.GPUKey) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.GPU, b.GPU)) })
+	for _, k := range keys {
+		cells := v.Ev.GPU[k]
+		for i := v.firstOf(len(cells), func(i int) int64 { return cells[i].MinuteMs }); i < len(cells); i++ {
+			out[k.Node] = append(out[k.Node], cells[i].MinuteMs)
+		}
+	}
+	for node, cells := range v.Ev.Host {
+		if _, ok := out[node]; ok {
+			continue
+		}
+		for i := v.firstOf(len(cells), func(i int) int64 { return cells[i].MinuteMs }); i < len(cells); i++ {
+			out[node] = append(out[node], cells[i].MinuteMs)
+		}
+	}
+	for node, m := range out {
+		slices.Sort(m)
+		out[node] = slices.Compact(m)
+	}
+	return out
+}
+
+// firstOf is the index of the first cell to look at: what lay well behind the last
+// judgement was looked at then. One cell before the window is kept, so that a gap that
+// reaches into it shows where it began.
+func (v *view) firstOf(n int, minute func(int) int64) int {
+	if v.PrevAtMs == 0 {
+		return 0
+	}
+	from := v.PrevAtMs - sustainMs - 2*feature.MinuteMs
+	return max(0, sort.Search(n, func(i int) bool { return minute(i) >= from })-1)
+}
+
+func (v *view) silences() []defect {
+	minutes := v.nodeMinutes()
+	nodes := make([]string, 0, len(v.Ev.Nodes))
+	for node := range v.Ev.Nodes {
+		nodes = append(nodes, node)
+	}
+	slices.Sort(nodes)
+	var out []defect
+	for _, node := range nodes {
+		m := minutes[node]
+		if len(m) == 0 {
+			if d, ok := v.never(node, minutes); ok {
+				out = append(out, d)
+			}
+			continue
+		}
+		wait := max(silenceMs, 4*spacing(m))
+		for i := range m {
+			from, to := m[i]+feature.MinuteMs, v.AtMs
+			if i+1 < len(m) {
+				to = m[i+1]
+			}
+			// The last cell of a judged moment may still be filling.
+			if to-from < wait || !v.alive(minutes, node, from, to) {
+				continue
+			}
+			out = append(out, defect{
+				Evidence: Evidence{Kind: kindSilence, Node: node, FromMs: from, ToMs: to, Strength: "derived"},
+				knownMs:  from + wait, text: "silence",
+			})
+		}
+	}
+	return out
+}
+
+// never: a node of the inventory with rented GPUs of which no row of any kind came.
+func (v *view) never(node string, minutes map[string][]int64) (defect, bool) {
+	n := v.Ev.Nodes[node]
+	if !n.Listed || n.GPUCount == 0 || len(v.Ev.Host[node]) > 0 {
+		return defect{}, false
+	}
+	for _, a := range v.allocsByNode[node] {
+		from := max(a.StartMs, v.StartMs)
+		if a.EndMs != 0 || v.AtMs-from < neverMs || !v.alive(minutes, node, v.AtMs-aliveMs, v.AtMs) {
+			continue
+		}
+		return defect{
+			Evidence: Evidence{Kind: kindSilence, Node: node, FromMs: from, ToMs: v.AtMs, Strength: "derived"},
+			knownMs:  from + neverMs, text: "never",
+		}, true
+	}
+	return defect{}, false
+}
+
+// spacing is the middle distance between a node's minutes: coarse sampling is not silence.
+func spacing(m []int64) int64 {
+	if len(m) < 2 {
+		return feature.MinuteMs
+	}
+	d := make([]int64, 0, len(m)-1)
+	for i := 1; i < len(m); i++ {
+		d = append(d, m[i]-m[i-1])
+	}
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// alive reports whether the rest of the fleet, or another source of the same node, was
+// sampled near the end of a stretch: else the path to us was down, not the agent.
+func (v *view) alive(minutes map[string][]int64, node string, from, to int64) bool {
+	from = max(from, to-aliveMs)
+	in := func(n int, minute func(int) int64) bool {
+		i := sort.Search(n, func(i int) bool { return minute(i) >= from })
+		return i < n && minute(i) < to
+	}
+	host := v.Ev.Host[node]
+	if in(len(host), func(i int) int64 { return host[i].MinuteMs }) {
+		return true
+	}
+	for other, m := range minutes {
+		if other != node && in(len(m), func(i int) int64 { return m[i] }) {
+			return true
+		}
+	}
+	return false
+}
+
+// stillSilent reports whether a stretch is still empty: late rows may have filled it.
+func (v *view) stillSilent(e Evidence) bool {
+	inside := func(n int, minute func(int) int64) bool {
+		i := sort.Search(n, func(i int) bool { return minute(i) >= e.FromMs })
+		return i < n && minute(i)+feature.MinuteMs <= e.ToMs
+	}
+	hasGPU := false
+	for gpu := range max(v.Ev.Nodes[e.Node].GPUCount, 16) {
+		cells := v.Ev.GPU[feature.GPUKey{Node: e.Node, GPU: gpu}]
+		hasGPU = hasGPU || len(cells) > 0
+		if inside(len(cells), func(i int) int64 { return cells[i].MinuteMs }) {
+			return false
+		}
+	}
+	host := v.Ev.Host[e.Node]
+	return hasGPU || !inside(len(host), func(i int) int64 { return host[i].MinuteMs })
+}
