@@ -1,0 +1,172 @@
+package run
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+)
+
+// signature is what a training shows of its model and program, as far as measured; NaN
+// where not. It outlives restarts.
+type signature struct {
+	gpus       int
+	nranks     int
+	memBytes   float64 // plateau of a GPU
+	tensorFrac float64
+	powerW     float64
+	dramFrac   float64
+	ops        []opSize
+}
+
+// opSize is the mean size of one collective operation.
+type opSize struct {
+	op     string
+	nranks int
+	bytes  float64
+	rate   float64 // calls per second and GPU that reported
+}
+
+// signatureOf reads the plateau of an episode after its first minutes.
+func signatureOf(ev *feature.Evidence, e *Episode) signature {
+	s := signature{gpus: e.GPUs(), nranks: e.NRanks}
+	var mem []float64
+	var sum, n [3]float64
+	for _, m := range e.Members {
+		cells := ev.GPU[feature.GPUKey{Node: m.Node, GPU: m.GPU}]
+		lo, hi := cellRange(cells, m.StartMs, m.EndMs)
+		if hi-lo > 8 {
+			lo += 4
+			hi--
+		}
+		var own []float64
+		for i := lo; i < hi; i++ {
+			c := &cells[i]
+			if c.Has(feature.MemUsedBytes) {
+				own = append(own, c.Mean[feature.MemUsedBytes])
+			}
+			for x, sig := range [...]feature.Signal{feature.TensorFrac, feature.PowerW, feature.DRAMFrac} {
+				if c.Has(sig) {
+					sum[x] += c.Mean[sig]
+					n[x]++
+				}
+			}
+		}
+		if len(own) > 0 {
+			slices.Sort(own)
+			mem = append(mem, own[len(own)*3/4])
+		}
+	}
+	s.memBytes = math.NaN()
+	if len(mem) > 0 {
+		slices.Sort(mem)
+		s.memBytes = mem[len(mem)/2]
+	}
+	mean := func(x int) float64 {
+		if n[x] == 0 {
+			return math.NaN()
+		}
+		return sum[x] / n[x]
+	}
+	s.tensorFrac, s.powerW, s.dramFrac = mean(0), mean(1), mean(2)
+	for _, c := range e.Comm {
+		if sec := float64(c.LastMs-c.FirstMs) / 1000; c.Calls > 0 && sec > 0 {
+			s.ops = append(s.ops, opSize{c.Op, c.NRanks, c.BytesPerCall(), c.Calls / sec / float64(c.GPUs)})
+		}
+	}
+	return s
+}
+
+// commonSize reports a size that many models share: a default bucket (25 or 32 MB, MB or
+// MiB), or a power of two.
+func commonSize(bytes float64) bool {
+	for _, v := range [...]float64{25e6, 32e6, 25 << 20, 50e6, 100e6} {
+		if math.Abs(bytes-v) < 0.01*v {
+			return true
+		}
+	}
+	l := math.Log2(bytes)
+	return math.Abs(l-math.Round(l)) < 0.01
+}
+
+// compareOps scores the likeness of two mixes of collectives: 1 for sizes that fit
+// within a per cent and are a model's own, less for common sizes, negative where the
+// operations or sizes differ. known is false where one of them was not seen.
+func compareOps(a, b []opSize) (score float64, known bool, reason string) {
+	if len(a) == 0 || len(b) == 0 {
+		return 0, false, ""
+	}
+	match, own, differ := 0, 0, 0
+	for _, x := range a {
+		best := math.Inf(1)
+		for _, y := range b {
+			if y.op == x.op {
+				best = math.Min(best, math.Abs(x.bytes-y.bytes)/math.Max(x.bytes, y.bytes))
+			}
+		}
+		switch {
+		case best <= 0.01:
+			match++
+			if !commonSize(x.bytes) {
+				own++
+			}
+		case best > 0.04:
+			differ++
+		}
+	}
+	switch {
+	case differ > match:
+		return -1, true, "the sizes of collective calls differ"
+	case own > 0:
+		return 1, true, "collective calls have the same sizes"
+	case match > 0:
+		return 0.3, true, "collective calls have the same, common sizes"
+	}
+	return 0, true, ""
+}
+
+// stem splits a job id into the name of a chain and its number: "name-3" gives ("name",
+// 3, true). A bare number is no name.
+func stem(id string) (name string, number int, ok bool) {
+	i := len(id)
+	for i > 0 && id[i-1] >= '0' && id[i-1] <= '9' {
+		i--
+	}
+	if i == len(id) || i == 0 || len(id)-i > 6 {
+		return "", 0, false
+	}
+	for _, c := range id[i:] {
+		number = number*10 + int(c-'0')
+	}
+	name = strings.TrimRight(id[:i], "-_.")
+	if name == id[:i] || len(name) < 3 { // no separator, or hardly a name
+		return "", 0, false
+	}
+	return name, number, true
+}
+
+// compareJobs scores what two job ids declare: same job 1, same chain 0.9, two named
+// chains that differ -0.4, nothing to compare 0.
+func compareJobs(a, b []string) (score float64, reason string) {
+	named := false
+	for _, x := range a {
+		for _, y := range b {
+			if x == y {
+				return 1, "both are job " + x
+			}
+			n, _, ok := stem(x)
+			m, _, ok2 := stem(y)
+			if ok && ok2 {
+				if n == m {
+					return 0.9, "jobs " + x + " and " + y + " are one chain"
+				}
+				named = true
+			}
+		}
+	}
+	if named {
+		return -0.4, "the jobs have different names"
+	}
+	return 0, ""
+}
