@@ -1,0 +1,258 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ClickHouse/ch-go/proto"
+)
+
+// BatchKinds are the kinds of records that a batch counts, in the order of BatchRow.Rows.
+var BatchKinds = [...]string{"gpu", "host", "fabric", "flow", "process", "collective", "inventory", "allocation", "order"}
+
+// BatchKey is the identity of a batch.
+type BatchKey struct {
+	Cluster, Node string // Node is empty for the provider's
+	Spool         string // hex
+	Sequence      uint64
+}
+
+// BatchRow is a row of `batches`: a batch that is wholly stored.
+type BatchRow struct {
+	BatchKey
+	Partition          string
+	Stream             string
+	StreamSeq, Epoch   uint64
+	Digest, PrevDigest [32]byte
+	BootID             string
+	Ticks              uint64
+	WireVersion        uint32
+	Bytes              uint32
+	Rows               [len(BatchKinds)]uint32
+	MinTsMs, MaxTsMs   int64   // 0, 0: no rows with an event time
+	Minutes            []int64 // Unix minutes that its telemetry touches, sorted
+	AvailableMs        int64
+}
+
+type batchBlock struct {
+	cluster, node, spool, partition, stream, bootID proto.ColStr
+	sequence, streamSeq, epoch, ticks               proto.ColUInt64
+	digest, prevDigest                              proto.ColFixedStr
+	wireVersion, bytes                              proto.ColUInt32
+	rows                                            [len(BatchKinds)]proto.ColUInt32
+	minTs, maxTs, available                         proto.ColInt64
+	minutes                                         *proto.ColArr[int64]
+	buf                                             proto.Buffer
+}
+
+func (b *batchBlock) Rows() int              { return b.cluster.Rows() }
+func (b *batchBlock) scratch() *proto.Buffer { return &b.buf }
+func (b *batchBlock) input() proto.Input {
+	in := proto.Input{
+		{Name: "cluster", Data: &b.cluster}, {Name: "node", Data: &b.node}, {Name: "spool", Data: &b.spool}, {Name: "sequence", Data: &b.sequence},
+		{Name: "partition", Data: &b.partition}, {Name: "stream", Data: &b.stream}, {Name: "stream_seq", Data: &b.streamSeq}, {Name: "epoch", Data: &b.epoch},
+		{Name: "digest", Data: &b.digest}, {Name: "prev_digest", Data: &b.prevDigest}, {Name: "boot_id", Data: &b.bootID}, {Name: "ticks", Data: &b.ticks},
+		{Name: "wire_version", Data: &b.wireVersion}, {Name: "bytes", Data: &b.bytes},
+		{Name: "min_ts_ms", Data: &b.minTs}, {Name: "max_ts_ms", Data: &b.maxTs}, {Name: "minutes", Data: b.minutes}, {Name: "available_ms", Data: &b.available},
+	}
+	for i, kind := range BatchKinds {
+		in = append(in, proto.InputColumn{Name: kind + "_rows", Data: &b.rows[i]})
+	}
+	return in
+}
+
+// BatchBlock turns rows into a block for TableBatches.
+func BatchBlock(rows []BatchRow) Block {
+	b := &batchBlock{minutes: proto.NewArray[int64](new(proto.ColInt64)), digest: proto.ColFixedStr{Size: 32}, prevDigest: proto.ColFixedStr{Size: 32}}
+	for i := range rows {
+		r := &rows[i]
+		b.cluster.Append(r.Cluster)
+		b.node.Append(r.Node)
+		b.spool.Append(r.Spool)
+		b.sequence.Append(r.Sequence)
+		b.partition.Append(r.Partition)
+		b.stream.Append(r.Stream)
+		b.streamSeq.Append(r.StreamSeq)
+		b.epoch.Append(r.Epoch)
+		b.digest.Append(r.Digest[:])
+		b.prevDigest.Append(r.PrevDigest[:])
+		b.bootID.Append(r.BootID)
+		b.ticks.Append(r.Ticks)
+		b.wireVersion.Append(r.WireVersion)
+		b.bytes.Append(r.Bytes)
+		for k := range BatchKinds {
+			b.rows[k].Append(r.Rows[k])
+		}
+		b.minTs.Append(r.MinTsMs)
+		b.maxTs.Append(r.MaxTsMs)
+		b.minutes.Append(r.Minutes)
+		b.available.Append(r.AvailableMs)
+	}
+	return b
+}
+
+// GapRow is a range of sequences, inclusive, that a spool gave up.
+type GapRow struct {
+	Cluster, Node, Spool     string
+	FromSequence, ToSequence uint64
+	Reason                   string // bytes, age, corrupt
+	Digest                   [32]byte
+	AvailableMs              int64
+}
+
+// columnsBlock is a block whose columns were filled elsewhere.
+type columnsBlock struct {
+	in  proto.Input
+	buf proto.Buffer
+}
+
+func (b *columnsBlock) input() proto.Input     { return b.in }
+func (b *columnsBlock) scratch() *proto.Buffer { return &b.buf }
+func (b *columnsBlock) Rows() int {
+	if len(b.in) == 0 {
+		return 0
+	}
+	return b.in[0].Data.Rows()
+}
+
+// GapBlock turns rows into a block for TableGaps.
+func GapBlock(rows []GapRow) Block {
+	var cluster, node, spool, reason proto.ColStr
+	var from, to proto.ColUInt64
+	var available proto.ColInt64
+	digest := proto.ColFixedStr{Size: 32}
+	for i := range rows {
+		r := &rows[i]
+		cluster.Append(r.Cluster)
+		node.Append(r.Node)
+		spool.Append(r.Spool)
+		from.Append(r.FromSequence)
+		to.Append(r.ToSequence)
+		reason.Append(r.Reason)
+		digest.Append(r.Digest[:])
+		available.Append(r.AvailableMs)
+	}
+	return &columnsBlock{in: proto.Input{
+		{Name: "cluster", Data: &cluster}, {Name: "node", Data: &node}, {Name: "spool", Data: &spool}, {Name: "from_sequence", Data: &from},
+		{Name: "to_sequence", Data: &to}, {Name: "reason", Data: &reason}, {Name: "digest", Data: &digest}, {Name: "available_ms", Data: &available},
+	}}
+}
+
+// QuarantineRow is a message that could not be taken at face value.
+type QuarantineRow struct {
+	Stream    string
+	StreamSeq uint64
+	Subject   string
+	Reason    string // closed set, see the table's comment
+	Detail    string
+	Rows      uint64
+	BrokerMs  int64
+	Epoch     uint64
+	Bytes     []byte // the message; not kept
+}
+
+// QuarantineBlock turns rows into a block for TableQuarantine.
+func QuarantineBlock(rows []QuarantineRow) Block {
+	var stream, subject, reason, detail, body proto.ColStr
+	var seq, count, epoch proto.ColUInt64
+	var broker proto.ColInt64
+	for i := range rows {
+		r := &rows[i]
+		stream.Append(r.Stream)
+		seq.Append(r.StreamSeq)
+		subject.Append(r.Subject)
+		reason.Append(r.Reason)
+		detail.Append(r.Detail)
+		count.Append(r.Rows)
+		broker.Append(r.BrokerMs)
+		epoch.Append(r.Epoch)
+		body.AppendBytes(r.Bytes)
+	}
+	return &columnsBlock{in: proto.Input{
+		{Name: "stream", Data: &stream}, {Name: "stream_seq", Data: &seq}, {Name: "subject", Data: &subject}, {Name: "reason", Data: &reason},
+		{Name: "detail", Data: &detail}, {Name: "rows", Data: &count}, {Name: "broker_ms", Data: &broker}, {Name: "epoch", Data: &epoch}, {Name: "bytes", Data: &body},
+	}}
+}
+
+// Stored tells which of the batches of one spool, by sequence, are stored already.
+func (s *Store) Stored(ctx context.Context, spool BatchKey, sequences []uint64) (map[uint64]bool, error) {
+	found := map[uint64]bool{}
+	if len(sequences) == 0 {
+		return found, nil
+	}
+	// The dense range is read by the primary key and filtered here: a list of thousands of
+	// numbers in a statement costs more.
+	lo, hi := sequences[0], sequences[0]
+	want := make(map[uint64]bool, len(sequences))
+	for _, q := range sequences {
+		lo, hi = min(lo, q), max(hi, q)
+		want[q] = true
+	}
+	var seq proto.ColUInt64
+	sql := "SELECT DISTINCT sequence FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(spool.Cluster) + " AND node = " + quote(spool.Node) +
+		" AND spool = " + quote(spool.Spool) + fmt.Sprintf(" AND sequence BETWEEN %d AND %d", lo, hi)
+	err := s.native.query(ctx, sql, proto.Results{{Name: "sequence", Data: &seq}}, func(int) error {
+		for _, q := range seq {
+			if want[q] {
+				found[q] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up stored batches: %w", err)
+	}
+	return found, nil
+}
+
+// BatchesAfter returns the batches of a cluster that became available in (after, to],
+// ordered by availability, node, spool and sequence, one row each. toAvailableMs 0: no bound.
+func (s *Store) BatchesAfter(ctx context.Context, cluster string, afterAvailableMs, toAvailableMs int64) ([]BatchRow, error) {
+	sql := "SELECT node, spool, sequence, partition, stream, stream_seq, epoch, digest, prev_digest, boot_id, ticks, wire_version, bytes, min_ts_ms, max_ts_ms, minutes, available_ms"
+	for _, k := range BatchKinds {
+		sql += ", " + k + "_rows"
+	}
+	sql += " FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND available_ms > %d", afterAvailableMs)
+	if toAvailableMs != 0 {
+		sql += fmt.Sprintf(" AND available_ms <= %d", toAvailableMs)
+	}
+	sql += " ORDER BY available_ms, node, spool, sequence LIMIT 1 BY node, spool, sequence"
+	var node, spool, partition, stream, boot textColumn
+	var seq, streamSeq, epoch, ticks proto.ColUInt64
+	var version, bytes proto.ColUInt32
+	var minTs, maxTs, available proto.ColInt64
+	digest, prev := proto.ColFixedStr{Size: 32}, proto.ColFixedStr{Size: 32}
+	minutes := proto.NewArray[int64](new(proto.ColInt64))
+	var counts [len(BatchKinds)]proto.ColUInt32
+	res := proto.Results{
+		{Name: "node", Data: &node}, {Name: "spool", Data: &spool}, {Name: "sequence", Data: &seq}, {Name: "partition", Data: &partition}, {Name: "stream", Data: &stream},
+		{Name: "stream_seq", Data: &streamSeq}, {Name: "epoch", Data: &epoch}, {Name: "digest", Data: &digest}, {Name: "prev_digest", Data: &prev}, {Name: "boot_id", Data: &boot},
+		{Name: "ticks", Data: &ticks}, {Name: "wire_version", Data: &version}, {Name: "bytes", Data: &bytes}, {Name: "min_ts_ms", Data: &minTs}, {Name: "max_ts_ms", Data: &maxTs},
+		{Name: "minutes", Data: minutes}, {Name: "available_ms", Data: &available},
+	}
+	for i, k := range BatchKinds {
+		res = append(res, proto.ResultColumn{Name: k + "_rows", Data: &counts[i]})
+	}
+	var out []BatchRow
+	err := s.native.query(ctx, sql, res, func(rows int) error {
+		for i := range rows {
+			r := BatchRow{
+				BatchKey:  BatchKey{cluster, node.at(i), spool.at(i), seq[i]},
+				Partition: partition.at(i), Stream: stream.at(i), StreamSeq: streamSeq[i], Epoch: epoch[i], BootID: boot.at(i), Ticks: ticks[i],
+				WireVersion: version[i], Bytes: bytes[i], MinTsMs: minTs[i], MaxTsMs: maxTs[i], AvailableMs: available[i],
+				Minutes: append([]int64(nil), minutes.Row(i)...),
+			}
+			copy(r.Digest[:], digest.Row(i))
+			copy(r.PrevDigest[:], prev.Row(i))
+			for k := range counts {
+				r.Rows[k] = counts[k][i]
+			}
+			out = append(out, r)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read batches: %w", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,99 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+)
+
+// Store is a connection pool to one ClickHouse database. Safe for concurrent use.
+type Store struct {
+	cfg    Config
+	conn   driver.Conn
+	native native
+}
+
+// Open connects and checks that the server answers. It creates nothing: see Migrate.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("parse store url: %w", err)
+	}
+	opt := &clickhouse.Options{
+		// No database in the connection: Migrate creates it. Statements qualify tables.
+		Addr:        []string{u.Host},
+		Auth:        clickhouse.Auth{Username: cfg.User, Password: cfg.Password},
+		Protocol:    clickhouse.HTTP,
+		ReadTimeout: cfg.Timeout,
+		// A real server queues inserts unless told not to; an ack must mean stored.
+		Settings: clickhouse.Settings{"async_insert": 0},
+	}
+	var n native
+	switch u.Scheme {
+	case "http", "https":
+		if u.Port() == "" {
+			port := "8123"
+			if u.Scheme == "https" {
+				port = "8443"
+			}
+			opt.Addr = []string{net.JoinHostPort(u.Hostname(), port)}
+		}
+		if u.Scheme == "https" {
+			opt.TLS = tlsConfig(u.Hostname())
+		}
+		n = newHTTPNative(u, cfg, opt.Addr[0])
+	default:
+		if u.Port() == "" {
+			opt.Addr = []string{net.JoinHostPort(u.Hostname(), "9000")}
+		}
+		opt.Protocol = clickhouse.Native
+		n = &tcpNative{addr: opt.Addr[0], cfg: cfg}
+	}
+	conn, err := clickhouse.Open(opt)
+	if err != nil {
+		n.close()
+		return nil, fmt.Errorf("open store %s: %w", u.Host, err)
+	}
+	s := &Store{cfg: cfg, conn: conn, native: n}
+	if err := conn.Ping(ctx); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("reach store %s: %w", u.Host, err)
+	}
+	return s, nil
+}
+
+// Close releases connections. It is idempotent.
+func (s *Store) Close() error {
+	s.native.close()
+	if err := s.conn.Close(); err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return nil
+}
+
+// Database is the name of the database, as a quoted prefix of table names wants it.
+func (s *Store) Database() string { return s.cfg.Database }
+
+// table qualifies a table's name. Names are constants of this package, never input.
+func (s *Store) table(name string) string { return "`" + s.cfg.Database + "`.`" + name + "`" }
+
+// Count returns the rows of one of the store's tables: as they lie in parts, and as a
+// reader counts them, one row per key.
+func (s *Store) Count(ctx context.Context, table string) (raw, distinct uint64, err error) {
+	if !isTable(table) {
+		return 0, 0, fmt.Errorf("count rows: no table %q", table)
+	}
+	sql := "SELECT (SELECT count() FROM " + s.table(table) + "), (SELECT count() FROM " + s.table(table) + " FINAL)"
+	if err := s.conn.QueryRow(ctx, sql).Scan(&raw, &distinct); err != nil {
+		return 0, 0, fmt.Errorf("count rows of %s: %w", table, err)
+	}
+	return raw, distinct, nil
+}
