@@ -261,8 +261,8 @@ func (b *Bundle) open(name string) (*source, *FileReport, error) {
 	fail := func(problem string, cause error) (*source, *FileReport, error) {
 		return nil, nil, &Error{File: rep.File, Problem: problem, Cause: cause}
 	}
-	_, plainErr := fs.Stat(b.fsys, name)
-	_, packedErr := fs.Stat(b.fsys, name+".gz")
+	plain, plainErr := fs.Stat(b.fsys, name)
+	zipped, packedErr := fs.Stat(b.fsys, name+".gz")
 	packed := packedErr == nil
 	switch {
 	case plainErr == nil && packed:
@@ -274,17 +274,18 @@ func (b *Bundle) open(name string) (*source, *FileReport, error) {
 	case plainErr != nil && !packed:
 		return nil, rep, nil
 	}
+	info := plain
 	if packed {
 		rep.File += ".gz"
+		info = zipped
 	}
 	rep.Present = true
+	if !info.Mode().IsRegular() { // asked before opening: a named pipe would hang there
+		return fail("cannot be read", errIrregular)
+	}
 	f, err := b.fsys.Open(rep.File)
 	if err != nil {
 		return fail("cannot be opened", err)
-	}
-	if err := regular(f); err != nil {
-		_ = f.Close()
-		return fail("cannot be read", err)
 	}
 	s := &source{Reader: f, file: f, gzip: packed}
 	if packed {
@@ -302,14 +303,3 @@ func (b *Bundle) open(name string) (*source, *FileReport, error) {
 }
 
 var errIrregular = errors.New("not a regular file")
-
-func regular(f fs.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errIrregular
-	}
-	return nil
-}

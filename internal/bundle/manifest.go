@@ -53,17 +53,20 @@ func readManifest(fsys fs.FS) (Manifest, error) {
 	fail := func(line int, column, problem string, cause error) (Manifest, error) {
 		return Manifest{}, &Error{File: manifestName, Line: line, Column: column, Problem: problem, Cause: cause}
 	}
-	f, err := fsys.Open(manifestName)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := fs.Stat(fsys, manifestName)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fail(0, "", "missing: not a bundle", err)
+	case err != nil:
+		return fail(0, "", "cannot be opened", err)
+	case !info.Mode().IsRegular(): // asked before opening: a named pipe would hang there
+		return fail(0, "", "cannot be read", errIrregular)
 	}
+	f, err := fsys.Open(manifestName)
 	if err != nil {
 		return fail(0, "", "cannot be opened", err)
 	}
 	defer func() { _ = f.Close() }() // read only: nothing is lost
-	if err := regular(f); err != nil {
-		return fail(0, "", "cannot be read", err)
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
 	if err != nil {
 		return fail(0, "", "cannot be read", err)
