@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -41,6 +42,7 @@ func ParseArgs(args []string, stderr io.Writer) (Options, error) {
 	fs.IntVar(&o.ListenFD, "listen-fd", 0, "inherited listening socket, for the supervisor")
 	fs.IntVar(&o.ReadyFD, "ready-fd", 0, "inherited pipe that is told when requests are taken, for the supervisor")
 	fs.BoolVar(&o.WatchStdin, "watch-stdin", false, "stop when stdin ends")
+	fs.BoolVar(&o.Sandboxed, strings.TrimPrefix(sandboxedFlag, "--"), false, "the process is confined already; it sets this itself")
 	if err := fs.Parse(args); err != nil {
 		return o, fmt.Errorf("parse arguments: %w", err)
 	}

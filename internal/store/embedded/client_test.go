@@ -71,7 +71,7 @@ func roundTrip(t *testing.T, conn driver.Conn, db string) {
 			i8 Int8, i16 Int16, i32 Int32, i64 Int64, u8 UInt8, u16 UInt16, u32 UInt32, u64 UInt64 CODEC(Delta, T64, ZSTD(1)),
 			f32 Float32, f64 Float64, s String COMMENT 'free text', lc LowCardinality(String), n Nullable(Float64), nlc LowCardinality(Nullable(String)),
 			a Array(UInt16), an Array(Nullable(Int64)), m Map(LowCardinality(String), String), at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)), d Date, b Bool, fs FixedString(16), id UUID
-		) ENGINE = ReplacingMergeTree ORDER BY (i32) PARTITION BY toYYYYMM(at) TTL toDateTime(at) + INTERVAL 30000 DAY`,
+		) ENGINE = ReplacingMergeTree ORDER BY (i32) PARTITION BY toYYYYMM(at) TTL toDateTime(at) + INTERVAL 3000 DAY`,
 	} {
 		if err := conn.Exec(ctx, q); err != nil {
 			t.Fatalf("%s: %v", q, err)
@@ -191,9 +191,11 @@ func TestCancel(t *testing.T) {
 	conn := open(t, s, clickhouse.CompressionNone)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- conn.Exec(ctx, "SELECT count() FROM system.numbers WHERE NOT ignore(sleepEachRow(0.01))") }()
+	go func() {
+		ended <- conn.Exec(ctx, "SELECT count() FROM system.numbers WHERE NOT ignore(sleepEachRow(0.1)) SETTINGS max_block_size = 1")
+	}()
 	running := func() (n uint64) {
-		if err := conn.QueryRow(t.Context(), "SELECT count() FROM system.processes WHERE query LIKE '%sleepEachRow(0.01)%' AND query NOT LIKE '%processes%'").Scan(&n); err != nil {
+		if err := conn.QueryRow(t.Context(), "SELECT count() FROM system.processes WHERE query LIKE '%sleepEachRow(0.1)%' AND query NOT LIKE '%processes%'").Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n

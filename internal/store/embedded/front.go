@@ -38,16 +38,17 @@ const (
 
 // front serves ClickHouse's HTTP interface over an engine.
 type front struct {
-	lg      *slog.Logger
-	lib     *library
-	args    []string // of a connection
-	version string   // of the engine, as SELECT version() gives it
-	lim     limits
-	user    string
-	secret  [sha256.Size]byte
-	slots   chan struct{}
-	stopped context.Context //nolint:containedctx // the end of the process, watched by handlers beside the request's own
-	held    sessions
+	lg       *slog.Logger
+	lib      *library
+	args     []string // of a connection
+	version  string   // of the engine, as SELECT version() gives it
+	lim      limits
+	user     string
+	secret   [sha256.Size]byte
+	slots    chan struct{}
+	confined bool            // by Landlock
+	stopped  context.Context //nolint:containedctx // the end of the process, watched by handlers beside the request's own
+	held     sessions
 }
 
 // reserved are the URL parameters that are no settings.
@@ -204,7 +205,7 @@ func (r *request) serve() error {
 		}
 		defer t.drop(s)
 	}
-	class, err := guard{s}.check(st)
+	class, err := guard{s, r.f.confined}.check(st)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type Options struct {
 	ListenFD   int  // > 0: an inherited listening socket
 	ReadyFD    int  // > 0: an inherited pipe that gets one line when requests are taken
 	WatchStdin bool // stop when stdin ends, as it does when the parent dies
+	Sandboxed  bool // the process runs confined already
 }
 
 // DefaultUser is the user that always exists.
@@ -39,17 +40,39 @@ const DefaultUser = "default"
 // drainTimeout is how long running requests may go on after a stop; then their queries are killed.
 const drainTimeout = 5 * time.Second
 
-// Run serves ClickHouse's HTTP interface until ctx ends, then stops in order: HTTP, connections, engine.
-// It may be called once a process, since the engine cannot be started again.
-func Run(ctx context.Context, o Options, lg *slog.Logger) (err error) {
+// complete fills in what may be left out and makes paths absolute.
+func (o *Options) complete() (err error) {
 	if o.LibPath == "" || o.DataDir == "" {
 		return errors.New("data directory and engine library must be named")
 	}
-	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
-		return fmt.Errorf("resolve data directory: %w", err)
+	for _, p := range []*string{&o.DataDir, &o.LibPath} {
+		if *p, err = filepath.Abs(*p); err != nil {
+			return fmt.Errorf("resolve path: %w", err)
+		}
+	}
+	if _, err = os.Stat(o.LibPath); err != nil {
+		return missingLibrary(o.LibPath)
+	}
+	if o.User == "" {
+		o.User = DefaultUser
+	}
+	if o.PasswordFile == "" {
+		o.PasswordFile = layout{o.DataDir}.password()
+	}
+	if o.PasswordFile, err = filepath.Abs(o.PasswordFile); err != nil {
+		return fmt.Errorf("resolve path: %w", err)
+	}
+	return nil
+}
+
+// Run serves ClickHouse's HTTP interface until ctx ends, then stops in order: HTTP, connections, engine.
+// It may be called once a process, since the engine cannot be started again.
+func Run(ctx context.Context, o Options, lg *slog.Logger) error {
+	if err := o.complete(); err != nil {
+		return err
 	}
 	d := layout{o.DataDir}
-	if err = d.create(); err != nil {
+	if err := d.create(); err != nil {
 		return err
 	}
 	lock, err := takeLock(d.lock())
@@ -57,12 +80,6 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { _ = lock.Close() }() // the kernel frees the lock in any case
-	if o.User == "" {
-		o.User = DefaultUser
-	}
-	if o.PasswordFile == "" {
-		o.PasswordFile = d.password()
-	}
 	password, err := loadPassword(o.PasswordFile)
 	if err != nil {
 		return err
@@ -98,7 +115,7 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) (err error) {
 	stopped, stop := context.WithCancel(context.Background())
 	defer stop()
 	f := &front{lg: lg, lib: lib, args: args, version: version, lim: lim, user: o.User, secret: sha256.Sum256([]byte(password)),
-		slots: make(chan struct{}, lim.queries), stopped: stopped}
+		slots: make(chan struct{}, lim.queries), confined: o.Sandboxed, stopped: stopped}
 	srv := &http.Server{Handler: f, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 4 << 20, ErrorLog: slog.NewLogLogger(lg.Handler(), slog.LevelWarn)}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
@@ -197,7 +214,7 @@ func listen(ctx context.Context, o Options) (net.Listener, error) {
 	return ln, nil
 }
 
-// WatchStdin calls stop when stdin ends; a parent that dies closes it. The goroutine it starts ends with the process.
+// watchStdin calls stop when stdin ends; a parent that dies closes it. The goroutine it starts ends with the process.
 func watchStdin(stop func()) {
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin) // the end is all that matters
@@ -205,8 +222,21 @@ func watchStdin(stop func()) {
 	}()
 }
 
-// ServeProcess is Run as the body of a process: it watches stdin if asked to and bounds the Go heap, which holds only buffers.
+// ServeProcess is Run as the body of a process: it confines the process (see confine), watches stdin if asked to, and bounds the Go heap, which holds only buffers.
 func ServeProcess(ctx context.Context, o Options, lg *slog.Logger) error {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	if !o.Sandboxed {
+		if err := (layout{o.DataDir}).create(); err != nil {
+			return err
+		}
+		err := confine(o, os.Args, childEnv())
+		if !errors.Is(err, errNoLandlock) {
+			return err
+		}
+		lg.LogAttrs(ctx, slog.LevelWarn, "engine runs unconfined: statements are held by guard and grants alone", slog.Any("err", err))
+	}
 	debug.SetGCPercent(50)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
