@@ -20,6 +20,7 @@
 // bounds it from below for verdicts on runs: what an earlier judgement did not yet say
 // was not known then.
 //
-// Crash: a report folder is written beside its place, synced, and renamed; a half
-// written one is left with the suffix .tmp and is overwritten by the next attempt.
+// Crash: a report folder is written beside its place (.tmp), synced, and renamed; an
+// earlier version stands aside (.old) for the moment of the exchange and is put back by
+// the next attempt if that moment was the last. A half written .tmp is written anew.
 package report
