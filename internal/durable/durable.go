@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"syscall"
 )
 
 // File is an open file. Errors are those of *os.File.
@@ -34,7 +35,13 @@ type FS interface {
 	SyncDir(dir string) error
 	// List returns the names in dir, sorted.
 	List(dir string) ([]string, error)
+	// Lock takes a lock on the file, which it makes if need be, until Close or the end of the
+	// process. It does not wait: a lock that somebody holds is ErrLocked.
+	Lock(name string) (io.Closer, error)
 }
+
+// ErrLocked says that another owner, in this process or another, holds a lock.
+var ErrLocked = errors.New("locked by another owner")
 
 // OS is the operating system's files.
 type OS struct{}
@@ -106,6 +113,21 @@ func (OS) List(dir string) ([]string, error) {
 	}
 	sort.Strings(names)
 	return names, nil
+}
+
+// Lock implements FS.
+func (OS) Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // NoSync is fsys without its syncs. What was written survives kill -9 of the process, since

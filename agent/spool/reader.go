@@ -1,0 +1,130 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+)
+
+// Reader reads synced frames in order. It belongs to one goroutine; a spool may have
+// several.
+type Reader struct {
+	s    *Spool
+	next uint64
+}
+
+// Read returns a reader that begins with the first frame whose sequence is at least from.
+func (s *Spool) Read(from uint64) *Reader { return &Reader{s: s, next: from} }
+
+// Next reads the next frame into buf, which it grows if need be, and returns the frame,
+// which lies in the returned slice. Sequences ascend; those that were given up are left out.
+// io.EOF says that there is no frame yet: call again later. A frame that turns out damaged
+// becomes a gap and is left out.
+func (r *Reader) Next(buf []byte) (seq uint64, frame []byte, err error) {
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, buf, fmt.Errorf("read spool: %w", ErrClosed)
+	}
+	for {
+		seg, at := s.find(r.next)
+		if at == nil || at.seq > s.through {
+			return 0, buf, io.EOF
+		}
+		frame, err = s.readFrame(seg, *at, buf)
+		if err != nil {
+			return 0, buf, fmt.Errorf("read frame %d of spool: %w", at.seq, err)
+		}
+		seq = at.seq
+		r.next = seq + 1
+		if frame != nil {
+			return seq, frame, nil
+		}
+	}
+}
+
+// First is the lowest sequence that is kept and is at least from, 0 if there is none.
+func (s *Spool) First(from uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, at := s.find(from); at != nil {
+		return at.seq
+	}
+	return 0
+}
+
+func (s *Spool) find(from uint64) (*segment, *ref) {
+	i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].last() >= from })
+	for ; i < len(s.segments); i++ {
+		g := s.segments[i]
+		if j := sort.Search(len(g.frames), func(j int) bool { return g.frames[j].seq >= from }); j < len(g.frames) {
+			return g, &g.frames[j]
+		}
+	}
+	return nil, nil
+}
+
+// readFrame returns nil without an error if the frame is damaged, which it has noted then.
+func (s *Spool) readFrame(g *segment, at ref, buf []byte) ([]byte, error) {
+	f := s.active
+	if g != s.segments[len(s.segments)-1] {
+		if s.reading == nil || s.readBase != g.base {
+			if err := s.closeReading(); err != nil {
+				return nil, err
+			}
+			file, err := s.fs.Open(s.path(g.name()))
+			if err != nil {
+				return nil, err
+			}
+			s.reading, s.readBase = file, g.base
+		}
+		f = s.reading
+	}
+	n := frameHeader + int(at.len)
+	if cap(buf) < n {
+		buf = make([]byte, n)
+	}
+	buf = buf[:n]
+	if _, err := f.ReadAt(buf, int64(at.off)-frameHeader); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	h, ok := parseFrameHeader(buf)
+	if ok && h.seq == at.seq && h.len == at.len && checksum(buf[frameHeader:]) == h.crc {
+		return buf[frameHeader:], nil
+	}
+	if err := s.quarantine(g.name(), int64(at.off)-frameHeader, buf); err != nil {
+		return nil, err
+	}
+	return nil, s.lose(g, at.seq)
+}
+
+// lose makes a gap of a frame that was found damaged after Open.
+func (s *Spool) lose(g *segment, seq uint64) error {
+	if seq > s.pos.committed {
+		gaps := addGap(s.gaps, Gap{From: seq, To: seq, Reason: ReasonCorrupt, told: s.next + 1})
+		if err := s.storeGaps(gaps); err != nil {
+			return err
+		}
+	}
+	for i := range g.frames {
+		if g.frames[i].seq == seq {
+			g.frames = append(g.frames[:i:i], g.frames[i+1:]...)
+			break
+		}
+	}
+	return nil
+}
+
+func (s *Spool) closeReading() error {
+	if s.reading == nil {
+		return nil
+	}
+	err := s.reading.Close()
+	s.reading = nil
+	if err != nil {
+		return fmt.Errorf("close segment: %w", err)
+	}
+	return nil
+}
