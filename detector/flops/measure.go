@@ -1,0 +1,506 @@
+package flops
+
+import (
+	"math"
+	"slices"
+	"sort"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/run"
+)
+
+const minuteMs = feature.MinuteMs
+
+// Input is what to estimate.
+type Input struct {
+	Ev      *feature.Evidence
+	Members []run.Member
+	Class   string // as package workload names it
+	// FromMs and ToMs cut the members where they are not 0.
+	FromMs, ToMs int64
+}
+
+// Measure adds up what the cells saw of the members. Members that name the same GPU at
+// the same time count twice; callers pass each moment once. Its cost grows with the
+// cells of the members.
+func Measure(in Input) *Work {
+	w := &Work{}
+	members := clip(in)
+	if len(members) == 0 {
+		return w
+	}
+	start, end := members[0].StartMs, members[0].EndMs
+	for _, m := range members {
+		start, end = min(start, m.StartMs), max(end, m.EndMs)
+	}
+	w.StartMs, w.EndMs = feature.MinuteOf(start), end
+	w.Minutes = make([]Minute, (feature.MinuteOf(end-1)-w.StartMs)/minuteMs+1)
+	ms := measurer{ev: in.Ev, work: w, nodes: map[string]*host{}}
+	for _, m := range members {
+		ms.member(m)
+	}
+	return w
+}
+
+// clip returns the members' parts in the period, sorted.
+func clip(in Input) []run.Member {
+	var out []run.Member
+	for _, m := range in.Members {
+		if in.FromMs != 0 {
+			m.StartMs = max(m.StartMs, in.FromMs)
+		}
+		if in.ToMs != 0 {
+			m.EndMs = min(m.EndMs, in.ToMs)
+		}
+		if m.EndMs > m.StartMs {
+			out = append(out, m)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b run.Member) int {
+		switch {
+		case a.Node != b.Node:
+			if a.Node < b.Node {
+				return -1
+			}
+			return 1
+		case a.GPU != b.GPU:
+			return a.GPU - b.GPU
+		case a.StartMs != b.StartMs:
+			if a.StartMs < b.StartMs {
+				return -1
+			}
+			return 1
+		}
+		return 0
+	})
+	return out
+}
+
+// host is what is known of a node while measuring.
+type host struct {
+	acc          Accelerator
+	gpus         float64
+	idleW, spanW float64 // node watts: those of an idle node, and from there to all GPUs at full power
+	cells        []feature.NodeCell
+}
+
+type measurer struct {
+	ev    *feature.Evidence
+	work  *Work
+	nodes map[string]*host
+	// scratch, one entry a minute of the member at hand
+	cycles, energy []painted
+	slots          []slot
+}
+
+// painted is what increments of a counter cover of a minute.
+type painted struct{ ms, amount, high float64 }
+
+// slot names the cells that speak for a minute, -1: none.
+type slot struct{ tensor, power, util, node int }
+
+func (ms *measurer) host(node string) *host {
+	if h, ok := ms.nodes[node]; ok {
+		return h
+	}
+	n := ms.ev.Nodes[node]
+	h := &host{gpus: float64(n.GPUCount), cells: ms.ev.Host[node]}
+	if h.gpus <= 0 {
+		h.gpus = 1
+		for g := range 64 { // a node that the inventory does not describe: the GPUs that were seen
+			if _, ok := ms.ev.GPU[feature.GPUKey{Node: node, GPU: g}]; ok {
+				h.gpus = float64(g + 1)
+			}
+		}
+	}
+	acc, ok := Lookup(n.GPUModel)
+	if !ok {
+		acc = generic(ms.boardPower(n, h))
+	}
+	if n.TDPW > 0 && ok && acc.Share == 1 {
+		acc.TDPW = n.TDPW
+	}
+	if acc.TDPW <= 0 {
+		acc.TDPW = 500
+	}
+	h.acc = acc
+	// A server's idle draw is about a third of its GPUs' board power (1.8 kW for 8 x 700 W,
+	// 1.4 kW for 8 x 400 W); what was seen at its quietest is better, unless it never was
+	// quiet. GPUs' watts reach the inlet with 15 % for supplies, fans and host.
+	full := h.gpus * acc.TDPW
+	quiet := 0.33 * full
+	least := math.Inf(1)
+	for _, c := range h.cells {
+		if c.PowerCoverMs > 0 {
+			least = min(least, c.PowerW)
+		}
+	}
+	if least < 0.47*full {
+		quiet = max(least, 0.1*full)
+	}
+	h.idleW, h.spanW = quiet, 1.15*(full-h.gpus*acc.IdleW())
+	ms.nodes[node] = h
+	return h
+}
+
+// boardPower guesses the board power of an unknown part: as the inventory states it,
+// else the most that one of the node's GPUs drew.
+func (ms *measurer) boardPower(n feature.Node, h *host) float64 {
+	if n.TDPW > 0 {
+		return n.TDPW
+	}
+	most := 0.0
+	for g := range int(h.gpus) {
+		for i := range ms.ev.GPU[feature.GPUKey{Node: n.Node, GPU: g}] {
+			c := &ms.ev.GPU[feature.GPUKey{Node: n.Node, GPU: g}][i]
+			if c.Has(feature.PowerW) {
+				most = max(most, c.Mean[feature.PowerW])
+			}
+		}
+	}
+	if most < 150 { // never seen at work
+		return 0
+	}
+	return most * 1.05
+}
+
+// member adds one GPU interval to the work.
+func (ms *measurer) member(m run.Member) {
+	h := ms.host(m.Node)
+	cells := ms.ev.GPU[feature.GPUKey{Node: m.Node, GPU: m.GPU}]
+	first := feature.MinuteOf(m.StartMs)
+	n := int((feature.MinuteOf(m.EndMs-1)-first)/minuteMs) + 1
+	ms.reset(n)
+	ms.paintCounters(h, cells, m, first)
+	ms.choose(cells, h.cells, first, n)
+	at := int((first - ms.work.StartMs) / minuteMs)
+	for k := range n {
+		from := first + int64(k)*minuteMs
+		span := float64(min(m.EndMs, from+minuteMs) - max(m.StartMs, from))
+		ms.minute(&ms.work.Minutes[at+k], h, cells, k, span)
+	}
+}
+
+func (ms *measurer) reset(n int) {
+	if cap(ms.cycles) < n {
+		ms.cycles, ms.energy, ms.slots = make([]painted, n), make([]painted, n), make([]slot, n)
+	}
+	ms.cycles, ms.energy, ms.slots = ms.cycles[:n], ms.energy[:n], ms.slots[:n]
+	clear(ms.cycles)
+	clear(ms.energy)
+	for i := range ms.slots {
+		ms.slots[i] = slot{-1, -1, -1, -1}
+	}
+}
+
+// paintCounters spreads the counters' increments over the member's minutes.
+func (ms *measurer) paintCounters(h *host, cells []feature.GPUCell, m run.Member, first int64) {
+	lo := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs+minuteMs > m.StartMs })
+	var cyc, en feature.Counter // the last reading before
+	for i := lo - 1; i >= 0 && (!cyc.Has() || !en.Has()) && lo-i <= 24*60; i-- {
+		if !cyc.Has() && cells[i].MMACycles.Has() {
+			cyc = cells[i].MMACycles
+		}
+		if !en.Has() && cells[i].EnergyJ.Has() {
+			en = cells[i].EnergyJ
+		}
+	}
+	maxHz := 1.05 * max(h.acc.boostMHz(), h.acc.tensorMHz()) * 1e6
+	cycles := func(fromMs, toMs int64, inc float64) {
+		if toMs > fromMs && inc/float64(toMs-fromMs)*1000 <= maxHz { // else no such part exists
+			paint(ms.cycles, first, m, fromMs, toMs, inc, 0)
+		}
+	}
+	joules := func(fromMs, toMs int64, inc float64) {
+		if toMs <= fromMs {
+			return
+		}
+		sec := float64(toMs-fromMs) / 1000
+		watts := inc / sec
+		if watts > 2*h.acc.TDPW {
+			return
+		}
+		x := powerFrac(watts, h.acc.IdleW(), h.acc.TDPW-h.acc.IdleW())
+		peak := h.acc.Peak16 * sec
+		paint(ms.energy, first, m, fromMs, toMs, peak*x, peak*math.Pow(x, highExponent))
+	}
+	for i := lo; i < len(cells); i++ {
+		c := &cells[i]
+		walk(c.MMACycles, &cyc, cycles)
+		walk(c.EnergyJ, &en, joules)
+		if c.MinuteMs > m.EndMs && (c.MMACycles.Has() || c.EnergyJ.Has()) || c.MinuteMs > m.EndMs+feature.WindowMs {
+			break
+		}
+	}
+}
+
+// walk gives the increment from the previous reading to the cell's first, and the one
+// within the cell.
+func walk(c feature.Counter, prev *feature.Counter, f func(fromMs, toMs int64, inc float64)) {
+	if !c.Has() {
+		return
+	}
+	if prev.Has() {
+		inc := c.First - prev.Last
+		if inc < 0 { // reset: what came before it is lost
+			inc = c.First
+		}
+		f(prev.LastMs, c.FirstMs, inc)
+	}
+	f(c.FirstMs, c.LastMs, c.Delta)
+	*prev = c
+}
+
+// paint spreads an increment evenly over its time, as far as that lies in the member.
+func paint(dst []painted, first int64, m run.Member, fromMs, toMs int64, amount, high float64) {
+	lo, hi := max(fromMs, m.StartMs), min(toMs, m.EndMs)
+	for lo < hi {
+		k := int((lo - first) / minuteMs)
+		end := min(hi, first+int64(k+1)*minuteMs)
+		part := float64(end-lo) / float64(toMs-fromMs)
+		dst[k].ms += float64(end - lo)
+		dst[k].amount += amount * part
+		dst[k].high += high * part
+		lo = end
+	}
+}
+
+// highExponent is the second exponent for which sums over the power range are kept.
+const highExponent = 1.4
+
+// powerFrac returns where watts lie between idle and full.
+func powerFrac(watts, idleW, spanW float64) float64 {
+	return min(max((watts-idleW)/spanW, 0), 1.1)
+}
+
+// choose finds for each minute the cell that speaks for it. A value describes the time
+// since the previous one, so a minute without a row is covered by the next row whose
+// time reaches back to it.
+func (ms *measurer) choose(cells []feature.GPUCell, nodes []feature.NodeCell, first int64, n int) {
+	last := first + int64(n)*minuteMs + feature.WindowMs
+	lo := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= first })
+	for i := lo; i < len(cells) && cells[i].MinuteMs < last; i++ {
+		c := &cells[i]
+		claim(ms.slots, first, c.MinuteMs, c.CoverMs[feature.TensorFrac], i, func(s *slot) *int { return &s.tensor })
+		claim(ms.slots, first, c.MinuteMs, c.CoverMs[feature.PowerW], i, func(s *slot) *int { return &s.power })
+		claim(ms.slots, first, c.MinuteMs, c.CoverMs[feature.UtilFrac], i, func(s *slot) *int { return &s.util })
+	}
+	lo = sort.Search(len(nodes), func(i int) bool { return nodes[i].MinuteMs >= first })
+	for i := lo; i < len(nodes) && nodes[i].MinuteMs < last; i++ {
+		claim(ms.slots, first, nodes[i].MinuteMs, nodes[i].PowerCoverMs, i, func(s *slot) *int { return &s.node })
+	}
+}
+
+// claim lets cell i, of the given minute and cover, speak for its minute and for the
+// free ones before it that its cover reaches.
+func claim(slots []slot, first, minute, coverMs int64, i int, which func(*slot) *int) {
+	if coverMs <= 0 {
+		return
+	}
+	for m := minute; m >= first && minute-m <= coverMs; m -= minuteMs {
+		k := int((m - first) / minuteMs)
+		if k >= len(slots) {
+			continue
+		}
+		p := which(&slots[k])
+		if *p >= 0 {
+			return
+		}
+		*p = i
+	}
+}
+
+// covered returns how much of a minute's span a cell with the given cover speaks for.
+func covered(coverMs int64, span float64) float64 {
+	if coverMs >= minuteMs/2 {
+		return span
+	}
+	return min(span, float64(coverMs))
+}
+
+// minute adds minute k of the member, of which span milliseconds belong to it.
+func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int, span float64) {
+	a, s := &h.acc, ms.slots[k]
+	peak := a.Peak16 / 1000 // FLOP a millisecond
+	out.GPUMs += span
+	out.PeakFLOP += peak * span
+	out.PriorFLOP += peak * span * wholeRunU(a)
+	out.SpreadFLOP += peak * span * a.LogSD
+	if a.FP8 > 0 {
+		out.FP8Peak += peak * span
+	}
+	rest := span
+	take := func(ms float64, to *float64) float64 {
+		used := min(rest, ms)
+		rest -= used
+		*to += used
+		return used
+	}
+	if p := ms.cycles[k]; p.ms > 0 {
+		used := take(p.ms, &out.CyclesMs)
+		var c *feature.GPUCell
+		if s.tensor >= 0 {
+			c = &cells[s.tensor]
+		}
+		tensor(out, a, c, p.amount*used/p.ms*a.FLOPPerCycle(), used)
+	}
+	if s.tensor >= 0 && rest > 0 {
+		c := &cells[s.tensor]
+		if used := take(covered(c.CoverMs[feature.TensorFrac], rest), &out.ActivityMs); used > 0 {
+			flop, clocked := activity(a, c, used)
+			tensor(out, a, c, flop, used)
+			if !clocked {
+				out.NoClock += flop
+			}
+			if !gpm(a) {
+				out.PreGPM += flop
+			}
+		}
+	}
+	ms.watts(out, h, cells, k, take)
+	if s.util >= 0 && rest > 0 {
+		c := &cells[s.util]
+		if used := take(covered(c.CoverMs[feature.UtilFrac], rest), &out.UtilMs); used > 0 {
+			out.UtilPeak += peak * used
+			out.Util += peak * used * c.Mean[feature.UtilFrac]
+		}
+	}
+	if rest < span {
+		out.GPUSample++
+	}
+	ms.vector(out, h, cells, k, span)
+}
+
+// watts uses the energy counter, then the GPU's watts, then the node's.
+func (ms *measurer) watts(out *Minute, h *host, cells []feature.GPUCell, k int, take func(float64, *float64) float64) {
+	a, s := &h.acc, ms.slots[k]
+	peak := a.Peak16 / 1000
+	if p := ms.energy[k]; p.ms > 0 {
+		if used := take(p.ms, &out.EnergyMs); used > 0 {
+			out.WattPeak += peak * used
+			out.Watt += p.amount * used / p.ms
+			out.WattHigh += p.high * used / p.ms
+		}
+	}
+	if s.power >= 0 {
+		c := &cells[s.power]
+		if used := take(covered(c.CoverMs[feature.PowerW], minuteMs), &out.PowerMs); used > 0 {
+			x := powerFrac(c.Mean[feature.PowerW], a.IdleW(), a.TDPW-a.IdleW())
+			out.WattPeak += peak * used
+			out.Watt += peak * used * x
+			out.WattHigh += peak * used * math.Pow(x, highExponent)
+		}
+	}
+	if s.node >= 0 {
+		c := &h.cells[s.node]
+		if used := take(covered(c.PowerCoverMs, minuteMs), &out.NodePowerMs); used > 0 {
+			x := powerFrac(c.PowerW, h.idleW, h.spanW)
+			out.NodePeak += peak * used
+			out.Node += peak * used * x
+			out.NodeHigh += peak * used * math.Pow(x, highExponent)
+		}
+	}
+}
+
+// activity returns tensor activity x clock x rate over the time, and whether the clock
+// was measured.
+func activity(a *Accelerator, c *feature.GPUCell, usedMs float64) (flop float64, clocked bool) {
+	rate := a.FLOPPerCycle() * 1e6 / 1000 // FLOP a millisecond and MHz
+	if 2*c.TensorClockMs >= c.CoverMs[feature.TensorFrac] {
+		return c.TensorClockMHz * rate * usedMs, true
+	}
+	mhz := 0.95 * a.tensorMHz() // capped parts run a little below the tensor clock
+	if c.Has(feature.SMClockMHz) {
+		mhz = c.Mean[feature.SMClockMHz]
+	}
+	return c.Mean[feature.TensorFrac] * mhz * rate * usedMs, c.Has(feature.SMClockMHz)
+}
+
+// gpm reports whether the part's tensor activity comes from a counter that was shown to
+// agree with executed FLOPs: Hopper and later.
+func gpm(a *Accelerator) bool {
+	switch a.Arch {
+	case "Pascal", "Volta", "Turing", "Ampere", "Ada", "":
+		return false
+	}
+	return true
+}
+
+// tensor credits tensor FLOP at the 16-bit rate to the pipes that did them. A cell that
+// does not tell the pipes apart leaves all to HMMA.
+func tensor(out *Minute, a *Accelerator, c *feature.GPUCell, flop16, usedMs float64) {
+	out.TensorPeak += a.Peak16 / 1000 * usedMs
+	imma, dfma := 0.0, 0.0
+	if c != nil {
+		i, d, t := value(c, feature.IMMAFrac), value(c, feature.DFMAFrac), value(c, feature.TensorFrac)
+		if h := value(c, feature.HMMAFrac); h > 0 || t == 0 {
+			t = max(t, h+i+d)
+		}
+		if t > 0 {
+			imma, dfma = min(i/t, 1), min(d/t, 1)
+		}
+		if s := imma + dfma; s > 1 {
+			imma, dfma = imma/s, dfma/s
+		}
+		if c.Has(feature.DRAMFrac) {
+			out.DRAMBytes += c.Mean[feature.DRAMFrac] * a.MemBps / 1000 * usedMs
+		}
+	}
+	hmma := flop16 * (1 - imma - dfma)
+	out.HMMA += hmma
+	if a.FP8 > 0 {
+		out.HMMAFP8 += hmma
+	}
+	if a.INT8 > 0 {
+		out.IMMA += flop16 * imma * a.INT8 / a.Peak16
+	}
+	if dfma > 0 { // the FP64 tensor peak holds at the boost clock
+		out.DFMA += flop16 * dfma * a.FP64Tensor / (a.FLOPPerCycle() * a.boostMHz() * 1e6)
+	}
+}
+
+// value is a fraction, 0 where it was not measured.
+func value(c *feature.GPUCell, s feature.Signal) float64 {
+	if c.CoverMs[s] > 0 {
+		return max(c.Mean[s], 0)
+	}
+	return 0
+}
+
+// vector adds what the pipes outside the tensor cores did.
+func (ms *measurer) vector(out *Minute, h *host, cells []feature.GPUCell, k int, span float64) {
+	a, s := &h.acc, ms.slots[k]
+	i := max(s.tensor, s.util, s.power)
+	if i >= 0 {
+		c := &cells[i]
+		if c.Has(feature.FP64Frac) || c.Has(feature.FP32Frac) || c.Has(feature.FP16Frac) {
+			clock := 1.0
+			if c.Has(feature.SMClockMHz) {
+				clock = c.Mean[feature.SMClockMHz] / a.boostMHz()
+			}
+			out.PipeMs += span
+			sec := span / 1000 * clock
+			out.FP64 += value(c, feature.FP64Frac) * a.FP64 * sec
+			out.FP32 += value(c, feature.FP32Frac) * a.FP32 * sec
+			out.FP16 += value(c, feature.FP16Frac) * a.fp16Vector() * sec
+			return
+		}
+	}
+	x, ok := 0.0, true
+	switch p := ms.energy[k]; {
+	case p.ms > 0:
+		x = p.amount / p.ms / (a.Peak16 / 1000)
+	case s.power >= 0:
+		x = powerFrac(cells[s.power].Mean[feature.PowerW], a.IdleW(), a.TDPW-a.IdleW())
+	case s.node >= 0:
+		x = powerFrac(h.cells[s.node].PowerW, h.idleW, h.spanW)
+	case s.util >= 0:
+		x = 0.7 * value(&cells[s.util], feature.UtilFrac)
+	default:
+		ok = false
+	}
+	if ok {
+		out.VectorMs += span
+		out.VectorWatt += max(a.FP32, a.Peak16/30) / 1000 * span * x
+	}
+}
