@@ -85,7 +85,8 @@ func Import(r io.Reader) ([]Party, []Issue) {
 // readLine returns the next line without its end. Of a line that is too long nothing is kept.
 func readLine(br *bufio.Reader) (line []byte, tooLong bool, err error) {
 	for {
-		part, err := br.ReadSlice('\n')
+		var part []byte
+		part, err = br.ReadSlice('\n')
 		if !tooLong && len(line)+len(part) > maxLineBytes {
 			tooLong, line = true, nil
 		}

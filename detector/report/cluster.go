@@ -35,7 +35,7 @@ func (v *view) onClusters() {
 			}
 			f := Finding{Limb: Cluster, Accounts: []string{account}, Parties: who.parties, Severity: "high"}
 			for _, node := range h.nodes {
-				f.Evidence = append(f.Evidence, Evidence{Kind: "allocation", Node: node, FromMs: h.sinceMs, ToMs: v.AtMs, Strength: "declared"})
+				f.Evidence = append(f.Evidence, Evidence{Kind: "allocation", Node: node, FromMs: h.sinceMs, ToMs: h.sinceMs, Strength: "declared"})
 			}
 			site := "site " + h.site
 			if h.site == "" {

@@ -70,7 +70,7 @@ func (v *view) sustained(odd []int64, node string) []defect {
 		if to-from >= sustainMs {
 			out = append(out, defect{
 				Evidence: Evidence{Kind: kindContradiction, Node: node, FromMs: from, ToMs: to, Strength: "measured"},
-				knownMs:  from + sustainMs, text: "contradiction",
+				knownMs:  from + sustainMs,
 			})
 		}
 		i = k + 1

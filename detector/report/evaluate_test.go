@@ -88,7 +88,7 @@ func told(found []Finding) []string {
 }
 
 func trim(v float64) string {
-	text, _ := json.Marshal(math.Round(v*100) / 100) //nolint:errcheck // a number
+	text, _ := json.Marshal(math.Round(v*100) / 100)
 	return string(text)
 }
 
@@ -275,7 +275,7 @@ func TestEvaluate(t *testing.T) {
 			if got := told(found); !slices.Equal(got, tc.want) && len(got)+len(tc.want) > 0 {
 				t.Errorf("got  %q\nwant %q", got, tc.want)
 			}
-			again, _ := json.Marshal(Evaluate(in)) //nolint:errcheck // compared below
+			again, _ := json.Marshal(Evaluate(in))
 			if first, _ := json.Marshal(found); string(first) != string(again) {
 				t.Error("two evaluations differ")
 			}

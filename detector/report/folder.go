@@ -227,11 +227,11 @@ type counting struct {
 func (c *counting) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
-	return n, err //nolint:wrapcheck // the caller names the file
+	return n, err // io.Writer's contract: the caller names the file
 }
 
 func writeDigested(path string, write func(io.Writer) error) (d fileDigest, err error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return d, fmt.Errorf("create: %w", err)
 	}

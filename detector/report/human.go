@@ -41,7 +41,7 @@ func renderHuman(f *Folder, digests []fileDigest) []byte {
 		p("- %s", cell(line))
 	}
 	p("\n## What was not assessed\n")
-	notAssessed := append(slices.Clone(x.ConditionsNotAssessed), "what the party intended, and what anybody at the provider knew")
+	notAssessed := append(slices.Clone(x.ConditionsNotAssessed), "intent and knowledge of anybody involved")
 	for _, line := range notAssessed {
 		p("- %s", cell(line))
 	}

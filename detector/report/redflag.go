@@ -43,7 +43,7 @@ func (v *view) redFlagsOnAccounts() {
 		v.raise(Finding{
 			Limb: RedFlag, Accounts: []string{account}, Parties: slices.Clone(r.Parties), State: Inquire, Severity: severity,
 			Explanation: fmt.Sprintf("Account %s: %s. One flag decides nothing: inquire, resolve, document.", account, strings.Join(reasons, "; ")),
-			Evidence:    []Evidence{{Kind: "register", FromMs: max(firstMs, v.StartMs), ToMs: v.AtMs, Strength: "declared"}},
+			Evidence:    []Evidence{{Kind: "register", FromMs: max(firstMs, v.StartMs), ToMs: max(firstMs, v.StartMs), Strength: "declared"}},
 		}, nil, account, nil, firstMs)
 	}
 }

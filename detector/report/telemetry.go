@@ -35,11 +35,10 @@ const (
 type defect struct {
 	Evidence
 	knownMs int64
-	text    string
 }
 
 func (v *view) onTelemetry() {
-	defects := append(v.silences(), v.contradictions()...)
+	defects := slices.Concat(v.silences(), v.contradictions())
 	byAccount := map[string][]defect{}
 	for _, d := range defects {
 		for _, account := range v.holders(d.Evidence) {
@@ -55,7 +54,6 @@ func (v *view) onTelemetry() {
 	}
 	for account, found := range byAccount {
 		knownMs := int64(math.MaxInt64)
-		texts := map[string]bool{}
 		var lines []Evidence
 		if prev, ok := v.Prev[ID("", Telemetry, account)]; ok {
 			for _, e := range prev.Evidence {
@@ -69,7 +67,6 @@ func (v *view) onTelemetry() {
 		}
 		for _, d := range found {
 			knownMs = min(knownMs, max(d.knownMs, v.PrevAtMs))
-			texts[d.text] = true
 			lines = extend(lines, d.Evidence)
 		}
 		if len(lines) == 0 {
@@ -122,7 +119,8 @@ func extend(lines []Evidence, e Evidence) []Evidence {
 
 func sameGPU(a, b *int) bool { return (a == nil) == (b == nil) && (a == nil || *a == *b) }
 
-// holders are the accounts that held GPUs of the node for at least half of a stretch.
+// holders are the accounts that held GPUs of the node for at least half of a stretch, and
+// for as long as it takes to call it one: rentals and samples seldom end in one minute.
 func (v *view) holders(e Evidence) []string {
 	var out []string
 	for _, a := range v.allocsByNode[e.Node] {
@@ -131,7 +129,7 @@ func (v *view) holders(e Evidence) []string {
 			to = min(to, a.EndMs)
 		}
 		held := to - max(e.FromMs, a.StartMs)
-		if a.Account != "" && len(a.GPUs) > 0 && (e.GPU == nil || slices.Contains(a.GPUs, *e.GPU)) && 2*held >= e.ToMs-e.FromMs && held > 0 {
+		if a.Account != "" && len(a.GPUs) > 0 && (e.GPU == nil || slices.Contains(a.GPUs, *e.GPU)) && 2*held >= e.ToMs-e.FromMs && held >= min(silenceMs, sustainMs) {
 			out = append(out, a.Account)
 		}
 	}
@@ -208,7 +206,7 @@ func (v *view) silences() []defect {
 			}
 			out = append(out, defect{
 				Evidence: Evidence{Kind: kindSilence, Node: node, FromMs: from, ToMs: to, Strength: "derived"},
-				knownMs:  from + wait, text: "silence",
+				knownMs:  from + wait,
 			})
 		}
 	}
@@ -228,7 +226,7 @@ func (v *view) never(node string, minutes map[string][]int64) (defect, bool) {
 		}
 		return defect{
 			Evidence: Evidence{Kind: kindSilence, Node: node, FromMs: from, ToMs: v.AtMs, Strength: "derived"},
-			knownMs:  from + neverMs, text: "never",
+			knownMs:  from + neverMs,
 		}, true
 	}
 	return defect{}, false
