@@ -18,7 +18,7 @@ func newScoreCommand() *cobra.Command {
 		Use:   "score BUNDLE DIR [BUNDLE DIR]...",
 		Short: "Compare what a replay wrote with a recording's labels",
 		Long: `Score compares DIR/runs.jsonl and DIR/findings.jsonl, as flopwatch replay writes them,
-with BUNDLE/truth.json. With several pairs, --table prints one line a pair and the means.`,
+with the labels of BUNDLE. With several pairs, --table prints one line a pair and the means.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args)%2 != 0 {
 				return usageError{errors.New("score takes pairs of a recording and a folder of answers")}

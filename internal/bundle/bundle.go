@@ -245,8 +245,8 @@ func (s *source) end(err error, line int, rep *FileReport) error {
 
 // broken tells damage inside a gzip stream from a failing disk.
 func broken(err error) bool {
-	var path *fs.PathError
-	return !errors.As(err, &path)
+	_, disk := errors.AsType[*fs.PathError](err)
+	return !disk
 }
 
 // failing gives an error in place of data.

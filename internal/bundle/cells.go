@@ -190,8 +190,9 @@ func (c *cells) keyTime(col int) int64 {
 	return v
 }
 
-// sampleTime gives the time of a sample.
-func (c *cells) sampleTime(col int) int64 {
+// sampleTime gives the time of a sample, which is the first column of every file of samples.
+func (c *cells) sampleTime() int64 {
+	const col = 0
 	v := c.keyTime(col)
 	if v > c.endMs+futureMs {
 		c.fail(col, "more than a day after the recording's end", fmt.Sprintf("a time up to end_ms, %d", c.endMs))
@@ -209,7 +210,7 @@ func (c *cells) interval(endCol int, startMs, endMs int64) {
 // list gives GPU indices separated by blanks, sorted, each once; empty: nil.
 func (c *cells) list(col int) []int {
 	var out []int
-	for _, b := range bytes.Fields(c.raw(col)) {
+	for b := range bytes.FieldsSeq(c.raw(col)) {
 		v, ok := parseInt(b)
 		if !ok || v < 0 || v > maxGPU {
 			c.fail(col, "not a list of GPU indices", fmt.Sprintf("integers from 0 to %d separated by blanks", maxGPU))

@@ -50,29 +50,29 @@ type ClusterLimit struct {
 }
 
 func readManifest(fsys fs.FS) (Manifest, error) {
-	fail := func(line int, column, problem string, cause error) (Manifest, error) {
-		return Manifest{}, &Error{File: manifestName, Line: line, Column: column, Problem: problem, Cause: cause}
+	fail := func(problem string, cause error) (Manifest, error) {
+		return Manifest{}, &Error{File: manifestName, Problem: problem, Cause: cause}
 	}
 	info, err := fs.Stat(fsys, manifestName)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fail(0, "", "missing: not a bundle", err)
+		return fail("missing: not a bundle", err)
 	case err != nil:
-		return fail(0, "", "cannot be opened", err)
+		return fail("cannot be opened", err)
 	case !info.Mode().IsRegular(): // asked before opening: a named pipe would hang there
-		return fail(0, "", "cannot be read", errIrregular)
+		return fail("cannot be read", errIrregular)
 	}
 	f, err := fsys.Open(manifestName)
 	if err != nil {
-		return fail(0, "", "cannot be opened", err)
+		return fail("cannot be opened", err)
 	}
 	defer func() { _ = f.Close() }() // read only: nothing is lost
 	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
 	if err != nil {
-		return fail(0, "", "cannot be read", err)
+		return fail("cannot be read", err)
 	}
 	if len(data) > maxManifest {
-		return fail(0, "", fmt.Sprintf("larger than %d bytes", maxManifest), nil)
+		return fail(fmt.Sprintf("larger than %d bytes", maxManifest), nil)
 	}
 	return parseManifest(data)
 }
@@ -135,13 +135,11 @@ var manifestKeys = []string{"format", "cluster", "start_ms", "end_ms", "descript
 
 // jsonPlace finds the byte and the field of a decoding error.
 func jsonPlace(data []byte, err error) (at int64, column string) {
-	var syntax *json.SyntaxError
-	var typed *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		start := bytes.LastIndexByte(data[:min(int(syntax.Offset), len(data))], '\n') + 1
 		return syntax.Offset, fmt.Sprintf("byte %d", max(syntax.Offset-int64(start), 1))
-	case errors.As(err, &typed):
+	}
+	if typed, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return typed.Offset, typed.Field
 	}
 	return int64(len(data)), ""

@@ -101,8 +101,7 @@ func parseParty(text []byte) (PartyRow, *Issue) {
 	var r PartyRow
 	if err := json.Unmarshal(text, &r); err != nil {
 		_, column := jsonPlace(text, err)
-		var typed *json.UnmarshalTypeError
-		if errors.As(err, &typed) {
+		if typed, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			return r, &Issue{Column: column, Problem: "a JSON " + typed.Value, Wanted: typed.Type.String()}
 		}
 		return r, &Issue{Column: column, Problem: "bad JSON", Wanted: "one JSON object a line"}

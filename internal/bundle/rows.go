@@ -203,7 +203,7 @@ func parseNode(c *cells) NodeRow {
 }
 
 func parseGPU(c *cells) (r GPURow, eventMs int64) {
-	r.TsMs, r.Node, r.GPU = c.sampleTime(0), c.key(1), c.keyCount(2, maxGPU)
+	r.TsMs, r.Node, r.GPU = c.sampleTime(), c.key(1), c.keyCount(2, maxGPU)
 	for i := range r.Value {
 		if GPUColumns[i][len(GPUColumns[i])-5:] == "_frac" {
 			r.Value[i] = c.frac(3 + i)
@@ -215,19 +215,19 @@ func parseGPU(c *cells) (r GPURow, eventMs int64) {
 }
 
 func parseHost(c *cells) (r HostRow, eventMs int64) {
-	r.TsMs, r.Node = c.sampleTime(0), c.key(1)
+	r.TsMs, r.Node = c.sampleTime(), c.key(1)
 	r.PowerW, r.CPUFrac, r.StorageTxBps, r.StorageRxBps = c.number(2), c.frac(3), c.number(4), c.number(5)
 	return r, r.TsMs
 }
 
 func parseFabric(c *cells) (r FabricRow, eventMs int64) {
-	r.TsMs, r.Node, r.Port, r.Kind = c.sampleTime(0), c.key(1), c.key(2), c.text(3)
+	r.TsMs, r.Node, r.Port, r.Kind = c.sampleTime(), c.key(1), c.key(2), c.text(3)
 	r.TxBytesTotal, r.RxBytesTotal = c.number(4), c.number(5)
 	return r, r.TsMs
 }
 
 func parseFlow(c *cells) (r FlowRow, eventMs int64) {
-	r.TsMs, r.Node, r.Peer, r.TxBytes = c.sampleTime(0), c.key(1), c.key(2), c.number(3)
+	r.TsMs, r.Node, r.Peer, r.TxBytes = c.sampleTime(), c.key(1), c.key(2), c.number(3)
 	return r, r.TsMs
 }
 
@@ -242,7 +242,7 @@ func parseProcess(c *cells) (r ProcessRow, eventMs int64) {
 }
 
 func parseCollective(c *cells) (r CollectiveRow, eventMs int64) {
-	r.TsMs, r.Node, r.PID, r.GPU = c.sampleTime(0), c.key(1), int64(c.keyCount(2, maxCount)), c.count(3, maxGPU)
+	r.TsMs, r.Node, r.PID, r.GPU = c.sampleTime(), c.key(1), int64(c.keyCount(2, maxCount)), c.count(3, maxGPU)
 	r.Comm, r.NRanks, r.Rank, r.Op = c.key(4), c.count(5, maxCount), c.count(6, maxCount), c.key(7)
 	r.Calls, r.Bytes = c.number(8), c.number(9)
 	return r, r.TsMs

@@ -67,8 +67,8 @@ func readLines[T any](dir, name string) ([]T, error) {
 		text, err := r.ReadBytes('\n')
 		if len(bytes.TrimSpace(text)) > 0 {
 			var v T
-			if err := json.Unmarshal(text, &v); err != nil {
-				return nil, fmt.Errorf("parse %s:%d: %w", name, line, err)
+			if bad := json.Unmarshal(text, &v); bad != nil {
+				return nil, fmt.Errorf("parse %s:%d: %w", name, line, bad)
 			}
 			out = append(out, v)
 		}
