@@ -38,55 +38,80 @@ func (h hop) weight() float64 { return 1 / (1 + math.Exp(-(h.score - joinScore +
 // eps[i]. Runs are sorted by their earliest member.
 func Join(ev *feature.Evidence, eps []Episode, classes []ClassOf) []Run {
 	ids := mintAll(eps)
-	next, prev := make([]int, len(eps)), make([]int, len(eps))
-	for i := range next {
-		next[i], prev[i] = -1, -1
-	}
 	var hops, rest []hop
 	hops = append(hops, trainingHops(ev, eps, classes)...)
 	hops = append(hops, pauseHops(eps, classes)...)
 	slices.SortStableFunc(hops, func(x, y hop) int {
 		return cmp.Or(cmp.Compare(y.score, x.score), cmp.Compare(eps[x.b].StartMs, eps[y.b].StartMs), cmp.Compare(x.b, y.b), cmp.Compare(x.a, y.a))
 	})
-	links := make([]Link, len(eps))
+	// chains are the runs so far: episodes in order of time, no two at once.
+	chains := make([][]int, len(eps))
+	at := make([]int, len(eps))
+	for i := range eps {
+		chains[i], at[i] = []int{i}, i
+	}
+	links := make([][]Link, len(eps))
 	for _, h := range hops {
-		if h.score < joinScore || next[h.a] >= 0 || prev[h.b] >= 0 {
-			if h.score < joinScore {
-				rest = append(rest, h)
-			}
+		a, b := at[h.a], at[h.b]
+		if a == b {
 			continue
 		}
-		next[h.a], prev[h.b] = h.b, h.a
+		merged, ok := interleave(eps, chains[a], chains[b])
+		if h.score < joinScore || !ok {
+			rest = append(rest, h)
+			continue
+		}
+		chains[a], chains[b] = merged, nil
+		for _, i := range merged {
+			at[i] = a
+		}
 		kind := "restart"
 		if !classes[h.b].Training {
 			kind = "pause"
 		}
-		links[h.b] = Link{kind, h.weight(), "continues after " + gapText(eps[h.b].StartMs-eps[h.a].EndMs) + ": " + strings.Join(h.reasons, ", ")}
+		links[h.b] = append(links[h.b], Link{kind, h.weight(), "continues after " + gapText(eps[h.b].StartMs-eps[h.a].EndMs) + ": " + strings.Join(h.reasons, ", ")})
 	}
 	runOf := make([]int, len(eps))
 	var runs []Run
-	for i := range eps {
-		if prev[i] >= 0 {
+	for _, chain := range chains {
+		if len(chain) == 0 {
 			continue
 		}
-		var chain []int
-		for j := i; j >= 0; j = next[j] {
-			runOf[j] = len(runs)
-			chain = append(chain, j)
+		for _, i := range chain {
+			runOf[i] = len(runs)
 		}
 		runs = append(runs, assemble(eps, classes, ids, links, chain))
 	}
 	for _, h := range rest {
 		a, b := runOf[h.a], runOf[h.b]
-		if a == b || h.score < joinScore-3 || len(runs[b].Alternatives) >= 4 {
+		if a == b || h.score < joinScore-3 || len(runs[b].Alternatives) >= maxAlternatives ||
+			slices.ContainsFunc(runs[b].Alternatives, func(x Alternative) bool { return x.Run == runs[a].ID }) {
 			continue
 		}
-		runs[b].Alternatives = append(runs[b].Alternatives, Alternative{runs[a].ID, h.weight(), "may continue that run: " + strings.Join(h.reasons, ", ")})
+		runs[b].Alternatives = append(runs[b].Alternatives, Alternative{runs[a].ID, math.Min(0.5, h.weight()), "may continue that run: " + strings.Join(h.reasons, ", ")})
 	}
 	slices.SortStableFunc(runs, func(a, b Run) int {
 		return cmp.Or(compareFirst(firstOf(a.Members), firstOf(b.Members)), cmp.Compare(a.ID, b.ID))
 	})
 	return runs
+}
+
+const maxAlternatives = 4
+
+// interleave merges two chains in order of time. ok is false where two episodes would run
+// at once: one training is in one place at a time. A chain that pauses while the other
+// works, and the reverse, is one run that moves to and fro.
+func interleave(eps []Episode, a, b []int) (merged []int, ok bool) {
+	merged = append(slices.Clone(a), b...)
+	slices.SortFunc(merged, func(x, y int) int { return cmp.Or(cmp.Compare(eps[x].StartMs, eps[y].StartMs), cmp.Compare(x, y)) })
+	end := int64(math.MinInt64)
+	for n, i := range merged {
+		if n > 0 && eps[i].StartMs < end-overlapTolMs {
+			return nil, false
+		}
+		end = max(end, eps[i].EndMs)
+	}
+	return merged, true
 }
 
 func gapText(ms int64) string {
@@ -320,7 +345,7 @@ func gpuKeys(e *Episode) []string {
 }
 
 // assemble makes a run of a chain of episodes.
-func assemble(eps []Episode, classes []ClassOf, ids []string, links []Link, chain []int) Run {
+func assemble(eps []Episode, classes []ClassOf, ids []string, links [][]Link, chain []int) Run {
 	var r Run
 	weights := map[string]float64{}
 	reasons := map[string]ClassOf{}
@@ -337,9 +362,8 @@ func assemble(eps []Episode, classes []ClassOf, ids []string, links []Link, chai
 		r.EndMs = max(r.EndMs, e.EndMs)
 		r.Open = r.Open || e.Open
 		r.Episodes = append(r.Episodes, i)
-		r.Links = append(r.Links, e.Links...)
+		r.Links = append(append(r.Links, e.Links...), links[i]...)
 		if n > 0 {
-			r.Links = append(r.Links, links[i])
 			r.Supersedes = append(r.Supersedes, ids[i])
 		}
 		var gpuMs float64

@@ -20,6 +20,8 @@ const (
 	dipMin   = 0.8
 	dipFloor = 0.12
 	dipEdge  = 0.15
+	// holeMs is missing telemetry in which a program may have ended unseen.
+	holeMs = 4 * minuteMs
 )
 
 func hasPower(cells []feature.NodeCell) bool {
@@ -68,6 +70,10 @@ func (w *powerWatch) step(c *feature.NodeCell) {
 	}
 	on := p > w.idle+onFrac*w.tdpSum
 	h := w.level()
+	// After time without telemetry, a first minute that rises from rest is a new program.
+	if w.on && w.n > 0 && c.MinuteMs-w.last > holeMs && (w.low(c, h)-w.idle)/(h-w.idle) <= dipFloor {
+		w.close()
+	}
 	switch {
 	case !w.on && on:
 		w.open(c)
@@ -103,14 +109,18 @@ func (w *powerWatch) lost(h float64) (minutes, floor float64) {
 	floor = 1
 	for _, c := range w.dip {
 		minutes += (h - c.PowerW) / (h - w.idle)
-		low := c.PowerW
-		if c.PowerSD > 0 && h > c.PowerW {
-			// Of two levels h and l with mean m: variance = (h-m)(m-l).
-			low = math.Max(c.PowerW-c.PowerSD*c.PowerSD/(h-c.PowerW), w.idle)
-		}
-		floor = math.Min(floor, (low-w.idle)/(h-w.idle))
+		floor = math.Min(floor, (w.low(c, h)-w.idle)/(h-w.idle))
 	}
 	return minutes, floor
+}
+
+// low is the lower level of a minute that spent its time on two levels, the upper being
+// h: of h and l with mean m, the variance is (h-m)(m-l).
+func (w *powerWatch) low(c *feature.NodeCell, h float64) float64 {
+	if !(c.PowerSD > 0) || h <= c.PowerW {
+		return c.PowerW
+	}
+	return math.Max(c.PowerW-c.PowerSD*c.PowerSD/(h-c.PowerW), w.idle)
 }
 
 func (w *powerWatch) splits(h float64) bool {
@@ -220,7 +230,7 @@ func (s *segmenter) powerNode(node string, keys []feature.GPUKey) {
 				continue
 			}
 			s.out = append(s.out, stretch{node: node, gpu: k.GPU, start: sp.start, end: end, open: sp.open, basis: BasisPower, accounts: acc,
-				mem: math.NaN(), load: math.NaN(), power: sp.level / float64(len(keys)), atStart: sp.start <= firstMs+minuteMs, edgeMs: [2]int64{sp.from, sp.to}})
+				mem: math.NaN(), load: math.NaN(), power: sp.level / float64(len(keys)), atStart: sp.start <= firstMs, edgeMs: [2]int64{sp.from, sp.to}})
 		}
 	}
 	for _, k := range keys {
@@ -228,17 +238,14 @@ func (s *segmenter) powerNode(node string, keys []feature.GPUKey) {
 		for i, sp := range spans {
 			used[i] = sp.span
 		}
-		s.restOf(k, used, func(sp span) (span, bool) {
-			from, to := int64(0), int64(0)
+		s.restOf(k, used, func(sp span) []span {
+			var out []span
 			for i := range cells {
-				if m := cells[i].MinuteMs; m >= sp.start && m < sp.end {
-					if from == 0 {
-						from = m
-					}
-					to = m + minuteMs
+				if m := cells[i].MinuteMs; m >= sp.start && m < sp.end && cells[i].PowerCoverMs > 0 {
+					out = cover(out, m)
 				}
 			}
-			return span{from, min(to, sp.end)}, from > 0
-		}, false)
+			return out
+		})
 	}
 }

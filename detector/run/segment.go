@@ -263,7 +263,7 @@ func (s *segmenter) gpu(k feature.GPUKey) {
 		st := &s.out[i]
 		st.accounts = s.accountsOf(k, st.start, st.end)
 		s.levels(st, cells)
-		st.atStart = st.start <= firstSeen(cells, ev.StartMs)+minuteMs
+		st.atStart = st.start < firstSeen(cells, ev.StartMs)+minuteMs
 	}
 	s.rest(k, cells, first)
 }
@@ -435,18 +435,33 @@ func (s *segmenter) rest(k feature.GPUKey, cells []feature.GPUCell, first int) {
 	for i := first; i < len(s.out); i++ {
 		used = append(used, span{s.out[i].start, s.out[i].end})
 	}
-	s.restOf(k, used, func(sp span) (span, bool) {
+	s.restOf(k, used, func(sp span) []span {
+		var out []span
 		lo, hi := cellRange(cells, sp.start, sp.end)
-		if lo >= hi {
-			return sp, false
+		for i := lo; i < hi; i++ {
+			// A cell of a coarse cadence rests on the minutes before it too.
+			if n := len(out); n > 0 && cells[i].MinuteMs-out[n-1].end <= cells[i].CoverMs[feature.UtilFrac] {
+				out[n-1].end = cells[i].MinuteMs + minuteMs
+				continue
+			}
+			out = cover(out, cells[i].MinuteMs)
 		}
-		return span{max(sp.start, cells[lo].MinuteMs), min(sp.end, cells[hi-1].MinuteMs+minuteMs)}, true
-	}, len(cells) == 0 && len(used) == 0)
+		return out
+	})
 }
 
-// restOf is rest with seen cutting an interval to what telemetry covers. blind: no
-// telemetry of the GPU exists at all.
-func (s *segmenter) restOf(k feature.GPUKey, used []span, seen func(span) (span, bool), blind bool) {
+// cover extends the last span to a minute, or begins one after a pause without telemetry.
+func cover(spans []span, ms int64) []span {
+	if n := len(spans); n > 0 && ms-spans[n-1].end <= pauseMs {
+		spans[n-1].end = ms + minuteMs
+		return spans
+	}
+	return append(spans, span{ms, ms + minuteMs})
+}
+
+// restOf adds the parts of rentals in which nothing ran: idle where telemetry (seen) says
+// so, and unknown where there is none for longer than a pause.
+func (s *segmenter) restOf(k feature.GPUKey, used []span, seen func(span) []span) {
 	ev := s.ev
 	slices.SortFunc(used, func(a, b span) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.end, b.end)) })
 	for _, i := range s.alloc[k] {
@@ -455,31 +470,32 @@ func (s *segmenter) restOf(k feature.GPUKey, used []span, seen func(span) (span,
 		if end == 0 || end > ev.EndMs {
 			end, open = ev.EndMs, true
 		}
-		start := max(a.StartMs, ev.StartMs)
-		if end-start < minuteMs {
-			continue
+		add := func(basis Basis, sp span) {
+			if sp.end-sp.start > pauseMs || (basis == BasisAllocation && sp.start <= max(a.StartMs, ev.StartMs) && sp.end == end) {
+				s.out = append(s.out, stretch{node: k.Node, gpu: k.GPU, start: sp.start, end: sp.end, open: open && end-sp.end <= 2*minuteMs, basis: basis,
+					accounts: []string{a.Account}, mem: math.NaN(), power: math.NaN(), load: math.NaN()})
+			}
 		}
-		if blind {
-			s.out = append(s.out, stretch{node: k.Node, gpu: k.GPU, start: start, end: end, open: open, basis: BasisAllocation,
-				accounts: []string{a.Account}, atStart: a.StartMs <= ev.StartMs, mem: math.NaN(), power: math.NaN(), load: math.NaN()})
-			continue
-		}
-		at := start
-		for _, u := range append(used, span{end, end}) {
+		at := max(a.StartMs, ev.StartMs)
+		for n := 0; n <= len(used) && at < end; n++ {
+			u := span{end, end}
+			if n < len(used) {
+				u = used[n]
+			}
 			if u.end <= at && u.start < end {
 				continue
 			}
 			stop := min(u.start, end)
-			if stop-at > pauseMs {
-				if sp, ok := seen(span{at, stop}); ok && sp.end-sp.start > pauseMs {
-					s.out = append(s.out, stretch{node: k.Node, gpu: k.GPU, start: sp.start, end: sp.end, open: open && stop == end, basis: BasisIdle,
-						accounts: []string{a.Account}, mem: math.NaN(), power: math.NaN(), load: 0})
+			if stop-at >= minuteMs {
+				for _, sp := range seen(span{at, stop}) {
+					sp = span{max(sp.start, at), min(sp.end, stop)}
+					add(BasisAllocation, span{at, sp.start})
+					add(BasisIdle, sp)
+					at = max(at, sp.end)
 				}
+				add(BasisAllocation, span{at, stop})
 			}
 			at = max(at, u.end)
-			if at >= end {
-				break
-			}
 		}
 	}
 }
