@@ -102,7 +102,8 @@ func TestAbsentIsNotZero(t *testing.T) {
 func TestAbsentOfOtherKinds(t *testing.T) {
 	b := open(t, memory(map[string]string{
 		"nodes.csv":       "node,site,gpu_model,gpu_count,fabric_gbps,vantage,tdp_w\nsw,,,0,,,\nn1,,,,,outofband,700\n",
-		"processes.csv":   "start_ms,end_ms,node,gpus,pid,exe,world_size,rank\n1700000001000,,n1,3 1 1,17,python,,0\n",
+		"processes.csv":   "start_ms,end_ms,node,gpus,pid,exe,world_size,rank\n1700000001000,,n1,3 1 1,,python,,0\n",
+		"collectives.csv": "ts_ms,node,calls\n1700000001000,n1,5\n",
 		"orders.csv":      "order,account,amended_ms,gpu_count,start_ms\no1,a1,1699990000000,,\n",
 		"allocations.csv": "account,node,gpus,start_ms,end_ms\na1,n1,,1699990000000,\n",
 		"parties.jsonl":   `{"id":"p1","us_person":null,"beneficial_owners":[{"party":"p2","share":null}]}` + "\n",
@@ -112,8 +113,14 @@ func TestAbsentOfOtherKinds(t *testing.T) {
 	}
 	err := errors.Join(
 		b.Processes(func(r bundle.ProcessRow) error {
-			if r.EndMs != 0 || r.EndArrivalMs != 0 || !slices.Equal(r.GPUs, []int{1, 3}) || r.WorldSize != bundle.Absent || r.Rank != 0 {
+			if r.EndMs != 0 || r.EndArrivalMs != 0 || !slices.Equal(r.GPUs, []int{1, 3}) || r.WorldSize != bundle.Absent || r.Rank != 0 || r.PID != -2 {
 				t.Errorf("process: got %+v", r)
+			}
+			return nil
+		}),
+		b.Collectives(func(r bundle.CollectiveRow) error {
+			if r.PID != bundle.Absent || r.GPU != bundle.Absent || r.Comm != "" || r.Op != "" || r.Calls != 5 || !math.IsNaN(r.Bytes) {
+				t.Errorf("collective: got %+v", r)
 			}
 			return nil
 		}),

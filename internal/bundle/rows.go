@@ -112,7 +112,7 @@ type ProcessRow struct {
 	EndArrivalMs int64 // 0: still running
 	Node         string
 	GPUs         []int // sorted, each once; nil: not stated
-	PID          int64
+	PID          int64 // negative: not stated, and different on every row
 	Exe          string
 	Launcher     string
 	JobSource    string
@@ -128,12 +128,12 @@ type CollectiveRow struct {
 	Stamp
 	TsMs   int64
 	Node   string
-	PID    int64
-	GPU    int // Absent: not stated
-	Comm   string
-	NRanks int // Absent: not stated
-	Rank   int // Absent: not stated
-	Op     string
+	PID    int64   // Absent: not stated
+	GPU    int     // Absent: not stated
+	Comm   string  // empty: not stated
+	NRanks int     // Absent: not stated
+	Rank   int     // Absent: not stated
+	Op     string  // empty: not stated
 	Calls  float64 // NaN: not measured
 	Bytes  float64 // NaN: not measured
 }
@@ -234,16 +234,19 @@ func parseFlow(c *cells) (r FlowRow, eventMs int64) {
 func parseProcess(c *cells) (r ProcessRow, eventMs int64) {
 	r.StartMs, r.EndMs = c.keyTime(0), c.time(1)
 	c.interval(1, r.StartMs, r.EndMs)
-	r.Node, r.GPUs, r.PID = c.key(2), c.list(3), int64(c.keyCount(4, maxCount))
+	r.Node, r.GPUs, r.PID = c.key(2), c.list(3), int64(c.count(4, maxCount))
 	r.Exe, r.Launcher, r.JobSource, r.JobID = c.text(5), c.text(6), c.text(7), c.text(8)
 	r.User, r.Project = c.text(9), c.text(10)
 	r.WorldSize, r.Rank = c.count(11, maxCount), c.count(12, maxCount)
+	if r.PID == Absent {
+		r.PID = -int64(c.line) // keeps rows apart whose process id was not measured
+	}
 	return r, r.StartMs
 }
 
 func parseCollective(c *cells) (r CollectiveRow, eventMs int64) {
-	r.TsMs, r.Node, r.PID, r.GPU = c.sampleTime(), c.key(1), int64(c.keyCount(2, maxCount)), c.count(3, maxGPU)
-	r.Comm, r.NRanks, r.Rank, r.Op = c.key(4), c.count(5, maxCount), c.count(6, maxCount), c.key(7)
+	r.TsMs, r.Node, r.PID, r.GPU = c.sampleTime(), c.key(1), int64(c.count(2, maxCount)), c.count(3, maxGPU)
+	r.Comm, r.NRanks, r.Rank, r.Op = c.text(4), c.count(5, maxCount), c.count(6, maxCount), c.text(7)
 	r.Calls, r.Bytes = c.number(8), c.number(9)
 	return r, r.TsMs
 }
