@@ -24,6 +24,7 @@ type mode struct{ p, factor, sd float64 }
 type prior struct {
 	vector bool // FP64, FP32 and FP16 pipes count, not tensor pipes alone
 	none   bool // what it does is not floating-point work at all
+	still  bool // it does nothing: hours without a signal add nothing
 	model  bool // model FLOPs are those executed, over recompute; else they are 0
 
 	// recompute: executed over model FLOPs.
@@ -54,9 +55,9 @@ func trainRecompute() []mode {
 
 // trainDtype: FP8 training runs attention, embeddings and parts of the gradients in 16
 // bit, so its factor is 1.3 to 1.9, not 2.
-func trainDtype() []mode { return []mode{{0.70, 1, 0}, {0.25, 1.5, 0.12}, {0.05, 0.5, 0}} }
+func trainDtype() []mode { return []mode{{0.72, 1, 0}, {0.25, 1.5, 0.12}, {0.03, 0.5, 0}} }
 
-func oldDtype() []mode { return []mode{{0.93, 1, 0}, {0.07, 0.5, 0}} }
+func oldDtype() []mode { return []mode{{0.96, 1, 0}, {0.04, 0.5, 0}} }
 
 // priorOf returns the prior of a class; an unknown class is a wide one.
 func priorOf(class string) prior {
@@ -66,13 +67,13 @@ func priorOf(class string) prior {
 	}
 	serve := func() {
 		p.decode = true
-		p.dtype = []mode{{0.62, 1, 0}, {0.35, 1.75, 0.09}, {0.03, 0.5, 0}}
+		p.dtype = []mode{{0.62, 1, 0}, {0.35, 1.85, 0.08}, {0.03, 0.5, 0}}
 		p.watt, p.wattSD, p.util, p.utilSD, p.alloc, p.allocSD = 0.11, 0.9, 0.09, 0.95, 0.06, 1.1
 	}
 	simulate := func() {
 		p.vector, p.model = true, false
 		p.dtype, p.dtypeOld = []mode{{0.5, 1, 0}, {0.5, 0.5, 0}}, []mode{{0.5, 1, 0}, {0.5, 0.5, 0}}
-		p.watt, p.wattSD, p.util, p.utilSD, p.alloc, p.allocSD = 0.30, 0.6, 0.2, 0.8, 0.01, 1.2
+		p.watt, p.wattSD, p.util, p.utilSD, p.alloc, p.allocSD = 0.35, 0.6, 0.2, 0.8, 0.01, 1.2
 	}
 	switch class {
 	case training:
@@ -80,7 +81,7 @@ func priorOf(class string) prior {
 		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.46, 0.38, 0.38, 0.45, 0.33
 	case finetuning:
 		p.recompute, p.steep = []mode{{0.60, 1.04, 0.03}, {0.27, 1.30, 0.03}, {0.13, 1.45, 0.03}}, true
-		p.dtype = []mode{{0.80, 1, 0}, {0.14, 1.5, 0.12}, {0.06, 0.5, 0}}
+		p.dtype = []mode{{0.82, 1, 0}, {0.14, 1.5, 0.12}, {0.04, 0.5, 0}}
 		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.46, 0.42, 0.36, 0.5, 0.4
 	case rl: // updates, rollouts, and a reference model that does not count
 		p.recompute = []mode{{0.35, 1.04, 0.03}, {0.40, 1.20, 0.05}, {0.25, 1.35, 0.05}}
@@ -96,6 +97,7 @@ func priorOf(class string) prior {
 	case rendering:
 		simulate()
 		p.dtype, p.dtypeOld = []mode{{1, 1, 0}}, []mode{{1, 1, 0}}
+		p.tileSD = 0.1
 	case mining:
 		p.vector, p.none, p.model = true, true, false
 		p.watt, p.wattSD, p.utilSD, p.allocSD = 0, 1, 1, 1
@@ -109,6 +111,9 @@ func priorOf(class string) prior {
 		p.dtype = []mode{{0.8, 1, 0}, {0.05, 1.5, 0.12}, {0.15, 0.5, 0}}
 		p.watt, p.wattSD, p.util, p.utilSD, p.alloc, p.allocSD = 0.06, 1.1, 0.1, 1, 0.01, 1.3
 		p.model = class == notebook
+		if class == idle { // watts of an idle GPU are no arithmetic
+			p.watt, p.util, p.alloc, p.still = 0, 0, 0, true
+		}
 	default:
 		p.recompute, p.decode = []mode{{0.75, 1.02, 0.03}, {0.25, 1.30, 0.03}}, true
 		p.watt, p.wattSD, p.util, p.utilSD, p.alloc, p.allocSD = 0.22, 0.9, 0.18, 0.95, 0.12, 1.1

@@ -21,7 +21,7 @@
 //
 //	FLOP(cycles)   = cycles x SMs x K           cycles are the mean over the SMs
 //	FLOP(activity) = TensorActive x f_SM x SMs x K x time
-//	FLOP(vector)   = PipeActive x f_SM/f_boost x peak of the pipe x 0.9 x time
+//	FLOP(vector)   = PipeActive x f_SM/f_boost x peak of the pipe x 0.92 x time
 //	FLOP(watts)    = a x^b x peak x time,  x = (watts - idle) / (board power - idle)
 //
 // K is dense FLOP per clock and SM. A busy tensor cycle means K(TF32) : K(16 bit) :

@@ -9,8 +9,8 @@ const (
 	attentionSD = 0.03  // masked blocks, and kernels that do less in a busy cycle
 	noClockSD   = 0.08  // clock assumed
 	preGPMSD    = 0.08  // activity of Volta to Ada, calibrated part by part
-	vectorSD    = 0.09  // share of fused multiply-adds among the pipe's instructions
-	vectorMean  = 0.90
+	vectorSD    = 0.11  // share of fused multiply-adds among the pipe's instructions
+	vectorMean  = 0.92
 	nodeWattSD  = 0.20 // sharing a node's watts among its GPUs, in addition
 	excludedSD  = 0.01 // start-up before step one and evaluation, about a per cent
 	excluded    = 1.01
@@ -218,7 +218,7 @@ func (w *Work) fill(b *balance, p *prior) gap {
 	for i := range w.Minutes {
 		m := &w.Minutes[i]
 		missing := m.PeakFLOP - m.coveredPeak()
-		if missing <= 1e-6*m.PeakFLOP || p.none {
+		if missing <= 1e-6*m.PeakFLOP || p.none || p.still {
 			continue
 		}
 		best, low, high := 0.0, 0.0, missing
