@@ -42,6 +42,10 @@ func (g guard) check(st statement) (statementClass, error) {
 		return a.class, refuse(codeAccessDenied, "ACCESS_DENIED",
 			"The embedded engine does not take session, file, backup and SYSTEM statements (SET, USE, ATTACH, DETACH, KILL, BACKUP, INTO OUTFILE, INSERT INTO FUNCTION, ...) over HTTP: give settings and the database as URL parameters")
 	}
+	if a.class == classMutatingGlobal {
+		return a.class, refuse(codeAccessDenied, "ACCESS_DENIED",
+			"The embedded engine has no users, roles, functions and named collections of SQL's making, and its system tables are not to be changed")
+	}
 	return a.class, checkTokens(text, g.confined)
 }
 

@@ -1,0 +1,41 @@
+package embedded
+
+// Engine is an engine in the test's own process.
+type Engine struct {
+	Version string
+	s       *session
+}
+
+// OpenEngine loads the library at lib and starts it on dir.
+func OpenEngine(lib, dir string) (*Engine, error) {
+	d := layout{dir}
+	if err := d.create(); err != nil {
+		return nil, err
+	}
+	config, err := d.writeConfig(defaultLimits())
+	if err != nil {
+		return nil, err
+	}
+	l, err := openLibrary(lib)
+	if err != nil {
+		return nil, err
+	}
+	s, err := l.open(d.args(config))
+	return &Engine{l.version, s}, err
+}
+
+// Select runs a query with one String parameter x.
+func (e *Engine) Select(query, x string) (string, error) {
+	r, err := e.s.exec(query, "TSV", []param{{"x", escapeParam(x)}})
+	defer r.destroy()
+	return string(r.data()), err
+}
+
+// Class gives the engine's class of a statement.
+func (e *Engine) Class(query string) (int, error) {
+	a, err := e.s.classify(query)
+	return int(a.class), err
+}
+
+// Close ends the connection.
+func (e *Engine) Close() { e.s.close() }
