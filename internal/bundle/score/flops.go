@@ -3,6 +3,8 @@ package score
 import (
 	"math"
 	"slices"
+
+	"github.com/flopwatch/flopwatch/internal/bundle"
 )
 
 // FLOPs is how well one basis was estimated over one group of activities. Means and
@@ -130,4 +132,41 @@ func quantile(v []float64, q float64) float64 {
 		return s[i]
 	}
 	return s[i] + (at-float64(i))*(s[i+1]-s[i])
+}
+
+// Thresholds is how well the probability of an exceeded limit was stated, over matched
+// runs of labelled training, finetuning and rl, times the recording's own profiles.
+type Thresholds struct {
+	Judged int     `json:"judged"`
+	Brier  float64 `json:"brier"`      // mean of (probability - exceeded)²; -1: nothing to judge
+	Wrong  int     `json:"wrong_side"` // of 0.5
+}
+
+func scoreThresholds(profiles []bundle.Profile, acts []activity, runs []answeredRun, ofRun, ofLabel []int) Thresholds {
+	var t Thresholds
+	sum := 0.0
+	for l, a := range acts {
+		r := ofLabel[l]
+		if a.FLOPsModel == nil || !isTraining(a.Kind) || r < 0 || ofRun[r] != l || !isTraining(runs[r].Class) {
+			continue
+		}
+		for _, p := range profiles {
+			for _, th := range runs[r].Thresholds {
+				if th.Profile != p.Name {
+					continue
+				}
+				exceeded := 0.0
+				if *a.FLOPsModel > p.LimitFLOPs {
+					exceeded = 1
+				}
+				t.Judged++
+				sum += (th.Probability - exceeded) * (th.Probability - exceeded)
+				if (th.Probability >= 0.5) != (exceeded == 1) {
+					t.Wrong++
+				}
+			}
+		}
+	}
+	t.Brier = ratio(sum, float64(t.Judged))
+	return t
 }

@@ -8,13 +8,14 @@ import (
 
 // Result is the score of one recording.
 type Result struct {
-	Bundle    string     `json:"bundle"`
-	Classes   Classes    `json:"classes"`
-	Assembly  Assembly   `json:"assembly"`
-	FLOPs     []FLOPs    `json:"flops"`
-	Findings  []Findings `json:"findings"`
-	Crossings []Crossing `json:"crossings"`
-	Remarks   []Remark   `json:"remarks"`
+	Bundle     string     `json:"bundle"`
+	Classes    Classes    `json:"classes"`
+	Assembly   Assembly   `json:"assembly"`
+	FLOPs      []FLOPs    `json:"flops"`
+	Thresholds Thresholds `json:"thresholds"`
+	Findings   []Findings `json:"findings"`
+	Crossings  []Crossing `json:"crossings"`
+	Remarks    []Remark   `json:"remarks"`
 	// Runs says which activity each answered run was matched to ("" for none).
 	Runs []RunMatch `json:"runs"`
 }
@@ -48,13 +49,13 @@ func Score(bundleDir, answersDir string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r := compare(t, runs, findings, b.Manifest.StartMs, b.Manifest.EndMs)
+	r := compare(b.Manifest, t, runs, findings)
 	r.Bundle = b.Name()
 	return r, nil
 }
 
-func compare(t truth, runs []answeredRun, findings []answeredFinding, startMs, endMs int64) Result {
-	labels, answers := timelines(t.Activities, runs, startMs, endMs)
+func compare(m bundle.Manifest, t truth, runs []answeredRun, findings []answeredFinding) Result {
+	labels, answers := timelines(t.Activities, runs, m.StartMs, m.EndMs)
 	shared := make(overlap, len(t.Activities))
 	for l := range shared {
 		shared[l] = make([]float64, len(runs))
@@ -73,6 +74,7 @@ func compare(t truth, runs []answeredRun, findings []answeredFinding, startMs, e
 	var res Result
 	res.Classes, res.Assembly = scoreTime(t.Activities, runs, labels, answers, shared, ofRun)
 	res.FLOPs = scoreFLOPs(t.Activities, runs, ofRun, ofLabel)
+	res.Thresholds = scoreThresholds(m.Profiles, t.Activities, runs, ofRun, ofLabel)
 	activityOf := map[string]string{}
 	for i, r := range runs {
 		m := RunMatch{Run: r.Run, Class: r.Class, Hours: hours[i]}

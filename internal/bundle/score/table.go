@@ -30,6 +30,9 @@ func (r Result) Print(w io.Writer) error {
 		t.line("%s\t%s\t%d\t%d\t%s\t%+.2f\t%s\t%s\t%s\t%s\t%s\n", f.Basis, f.Group, f.Judged, f.Matched, share(f.MAPE), f.Bias,
 			share(f.Within30), share(f.Within30All), share(f.Coverage), share(f.HalfWidth), zero)
 	}
+	if th := r.Thresholds; th.Judged > 0 {
+		t.line("limits: %d judged, Brier score %.3f, %d on the wrong side of 0.5\n", th.Judged, th.Brier, th.Wrong)
+	}
 	t.line("\nfindings\tright\tmissed\twrong\tallowed\tprecision\trecall\tdelay median\tmax\tearly\tparties\taccounts\n")
 	for _, f := range r.Findings {
 		t.line("%s\t%d\t%d\t%d\t%d\t%s\t%s\t%.0f s\t%.0f s\t%d\t%d/%d\t%d/%d\n", f.Limb, f.Right, f.Missed, f.Wrong, f.Allowed, share(f.Precision), share(f.Recall),
