@@ -137,6 +137,7 @@ func each[T any](b *Bundle, file string, parse func(*cells) (T, int64), stamp fu
 	c := cells{columns: columns, endMs: b.Manifest.EndMs, names: map[string]string{}}
 	var seen window
 	var arrival int64
+	var row T // outside of the loop: stamp makes it escape
 	for {
 		fields, line, err := in.next()
 		switch {
@@ -155,7 +156,8 @@ func each[T any](b *Bundle, file string, parse func(*cells) (T, int64), stamp fu
 			continue
 		}
 		c.fields, c.line, c.bad = fields, line, nil
-		row, event := parse(&c)
+		var event int64
+		row, event = parse(&c)
 		if c.bad != nil {
 			c.bad.File = rep.File
 			rep.add(*c.bad)
