@@ -13,14 +13,12 @@ import (
 	"filippo.io/age"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 func us(id string, accounts ...string) Clear {
-	return Clear{ID: id, Kind: Entity, USPerson: ptr(true), Status: Verified, Country: "US", HeadquartersCountry: "US", Accounts: accounts}
+	return Clear{ID: id, Kind: Entity, USPerson: new(true), Status: Verified, Country: "US", HeadquartersCountry: "US", Accounts: accounts}
 }
 
 func foreign(id, country string) Clear {
-	return Clear{ID: id, Kind: Individual, USPerson: ptr(false), Status: Verified, Country: country}
+	return Clear{ID: id, Kind: Individual, USPerson: new(false), Status: Verified, Country: country}
 }
 
 func TestResolve(t *testing.T) {
@@ -51,12 +49,12 @@ func TestResolve(t *testing.T) {
 		{name: "refused", parties: []Clear{with(us("p", "a"), func(c *Clear) { c.Status = Refused })}, reached: "p", known: true, inScope: true, country: "US", refused: true},
 		{
 			name:    "owner below a quarter is not followed",
-			parties: []Clear{with(us("p", "a"), func(c *Clear) { c.Owners = []Owner{{"q", ptr(0.2499)}} }), foreign("q", "DE")},
+			parties: []Clear{with(us("p", "a"), func(c *Clear) { c.Owners = []Owner{{"q", new(0.2499)}} }), foreign("q", "DE")},
 			reached: "p", known: true, country: "US",
 		},
 		{
 			name:    "owner of a quarter is followed",
-			parties: []Clear{with(us("p", "a"), func(c *Clear) { c.Owners = []Owner{{"q", ptr(0.25)}} }), foreign("q", "DE")},
+			parties: []Clear{with(us("p", "a"), func(c *Clear) { c.Owners = []Owner{{"q", new(0.25)}} }), foreign("q", "DE")},
 			reached: "p q", known: true, inScope: true, country: "DE US",
 		},
 		{
@@ -67,8 +65,8 @@ func TestResolve(t *testing.T) {
 		{
 			name: "shares are not multiplied",
 			parties: []Clear{
-				with(us("p", "a"), func(c *Clear) { c.Owners = []Owner{{"q", ptr(0.3)}} }),
-				with(us("q"), func(c *Clear) { c.Owners = []Owner{{"r", ptr(0.3)}} }), foreign("r", "FR"),
+				with(us("p", "a"), func(c *Clear) { c.Owners = []Owner{{"q", new(0.3)}} }),
+				with(us("q"), func(c *Clear) { c.Owners = []Owner{{"r", new(0.3)}} }), foreign("r", "FR"),
 			},
 			reached: "p q r", known: true, inScope: true, country: "FR US",
 		},
@@ -87,7 +85,7 @@ func TestResolve(t *testing.T) {
 		{
 			name: "circle",
 			parties: []Clear{
-				with(us("p", "a"), func(c *Clear) { c.Parent = "q" }), with(us("q"), func(c *Clear) { c.Owners = []Owner{{"p", ptr(1.0)}} }),
+				with(us("p", "a"), func(c *Clear) { c.Parent = "q" }), with(us("q"), func(c *Clear) { c.Owners = []Owner{{"p", new(1.0)}} }),
 			},
 			reached: "p q", known: true, country: "US",
 		},

@@ -13,40 +13,47 @@ import (
 // what lasts for sustainMs. The bounds are physical: a host draws what its GPUs draw and
 // more; work takes power; a counter is the sum of its rate.
 func (v *view) contradictions() []defect {
-	keys := make([]feature.GPUKey, 0, len(v.Ev.GPU))
 	byNode := map[string][]feature.GPUKey{}
 	for k := range v.Ev.GPU {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b feature.GPUKey) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.GPU, b.GPU)) })
-	var out []defect
-	for _, k := range keys {
 		byNode[k.Node] = append(byNode[k.Node], k)
-		cells := v.Ev.GPU[k]
-		tdp := v.Ev.Nodes[k.Node].TDPW
-		var odd []int64
-		for i := v.firstOf(len(cells), func(i int) int64 { return cells[i].MinuteMs }); i < len(cells); i++ {
-			if gpuContradicts(&cells[i], before(cells, i), tdp) {
-				odd = append(odd, cells[i].MinuteMs)
-			}
-		}
-		out = append(out, v.sustained(odd, k.Node)...)
 	}
 	nodes := make([]string, 0, len(byNode))
 	for node := range byNode {
 		nodes = append(nodes, node)
 	}
 	slices.Sort(nodes)
+	var out []defect
 	for _, node := range nodes {
-		host := v.Ev.Host[node]
-		var odd []int64
-		for i := v.firstOf(len(host), func(i int) int64 { return host[i].MinuteMs }); i < len(host); i++ {
-			if host[i].PowerCoverMs >= coverMs && v.hostContradicts(&host[i], byNode[node]) {
-				odd = append(odd, host[i].MinuteMs)
-			}
+		keys := byNode[node]
+		slices.SortFunc(keys, func(a, b feature.GPUKey) int { return cmp.Compare(a.GPU, b.GPU) })
+		tdp := v.Ev.Nodes[node].TDPW
+		for _, k := range keys {
+			cells := v.Ev.GPU[k]
+			odd := v.odd(len(cells), func(i int) int64 { return cells[i].MinuteMs },
+				func(i int) bool { return gpuContradicts(&cells[i], before(cells, i), tdp) })
+			out = append(out, v.sustained(odd, node)...)
 		}
+		host := v.Ev.Host[node]
+		odd := v.odd(len(host), func(i int) int64 { return host[i].MinuteMs },
+			func(i int) bool { return host[i].PowerCoverMs >= coverMs && v.hostContradicts(&host[i], keys) })
 		out = append(out, v.sustained(odd, node)...)
 	}
+	return out
+}
+
+// odd gives the minutes that contradict, ascending. It looks back from the latest cell to
+// the judgement before, and further only while minutes contradict: a stretch that ended
+// before was found before.
+func (v *view) odd(n int, minute func(int) int64, contradicts func(int) bool) []int64 {
+	var out []int64
+	for i := n - 1; i >= 0; i-- {
+		if contradicts(i) {
+			out = append(out, minute(i))
+		} else if minute(i) < v.PrevAtMs-2*feature.MinuteMs {
+			break
+		}
+	}
+	slices.Reverse(out)
 	return out
 }
 

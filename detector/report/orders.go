@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
@@ -30,9 +31,9 @@ func normal(s string) string {
 
 // versionAt is the version of an order that was in effect at a moment.
 func versionAt(versions []feature.Order, atMs int64) (feature.Order, bool) {
-	for k := len(versions) - 1; k >= 0; k-- {
-		if versions[k].AmendedMs <= atMs {
-			return versions[k], true
+	for _, o := range slices.Backward(versions) {
+		if o.AmendedMs <= atMs {
+			return o, true
 		}
 	}
 	return feature.Order{}, false

@@ -270,6 +270,14 @@ func TestSharedBundles(t *testing.T) {
 				step = 30 * feature.MinuteMs // days of watts; the labels there are not required
 			}
 			got := r.replay(step)
+			// A judgement at the end alone, as after a restart, names the same subjects.
+			once := Evaluate(Input{
+				AtMs: r.manifest.EndMs, StartMs: r.manifest.StartMs, Ev: r.cut(r.manifest.EndMs), Runs: r.states(r.manifest.EndMs), Resolve: r.graph.Resolve,
+				Profiles: r.profiles(), Peak16: peak16, SpecialJurisdictions: r.manifest.SpecialJurisdictions,
+			})
+			if a, b := ids(got), ids(once); !slices.Equal(a, b) {
+				t.Errorf("judged step by step %q, judged once %q", a, b)
+			}
 			want := map[string]truthFinding{}
 			for _, w := range r.truth.Expect.Findings {
 				want[key(w.Profile, w.Limb, w.Runs, w.Orders, w.Accounts)] = w
@@ -302,5 +310,31 @@ func TestSharedBundles(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func ids(found []Finding) []string {
+	out := make([]string, 0, len(found))
+	for _, f := range found {
+		out = append(out, key(f.Profile, f.Limb, f.Runs, f.Orders, f.Accounts))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// BenchmarkEvaluate judges one more minute of a fleet of 1,000 nodes after six hours.
+func BenchmarkEvaluate(b *testing.B) {
+	in := fleet()
+	in.AtMs, in.PrevAtMs = t0+6*hour, t0+6*hour-minute
+	for n := range 1000 {
+		name := fmt.Sprintf("n%d", n)
+		in.Ev.Nodes[name] = feature.Node{Node: name, Site: "s1", GPUModel: h100, GPUCount: 8, FabricGbps: 3200, TDPW: 700, Listed: true}
+		cells(&in, name, t0, in.AtMs, 600, 0.9, 6500)
+		in.Ev.Allocations = append(in.Ev.Allocations, rent("foreign", name, t0, 0))
+	}
+	in.Runs = []RunState{training("r", t0, in.AtMs, 1e18, "foreign")}
+	b.ReportAllocs()
+	for b.Loop() {
+		Evaluate(in)
 	}
 }

@@ -23,6 +23,7 @@ const (
 	// tdpHighW and tdpLowW stand for a power limit that the inventory does not state, on
 	// the side on which the check stays silent.
 	tdpHighW, tdpLowW = 700, 300
+	maxGPUs           = 16 // of a host whose number of GPUs is not stated
 )
 
 // Kinds of evidence of the telemetry limb.
@@ -141,13 +142,7 @@ func (v *view) holders(e Evidence) []string {
 // host, was sampled.
 func (v *view) nodeMinutes() map[string][]int64 {
 	out := map[string][]int64{}
-	keys := make([]feature.GPUKey, 0, len(v.Ev.GPU))
-	for k := range v.Ev.GPU {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b feature.GPUKey) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.GPU, b.GPU)) })
-	for _, k := range keys {
-		cells := v.Ev.GPU[k]
+	for k, cells := range v.Ev.GPU { // sorted below: the order reaches no output
 		for i := v.firstOf(len(cells), func(i int) int64 { return cells[i].MinuteMs }); i < len(cells); i++ {
 			out[k.Node] = append(out[k.Node], cells[i].MinuteMs)
 		}
@@ -174,7 +169,7 @@ func (v *view) firstOf(n int, minute func(int) int64) int {
 	if v.PrevAtMs == 0 {
 		return 0
 	}
-	from := v.PrevAtMs - sustainMs - 2*feature.MinuteMs
+	from := v.PrevAtMs - aliveMs - 2*feature.MinuteMs
 	return max(0, sort.Search(n, func(i int) bool { return minute(i) >= from })-1)
 }
 
@@ -194,13 +189,15 @@ func (v *view) silences() []defect {
 			}
 			continue
 		}
-		wait := max(silenceMs, 4*spacing(m))
 		for i := range m {
 			from, to := m[i]+feature.MinuteMs, v.AtMs
 			if i+1 < len(m) {
 				to = m[i+1]
 			}
-			// The last cell of a judged moment may still be filling.
+			if to-from < silenceMs {
+				continue
+			}
+			wait := max(silenceMs, 4*v.spacing(node))
 			if to-from < wait || !v.alive(minutes, node, from, to) {
 				continue
 			}
@@ -232,14 +229,26 @@ func (v *view) never(node string, minutes map[string][]int64) (defect, bool) {
 	return defect{}, false
 }
 
-// spacing is the middle distance between a node's minutes: coarse sampling is not silence.
-func spacing(m []int64) int64 {
-	if len(m) < 2 {
-		return feature.MinuteMs
+// spacing is the middle distance between a node's latest samples, in whole minutes, over
+// all its GPUs, or its host where no GPU is seen: coarse sampling is not silence.
+func (v *view) spacing(node string) int64 {
+	const latest = 20
+	var d []int64
+	add := func(n int, minute func(int) int64) {
+		for i := max(1, n-latest); i < n; i++ {
+			d = append(d, minute(i)-minute(i-1))
+		}
 	}
-	d := make([]int64, 0, len(m)-1)
-	for i := 1; i < len(m); i++ {
-		d = append(d, m[i]-m[i-1])
+	for gpu := range max(v.Ev.Nodes[node].GPUCount, maxGPUs) {
+		cells := v.Ev.GPU[feature.GPUKey{Node: node, GPU: gpu}]
+		add(len(cells), func(i int) int64 { return cells[i].MinuteMs })
+	}
+	if len(d) == 0 {
+		cells := v.Ev.Host[node]
+		add(len(cells), func(i int) int64 { return cells[i].MinuteMs })
+	}
+	if len(d) == 0 {
+		return feature.MinuteMs
 	}
 	slices.Sort(d)
 	return d[len(d)/2]
@@ -272,7 +281,7 @@ func (v *view) stillSilent(e Evidence) bool {
 		return i < n && minute(i)+feature.MinuteMs <= e.ToMs
 	}
 	hasGPU := false
-	for gpu := range max(v.Ev.Nodes[e.Node].GPUCount, 16) {
+	for gpu := range max(v.Ev.Nodes[e.Node].GPUCount, maxGPUs) {
 		cells := v.Ev.GPU[feature.GPUKey{Node: e.Node, GPU: gpu}]
 		hasGPU = hasGPU || len(cells) > 0
 		if inside(len(cells), func(i int) int64 { return cells[i].MinuteMs }) {
