@@ -1,0 +1,34 @@
+// Package broker knows NATS as infrastructure: the embedded server, how to connect, which
+// streams and buckets there are and how they are set. It must not know what is in a
+// message, nor ClickHouse.
+//
+// # Streams
+//
+//	FLOPWATCH_<p>       node batches of partition p; work queue, file, DiscardNew
+//	FLOPWATCH_PROVIDER  the provider's batches; work queue, file, DiscardNew
+//	FLOPWATCH_COMMIT    the last commit mark of each node; one message a subject, direct get
+//
+// Work queues, because the store is what keeps: a message goes when the collector has
+// acknowledged it, which it does after the store has it. DiscardNew on one limit alone
+// (bytes): a full stream refuses, and the agents' spools keep; two limits together once
+// lost messages in the broker. Number of partitions: 1 when embedded, 16 otherwise; a
+// divisor of wire.Partitions. Changing it on a broker that has streams works from few to
+// many; from many to few the streams in the way have to be empty and deleted by hand.
+//
+// # Buckets
+//
+// BucketLease (entries expire after LeaseTTL), BucketIntent and BucketCursor hold the
+// collector's and detector's leases, recorded intents and cursors; revisions of a lease
+// are fencing epochs.
+//
+// # Crash
+//
+// JetStream syncs to disk every SyncInterval, two minutes by default, so an ack is not yet
+// durability: frames leave a spool on commit marks. A killed server loses nothing that the
+// kernel has.
+//
+// # Goroutines
+//
+// Server owns the embedded server's; Stop ends them. A connection's are the client
+// library's and end with Close.
+package broker

@@ -1,0 +1,116 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// Names of streams and buckets.
+const (
+	ProviderStream = "FLOPWATCH_PROVIDER"
+	CommitStream   = "FLOPWATCH_COMMIT"
+	BucketLease    = "FLOPWATCH_LEASE"
+	BucketIntent   = "FLOPWATCH_INTENT"
+	BucketCursor   = "FLOPWATCH_CURSOR"
+)
+
+// NodeStream is the name of the stream of a partition.
+func NodeStream(partition int) string { return "FLOPWATCH_" + strconv.Itoa(partition) }
+
+// EmbeddedPartitions and ClusterPartitions are the usual numbers of partitions.
+const (
+	EmbeddedPartitions = 1
+	ClusterPartitions  = 16
+)
+
+// messageOverhead is what subject and headers may add to a frame.
+const messageOverhead = 2048
+
+// StreamsConfig says how streams are set. Zero values mean the defaults.
+type StreamsConfig struct {
+	// Partitions divides wire.Partitions; default 1.
+	Partitions int
+	// Replicas of each stream and bucket; default 1.
+	Replicas int
+	// MaxBytes of each node stream and of the provider's, which the broker reserves; default 1 GiB.
+	MaxBytes int64
+	// DedupWindow is how long the broker knows a message by its id; default 2 minutes. Frames
+	// are sent again after more than that, so that they arrive.
+	DedupWindow time.Duration
+	// LeaseTTL is how long a lease lives without renewal; default 15 s.
+	LeaseTTL time.Duration
+}
+
+func (c *StreamsConfig) defaults() error {
+	if c.Partitions == 0 {
+		c.Partitions = EmbeddedPartitions
+	}
+	if c.Partitions < 0 || wire.Partitions%c.Partitions != 0 {
+		return fmt.Errorf("%d partitions do not divide %d", c.Partitions, wire.Partitions)
+	}
+	if c.Replicas == 0 {
+		c.Replicas = 1
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 1 << 30
+	}
+	if c.DedupWindow == 0 {
+		c.DedupWindow = 2 * time.Minute
+	}
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = 15 * time.Second
+	}
+	return nil
+}
+
+// streams lists what EnsureStreams makes.
+func (c *StreamsConfig) streams() []jetstream.StreamConfig {
+	queue := func(name, description string, subjects []string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Description: description, Subjects: subjects,
+			Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
+			MaxBytes: c.MaxBytes, MaxMsgs: -1, MaxMsgsPerSubject: -1, MaxMsgSize: wire.MaxFrameBytes + messageOverhead,
+			Duplicates: c.DedupWindow, Replicas: c.Replicas,
+		}
+	}
+	var all []jetstream.StreamConfig
+	for p := range c.Partitions {
+		all = append(all, queue(NodeStream(p), "flopwatch: telemetry of nodes", wire.StreamSubjects(p, c.Partitions)))
+	}
+	all = append(all, queue(ProviderStream, "flopwatch: inventory, allocations and orders", []string{wire.ProviderSubjects}))
+	return append(all, jetstream.StreamConfig{
+		Name: CommitStream, Description: "flopwatch: the last commit mark of each node", Subjects: []string{wire.CommitSubjects},
+		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld,
+		MaxBytes: -1, MaxMsgs: -1, MaxMsgsPerSubject: 1, AllowDirect: true, Replicas: c.Replicas,
+	})
+}
+
+// EnsureStreams makes the streams and buckets, or brings them to the configuration; it may
+// be called by everyone at start.
+func EnsureStreams(ctx context.Context, js jetstream.JetStream, cfg StreamsConfig) error {
+	if err := cfg.defaults(); err != nil {
+		return fmt.Errorf("ensure streams: %w", err)
+	}
+	for _, c := range cfg.streams() {
+		if _, err := js.CreateOrUpdateStream(ctx, c); err != nil {
+			return fmt.Errorf("ensure stream %s: %w", c.Name, err)
+		}
+	}
+	for _, c := range []jetstream.KeyValueConfig{
+		{Bucket: BucketLease, Description: "flopwatch: who may do what; revisions are epochs", TTL: cfg.LeaseTTL},
+		{Bucket: BucketIntent, Description: "flopwatch: ranges being written to the store"},
+		{Bucket: BucketCursor, Description: "flopwatch: ranges that the store has"},
+	} {
+		c.History, c.Storage, c.Replicas = 1, jetstream.FileStorage, cfg.Replicas
+		if _, err := js.CreateOrUpdateKeyValue(ctx, c); err != nil {
+			return fmt.Errorf("ensure bucket %s: %w", c.Bucket, err)
+		}
+	}
+	return nil
+}
