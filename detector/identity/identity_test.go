@@ -245,6 +245,13 @@ func TestSealOpenShred(t *testing.T) {
 	if got := sealed[0].Clear.AccessCountries; !slices.Equal(got, []string{"GB"}) {
 		t.Errorf("access countries %q", got)
 	}
+	var read []Sealed
+	if err = json.Unmarshal(stored, &read); err != nil {
+		t.Fatal(err)
+	}
+	if p, oerr := Open(read[1], officer); oerr != nil || p.ID != "p9" {
+		t.Errorf("open what was stored and read again: %v", oerr)
+	}
 	stranger, _ := keys(t)
 	if _, err = Open(sealed[0], stranger); err == nil {
 		t.Error("a stranger's key opens the envelope")
