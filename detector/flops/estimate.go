@@ -103,7 +103,7 @@ func decodeTile(total *Minute, p *prior) (tile, sd float64) {
 	if p.model && len(p.recompute) > 1 { // only part of the work decodes
 		waste /= 2
 	}
-	return p.tile * math.Exp(waste), math.Hypot(p.tileSD, 0.5*waste)
+	return p.tile * math.Exp(waste), math.Hypot(p.tileSD, 0.65*waste)
 }
 
 // blend mixes the data types of new and old parts by their share of the work.
