@@ -1,8 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ClickHouse/ch-go/proto"
 )
@@ -143,6 +146,7 @@ type QuarantineRow struct {
 	Stream    string
 	StreamSeq uint64
 	Subject   string
+	BatchKey         // as far as it is to be believed; zero: it is not
 	Reason    string // closed set, see the table's comment
 	Detail    string
 	Rows      uint64
@@ -153,14 +157,18 @@ type QuarantineRow struct {
 
 // QuarantineBlock turns rows into a block for TableQuarantine.
 func QuarantineBlock(rows []QuarantineRow) Block {
-	var stream, subject, reason, detail, body proto.ColStr
-	var seq, count, epoch proto.ColUInt64
+	var stream, subject, cluster, node, spool, reason, detail, body proto.ColStr
+	var seq, sequence, count, epoch proto.ColUInt64
 	var broker proto.ColInt64
 	for i := range rows {
 		r := &rows[i]
 		stream.Append(r.Stream)
 		seq.Append(r.StreamSeq)
 		subject.Append(r.Subject)
+		cluster.Append(r.Cluster)
+		node.Append(r.Node)
+		spool.Append(r.Spool)
+		sequence.Append(r.Sequence)
 		reason.Append(r.Reason)
 		detail.Append(r.Detail)
 		count.Append(r.Rows)
@@ -169,40 +177,78 @@ func QuarantineBlock(rows []QuarantineRow) Block {
 		body.AppendBytes(r.Bytes)
 	}
 	return &columnsBlock{in: proto.Input{
-		{Name: "stream", Data: &stream}, {Name: "stream_seq", Data: &seq}, {Name: "subject", Data: &subject}, {Name: "reason", Data: &reason},
+		{Name: "stream", Data: &stream}, {Name: "stream_seq", Data: &seq}, {Name: "subject", Data: &subject}, {Name: "cluster", Data: &cluster}, {Name: "node", Data: &node},
+		{Name: "spool", Data: &spool}, {Name: "sequence", Data: &sequence}, {Name: "reason", Data: &reason},
 		{Name: "detail", Data: &detail}, {Name: "rows", Data: &count}, {Name: "broker_ms", Data: &broker}, {Name: "epoch", Data: &epoch}, {Name: "bytes", Data: &body},
 	}}
 }
 
-// Stored tells which of the batches of one spool, by sequence, are stored already.
-func (s *Store) Stored(ctx context.Context, spool BatchKey, sequences []uint64) (map[uint64]bool, error) {
-	found := map[uint64]bool{}
-	if len(sequences) == 0 {
-		return found, nil
+// SpoolKey names a spool.
+type SpoolKey struct {
+	Cluster, Node string
+	Spool         string // hex
+}
+
+// SequenceRange is a range of sequences, inclusive at both ends.
+type SequenceRange struct{ From, To uint64 }
+
+// Handled is which sequences of a spool need never be sent again, in ascending ranges.
+type Handled struct {
+	Stored  []SequenceRange // in `batches` or in quarantine
+	GivenUp []SequenceRange // reported lost by the spool itself; may overlap
+}
+
+// Handled tells what the store has of some spools. A spool that it does not know has no
+// entry.
+func (s *Store) Handled(ctx context.Context, spools []SpoolKey) (map[SpoolKey]Handled, error) {
+	out := map[SpoolKey]Handled{}
+	if len(spools) == 0 {
+		return out, nil
 	}
-	// The dense range is read by the primary key and filtered here: a list of thousands of
-	// numbers in a statement costs more.
-	lo, hi := sequences[0], sequences[0]
-	want := make(map[uint64]bool, len(sequences))
-	for _, q := range sequences {
-		lo, hi = min(lo, q), max(hi, q)
-		want[q] = true
+	var in strings.Builder
+	in.WriteString(" WHERE (cluster, node, spool) IN (")
+	for i, k := range spools {
+		if i > 0 {
+			in.WriteString(", ")
+		}
+		in.WriteString("(" + quote(k.Cluster) + ", " + quote(k.Node) + ", " + quote(k.Spool) + ")")
 	}
-	var seq proto.ColUInt64
-	sql := "SELECT DISTINCT sequence FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(spool.Cluster) + " AND node = " + quote(spool.Node) +
-		" AND spool = " + quote(spool.Spool) + fmt.Sprintf(" AND sequence BETWEEN %d AND %d", lo, hi)
-	err := s.native.query(ctx, sql, proto.Results{{Name: "sequence", Data: &seq}}, func(int) error {
-		for _, q := range seq {
-			if want[q] {
-				found[q] = true
+	in.WriteString(")")
+	// Neighbours share sequence - row number: one island, one row of the answer, so that
+	// a spool of years comes back as one range.
+	sql := "SELECT cluster, node, spool, min(sequence) AS lo, max(sequence) AS hi, toUInt8(0) AS gap FROM (" +
+		"SELECT cluster, node, spool, sequence, sequence - row_number() OVER (PARTITION BY cluster, node, spool ORDER BY sequence) AS island FROM (" +
+		"SELECT DISTINCT cluster, node, spool, sequence FROM (" +
+		"SELECT cluster, node, spool, sequence FROM " + s.table(TableBatches) + in.String() +
+		" UNION ALL SELECT cluster, node, spool, sequence FROM " + s.table(TableQuarantine) + in.String() + ")))" +
+		" GROUP BY cluster, node, spool, island" +
+		" UNION ALL SELECT cluster, node, spool, from_sequence AS lo, to_sequence AS hi, toUInt8(1) AS gap FROM " + s.table(TableGaps) + in.String()
+	var cluster, node, spool textColumn
+	var lo, hi proto.ColUInt64
+	var gap proto.ColUInt8
+	res := proto.Results{{Name: "cluster", Data: &cluster}, {Name: "node", Data: &node}, {Name: "spool", Data: &spool}, {Name: "lo", Data: &lo}, {Name: "hi", Data: &hi}, {Name: "gap", Data: &gap}}
+	err := s.native.query(ctx, sql, res, func(rows int) error {
+		for i := range rows {
+			k := SpoolKey{cluster.at(i), node.at(i), spool.at(i)}
+			h := out[k]
+			if r := (SequenceRange{lo[i], hi[i]}); gap[i] != 0 {
+				h.GivenUp = append(h.GivenUp, r)
+			} else {
+				h.Stored = append(h.Stored, r)
 			}
+			out[k] = h
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("look up stored batches: %w", err)
+		return nil, fmt.Errorf("look up handled batches: %w", err)
 	}
-	return found, nil
+	for _, h := range out {
+		byStart := func(a, b SequenceRange) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) }
+		slices.SortFunc(h.Stored, byStart)
+		slices.SortFunc(h.GivenUp, byStart)
+	}
+	return out, nil
 }
 
 // BatchesAfter returns the batches of a cluster that became available in (after, to],

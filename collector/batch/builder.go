@@ -1,0 +1,358 @@
+package batch
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// Reasons for quarantine: the closed set of the table's comment.
+const (
+	ReasonSize      = "size"      // beyond the limits of the contract
+	ReasonSubject   = "subject"   // came on a subject that is not its own
+	ReasonVersion   = "version"   // of a contract, or with a kind of record, newer than this program
+	ReasonDecode    = "decode"    // no frame, or one that breaks the contract
+	ReasonRange     = "range"     // rows stored, values that no instrument can show left absent
+	ReasonFuture    = "future"    // samples ahead of the broker's clock
+	ReasonAvailable = "available" // states its own availability where that is not accepted
+)
+
+// Reasons lists the reasons, for counters.
+var Reasons = [...]string{ReasonSize, ReasonSubject, ReasonVersion, ReasonDecode, ReasonRange, ReasonFuture, ReasonAvailable}
+
+// Config sets the checks at the door.
+type Config struct {
+	// AcceptRecordedAvailability takes a batch's own AvailableMs, as replays state it, in
+	// place of the broker's time, and lets event time run ahead of the broker's clock. Not
+	// for live collectors.
+	AcceptRecordedAvailability bool
+	// MaxAheadMs is how far a sample may be ahead of the broker's clock. Default 5 minutes.
+	MaxAheadMs int64
+	// MaxBlockRows is the size at which a block is Full. Default 200,000.
+	MaxBlockRows int
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxAheadMs == 0 {
+		c.MaxAheadMs = 5 * 60_000
+	}
+	if c.MaxBlockRows == 0 {
+		c.MaxBlockRows = 200_000
+	}
+	return c
+}
+
+// Message is a message as it came from a stream. Data is read by Add, and kept only if the
+// message goes to quarantine: until Reset.
+type Message struct {
+	Stream, Partition string
+	Seq               uint64
+	Subject           string
+	Data              []byte
+	BrokerMs          int64 // the broker's time of the message
+}
+
+// Known tells whether a batch was handled before. It is asked once a message, and must
+// answer yes from then on.
+type Known func(k store.SpoolKey, spool [16]byte, sequence uint64) (bool, error)
+
+// Outcome says what became of a message.
+type Outcome struct {
+	store.BatchKey // zero where the identity is not to be believed
+	Spool          [16]byte
+	Rows           int // stored
+	Repeat         bool
+	Reason         string     // of quarantine, "": none. ReasonRange goes with stored rows
+	Gaps           []wire.Gap // given up by the spool; good until the next Add
+}
+
+// Builder gathers the messages of a range into blocks.
+type Builder struct {
+	cfg        Config
+	epoch      uint64
+	decoder    *wire.Decoder
+	batch      wire.Batch
+	targets    [len(kindTables)]*target
+	kinds      [256]int8 // index into targets by kind, -1: none
+	sources    sourceTexts
+	minutes    map[int64]struct{}
+	batches    []store.BatchRow
+	gaps       []store.GapRow
+	quarantine []store.QuarantineRow
+	spoolHex   map[[16]byte]string
+	rows       int
+}
+
+// New returns an empty builder. An error means that contract and store disagree.
+func New(cfg Config) (*Builder, error) {
+	d, err := wire.NewDecoder()
+	if err != nil {
+		return nil, fmt.Errorf("make decoder: %w", err)
+	}
+	b := &Builder{cfg: cfg.withDefaults(), decoder: d, minutes: map[int64]struct{}{}, spoolHex: map[[16]byte]string{}}
+	for i := range b.kinds {
+		b.kinds[i] = -1
+	}
+	for i, k := range kindTables {
+		if b.targets[i], err = newTarget(k); err != nil {
+			return nil, err
+		}
+		b.kinds[k.kind] = int8(i)
+	}
+	return b, nil
+}
+
+// Reset empties the builder for a range under an epoch. It keeps the memory.
+func (b *Builder) Reset(epoch uint64) {
+	b.epoch = epoch
+	for _, t := range b.targets {
+		t.block.Reset()
+		t.part = 0
+	}
+	b.batches, b.gaps, b.quarantine = b.batches[:0], b.gaps[:0], b.quarantine[:0]
+	b.rows = 0
+	if len(b.spoolHex) > 1<<16 {
+		clear(b.spoolHex)
+	}
+}
+
+// Rows counts the rows added since Reset, flushed blocks included.
+func (b *Builder) Rows() int { return b.rows }
+
+// Batches counts the batches that were taken since Reset.
+func (b *Builder) Batches() int { return len(b.batches) }
+
+// Quarantined counts the messages set aside since Reset.
+func (b *Builder) Quarantined() int { return len(b.quarantine) }
+
+func (b *Builder) hex(spool [16]byte) string {
+	if s, ok := b.spoolHex[spool]; ok {
+		return s
+	}
+	s := hex.EncodeToString(spool[:])
+	b.spoolHex[spool] = s
+	return s
+}
+
+func (b *Builder) setAside(m *Message, o *Outcome, reason, detail string, rows int) {
+	o.Reason = reason
+	b.quarantine = append(b.quarantine, store.QuarantineRow{
+		Stream: m.Stream, StreamSeq: m.Seq, Subject: m.Subject, BatchKey: o.BatchKey, Reason: reason, Detail: detail,
+		Rows: uint64(rows), BrokerMs: m.BrokerMs, Epoch: b.epoch, Bytes: m.Data,
+	})
+}
+
+func decodeReason(err error) string {
+	switch {
+	case errors.Is(err, wire.ErrUnknownVersion), errors.Is(err, wire.ErrUnknownKind):
+		return ReasonVersion
+	case errors.Is(err, wire.ErrTooLarge):
+		return ReasonSize
+	default:
+		return ReasonDecode
+	}
+}
+
+// Add takes one message. The only errors are Known's; a message that is no good goes to
+// quarantine, and is handled by that.
+func (b *Builder) Add(m Message, known Known) (Outcome, error) {
+	var o Outcome
+	if len(m.Data) > wire.MaxFrameBytes {
+		b.setAside(&m, &o, ReasonSize, fmt.Sprintf("%d bytes, at most %d", len(m.Data), wire.MaxFrameBytes), 0)
+		return o, nil
+	}
+	w := &b.batch
+	decodeErr := b.decoder.Decode(m.Data, w)
+	if decodeErr != nil {
+		// The head may be there, and the subject may vouch for it: then the spool can be
+		// told that the frame is kept, though not understood. A provider's subject takes
+		// the kind of its tables, which may be what was not understood.
+		if w.Sequence != 0 && w.Node != "" && wire.NodeSubject(w.Cluster, w.Node) == m.Subject {
+			b.identify(&o, w)
+			repeat, err := known(store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, o.Spool, o.Sequence)
+			if err != nil {
+				return o, err
+			}
+			if repeat {
+				o.Repeat = true
+				return o, nil
+			}
+		}
+		b.setAside(&m, &o, decodeReason(decodeErr), decodeErr.Error(), 0)
+		return o, nil
+	}
+	rows := 0
+	for i := range w.Tables {
+		rows += w.Tables[i].Rows
+	}
+	if want := wire.BatchSubject(w); want != m.Subject {
+		b.setAside(&m, &o, ReasonSubject, "body belongs on "+want, rows)
+		return o, nil
+	}
+	b.identify(&o, w)
+	repeat, err := known(store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, o.Spool, o.Sequence)
+	if err != nil {
+		return o, err
+	}
+	if repeat {
+		o.Repeat = true
+		return o, nil
+	}
+	available := m.BrokerMs
+	if w.AvailableMs != 0 {
+		if !b.cfg.AcceptRecordedAvailability {
+			b.setAside(&m, &o, ReasonAvailable, fmt.Sprintf("states availability %d", w.AvailableMs), rows)
+			return o, nil
+		}
+		available = w.AvailableMs
+	}
+	row := store.BatchRow{
+		BatchKey: o.BatchKey, Partition: m.Partition, Stream: m.Stream, StreamSeq: m.Seq, Epoch: b.epoch, Digest: wire.Digest(m.Data), PrevDigest: w.PrevDigest,
+		BootID: w.BootID, Ticks: w.Ticks, WireVersion: w.Version, Bytes: uint32(len(m.Data)), AvailableMs: available,
+	}
+	b.survey(&row, w)
+	if w.AvailableMs == 0 && row.MaxTsMs > m.BrokerMs+b.cfg.MaxAheadMs {
+		b.setAside(&m, &o, ReasonFuture, fmt.Sprintf("latest sample %d, broker %d", row.MaxTsMs, m.BrokerMs), rows)
+		return o, nil
+	}
+	outside := 0
+	for i := range w.Tables {
+		t := &w.Tables[i]
+		k := b.kinds[t.Kind] // the decoder refuses kinds that it does not know, a test those that this table lacks
+		row.Rows[k] += uint32(t.Rows)
+		outside += b.targets[k].add(t, store.RawMeta{
+			Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool, Sequence: o.Sequence, Sources: b.sources.text(t), AvailableMs: available,
+		})
+	}
+	if outside > 0 {
+		b.setAside(&m, &o, ReasonRange, fmt.Sprintf("%d values out of range, left absent", outside), rows)
+	}
+	for _, g := range w.Gaps {
+		b.gaps = append(b.gaps, store.GapRow{
+			Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool, FromSequence: g.From, ToSequence: g.To,
+			Reason: gapReason(g.Reason), Digest: g.Digest, AvailableMs: available,
+		})
+	}
+	b.batches = append(b.batches, row)
+	b.rows += rows
+	o.Rows, o.Gaps = rows, w.Gaps
+	return o, nil
+}
+
+func (b *Builder) identify(o *Outcome, w *wire.Batch) {
+	o.BatchKey = store.BatchKey{Cluster: w.Cluster, Node: w.Node, Spool: b.hex(w.Spool), Sequence: w.Sequence}
+	o.Spool = w.Spool
+}
+
+func gapReason(r wire.GapReason) string {
+	switch r {
+	case wire.GapBytes:
+		return "bytes"
+	case wire.GapAge:
+		return "age"
+	case wire.GapCorrupt:
+		return "corrupt"
+	}
+	return fmt.Sprintf("reason%d", r)
+}
+
+// survey finds the span of event time and the minutes that telemetry touches.
+func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) {
+	clear(b.minutes)
+	first := true
+	for i := range w.Tables {
+		t := &w.Tables[i]
+		k := &b.targets[b.kinds[t.Kind]].kindTable
+		if k.ts == 0 {
+			continue
+		}
+		c := t.Column(k.ts)
+		if c == nil {
+			continue
+		}
+		last := int64(-1) << 62
+		for _, ts := range c.Int[:t.Rows] {
+			if first {
+				row.MinTsMs, row.MaxTsMs, first = ts, ts, false
+			} else if ts < row.MinTsMs {
+				row.MinTsMs = ts
+			} else if ts > row.MaxTsMs {
+				row.MaxTsMs = ts
+			}
+			if k.sampled {
+				if m := floorDiv(ts, 60_000); m != last {
+					b.minutes[m] = struct{}{}
+					last = m
+				}
+			}
+		}
+	}
+	if len(b.minutes) == 0 {
+		return
+	}
+	row.Minutes = make([]int64, 0, len(b.minutes))
+	for m := range b.minutes {
+		row.Minutes = append(row.Minutes, m)
+	}
+	slices.Sort(row.Minutes)
+}
+
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}
+
+// Insert is one statement that the range needs. Token names it within its range, the same
+// for the same messages.
+type Insert struct {
+	Table string
+	Part  int
+	Block store.Block
+	raw   *target
+}
+
+// Done empties the block once it is stored.
+func (i Insert) Done() {
+	if i.raw != nil {
+		i.raw.block.Reset()
+		i.raw.part++
+	}
+}
+
+// Full appends to dst the blocks that have grown to MaxBlockRows, so that a range of any
+// size passes through bounded memory. Store them, and call Done, before the next Add.
+func (b *Builder) Full(dst []Insert) []Insert {
+	for _, t := range b.targets {
+		if t.block.Rows() >= b.cfg.MaxBlockRows {
+			dst = append(dst, Insert{t.table, t.part, t.block, t})
+		}
+	}
+	return dst
+}
+
+// Rest appends to dst what is left of the range in the order in which it is to be stored:
+// rows first, `batches` last.
+func (b *Builder) Rest(dst []Insert) []Insert {
+	for _, t := range b.targets {
+		if t.block.Rows() > 0 {
+			dst = append(dst, Insert{t.table, t.part, t.block, t})
+		}
+	}
+	if len(b.quarantine) > 0 {
+		dst = append(dst, Insert{Table: store.TableQuarantine, Block: store.QuarantineBlock(b.quarantine)})
+	}
+	if len(b.gaps) > 0 {
+		dst = append(dst, Insert{Table: store.TableGaps, Block: store.GapBlock(b.gaps)})
+	}
+	if len(b.batches) > 0 {
+		dst = append(dst, Insert{Table: store.TableBatches, Block: store.BatchBlock(b.batches)})
+	}
+	return dst
+}

@@ -1,0 +1,169 @@
+package collector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flopwatch/flopwatch/internal/broker"
+)
+
+// Collector moves batches from the partitions it gets to hold into the store.
+type Collector struct {
+	cfg       Config
+	js        jetstream.JetStream
+	leases    jetstream.KeyValue
+	positions jetstream.KeyValue
+	leaseTTL  time.Duration
+	stats     stats
+}
+
+type stats struct {
+	rows, batches, repeats, quarantined, inserts, ranges atomic.Uint64
+}
+
+// Stats counts since Open. Rows are those of batches that are wholly stored.
+type Stats struct {
+	Rows, Batches, Repeats, Quarantined, Inserts, Ranges uint64
+}
+
+// Open opens the buckets. It reads no message: see Run.
+func Open(ctx context.Context, cfg Config) (*Collector, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Collector{cfg: cfg.withDefaults()}
+	var err error
+	if c.js, err = jetstream.New(cfg.Conn); err != nil {
+		return nil, fmt.Errorf("open jetstream: %w", err)
+	}
+	if c.leases, err = c.js.KeyValue(ctx, broker.BucketLease); err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", broker.BucketLease, err)
+	}
+	if c.positions, err = c.js.KeyValue(ctx, broker.BucketCursor); err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", broker.BucketCursor, err)
+	}
+	st, err := c.leases.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read bucket %s: %w", broker.BucketLease, err)
+	}
+	if c.leaseTTL = st.TTL(); c.leaseTTL == 0 {
+		return nil, fmt.Errorf("bucket %s: its keys never expire, a lost collector would hold its partitions for ever", broker.BucketLease)
+	}
+	return c, nil
+}
+
+// Stats returns the counters.
+func (c *Collector) Stats() Stats {
+	return Stats{c.stats.rows.Load(), c.stats.batches.Load(), c.stats.repeats.Load(), c.stats.quarantined.Load(), c.stats.inserts.Load(), c.stats.ranges.Load()}
+}
+
+// Run works until ctx ends, and then returns nil: the range in hand is dropped, to be
+// repeated by whoever comes next. Broker and store may go and come back meanwhile.
+func (c *Collector) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, p := range c.cfg.Partitions {
+		w, err := newWorker(c, p)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return c.runPartition(ctx, w) })
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("collect: %w", err)
+	}
+	return nil
+}
+
+// runPartition holds the partition again and again.
+func (c *Collector) runPartition(ctx context.Context, w *worker) error {
+	lg := c.cfg.Log.With(slog.String("partition", w.partition.Name))
+	var quiet throttle
+	for ctx.Err() == nil {
+		err := c.hold(ctx, w)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if n, ok := quiet.allow(time.Now()); ok {
+			lg.LogAttrs(ctx, slog.LevelWarn, "partition let go", slog.Any("cause", err), slog.Uint64("suppressed", n))
+		}
+		if err := wait(ctx, 200*time.Millisecond); err != nil {
+			return nil //nolint:nilerr // told to stop
+		}
+	}
+	return nil
+}
+
+// hold takes the lease, works while it lasts, and gives it back.
+func (c *Collector) hold(ctx context.Context, w *worker) error {
+	l, err := acquireLease(ctx, c.leases, w.partition.Name, c.cfg.Instance, c.leaseTTL)
+	if err != nil {
+		return err
+	}
+	g, held := errgroup.WithContext(ctx)
+	// Either ends the other: run with an error, or with ctx, and then keep does too.
+	g.Go(func() error { return l.keep(held) })
+	g.Go(func() error { return w.run(held, l.epoch) })
+	err = g.Wait()
+	if !errors.Is(err, errLeaseLost) {
+		// The caller's context may be over already: giving back is worth a moment.
+		giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if rerr := l.release(giving); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err //nolint:wrapcheck // both goroutines name what they did
+}
+
+// idlePoll is how often WaitIdle looks.
+const idlePoll = 20 * time.Millisecond
+
+// WaitIdle returns when every message that the streams hold at that moment is stored,
+// whichever collector did it.
+func (c *Collector) WaitIdle(ctx context.Context) error {
+	for {
+		idle := true
+		for _, p := range c.cfg.Partitions {
+			s, err := c.js.Stream(ctx, p.Stream)
+			if err != nil {
+				return fmt.Errorf("read stream %s: %w", p.Stream, err)
+			}
+			pos, err := loadPosition(ctx, c.positions, p.Stream)
+			if err != nil {
+				return err
+			}
+			if pos.pos.From != 0 || pos.pos.Done < s.CachedInfo().State.LastSeq {
+				idle = false
+				break
+			}
+		}
+		if idle {
+			return nil
+		}
+		if err := wait(ctx, idlePoll); err != nil {
+			return err
+		}
+	}
+}
+
+// throttle lets one line through in ten seconds and counts the others. Owned by one goroutine.
+type throttle struct {
+	last       time.Time
+	suppressed uint64
+}
+
+func (t *throttle) allow(now time.Time) (suppressed uint64, ok bool) {
+	if !t.last.IsZero() && now.Sub(t.last) < 10*time.Second {
+		t.suppressed++
+		return 0, false
+	}
+	suppressed, t.suppressed, t.last = t.suppressed, 0, now
+	return suppressed, true
+}

@@ -1,0 +1,88 @@
+package collector
+
+import (
+	"errors"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/flopwatch/flopwatch/collector/batch"
+	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+// consumerName is the durable consumer on each stream. The holder of the lease makes it
+// anew, which ends the deliveries to whoever held the lease before.
+const consumerName = "collector"
+
+// Partition is a stream that one collector at a time reads.
+type Partition struct {
+	Name   string // [A-Za-z0-9_-]+, the key of its lease
+	Stream string
+}
+
+// Partitions lists what a broker with n streams of nodes has to be read, the provider's
+// facts included.
+func Partitions(n int) []Partition {
+	all := []Partition{{Name: "collector-provider", Stream: broker.ProviderStream}}
+	for p := range n {
+		all = append(all, Partition{Name: "collector-" + strconv.Itoa(p), Stream: broker.NodeStream(p)})
+	}
+	return all
+}
+
+// Config is what a collector needs. The streams and buckets are broker.EnsureStreams'. Conn and Store belong to the caller, who closes them
+// after Run has returned.
+type Config struct {
+	Conn       *nats.Conn
+	Store      *store.Store
+	Partitions []Partition // see Partitions
+	// Instance names this process in leases, for people.
+	Instance string
+	Log      *slog.Logger
+
+	// MaxMessages, MaxBytes and Linger bound a range: whichever is reached first.
+	// Defaults: 2,000 messages, 8 MiB, 1 s.
+	MaxMessages int
+	MaxBytes    int
+	Linger      time.Duration
+
+	Batch batch.Config
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxMessages == 0 {
+		c.MaxMessages = 2000
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 8 << 20
+	}
+	if c.Linger == 0 {
+		c.Linger = time.Second
+	}
+	return c
+}
+
+// Validate reports the first setting that cannot be used.
+func (c Config) Validate() error {
+	switch {
+	case c.Conn == nil:
+		return errors.New("collector: no connection to the broker")
+	case c.Store == nil:
+		return errors.New("collector: no store")
+	case c.Log == nil:
+		return errors.New("collector: no logger")
+	case len(c.Partitions) == 0:
+		return errors.New("collector: no partitions")
+	case c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0:
+		return errors.New("collector: negative limit")
+	}
+	for _, p := range c.Partitions {
+		if p.Name == "" || p.Stream == "" {
+			return errors.New("collector: partition without name or stream")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,28 @@
+// Package collector takes batches from JetStream to the store: exactly once in effect.
+//
+// It owns the order of events: who reads a partition, what was begun and what is done.
+// It must not know how a record looks (collector/batch does), nor SQL, nor agents.
+//
+// The protocol, for each partition (a stream), by one collector at a time:
+//
+//  1. lease: create the partition's key in a bucket whose keys expire; the revision is the
+//     fencing epoch. Renewed at a third of its life; a collector that cannot renew stops.
+//  2. position: one key a stream in a bucket that does not expire: {done, from, to, epoch}.
+//     Taking over begins by writing the new epoch into it, so that every later
+//     compare-and-set of the former holder fails.
+//  3. fetch up to so many messages, or for so long; write the intent [from, to] into the
+//     position by compare-and-set; a takeover that finds an intent reads exactly that
+//     range and repeats it.
+//  4. drop what `batches` (or quarantine) already holds, check the rest, insert table by
+//     table under tokens that name stream, range, table and content; `batches` last.
+//  5. advance done and clear the intent by compare-and-set; acknowledge; publish the commit
+//     marks of the spools concerned.
+//
+// A crash between any two of these repeats work that the store recognises: by token
+// where its log remembers, by natural key where not. Messages that the broker has again
+// under sequences already used (it lost its unsynced tail) are not told by their sequence
+// but by the identity of the batch, so none is skipped and none counts twice.
+//
+// Run owns all goroutines: per partition one that works and one that renews. Messages
+// belong to the range in hand and are dropped at its end.
+package collector
