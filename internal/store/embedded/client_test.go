@@ -149,6 +149,13 @@ func roundTrip(t *testing.T, conn driver.Conn, db string) {
 	if err = errors.Join(r.Err(), r.Close()); err != nil {
 		t.Errorf("empty result: %v", err)
 	}
+	if err = conn.AsyncInsert(ctx, "INSERT INTO "+db+".t (i32, s) VALUES (-5, 'async')", true); err != nil {
+		t.Errorf("async insert: %v", err)
+	}
+	var text2 string
+	if err = conn.QueryRow(ctx, "SELECT s FROM "+db+".t WHERE i32 = ?", int32(-5)).Scan(&text2); err != nil || text2 != "async" {
+		t.Errorf("async insert left %q, %v", text2, err)
+	}
 	names, err := ext.NewTable("names", ext.Column("k", "UInt32"), ext.Column("v", "String"))
 	if err != nil {
 		t.Fatal(err)

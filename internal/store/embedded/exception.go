@@ -79,10 +79,11 @@ func (e *exception) status() int {
 		return http.StatusUnauthorized
 	case codeAccessDenied, codeReadOnly:
 		return http.StatusForbidden
-	case 6, 26, 27, 28, 37, 38, 41, 43, 46, 47, 53, 54, 70, 72, codeSyntax, 63, codeUnknownFormat, 115, codeBadArguments, 117, 130, 131, 158, 321, 386, 456, 457, 636:
-		// Parse failures, wrong types, unknown functions, columns, settings and formats: the request is at fault.
+	case 6, 26, 27, 28, 38, 41, 43, 53, 54, 62, 70, 72, 117, 130, 131, 158, 167, 168, 321, 386, 396, 456, 457, 636, codeBadArguments:
+		// What cannot be parsed, wrong types, values out of range, a result beyond its bound: the request is at fault.
 		return http.StatusBadRequest
-	case 60, 81, 16, 36000, codeSessionUnknown: // unknown table, database, no such column, unknown session
+	case 46, 47, 50, 56, 60, 63, 79, 81, 115, 336, 511, codeUnknownFormat, codeSessionUnknown:
+		// Unknown function, identifier, type, storage, table, aggregate function, sorting, database, setting, database engine, role, format, session.
 		return http.StatusNotFound
 	case 159: // TIMEOUT_EXCEEDED
 		return http.StatusRequestTimeout

@@ -47,7 +47,7 @@ type front struct {
 	secret   [sha256.Size]byte
 	slots    chan struct{}
 	confined bool            // by Landlock
-	stopped  context.Context //nolint:containedctx // the end of the process, watched by handlers beside the request's own
+	stopped  <-chan struct{} // closed when what still runs is to be killed
 	held     sessions
 }
 
@@ -347,7 +347,7 @@ func (r *request) killWhenGone() func() {
 		case <-done:
 			return
 		case <-ctx.Done():
-		case <-r.f.stopped.Done():
+		case <-r.f.stopped:
 		}
 		s, err := r.f.lib.open(r.f.args)
 		if err != nil {
@@ -446,7 +446,7 @@ func (r *request) selects(s *session, st statement, class statementClass) error 
 	h := r.w.Header()
 	h.Set("X-ClickHouse-Format", format)
 	h.Set("Content-Type", contentType(format))
-	if streams && st.selects && class == classReadOnly {
+	if streams && st.selects && class == classReadOnly && r.q.Get("wait_end_of_query") != "1" {
 		return r.stream(s, st.text, format)
 	}
 	if class == classReadOnly && r.readOnlyCap() {

@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -112,7 +113,8 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 		anchor.close()
 		return fmt.Errorf("ask engine for its version: %w", err)
 	}
-	stopped, stop := context.WithCancel(context.Background())
+	stopped := make(chan struct{})
+	stop := sync.OnceFunc(func() { close(stopped) })
 	defer stop()
 	f := &front{lg: lg, lib: lib, args: args, version: version, lim: lim, user: o.User, secret: sha256.Sum256([]byte(password)),
 		slots: make(chan struct{}, lim.queries), confined: o.Sandboxed, stopped: stopped}

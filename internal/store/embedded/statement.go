@@ -68,6 +68,9 @@ func split(text string, atEnd bool) (st statement, more bool) {
 		case t.is("SELECT"), t.is("WITH"), t.is("FROM"), t.is("WATCH"):
 			return selectInsert(text, atEnd)
 		case t.is("VALUES"):
+			if !atEnd && t.end == len(text) {
+				return statement{}, true // it may be the beginning of a longer word
+			}
 			return statement{text: text[:t.start], insert: true, format: "Values", dataAt: t.end}, false
 		case t.is("FORMAT"):
 			f, okf := lx.next()
@@ -80,7 +83,11 @@ func split(text string, atEnd bool) (st statement, more bool) {
 			if f.is("Values") {
 				return statement{text: text[:t.start], insert: true, format: "Values", dataAt: f.end}, false
 			}
-			return statement{text: text[:t.start], insert: true, format: f.value, dataAt: skipToData(text, f.end)}, false
+			at := skipToData(text, f.end)
+			if !atEnd && at == len(text) {
+				return statement{}, true // there may be more to skip
+			}
+			return statement{text: text[:t.start], insert: true, format: f.value, dataAt: at}, false
 		}
 	}
 }

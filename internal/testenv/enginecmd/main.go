@@ -7,4 +7,6 @@ import (
 	"github.com/flopwatch/flopwatch/internal/store/embedded"
 )
 
-func main() { os.Exit(embedded.Main(os.Args[1:], os.Stderr)) }
+func main() {
+	os.Exit(embedded.Main(os.Args[1:], os.Stderr)) //nolint:forbidigo // a main function
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flopwatch/flopwatch/internal/store/embedded"
+)
+
+// newClickhouseCommand builds `flopwatch clickhouse`, which people start by hand and `flopwatch up` and `replay` as a child.
+func newClickhouseCommand() *cobra.Command {
+	var o embedded.Options
+	cmd := &cobra.Command{
+		Use:   "clickhouse --data DIR",
+		Short: "Serve the embedded ClickHouse engine over ClickHouse's HTTP interface",
+		Long: `Clickhouse serves the embedded ClickHouse engine over ClickHouse's own HTTP interface, so that clickhouse-go,
+curl and Grafana talk to it as to a server. The password of the user is in DIR/password unless --password-file says
+otherwise, and is made on the first start.
+
+The engine is for one machine: it has one user, no roles, no row policies, no replication and no query log, and
+refuses statements that reach outside its data directory. Use a real ClickHouse server where you need those.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.DataDir == "" {
+				return usageError{fmt.Errorf("--data DIR is required")}
+			}
+			if o.LibPath == "" {
+				exe, err := os.Executable()
+				if err != nil {
+					return fmt.Errorf("find own binary: %w", err)
+				}
+				if o.LibPath, err = embedded.FindLibrary(exe); err != nil {
+					return err
+				}
+			}
+			return embedded.ServeProcess(cmd.Context(), o, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.DataDir, "data", "", "data directory, created if missing")
+	f.StringVar(&o.Listen, "listen", "127.0.0.1:8123", "host:port to serve on")
+	f.StringVar(&o.LibPath, "lib", "", "libchdb.so (default: engine/libchdb.so beside this binary)")
+	f.StringVar(&o.User, "user", embedded.DefaultUser, "name of the user")
+	f.StringVar(&o.PasswordFile, "password-file", "", "file with the user's password, made if missing (default: DIR/password)")
+	f.Uint64Var(&o.MemoryBytes, "memory-bytes", 0, "bound of the engine's memory (default: 4 GiB)")
+	// What the supervisor in internal/store/embedded says to its child.
+	f.IntVar(&o.ListenFD, "listen-fd", 0, "inherited listening socket")
+	f.IntVar(&o.ReadyFD, "ready-fd", 0, "inherited pipe that is told when requests are taken")
+	f.BoolVar(&o.WatchStdin, "watch-stdin", false, "stop when stdin ends")
+	f.BoolVar(&o.Sandboxed, "sandboxed", false, "the process is confined already")
+	for _, name := range []string{"listen-fd", "ready-fd", "watch-stdin", "sandboxed"} {
+		f.Lookup(name).Hidden = true
+	}
+	return cmd
+}
