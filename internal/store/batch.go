@@ -302,3 +302,21 @@ func (s *Store) BatchesAfter(ctx context.Context, cluster string, afterAvailable
 	}
 	return out, nil
 }
+
+// Quarantined counts the messages in quarantine by reason.
+func (s *Store) Quarantined(ctx context.Context) (map[string]uint64, error) {
+	var reason textColumn
+	var n proto.ColUInt64
+	out := map[string]uint64{}
+	err := s.native.query(ctx, "SELECT reason, count() AS n FROM "+s.table(TableQuarantine)+" FINAL GROUP BY reason",
+		proto.Results{{Name: "reason", Data: &reason}, {Name: "n", Data: &n}}, func(rows int) error {
+			for i := range rows {
+				out[reason.at(i)] = n[i]
+			}
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("count quarantine: %w", err)
+	}
+	return out, nil
+}
