@@ -1,0 +1,61 @@
+package threshold
+
+import (
+	"math"
+	"testing"
+
+	"github.com/flopwatch/flopwatch/detector/flops"
+)
+
+func TestProbabilityExceeds(t *testing.T) {
+	t.Parallel()
+	iv := func(low, best, high float64) flops.Interval { return flops.Interval{Low: low, Best: best, High: high} }
+	tests := []struct {
+		name  string
+		est   flops.Interval
+		limit float64
+		want  float64
+	}{
+		{"at best", iv(1e20, 2e20, 5e20), 2e20, 0.5}, {"at low", iv(1e20, 2e20, 5e20), 1e20, 0.95}, {"at high", iv(1e20, 2e20, 5e20), 5e20, 0.05},
+		{"far below", iv(1e20, 2e20, 5e20), 1e18, 1}, {"far above", iv(1e20, 2e20, 5e20), 1e24, 0}, {"nothing", iv(0, 0, 0), 1e20, 0},
+		{"exact, more", iv(2e20, 2e20, 2e20), 1e20, 1}, {"exact, less", iv(2e20, 2e20, 2e20), 3e20, 0}, {"exact, equal is not greater", iv(2e20, 2e20, 2e20), 2e20, 0},
+		{"low end nothing", iv(0, 2e20, 5e20), 1e20, 0.75}, {"best nothing", iv(0, 0, 1e20), 1e20, 0.05}, {"no limit", iv(0, 1, 2), 0, 1},
+	}
+	for _, tt := range tests {
+		if got := ProbabilityExceeds(tt.est, tt.limit); math.Abs(got-tt.want) > 1e-6 {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	last := 1.0
+	for l := 1e18; l < 1e22; l *= 1.1 { // falls as the limit grows
+		p := ProbabilityExceeds(iv(1e20, 2e20, 5e20), l)
+		if p > last || p < 0 || p > 1 {
+			t.Fatalf("at %g: %v after %v", l, p, last)
+		}
+		last = p
+	}
+}
+
+func TestCapacities(t *testing.T) {
+	t.Parallel()
+	limb := Cluster{Gbps: 300, OpsPerS: 2e16, Colocated: true}
+	const peak = 1e15
+	held := []Held{
+		{Account: "a", Site: "s1", Node: "n2", GPUs: 8, FabricGbps: 3200, PeakFLOPs: peak}, {Account: "a", Site: "s1", Node: "n1", GPUs: 8, FabricGbps: 3200, PeakFLOPs: peak},
+		{Account: "a", Site: "s2", Node: "n3", GPUs: 8, FabricGbps: 3200, PeakFLOPs: peak},
+		{Account: "b", Site: "s1", Node: "n4", GPUs: 24, FabricGbps: 300, PeakFLOPs: peak}, // not faster than
+		{Account: "c", Site: "s1", Node: "n5", GPUs: 20, FabricGbps: 400, PeakFLOPs: peak}, // equal is not more
+		{Account: "d", Site: "s1", Node: "n6", GPUs: 21, FabricGbps: math.NaN(), PeakFLOPs: peak},
+	}
+	got := Capacities(limb, held)
+	if len(got) != 5 || got[0].OpsPerS != 16*peak || got[0].Met || got[2].OpsPerS != 0 || got[3].Met || !got[4].Possible || got[4].Met {
+		t.Errorf("%+v", got)
+	}
+	if met, ops := ClusterMet(limb, held[:3]); met || ops != 16*peak {
+		t.Errorf("two sites: %v, %g", met, ops)
+	}
+	limb.Colocated = false
+	if met, ops := ClusterMet(limb, held[:3]); !met || ops != 24*peak {
+		t.Errorf("without one datacenter: %v, %g", met, ops)
+	}
+}
