@@ -30,8 +30,13 @@ func readAll(tb testing.TB, b *bundle.Bundle) bundle.Report {
 }
 
 // The recordings of the project hold no bad row.
-func TestSharedBundles(t *testing.T) {
-	for _, dir := range testenv.Bundles(t) {
+func TestSharedBundles(t *testing.T) { readCleanly(t, testenv.Bundles(t)) }
+
+func TestShippedRecordings(t *testing.T) { readCleanly(t, testenv.Recordings(t)) }
+
+func readCleanly(t *testing.T, dirs []string) {
+	t.Helper()
+	for _, dir := range dirs {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			b, err := bundle.Open(dir)
 			if err != nil {

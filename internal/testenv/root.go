@@ -71,3 +71,16 @@ func Bundles(tb testing.TB) []string {
 	}
 	return found
 }
+
+// Recordings returns the directories of the recordings that the repository ships, sorted.
+func Recordings(tb testing.TB) []string {
+	tb.Helper()
+	found, err := filepath.Glob(filepath.Join(Root(tb), "deploy", "recordings", "*", "manifest.json"))
+	if err != nil || len(found) == 0 {
+		tb.Fatalf("find the shipped recordings: found %d, %v", len(found), err)
+	}
+	for i, f := range found {
+		found[i] = filepath.Dir(f)
+	}
+	return found
+}

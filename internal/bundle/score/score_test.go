@@ -99,8 +99,13 @@ func TestTinyByHand(t *testing.T) {
 }
 
 // Answers made from the labels score full marks on every recording.
-func TestPerfectAnswers(t *testing.T) {
-	for _, dir := range testenv.Bundles(t) {
+func TestPerfectAnswers(t *testing.T) { answerPerfectly(t, testenv.Bundles(t)) }
+
+func TestPerfectAnswersOnShippedRecordings(t *testing.T) { answerPerfectly(t, testenv.Recordings(t)) }
+
+func answerPerfectly(t *testing.T, dirs []string) {
+	t.Helper()
+	for _, dir := range dirs {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			tr, err := readTruth(dir)
 			if err != nil {

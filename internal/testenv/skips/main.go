@@ -94,7 +94,7 @@ func (s *summary) take(e event) {
 			s.passed++
 		}
 		delete(s.output, key)
-	case "fail", "build-fail":
+	case "fail": // of a test or a package; a build-fail is followed by its package's fail
 		for _, l := range s.output[key] {
 			s.print(l)
 		}
