@@ -8,14 +8,14 @@ import (
 	"strconv"
 )
 
-// firstOf is the earliest member: by the minute of its start, then node and GPU, so that
-// the order does not hang on which rank's process was a second faster.
+// firstOf is the earliest member. The exact time leads: what becomes visible later began
+// later, so the first member stays the first as evidence grows.
 func firstOf(members []Member) Member {
 	return slices.MinFunc(members, compareFirst)
 }
 
 func compareFirst(a, b Member) int {
-	return cmp.Or(cmp.Compare(minuteOf(a.StartMs), minuteOf(b.StartMs)), cmp.Compare(a.Node, b.Node), cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.StartMs, b.StartMs))
+	return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.GPU, b.GPU))
 }
 
 func minuteOf(ms int64) int64 {

@@ -180,6 +180,17 @@ func continuation(eps []Episode, i, j int, p, q signature) (hop, bool) {
 			own -= 2.5
 		}
 	}
+	// Bytes a second on the network follow from the model, its layout and its speed.
+	if agree, known := near(p.fabricBps, q.fabricBps, 0.08); known && p.gpus == q.gpus && math.Max(p.fabricBps, q.fabricBps) > 5*flowBps {
+		switch {
+		case agree:
+			add(1.5, "the traffic of a node is the same")
+			own += 1.5
+		case contradicts(p.fabricBps, q.fabricBps, 0.3):
+			add(-1, "")
+			own--
+		}
+	}
 	add(levelScore(p, q), "")
 	switch {
 	case p.gpus == q.gpus:
@@ -212,7 +223,9 @@ func continuation(eps []Episode, i, j int, p, q signature) (hop, bool) {
 		add(0.6*shared, "hosts are shared")
 	}
 	if jobs <= 0 {
-		if own < 1 && !likelyResume(a, b, p, q, shared) {
+		if likelyResume(a, b, p, q, shared) {
+			add(0.8, "long work is back at once on the same hosts")
+		} else if own < 1 {
 			h.score = math.Min(h.score, joinScore-0.5)
 		}
 		if repeats(a, b, shared) {
@@ -267,10 +280,7 @@ func repeats(a, b *Episode, shared float64) bool {
 // the same load, where nothing shows the model.
 func likelyResume(a, b *Episode, p, q signature, shared float64) bool {
 	agree, known := near(p.powerW, q.powerW, 0.1)
-	if !known && a.Basis == BasisPower {
-		agree, known = true, true
-	}
-	return a.EndMs-a.StartMs >= likelyRestartMs && b.StartMs-a.EndMs < pauseMs && shared == 1 && p.gpus == q.gpus && known && agree && !repeats(a, b, shared)
+	return a.EndMs-a.StartMs >= likelyRestartMs && b.StartMs-a.EndMs < pauseMs && shared >= 0.75 && p.gpus == q.gpus && known && agree && !repeats(a, b, shared)
 }
 
 // usedElsewhere reports that a's hosts went on with other work of the account at once,

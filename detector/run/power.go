@@ -18,7 +18,7 @@ const (
 	// the contexts and seldom lasts; so a dip splits when it lost dipMin minutes of work
 	// and came down to dipFloor of the way between rest and load.
 	dipMin   = 0.8
-	dipFloor = 0.12
+	dipFloor = 0.06
 	dipEdge  = 0.15
 	// holeMs is missing telemetry in which a program may have ended unseen.
 	holeMs = 4 * minuteMs
@@ -50,7 +50,8 @@ type powerWatch struct {
 	on      bool
 	sum     float64 // of the watts of full minutes of the open span
 	n       float64
-	last    int64
+	last    int64 // the last minute seen, and the time it rests on
+	cover   int64
 	dip     []*feature.NodeCell
 	dipFrom int
 }
@@ -70,9 +71,11 @@ func (w *powerWatch) step(c *feature.NodeCell) {
 	}
 	on := p > w.idle+onFrac*w.tdpSum
 	h := w.level()
-	// After time without telemetry, a first minute that rises from rest is a new program.
-	if w.on && w.n > 0 && c.MinuteMs-w.last > holeMs && (w.low(c, h)-w.idle)/(h-w.idle) <= dipFloor {
+	// Over time without telemetry nothing tells whether the program went on: it is kept
+	// apart, and Join puts together what is likely to be one.
+	if gap := c.MinuteMs - w.last; w.on && gap > holeMs && gap > 3*w.cover {
 		w.close()
+		on = on || p > h-dipEdge*(h-w.idle)
 	}
 	switch {
 	case !w.on && on:
@@ -92,7 +95,7 @@ func (w *powerWatch) step(c *feature.NodeCell) {
 		w.sum += p
 		w.n++
 	}
-	w.last = c.MinuteMs
+	w.last, w.cover = c.MinuteMs, c.PowerCoverMs
 }
 
 func (w *powerWatch) open(c *feature.NodeCell) {
@@ -217,7 +220,13 @@ func (s *segmenter) powerNode(node string, keys []feature.GPUKey) {
 	cells := s.ev.Host[node]
 	tdpSum := tdpOf(s.ev.Nodes[node]) * float64(max(len(keys), s.ev.Nodes[node].GPUCount))
 	spans := watch(cells, tdpSum, s.ev.EndMs)
-	firstMs := cells[0].MinuteMs
+	first := cells[0]
+	for i := range cells {
+		if cells[i].PowerCoverMs > 0 {
+			first = cells[i]
+			break
+		}
+	}
 	for _, sp := range spans {
 		end := min(sp.end, s.ev.EndMs)
 		rented := false
@@ -230,7 +239,7 @@ func (s *segmenter) powerNode(node string, keys []feature.GPUKey) {
 				continue
 			}
 			s.out = append(s.out, stretch{node: node, gpu: k.GPU, start: sp.start, end: end, open: sp.open, basis: BasisPower, accounts: acc,
-				mem: math.NaN(), load: math.NaN(), power: sp.level / float64(len(keys)), atStart: sp.start <= firstMs, edgeMs: [2]int64{sp.from, sp.to}})
+				mem: math.NaN(), load: math.NaN(), power: sp.level / float64(len(keys)), atStart: sp.start <= first.MinuteMs && first.PowerW > 0.9*sp.level, edgeMs: [2]int64{sp.from, sp.to}})
 		}
 	}
 	for _, k := range keys {

@@ -3,6 +3,7 @@ package run
 import (
 	"math"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
@@ -17,6 +18,7 @@ type signature struct {
 	tensorFrac float64
 	powerW     float64
 	dramFrac   float64
+	fabricBps  float64 // a node, back-end
 	ops        []opSize
 }
 
@@ -70,12 +72,47 @@ func signatureOf(ev *feature.Evidence, e *Episode) signature {
 		return sum[x] / n[x]
 	}
 	s.tensorFrac, s.powerW, s.dramFrac = mean(0), mean(1), mean(2)
+	s.fabricBps = math.NaN()
+	if !e.Shared {
+		var watts float64
+		if s.fabricBps, watts = hostLevels(ev, e); e.Basis == BasisPower {
+			s.powerW = watts
+		}
+	}
 	for _, c := range e.Comm {
 		if sec := float64(c.LastMs-c.FirstMs) / 1000; c.Calls > 0 && sec > 0 {
 			s.ops = append(s.ops, opSize{c.Op, c.NRanks, c.BytesPerCall(), c.Calls / sec / float64(c.GPUs)})
 		}
 	}
 	return s
+}
+
+// hostLevels are the medians over minutes of the back-end traffic of a node and of the
+// watts of a host per GPU, after the first minutes of the episode; NaN where not measured.
+func hostLevels(ev *feature.Evidence, e *Episode) (bps, watts float64) {
+	const skip = 5 * minuteMs
+	var traffic, power []float64
+	for _, node := range e.Nodes() {
+		cells := ev.Host[node]
+		lo := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= e.StartMs+skip })
+		for i := lo; i < len(cells) && cells[i].MinuteMs < e.EndMs-minuteMs; i++ {
+			if c := &cells[i]; c.FabricCoverMs > 0 {
+				traffic = append(traffic, c.FabricTxBytes/(float64(c.FabricCoverMs)/1000))
+			}
+			if c := &cells[i]; c.PowerCoverMs > 0 {
+				power = append(power, c.PowerW)
+			}
+		}
+	}
+	mid := func(v []float64) float64 {
+		if len(v) < 4 {
+			return math.NaN()
+		}
+		slices.Sort(v)
+		return v[len(v)/2]
+	}
+	perNode := float64(e.GPUs()) / float64(len(e.Nodes()))
+	return mid(traffic), mid(power) / perNode
 }
 
 // commonSize reports a size that many models share: a default bucket (25 or 32 MB, MB or

@@ -280,6 +280,9 @@ func countIn(ts []team, list []int, from, to int64) int {
 	return n
 }
 
+// edgeTolMs is how far apart the interpolated starts and ends of hosts in step may lie.
+const edgeTolMs = 55_000
+
 // joinInStep joins teams of two nodes that begin and end together, look alike and have a
 // fabric in use; declared jobs that differ forbid it, and so does a fabric, or a view of
 // flows, that shows no exchange.
@@ -293,9 +296,9 @@ func joinInStep(ev *feature.Evidence, a, b *team, flows map[nodePair]*pairFlow, 
 	if a.comm && b.comm { // communicators were seen on both and do not join them
 		return
 	}
-	tol := int64(60_000)
+	tol := int64(60_000) // whole minutes
 	if a.basis == BasisPower || b.basis == BasisPower {
-		if a.basis != b.basis || absMs(a.edge[0]-b.edge[0]) > 45_000 || (!a.open && !b.open && absMs(a.edge[1]-b.edge[1]) > 45_000) {
+		if a.basis != b.basis || absMs(a.edge[0]-b.edge[0]) > edgeTolMs || (!a.open && !b.open && absMs(a.edge[1]-b.edge[1]) > edgeTolMs) {
 			return
 		}
 	}

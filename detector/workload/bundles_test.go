@@ -334,6 +334,11 @@ func TestAblations(t *testing.T) {
 			ev := feature.BuildEvidence(s, l.startMs, l.endMs)
 			_, _, runs := judge(ev)
 			f := evaluate(l.truth, runs)
+			if only := os.Getenv("FLOPWATCH_ABLATION"); only != "" && only == a.name {
+				t.Logf("      ablation %-24s %s", l.name, f)
+				eps, verdicts, runs := judge(ev)
+				show(t, l, ev, eps, verdicts, runs)
+			}
 			sum.right, sum.total = sum.right+f.right, sum.total+f.total
 			sum.trainRight, sum.trainTotal = sum.trainRight+f.trainRight, sum.trainTotal+f.trainTotal
 			sum.falseTrain, sum.otherTotal = sum.falseTrain+f.falseTrain, sum.otherTotal+f.otherTotal
