@@ -40,8 +40,8 @@ var rooms = map[string][]string{
 	"detector/run":       {"detector/feature", "internal/unit"},
 	"detector/workload":  {"detector/feature", "detector/run", "internal/unit"},
 	"detector/flops":     {"detector/feature", "detector/run", "internal/unit"},
-	"detector/forecast":  {"internal/unit"},
-	"detector/threshold": {"internal/unit"},
+	"detector/forecast":  {"detector/flops", "internal/unit"}, // both read an estimate
+	"detector/threshold": {"detector/flops", "internal/unit"},
 	"detector/identity":  {"internal/unit", "internal/durable"},
 	"detector/report": {"detector/feature", "detector/run", "detector/workload", "detector/flops", "detector/forecast",
 		"detector/threshold", "detector/identity", "internal/durable", "internal/unit"},
@@ -72,7 +72,7 @@ var owners = map[string][]string{
 	"github.com/NVIDIA/go-nvml":     {"agent/gpu/nvml"},
 	"github.com/cilium/ebpf":        {"agent/kernel", "bpf"},
 	"github.com/stmcginnis/gofish":  {"agent/bmc"},
-	"filippo.io/age":                {"detector/identity"},
+	"filippo.io/age":                {"detector/identity", "cmd/..."}, // commands read key files
 	"github.com/spf13/cobra":        {"cmd/..."},
 	"github.com/transparency-dev/":  {"detector/ledger"},
 	"google.golang.org/protobuf":    {"internal/wire/..."},
@@ -86,7 +86,7 @@ var (
 	pure        = []string{"detector/feature", "detector/run", "detector/workload", "detector/flops", "detector/threshold", "detector/forecast", "internal/unit"}
 	pureImports = []string{
 		"bytes", "cmp", "container/heap", "crypto/sha256", "embed", "encoding/binary", "encoding/csv", "encoding/hex", "encoding/json", "errors",
-		"fmt", "hash/fnv", "io", "iter", "maps", "math", "math/bits", "math/cmplx", "regexp",
+		"fmt", "hash/fnv", "io", "iter", "maps", "math", "math/bits", "math/cmplx", "path", "regexp",
 		"slices", "sort", "strconv", "strings", "sync", "time", "unicode", "unicode/utf8", "github.com/BurntSushi/toml",
 	}
 	clocks = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
