@@ -78,7 +78,7 @@ func priorOf(class string) prior {
 	switch class {
 	case training:
 		p.recompute, p.steep = trainRecompute(), true
-		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.46, 0.38, 0.38, 0.45, 0.26
+		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.46, 0.38, 0.38, 0.45, 0.30
 	case finetuning:
 		p.recompute, p.steep = []mode{{0.60, 1.04, 0.03}, {0.27, 1.30, 0.03}, {0.13, 1.45, 0.03}}, true
 		p.dtype = []mode{{0.82, 1, 0}, {0.14, 1.5, 0.12}, {0.04, 0.5, 0}}

@@ -41,6 +41,7 @@ type balance struct {
 	tensor, vector, watt, node, util                 float64
 	tensorSD, vectorSD, wattSD, nodeSD, utilSD, tile float64
 	high                                             float64 // 1: the steep sum of watts, 0: the plain one
+	pipes                                            bool    // the vector pipes count
 	dtype                                            []mode  // of HMMA
 	wattDtype                                        []mode  // of the tiers without tensor counters
 }
@@ -57,6 +58,10 @@ func newBalance(total *Minute, p *prior) *balance {
 	}
 	b.tensorSD = math.Sqrt(sq(counterSD) + sq(clockSD) + sq(attentionSD) + sq(tileSD) +
 		sq(noClockSD*total.NoClock/hmma) + sq(preGPMSD*total.PreGPM/hmma))
+	// Training in plain FP32 runs on the vector pipes and counts like any other. Beside
+	// tensor work they only do element-wise operations, a per cent or two.
+	vector := vectorMean * (total.FP64 + total.FP32 + total.FP16)
+	b.pipes = p.vector || vector > 0.25*(total.HMMA+total.IMMA+total.DFMA)*b.tensor
 	b.wattSD, b.utilSD = p.wattSD, p.utilSD
 	b.nodeSD = math.Hypot(p.wattSD, nodeWattSD)
 	if p.steep {
@@ -166,8 +171,10 @@ func (b *balance) parts(m *Minute) parts {
 		hmma: m.HMMA * b.tensor, fixed: (m.IMMA + m.DFMA) * b.tensor,
 		watt: b.watt * pick(b.high, m.Watt, m.WattHigh), node: b.node * pick(b.high, m.Node, m.NodeHigh), util: b.util * m.Util,
 	}
-	if b.p.vector { // watts stand in for pipes that were not measured, not for tensor cores
+	if b.pipes {
 		q.vector = b.vector * (m.FP64 + m.FP32 + m.FP16)
+	}
+	if b.p.vector { // watts stand in for pipes that were not measured, not for tensor cores
 		q.watt, q.node, q.util = b.watt*m.VectorWatt, 0, 0
 	}
 	return q
@@ -292,13 +299,18 @@ func (w *Work) assemble(b *balance, p *prior, total *Minute, g gap) Estimate {
 		out.Series = w.zeroSeries()
 		return out
 	}
-	executed := b.terms(q, g.allocation, total, nil)
+	doubt := b.contradiction(q, total)
+	executed := append(b.terms(q, g.allocation, total, nil), doubt...)
 	e := Interval{Low: quantile(executed, 0.05), Best: quantile(executed, 0.5), High: quantile(executed, 0.95)}
+	if len(doubt) > 0 { // counters stay the best answer
+		e.Best = quantile(executed[:len(executed)-len(doubt)], 0.5)
+		e.High = max(e.High, e.Best)
+	}
 	base := e.Best // without the gaps
 	out.Executed = e.widen(g)
 	out.ExecutedLogSD = out.Executed.logSD()
 	if p.model {
-		model := b.terms(q, g.allocation, total, p.recompute)
+		model := append(b.terms(q, g.allocation, total, p.recompute), doubt...)
 		ratio := p.toModel()
 		m := Interval{Low: quantile(model, 0.05), Best: base / ratio, High: quantile(model, 0.95)}
 		m.Low, m.High = min(m.Low, m.Best), max(m.High, m.Best)
@@ -384,6 +396,23 @@ func (b *balance) terms(q parts, allocation float64, total *Minute, recompute []
 		}
 	}
 	return out
+}
+
+// contradiction returns what the watts say where they say much more than the tensor
+// counters did: a training that draws the power of one but hardly moves the counters is
+// either no training or its counters are not to be trusted. The interval then reaches up
+// to the watts.
+func (b *balance) contradiction(q parts, total *Minute) []term {
+	if !b.p.steep || total.CheckPeak <= 0 || total.TensorPeak <= 0 {
+		return nil
+	}
+	counted := (q.hmma + q.fixed + q.vector) / total.TensorPeak
+	drawn := b.watt * total.CheckHigh / total.CheckPeak
+	if drawn < 0.05 || counted > drawn/8 {
+		return nil
+	}
+	rest := q.watt + q.node + q.util
+	return []term{{p: 0.3, mean: math.Log(drawn*total.TensorPeak + rest), sd: b.wattSD}}
 }
 
 func safe(a, b float64) float64 {

@@ -251,6 +251,34 @@ func TestDataTypeNarrows(t *testing.T) {
 	}
 }
 
+// Counters that were forged to near nothing do not hide what the watts show; a counter
+// that stands still is not used; training in plain FP32 counts.
+func TestContradictions(t *testing.T) {
+	t.Parallel()
+	at := func(row func(ts int64, s *feature.GPUSample)) Estimate {
+		ev := fleet(h100, 2, 60, 10_000, func(_ int, ts int64, s *feature.GPUSample) bool { row(ts, s); return true })
+		return Of(Input{Ev: ev, Members: members(2, 60), Class: "training"})
+	}
+	honest := at(func(_ int64, s *feature.GPUSample) {
+		s.Value[feature.TensorFrac], s.Value[feature.SMClockMHz], s.Value[feature.PowerW] = 0.45, 1700, 650
+	})
+	forged := at(func(_ int64, s *feature.GPUSample) {
+		s.Value[feature.TensorFrac], s.Value[feature.SMClockMHz], s.Value[feature.PowerW] = 0.005, 1700, 650
+	})
+	if forged.Executed.High < 0.5*honest.Executed.Best || forged.Executed.Best > 0.05*honest.Executed.Best {
+		t.Errorf("forged %+v, honest %+v", forged.Executed, honest.Executed)
+	}
+	frozen := at(func(_ int64, s *feature.GPUSample) {
+		s.MMACycles = 7e12
+		s.Value[feature.TensorFrac], s.Value[feature.SMClockMHz], s.Value[feature.PowerW] = 0.45, 1700, 650
+	})
+	within(t, "frozen counter", frozen.Executed.Best, honest.Executed.Best, 1e-9)
+	plain := at(func(_ int64, s *feature.GPUSample) {
+		s.Value[feature.TensorFrac], s.Value[feature.SMClockMHz], s.Value[feature.FP32Frac] = 0, 1980, 0.5
+	})
+	within(t, "plain FP32", plain.Executed.Best, 2*3600*0.5*66.9e12*0.92, 0.01)
+}
+
 func TestEmpty(t *testing.T) {
 	t.Parallel()
 	ev := feature.BuildEvidence(feature.Samples{}, t0, t0+minuteMs)

@@ -217,7 +217,7 @@ func (ms *measurer) paintCounters(h *host, cells []feature.GPUCell, m run.Member
 		}
 		sec := float64(toMs-fromMs) / 1000
 		watts := inc / sec
-		if watts > 2*h.acc.TDPW {
+		if watts < 2 || watts > 2*h.acc.TDPW { // a counter that stands still or leaps: no powered part does
 			return
 		}
 		x := powerFrac(watts, h.acc.IdleW(), h.acc.TDPW-h.acc.IdleW())
@@ -336,7 +336,7 @@ func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int,
 		*to += used
 		return used
 	}
-	if p := ms.cycles[k]; p.ms > 0 {
+	if p := ms.cycles[k]; p.ms > 0 && !frozen(p, cells, s) {
 		used := take(p.ms, &out.CyclesMs)
 		var c *feature.GPUCell
 		if s.tensor >= 0 {
@@ -357,6 +357,9 @@ func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int,
 			}
 		}
 	}
+	if tensored := span - rest; tensored > 0 {
+		ms.check(out, h, cells, k, tensored)
+	}
 	ms.watts(out, h, cells, k, take)
 	if s.util >= 0 && rest > 0 {
 		c := &cells[s.util]
@@ -369,6 +372,27 @@ func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int,
 		out.GPUSample++
 	}
 	ms.vector(out, h, cells, k, span)
+}
+
+// frozen reports a cycle counter that stands still while the activity says otherwise.
+func frozen(p painted, cells []feature.GPUCell, s slot) bool {
+	return p.amount == 0 && s.tensor >= 0 && value(&cells[s.tensor], feature.TensorFrac) > 0.02
+}
+
+// check keeps the watts of time in which the tensor tiers measured.
+func (ms *measurer) check(out *Minute, h *host, cells []feature.GPUCell, k int, usedMs float64) {
+	a, s := &h.acc, ms.slots[k]
+	peak := a.Peak16 / 1000 * usedMs
+	switch p := ms.energy[k]; {
+	case p.ms > 0:
+		out.CheckHigh += p.high * usedMs / p.ms
+	case s.power >= 0:
+		x := powerFrac(cells[s.power].Mean[feature.PowerW], a.IdleW(), a.TDPW-a.IdleW())
+		out.CheckHigh += peak * math.Pow(x, highExponent)
+	default:
+		return
+	}
+	out.CheckPeak += peak
 }
 
 // watts uses the energy counter, then the GPU's watts, then the node's.

@@ -29,6 +29,10 @@ type Minute struct {
 	FP64, FP32, FP16   float64
 	VectorWatt         float64
 	FP8Peak, GPUSample float64 // peak of FP8-capable parts; samples (GPU-minutes) with a signal
+
+	// Watts beside the tensor tiers, to check these: where both measured, peak FLOP and the
+	// sum over the power range to the power 1.4.
+	CheckPeak, CheckHigh float64
 }
 
 // coveredMs is the GPU time with a signal that some tier can use.
@@ -75,6 +79,8 @@ func (m *Minute) add(n *Minute) {
 	m.VectorWatt += n.VectorWatt
 	m.FP8Peak += n.FP8Peak
 	m.GPUSample += n.GPUSample
+	m.CheckPeak += n.CheckPeak
+	m.CheckHigh += n.CheckHigh
 }
 
 // Work is what a set of GPU intervals was seen to do: one Minute for each minute from
