@@ -83,6 +83,9 @@ func TestAttacks(t *testing.T) {
 		"SYSTEM SHUTDOWN", "SYSTEM KILL", "system/**/shutdown", "SYSTEM STOP MERGES", "SYSTEM DROP MARK CACHE", "SELECT 1 PARALLEL WITH SYSTEM SHUTDOWN", "SELECT 1; SYSTEM SHUTDOWN", "SELECT 1;\nSELECT 2", "EXECUTE AS default SELECT 1",
 		"CREATE USER x IDENTIFIED BY 'y'", "ALTER USER default IDENTIFIED BY 'y'", "GRANT ALL ON *.* TO default", "GRANT FILE ON *.* TO default WITH GRANT OPTION", "CREATE ROLE r", "SET ROLE ALL", "SET allow_ddl = 0", "USE w",
 		"CREATE FUNCTION f AS (x) -> x", "CREATE NAMED COLLECTION c AS a = 1", "KILL QUERY WHERE 1", "DETACH TABLE w.t", "CREATE WORKLOAD all", "DROP TABLE system.one", "INSERT INTO system.zeros VALUES (0)",
+		"DROP DATABASE system", "DROP DATABASE default", "DROP DATABASE IF EXISTS `default` SYNC", "RENAME DATABASE default TO y", "DROP DATABASE information_schema", "DROP DATABASE INFORMATION_SCHEMA", "TRUNCATE DATABASE default",
+		"CREATE TABLE system.x (a UInt8) ENGINE = Memory", "CREATE VIEW system.x AS SELECT 1",
+		"SELECT 1 FORMAT Template SETTINGS format_template_resultset = 'FILE'", "SELECT 1 FORMAT Protobuf SETTINGS output_format_schema = 'OUT'", "CREATE TABLE w.e (s String) ENGINE = Executable('cat', 'CSV')",
 		"\\q", "", ";",
 	} {
 		q = strings.NewReplacer("FILE", file, "OUT", out, "DIR", dir, "LISTENER", listener).Replace(strings.NewReplacer("INFILE", "\x01", "OUTFILE", "\x02", "GRANT FILE", "\x03", "SOURCE(FILE(", "\x04").Replace(q))
@@ -100,7 +103,7 @@ func TestAttacks(t *testing.T) {
 	}
 	// Parameters of the URL are no way round either.
 	for _, p := range []url.Values{
-		{"format_schema": {file}}, {"readonly": {"1"}, "async_insert": {"1"}, "no_such_setting": {"1"}}, {"x`='1', allow_ddl": {"0"}}, {"database": {"w` FORMAT x; --"}},
+		{"format_schema": {file}}, {"format_template_row": {file}}, {"output_format_schema": {out}}, {"readonly": {"1"}, "async_insert": {"1"}, "no_such_setting": {"1"}}, {"x`='1', allow_ddl": {"0"}}, {"database": {"w` FORMAT x; --"}},
 	} {
 		if code, _, body := post(t, s, p, strings.NewReader("SELECT 1")); code == http.StatusOK {
 			t.Errorf("%v: status %d: %s", p, code, body)

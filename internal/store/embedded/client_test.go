@@ -149,7 +149,7 @@ func roundTrip(t *testing.T, conn driver.Conn, db string) {
 	if err = errors.Join(r.Err(), r.Close()); err != nil {
 		t.Errorf("empty result: %v", err)
 	}
-	if err = conn.AsyncInsert(ctx, "INSERT INTO "+db+".t (i32, s) VALUES (-5, 'async')", true); err != nil {
+	if err = conn.AsyncInsert(ctx, "INSERT INTO "+db+".t (i32, s, at) VALUES (-5, 'async', '2026-03-04 00:00:00')", true); err != nil {
 		t.Errorf("async insert: %v", err)
 	}
 	var text2 string

@@ -80,17 +80,21 @@ func defaultLimits() limits {
 }
 
 // grants is all that a statement may do: no sources (file, url, remote, s3, ...), no SYSTEM, no users, no functions, no dictionaries,
-// no named collections; tables of the MergeTree family, Memory, Null, Merge and Buffer only.
+// no named collections. Of table engines that reach outside none is granted; the engine grants the others by itself.
 var grants = []string{
 	"GRANT SHOW, SELECT, INSERT, ALTER TABLE, ALTER VIEW, ALTER DATABASE, CREATE DATABASE, CREATE TABLE, CREATE VIEW, CREATE TEMPORARY TABLE, DROP DATABASE, DROP TABLE, DROP VIEW, UNDROP TABLE, TRUNCATE, OPTIMIZE, KILL QUERY, CHECK ON *.*",
 	"GRANT TABLE ENGINE ON MergeTree", "GRANT TABLE ENGINE ON ReplacingMergeTree", "GRANT TABLE ENGINE ON AggregatingMergeTree",
 	"GRANT TABLE ENGINE ON SummingMergeTree", "GRANT TABLE ENGINE ON CollapsingMergeTree", "GRANT TABLE ENGINE ON VersionedCollapsingMergeTree",
+	"REVOKE INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, UNDROP TABLE ON system.*", "REVOKE ALTER DATABASE, DROP DATABASE ON default.*",
+	"REVOKE INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, UNDROP TABLE ON information_schema.*",
+	"REVOKE INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, UNDROP TABLE ON INFORMATION_SCHEMA.*",
 	"GRANT TABLE ENGINE ON Memory", "GRANT TABLE ENGINE ON Null", "GRANT TABLE ENGINE ON View", "GRANT TABLE ENGINE ON MaterializedView",
 }
 
 // frozenSettings may not be changed by a statement or a URL: each would reach outside the data directory, weaken durability or lift a bound.
 var frozenSettings = []string{
-	"format_schema", "format_schema_source", "fsync_metadata", "allow_introspection_functions",
+	"format_schema", "format_schema_source", "output_format_schema", "format_template_resultset", "format_template_row", "format_avro_schema_registry_url",
+	"fsync_metadata", "allow_introspection_functions", "implicit_select",
 }
 
 // writeConfig writes config.xml and users.xml and returns the former's path.
@@ -142,7 +146,7 @@ func (d layout) writeConfig(lim limits) (string, error) {
 		return "", fmt.Errorf("write engine configuration %s: %w", path, err)
 	}
 	b.Reset()
-	b.WriteString("<clickhouse>\n  <profiles><default>\n    <async_insert>0</async_insert>\n    <constraints>\n")
+	b.WriteString("<clickhouse>\n  <profiles><default>\n    <async_insert>0</async_insert>\n    <implicit_select>0</implicit_select>\n    <constraints>\n")
 	for _, s := range frozenSettings {
 		fmt.Fprintf(&b, "      <%[1]s><readonly/></%[1]s>\n", s)
 	}

@@ -79,6 +79,8 @@ func checkTokens(text string, confined bool) error {
 		switch {
 		case !confined && named && next && source && (strings.EqualFold(name, "format") || strings.EqualFold(name, "input") || strings.EqualFold(name, "values")):
 			return refuse(codeAccessDenied, "ACCESS_DENIED", "The table function %s is not allowed where the kernel cannot confine the engine", name)
+		case named && next && (strings.EqualFold(name, "Executable") || strings.EqualFold(name, "ExecutablePool")):
+			return refuse(codeAccessDenied, "ACCESS_DENIED", "Running programs (Executable) is not allowed")
 		case t.is("OUTFILE"):
 			return refuse(codeAccessDenied, "ACCESS_DENIED", "INTO OUTFILE is not allowed")
 		case named && (next || applied) && (strings.EqualFold(name, "file") || strings.EqualFold(name, "catboostEvaluate")),

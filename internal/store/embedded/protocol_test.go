@@ -153,7 +153,7 @@ func TestProtocol(t *testing.T) {
 		{nil, "SELECT nosuch FROM p.t", 404, "Code: 47."},
 		{nil, "SELECT * FROM p.nosuch", 404, "Code: 60."},
 		{nil, "SELECT * FROM p.t FORMAT NoSuch", 404, "Code: 73."},
-		{nil, "SELEC", 400, "Code: "},
+		{nil, "SELEC", 400, "Code: 62."}, {nil, "exit", 400, "Code: 62."},
 		{v("nosuch", "1"), "SELECT 1", 404, "Code: 115."},
 		{nil, "INSERT INTO p.t FORMAT TSV\nnot a number\tx\n", 400, "Code: 27."},
 		{nil, "SELECT sum(number) FROM numbers(100000000000) SETTINGS max_execution_time = 0.1", 408, "Code: 159."},

@@ -67,8 +67,9 @@ func confine(o Options, args, env []string) error {
 		rights uint64
 	}{
 		{o.DataDir, landlockWrite}, {filepath.Dir(o.PasswordFile), landlockWrite},
-		{exe, landlockExec}, {o.LibPath, landlockExec},
-		{"/lib", landlockExec}, {"/lib64", landlockExec}, {"/usr/lib", landlockExec}, {"/usr/lib64", landlockExec}, {"/usr/share/zoneinfo", landlockRead},
+		// The process may execute itself and the loader, and nothing else.
+		{exe, landlockExec}, {"/lib64/ld-linux-x86-64.so.2", landlockExec}, {o.LibPath, landlockRead},
+		{"/lib", landlockRead}, {"/lib64", landlockRead}, {"/usr/lib", landlockRead}, {"/usr/lib64", landlockRead}, {"/usr/share/zoneinfo", landlockRead},
 		{"/etc/ld.so.cache", landlockRead}, {"/etc/localtime", landlockRead},
 		{"/dev/null", landlockRead | unix.LANDLOCK_ACCESS_FS_WRITE_FILE}, {"/dev/urandom", landlockRead}, {"/dev/random", landlockRead},
 		{"/proc/self", landlockRead}, {"/proc/meminfo", landlockRead}, {"/proc/cpuinfo", landlockRead}, {"/proc/stat", landlockRead}, {"/proc/sys/vm", landlockRead},
