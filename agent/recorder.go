@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/flopwatch/flopwatch/agent/spool"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// RecorderConfig of one node. Cluster, Spool and Privacy are needed.
+type RecorderConfig struct {
+	Cluster string
+	Node    string // "": the provider
+	Spool   *spool.Spool
+	Privacy *Privacy
+	BootID  string
+	// Clock returns both clocks: Unix milliseconds and milliseconds since boot. nil: batches
+	// carry no clock, as in a replay, whose bytes must not depend on when it runs.
+	Clock func() (wallMs, bootMs int64)
+	// SyncEvery is the number of batches after which the spool is made durable; default 1.
+	// Batches are shipped after that; Flush makes the rest durable.
+	SyncEvery int
+	// Replay numbers batches from 1, whatever the spool has, and skips those it has.
+	Replay bool
+}
+
+// Recorder seals tables into the spool of one node.
+type Recorder struct {
+	cfg      RecorderConfig
+	sealed   uint64 // batches of a replay so far
+	ticks    uint64
+	unsynced int
+	frame    []byte
+	batch    wire.Batch
+	hide     hider
+}
+
+// NewRecorder returns a recorder. It does not own the spool.
+func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
+	if cfg.Cluster == "" || cfg.Spool == nil || cfg.Privacy == nil {
+		return nil, errors.New("make recorder: cluster, spool and privacy are needed")
+	}
+	if cfg.SyncEvery <= 0 {
+		cfg.SyncEvery = 1
+	}
+	return &Recorder{cfg: cfg, hide: hider{privacy: cfg.Privacy, memo: map[string]string{}}}, nil
+}
+
+// Tick counts a sampling tick, whether it gave rows or not.
+func (r *Recorder) Tick() { r.ticks++ }
+
+// Seal makes a batch of the tables and puts it into the spool. It returns the batch's
+// sequence, and 0 if there was nothing to seal. The tables stay the caller's and are not
+// changed. availableMs is the time at which a replay's rows were known, 0 live. After an
+// error nothing was taken, and the caller may seal the same tables again; wire.ErrTooLarge
+// says that they have to be split first.
+func (r *Recorder) Seal(availableMs int64, tables ...wire.Table) (uint64, error) {
+	rows := 0
+	for i := range tables {
+		rows += tables[i].Rows
+	}
+	if rows == 0 {
+		return 0, nil
+	}
+	sp := r.cfg.Spool
+	seq := sp.NextSequence()
+	if r.cfg.Replay {
+		if r.sealed+1 < seq {
+			r.sealed++
+			return r.sealed, nil
+		}
+		if r.sealed+1 > seq {
+			return 0, fmt.Errorf("seal batch %d: the spool expects %d", r.sealed+1, seq)
+		}
+	}
+	if err := r.encode(seq, availableMs, tables); err != nil {
+		return 0, fmt.Errorf("seal batch %d: %w", seq, err)
+	}
+	if err := sp.Append(seq, r.frame); err != nil {
+		return 0, fmt.Errorf("seal batch: %w", err)
+	}
+	r.sealed++
+	if r.unsynced++; r.unsynced >= r.cfg.SyncEvery {
+		// The batch is taken whatever becomes of the sync: Flush, or the next Seal's, tries
+		// again, and until then it is not shipped.
+		if err := r.Flush(); err != nil {
+			return seq, err
+		}
+	}
+	return seq, nil
+}
+
+// Flush makes all sealed batches durable, so that they can be shipped.
+func (r *Recorder) Flush() error {
+	if r.unsynced == 0 {
+		return nil
+	}
+	if err := r.cfg.Spool.Sync(); err != nil {
+		return fmt.Errorf("flush batches: %w", err)
+	}
+	r.unsynced = 0
+	return nil
+}
+
+func (r *Recorder) encode(seq uint64, availableMs int64, tables []wire.Table) error {
+	b := &r.batch
+	*b = wire.Batch{
+		Version: wire.Version, Cluster: r.cfg.Cluster, Node: r.cfg.Node, Spool: r.cfg.Spool.ID(), Sequence: seq,
+		BootID: r.cfg.BootID, Ticks: r.ticks, AvailableMs: availableMs, PrevDigest: r.cfg.Spool.LastDigest(), Tables: b.Tables[:0],
+	}
+	if r.cfg.Clock != nil {
+		b.SealedWallMs, b.SealedBootMs = r.cfg.Clock()
+	}
+	for _, g := range r.cfg.Spool.Gaps() {
+		b.Gaps = append(b.Gaps, wire.Gap{From: g.From, To: g.To, Reason: wire.GapReason(g.Reason), Digest: g.Digest})
+	}
+	for i := range tables {
+		if tables[i].Rows == 0 {
+			continue
+		}
+		t, err := r.hide.table(tables[i])
+		if err != nil {
+			return err
+		}
+		b.Tables = append(b.Tables, t)
+	}
+	var err error
+	r.frame, err = wire.AppendBatch(r.frame[:0], b)
+	clear(b.Tables) // nothing of the caller's is kept
+	return err
+}
