@@ -161,7 +161,7 @@ func TestShip(t *testing.T) {
 	if err := s.Drain(short); err == nil {
 		t.Error("drained without a commit")
 	}
-	r.publishMark(t, wire.CommitMark{Node: "n1", Spool: [16]byte{1}, Through: 50})                                              // another spool's
+	r.publishMark(t, wire.CommitMark{Node: "n1", Spool: [16]byte{1}, Through: 50})                                               // another spool's
 	r.publishMark(t, wire.CommitMark{Node: "n1", Spool: sp.ID(), Through: 20, Ranges: []wire.SequenceRange{{From: 31, To: 50}}}) // out of order
 	wait(t, "commit of 20", func() bool { return sp.Committed() == 20 })
 	r.publishMark(t, wire.CommitMark{Node: "n1", Spool: sp.ID(), Ranges: []wire.SequenceRange{{From: 21, To: 30}}})
