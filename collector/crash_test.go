@@ -1,0 +1,221 @@
+package collector_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flopwatch/flopwatch/collector"
+	"github.com/flopwatch/flopwatch/collector/batch"
+	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/testenv"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// childVar makes the test binary a collector: what it needs, as JSON.
+const childVar = "FLOPWATCH_TEST_COLLECTOR"
+
+type childConfig struct{ NATS, URL, User, Password, Database string }
+
+func TestMain(m *testing.M) {
+	if cfg := os.Getenv(childVar); cfg != "" {
+		if err := runChild(cfg); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func runChild(text string) error {
+	var cfg childConfig
+	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	nc, err := broker.Connect(broker.ConnectConfig{URL: cfg.NATS, Name: "child"})
+	if err != nil {
+		return err
+	}
+	var s *store.Store
+	for s == nil { // the engine may be down at this moment
+		s, err = store.Open(ctx, store.Config{URL: cfg.URL, User: cfg.User, Password: cfg.Password, Database: cfg.Database})
+		if err != nil {
+			<-time.After(50 * time.Millisecond)
+		}
+	}
+	c, err := collector.Open(ctx, collector.Config{
+		Conn: nc, Store: s, Partitions: collector.Partitions(1), Instance: fmt.Sprint(os.Getpid()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		MaxMessages: 5, Linger: 20 * time.Millisecond, Batch: batch.Config{AcceptRecordedAvailability: true},
+	})
+	if err != nil {
+		return err
+	}
+	return c.Run(ctx)
+}
+
+// TestKill kills the collector, and sometimes the engine, at random moments while batches
+// arrive, some of them twice. At the end the store has each row once.
+func TestKill(t *testing.T) {
+	const nodes, sequences, kills = 4, 60, 12
+	engine := testenv.ClickHouseServer(t, t.TempDir())
+	user, password := engine.Auth()
+	cfg := childConfig{URL: engine.URL(), User: user, Password: password, Database: "crash"}
+	s, err := store.Open(t.Context(), store.Config{URL: cfg.URL, User: user, Password: password, Database: cfg.Database})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if cerr := s.Close(); cerr != nil {
+			t.Error(cerr)
+		}
+	})
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b := newBroker(t)
+	b.store, cfg.NATS = s, b.url
+	env, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	launch := func() *exec.Cmd {
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), childVar+"="+string(env))
+		var out strings.Builder
+		cmd.Stderr = &out
+		t.Cleanup(func() {
+			if text := out.String(); strings.Contains(text, "ERROR") || strings.Contains(text, "panic") {
+				t.Logf("child: %s", text)
+			}
+		})
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	kill := func(cmd *exec.Cmd) {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // killed
+	}
+	positions, err := b.js.KeyValue(t.Context(), broker.BucketCursor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// look reads where the collector is: every takeover, intent and completion is a revision.
+	look := func() (revision uint64, begun bool) {
+		e, err := positions.Get(t.Context(), broker.NodeStream(0))
+		if err != nil {
+			return 0, false
+		}
+		return e.Revision(), strings.Contains(string(e.Value()), `"from"`)
+	}
+	rnd := rand.New(rand.NewPCG(1, uint64(os.Getpid())))
+	published := make(chan error, 1)
+	go func() { // ends when all is published
+		published <- func() error {
+			for q := uint64(1); q <= sequences; q++ {
+				for n := range nodes {
+					w, frame := newFrame(t, n, q, nil)
+					times := 1
+					if q%5 == 0 {
+						times = 2 // past the broker's window: under another id
+					}
+					for k := range times {
+						id := fmt.Sprintf("%d/%s", k, wire.MessageID(w.Node, w.Spool, w.Sequence))
+						if _, err := b.js.Publish(context.WithoutCancel(t.Context()), wire.BatchSubject(w), frame, jetstream.WithMsgID(id)); err != nil {
+							return err
+						}
+					}
+				}
+				<-time.After(300 * time.Millisecond)
+			}
+			return nil
+		}()
+	}()
+	midway, engineKills := 0, 0
+	worked := 0
+	for i := range kills {
+		before, _ := look()
+		cmd := launch()
+		// Past the former lease and some steps into the work, then at a random moment.
+		steps := uint64(1 + rnd.IntN(6))
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+			if now, _ := look(); now >= before+steps {
+				break
+			}
+			<-time.After(time.Millisecond)
+		}
+		<-time.After(time.Duration(rnd.IntN(40)) * time.Millisecond)
+		if i%3 == 2 {
+			if pid := engine.PID(); pid != 0 {
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				engineKills++
+				<-time.After(time.Duration(rnd.IntN(300)) * time.Millisecond)
+			}
+		}
+		kill(cmd)
+		now, begun := look()
+		if begun {
+			midway++
+		}
+		if now > before+1 {
+			worked++
+		}
+	}
+	if err := <-published; err != nil {
+		t.Fatal(err)
+	}
+	last := launch()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := b.collector(t, "watcher", nil).WaitIdle(ctx); err != nil {
+		t.Fatalf("wait until idle: %v", err)
+	}
+	kill(last)
+	t.Logf("%d kills of the collector, %d of them had stored or begun ranges, %d died within one; %d of the engine (%d restarts)", kills, worked, midway, engineKills, engine.Restarts())
+	wantRows(t, s, nodes*sequences)
+	raw, distinct, err := s.Count(t.Context(), store.TableBatches)
+	if err != nil || raw != nodes*sequences || distinct != nodes*sequences {
+		t.Errorf("batches: %d rows, %d distinct, want %d (%v)", raw, distinct, nodes*sequences, err)
+	}
+	rows, err := s.BatchesAfter(t.Context(), cluster, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[store.BatchKey]bool{}
+	for _, r := range rows {
+		seen[r.BatchKey] = true
+		if r.Rows[0] != gpus*seconds || len(r.Minutes) == 0 {
+			t.Errorf("batch %+v", r)
+		}
+	}
+	if len(seen) != nodes*sequences || len(rows) != len(seen) {
+		t.Errorf("batches: %d listed, %d distinct, want %d", len(rows), len(seen), nodes*sequences)
+	}
+	for _, table := range []string{store.TableGPUMinute, store.TableNodeMinute, store.TableCommMinute, store.TableFlowMinute, store.TableQuarantine} {
+		if raw, _, err := s.Count(t.Context(), table); err != nil || raw != 0 {
+			t.Errorf("%s: %d rows (%v)", table, raw, err)
+		}
+	}
+}
