@@ -139,7 +139,7 @@ func TestReduceGPURepeats(t *testing.T) {
 	near(t, "power", c.Mean[PowerW], (100*20+300*10)/30.)
 	// A later row of the same time that lacks a value leaves the one that was measured.
 	partial := sample(t0+10_000, map[Signal]float64{PowerW: 110})
-	partial.AvailableMs += 1
+	partial.AvailableMs++
 	c, _ = ReduceGPU([]GPUSample{a, partial}, t0)
 	near(t, "power of the later row", c.Mean[PowerW], 110)
 	near(t, "util of the earlier row", c.Mean[UtilFrac], 0.5)

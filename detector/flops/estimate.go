@@ -228,7 +228,8 @@ func (w *Work) fill(b *balance, p *prior) gap {
 		if missing <= 1e-6*m.PeakFLOP || p.none || p.still {
 			continue
 		}
-		best, low, high := 0.0, 0.0, missing
+		var best float64
+		low, high := 0.0, missing
 		near := func(j int) bool { return j >= 0 && abs(j-i) <= neighbourMinutes }
 		switch {
 		case level[i] >= 0: // the run's other GPUs in the same minute

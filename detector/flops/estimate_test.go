@@ -179,18 +179,18 @@ func TestNodePowerTier(t *testing.T) {
 // lowers the coverage and widens the interval.
 func TestGaps(t *testing.T) {
 	t.Parallel()
-	make := func(keep func(gpu int, ts int64) bool) Estimate {
+	dark := func(keep func(gpu int, ts int64) bool) Estimate {
 		ev := fleet(h100, 8, 60, 10_000, func(g int, ts int64, s *feature.GPUSample) bool {
 			s.Value[feature.TensorFrac], s.Value[feature.SMClockMHz] = 0.45, 1700
 			return keep(g, ts)
 		})
 		return Of(Input{Ev: ev, Members: members(8, 60), Class: "training"})
 	}
-	full := make(func(int, int64) bool { return true })
-	peers := make(func(g int, _ int64) bool { return g < 6 })
+	full := dark(func(int, int64) bool { return true })
+	peers := dark(func(g int, _ int64) bool { return g < 6 })
 	within(t, "filled from peers", peers.Executed.Best, full.Executed.Best, 0.01)
 	within(t, "coverage with two GPUs dark", peers.CoverageFrac, 0.75, 1e-6)
-	between := make(func(_ int, ts int64) bool { return ts < t0+20*minuteMs || ts > t0+50*minuteMs })
+	between := dark(func(_ int, ts int64) bool { return ts < t0+20*minuteMs || ts > t0+50*minuteMs })
 	within(t, "filled from neighbours", between.Executed.Best, full.Executed.Best, 0.06)
 	if between.CoverageFrac > 0.56 || between.CoverageFrac < 0.48 {
 		t.Errorf("coverage %v", between.CoverageFrac)
@@ -199,7 +199,7 @@ func TestGaps(t *testing.T) {
 	if width(between) <= width(full) || between.Executed.Low >= 0.6*full.Executed.Best {
 		t.Errorf("a half-hour gap: %+v, without %+v", between.Executed, full.Executed)
 	}
-	none := make(func(int, int64) bool { return false })
+	none := dark(func(int, int64) bool { return false })
 	if !reflect.DeepEqual(none.Basis, []string{BasisAllocation}) || none.CoverageFrac != 0 || none.Model.Best <= 0 {
 		t.Errorf("hours alone: %+v", none)
 	}

@@ -117,7 +117,7 @@ func (ms *measurer) host(node string) *host {
 	if !ok {
 		acc = generic(ms.boardPower(n, h))
 	}
-	if n.TDPW > 0 && ok && acc.Share == 1 {
+	if ok && acc.Share == 1 && n.TDPW > 0.3*acc.TDPW && n.TDPW < 2*acc.TDPW { // a cap; not the node's sum
 		acc.TDPW = n.TDPW
 	}
 	if acc.TDPW <= 0 {
