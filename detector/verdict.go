@@ -2,7 +2,7 @@ package detector
 
 import (
 	"github.com/flopwatch/flopwatch/detector/flops"
-	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/detector/forecast"
 	"github.com/flopwatch/flopwatch/detector/run"
 )
 
@@ -14,20 +14,13 @@ type MemberLine struct {
 	EndMs   int64  `json:"end_ms"`
 }
 
-// CrossingLine holds the instants by which a limit is crossed with 10, 50 and 90 %.
-type CrossingLine struct {
-	P10 int64 `json:"p10"`
-	P50 int64 `json:"p50"`
-	P90 int64 `json:"p90"`
-}
-
 // ThresholdLine compares a run with one profile. Probability is that the limit is
 // exceeded already at the judged moment.
 type ThresholdLine struct {
-	Profile     string        `json:"profile"`
-	LimitFLOP   float64       `json:"limit_flops"`
-	Probability float64       `json:"probability"`
-	Crossing    *CrossingLine `json:"crossing_ms"`
+	Profile     string             `json:"profile"`
+	LimitFLOP   float64            `json:"limit_flops"`
+	Probability float64            `json:"probability"`
+	Crossing    *forecast.Crossing `json:"crossing_ms"`
 }
 
 // RunLine is one line of runs.jsonl (BUNDLE.md). Fields beyond BUNDLE.md's carry the
@@ -60,11 +53,4 @@ type LinkLine struct {
 type judged struct {
 	run run.Run
 	est flops.Estimate
-}
-
-// verdict is what one judged minute says.
-type verdict struct {
-	atMs     int64
-	runs     []judged
-	findings []report.Finding
 }

@@ -1,0 +1,233 @@
+package detector
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/identity"
+	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/detector/threshold"
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+// Version of the detector's arithmetic. It stands on every verdict; change it whenever
+// the same rows would be judged differently.
+const Version = "0.1.0"
+
+// Timing of the judgement, in milliseconds of event time.
+const (
+	// StepMs is the grid on which event time is judged.
+	StepMs = feature.MinuteMs
+	// WaitMs is how far behind what has arrived a minute is judged, whoever is missing.
+	WaitMs = 10 * 60_000
+	// quietMs is how often a fleet is judged from which nothing new came: silence is a
+	// finding too.
+	quietMs = 10 * 60_000
+	// blockMs is how much event time is read from the store at once.
+	blockMs = 30 * 60_000
+	// maxMs is later than any event.
+	maxMs = math.MaxInt64 / 4
+)
+
+// Config of a detector.
+type Config struct {
+	Cluster              string
+	Profiles             []threshold.Profile
+	ProfileVersion       string   // of the set of profiles
+	SpecialJurisdictions []string // country codes under special measures
+	ConfigDigest         string   // of everything that can change a verdict, for the record
+	Epoch                uint64   // fencing epoch of the leader's lease; stands on every verdict
+	// Now stamps when the system raised a finding, in wall time. No verdict depends on it.
+	Now func() time.Time
+	// Progress, if set, is called after each block with the judged moment.
+	Progress func(atMs int64)
+}
+
+// Store is what the detector reads and writes.
+type Store interface {
+	BatchesAfter(ctx context.Context, cluster string, afterAvailableMs, toAvailableMs int64) ([]store.BatchRow, error)
+	GPURows(ctx context.Context, q store.RowQuery) ([]store.GPURow, error)
+	HostRows(ctx context.Context, q store.RowQuery) ([]store.HostRow, error)
+	FabricRows(ctx context.Context, q store.RowQuery) ([]store.FabricRow, error)
+	FlowRows(ctx context.Context, q store.RowQuery) ([]store.FlowRow, error)
+	CollectiveRows(ctx context.Context, q store.RowQuery) ([]store.CollectiveRow, error)
+	ProcessRows(ctx context.Context, a store.AsOf) ([]store.ProcessRow, error)
+	AllocationRows(ctx context.Context, a store.AsOf) ([]store.AllocationRow, error)
+	OrderRows(ctx context.Context, a store.AsOf) ([]store.OrderRow, error)
+	InventoryRows(ctx context.Context, a store.AsOf) ([]store.InventoryRow, error)
+	PutCells(ctx context.Context, c store.Cells, p store.Provenance) error
+	PutRuns(ctx context.Context, cluster string, rows []store.RunRow) error
+	PutRunMembers(ctx context.Context, cluster string, rows []store.RunMemberRow) error
+	PutFindings(ctx context.Context, cluster string, rows []store.FindingRow) error
+	PutEvidence(ctx context.Context, cluster, findingID string, gpu []store.GPURow, host []store.HostRow) error
+}
+
+// Detector judges one cluster. It is used by one goroutine.
+type Detector struct {
+	cfg      Config
+	store    Store
+	parties  *identity.Graph
+	profiles []report.Profile
+	st       *state
+
+	startMs  int64                     // of the period that is judged
+	prev     map[string]report.Finding // findings of the moment judged last, by id
+	prevAtMs int64                     // that moment; 0: none
+	raised   map[string]int64          // finding id -> watermark at which it was raised first
+	written  map[string]string         // finding id -> line last written
+	runs     map[string]string         // run id -> line last written
+	acts     []judged                  // activities at the end of the last block, all estimated
+	pending  pending
+}
+
+// New returns a detector that knows nothing yet.
+func New(cfg Config, st Store, parties *identity.Graph) *Detector {
+	cfg.Profiles = watched(cfg.Profiles)
+	profiles := make([]report.Profile, len(cfg.Profiles))
+	for i, p := range cfg.Profiles {
+		profiles[i] = reportProfile(p)
+	}
+	return &Detector{
+		cfg: cfg, store: st, parties: parties, profiles: profiles, st: newState(),
+		prev: map[string]report.Finding{}, raised: map[string]int64{}, written: map[string]string{}, runs: map[string]string{},
+		pending: newPending(),
+	}
+}
+
+// Backfill judges the period [startMs, endMs] of stored telemetry minute by minute, as
+// it would have been judged live, and writes cells and verdicts. It expects that the
+// collector has stored all that the period will get: the last moment is judged with
+// everything that is there.
+func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
+	if endMs <= startMs {
+		return fmt.Errorf("judge period: it ends at %d ms, not after its start at %d ms", endMs, startMs)
+	}
+	d.startMs = startMs
+	if err := d.loadFacts(ctx); err != nil {
+		return err
+	}
+	availMs := int64(-maxMs)
+	for at := startMs; ; {
+		to := min(at+blockMs, endMs)
+		hi := to + WaitMs
+		if to == endMs {
+			hi = maxMs
+		}
+		batches, err := d.store.BatchesAfter(ctx, d.cfg.Cluster, availMs, hi)
+		if err != nil {
+			return fmt.Errorf("read batches: %w", err)
+		}
+		w, err := d.loadWindow(ctx, batches, hi)
+		if err != nil {
+			return err
+		}
+		if err := d.judgeBlock(ctx, w, batches, startMs, at, to, endMs); err != nil {
+			return err
+		}
+		if d.cfg.Progress != nil {
+			d.cfg.Progress(to)
+		}
+		if to == endMs {
+			return nil
+		}
+		availMs, at = hi, nextStep(to)
+	}
+}
+
+// nextStep is the first moment of the grid after ms.
+func nextStep(ms int64) int64 { return feature.MinuteOf(ms) + StepMs }
+
+// judgeBlock judges the steps from at to to. Step T sees what was available by T + WaitMs;
+// the last step of the period sees everything.
+func (d *Detector) judgeBlock(ctx context.Context, w *window, batches []store.BatchRow, startMs, at, to, endMs int64) error {
+	done := 0
+	for t := at; ; t = min(nextStep(t), to) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		availMs := t + WaitMs
+		if t == endMs {
+			availMs = maxMs
+		}
+		n := done
+		for n < len(batches) && batches[n].AvailableMs <= availMs {
+			n++
+		}
+		touched := d.apply(w, batches[done:n], availMs)
+		done = n
+		if touched || t == startMs || t == endMs || d.factBetween(t-StepMs, t) || t/quietMs != (t-StepMs)/quietMs {
+			if err := d.judge(startMs, t, t == endMs); err != nil {
+				return err
+			}
+		}
+		if t == to {
+			break
+		}
+	}
+	return d.flush(ctx, startMs, to, to == endMs)
+}
+
+// apply reduces the cells that the batches touch and puts them into the state. It
+// reports whether there were any.
+func (d *Detector) apply(w *window, batches []store.BatchRow, availMs int64) bool {
+	dirty := map[nodeMinute]bool{}
+	for _, b := range batches {
+		for _, m := range b.Minutes {
+			from, to := feature.DirtyMinutes(m * feature.MinuteMs)
+			for minute := from; minute <= to; minute += feature.MinuteMs {
+				dirty[nodeMinute{b.Node, minute}] = true
+			}
+		}
+	}
+	keys := make([]nodeMinute, 0, len(dirty))
+	for k := range dirty {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, compareNodeMinute)
+	any := false
+	for _, k := range keys {
+		c := w.reduce(k.node, k.minute, availMs)
+		for _, x := range c.gpu {
+			d.st.putGPU(x)
+		}
+		for _, x := range c.host {
+			d.st.putHost(x)
+		}
+		if len(c.comm) > 0 {
+			d.st.putComm(k.node, k.minute, c.comm)
+		}
+		if len(c.flows) > 0 {
+			d.st.putFlows(k.node, k.minute, c.flows)
+		}
+		if len(c.gpu)+len(c.host)+len(c.comm)+len(c.flows) > 0 {
+			any = true
+			d.pending.cells[k] = c
+		}
+	}
+	return any
+}
+
+// factBetween reports whether a stated fact (rental, order, process) changed in (from, to].
+func (d *Detector) factBetween(from, to int64) bool {
+	in := func(ms int64) bool { return ms > from && ms <= to }
+	for _, a := range d.st.allocations {
+		if in(a.StartMs) || in(a.EndMs) {
+			return true
+		}
+	}
+	for _, o := range d.st.orders {
+		if in(o.AmendedMs) || in(o.StartMs) || in(o.EndMs) {
+			return true
+		}
+	}
+	for _, p := range d.st.processes {
+		if in(p.StartMs) || in(p.EndMs) {
+			return true
+		}
+	}
+	return false
+}

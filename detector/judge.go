@@ -1,0 +1,125 @@
+package detector
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/forecast"
+	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/detector/run"
+	"github.com/flopwatch/flopwatch/detector/threshold"
+	"github.com/flopwatch/flopwatch/detector/workload"
+)
+
+// activities says what the fleet did as far as the evidence shows: assembled in space,
+// classified, joined over time, and estimated. Activities that no threshold looks at are
+// estimated only where all is set. It is pure.
+func activities(ev *feature.Evidence, all bool) []judged {
+	eps := run.Episodes(ev)
+	classes := make([]run.ClassOf, len(eps))
+	for i := range eps {
+		v := workload.Classify(ev, eps[i])
+		classes[i] = run.ClassOf{Class: v.Class, Prob: v.Prob, Reasons: v.Reasons}
+	}
+	runs := run.Join(ev, eps, classes)
+	slices.SortFunc(runs, func(a, b run.Run) int { return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.ID, b.ID)) })
+	out := make([]judged, len(runs))
+	for i := range runs {
+		out[i].run = runs[i]
+		if all || workload.IsRun(runs[i].Class) {
+			out[i].est = flops.Of(flops.Input{Ev: ev, Members: runs[i].Members, Class: runs[i].Class})
+		}
+	}
+	return out
+}
+
+// judge looks at everything that was visible at atMs and keeps the verdict.
+func (d *Detector) judge(startMs, atMs int64, last bool) error {
+	ev := d.st.evidence(startMs, atMs, last)
+	acts := activities(ev, false)
+	states := make([]report.RunState, len(acts))
+	for i, a := range acts {
+		states[i] = report.RunState{Run: a.run, Est: a.est}
+	}
+	found := report.Evaluate(report.Input{
+		AtMs: atMs, StartMs: startMs, PrevAtMs: d.prevAtMs, Ev: ev, Runs: states, Resolve: d.parties.Resolve,
+		Profiles: d.profiles, Peak16: peak16, SpecialJurisdictions: d.cfg.SpecialJurisdictions, Prev: d.prev,
+	})
+	d.prevAtMs = atMs
+	return d.keepFindings(atMs, found)
+}
+
+// peak16 is a part's dense 16-bit peak in FLOP per second.
+func peak16(gpuModel string) (float64, bool) {
+	a, ok := flops.Lookup(gpuModel)
+	return a.Peak16, ok
+}
+
+// line renders an activity as BUNDLE.md has it.
+func (d *Detector) line(ev *feature.Evidence, a judged) RunLine {
+	l := RunLine{
+		Run: a.run.ID, Class: a.run.Class, ClassProbability: round(a.run.ClassProb, 4), StartedMs: a.run.StartMs,
+		Members: make([]MemberLine, len(a.run.Members)), Accounts: nonNil(a.run.Accounts),
+		FLOPsExecuted: rounded(a.est.Executed), FLOPsModel: rounded(a.est.Model), Basis: nonNil(a.est.Basis),
+		CoverageFrac: round(a.est.CoverageFrac, 4), Thresholds: []ThresholdLine{}, Reasons: nonNil(a.run.Reasons), Links: []LinkLine{},
+	}
+	if !a.run.Open {
+		l.EndedMs = &a.run.EndMs
+	}
+	for i, m := range a.run.Members {
+		l.Members[i] = MemberLine{Node: m.Node, GPU: m.GPU, StartMs: m.StartMs, EndMs: m.EndMs}
+	}
+	for _, k := range a.run.Links {
+		l.Links = append(l.Links, LinkLine{Kind: k.Kind, Weight: round(k.Weight, 3), Reason: k.Reason})
+	}
+	if !workload.IsRun(a.run.Class) {
+		return l
+	}
+	contractEnd := report.ContractEnd(ev, a.run)
+	for _, p := range d.cfg.Profiles {
+		if p.LimitFLOPs <= 0 {
+			continue
+		}
+		t := ThresholdLine{Profile: p.Name, LimitFLOP: p.LimitFLOPs, Probability: round(threshold.ProbabilityExceeds(a.est.Model, p.LimitFLOPs), 4)}
+		if c := forecast.Cross(forecast.Input{
+			Series: a.est.Series, StartMs: a.run.StartMs, NowMs: ev.EndMs, Model: a.est.Model, LimitFLOP: p.LimitFLOPs, EndMs: contractEnd, Open: a.run.Open,
+		}); c != nil {
+			t.Crossing = c
+		}
+		l.Thresholds = append(l.Thresholds, t)
+	}
+	return l
+}
+
+func nonNil(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+// round cuts to digits after the point, so that a line holds what is known and no more.
+func round(v float64, digits int) float64 {
+	p := math.Pow(10, float64(digits))
+	return math.Round(v*p) / p
+}
+
+// rounded keeps six significant digits.
+func rounded(v flops.Interval) flops.Interval {
+	return flops.Interval{Low: significant(v.Low), Best: significant(v.Best), High: significant(v.High)}
+}
+
+func significant(v float64) float64 {
+	if v == 0 || math.IsNaN(v) || math.IsInf(v, 0) {
+		return v
+	}
+	r, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 6, 64), 64)
+	if err != nil {
+		return v
+	}
+	return r
+}

@@ -1,0 +1,198 @@
+package detector
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+// pending is what the block that is being judged will write.
+type pending struct {
+	cells    map[nodeMinute]cells
+	findings map[string]store.FindingRow // by finding id, the latest version of the block
+}
+
+func newPending() pending {
+	return pending{cells: map[nodeMinute]cells{}, findings: map[string]store.FindingRow{}}
+}
+
+func (d *Detector) provenance(atMs int64) store.Provenance {
+	return store.Provenance{
+		Version: uint64(max(atMs, 0)), DetectorVersion: Version, ProfileVersion: d.cfg.ProfileVersion, ConfigDigest: d.cfg.ConfigDigest, Epoch: d.cfg.Epoch,
+	}
+}
+
+// keepFindings compares the verdict with the one before: what is new or revised becomes
+// a version, what no longer holds is taken back, in the open.
+func (d *Detector) keepFindings(atMs int64, found []report.Finding) error {
+	now := make(map[string]report.Finding, len(found))
+	for _, f := range found {
+		now[f.Finding] = f
+		doc, err := json.Marshal(f)
+		if err != nil {
+			return fmt.Errorf("render finding %s: %w", f.Finding, err)
+		}
+		if d.written[f.Finding] == string(doc) {
+			continue
+		}
+		d.written[f.Finding] = string(doc)
+		d.pending.findings[f.Finding] = d.findingRow(atMs, f, string(doc), false)
+	}
+	for id, f := range d.prev { // each on its own: the order reaches no output
+		if _, ok := now[id]; !ok {
+			d.pending.findings[id] = d.findingRow(atMs, f, d.written[id], true)
+			delete(d.written, id)
+		}
+	}
+	d.prev = now
+	return nil
+}
+
+func (d *Detector) findingRow(atMs int64, f report.Finding, doc string, retracted bool) store.FindingRow {
+	if _, ok := d.raised[f.Finding]; !ok {
+		d.raised[f.Finding] = atMs + WaitMs
+	}
+	r := store.FindingRow{
+		FindingID: f.Finding, Limb: f.Limb, Subject: f.Subject(), KnownAtMs: f.KnownAtMs, RaisedMs: d.raised[f.Finding],
+		RaisedAt: d.cfg.Now(), State: f.State, Severity: f.Severity, Retracted: retracted, Doc: doc, Provenance: d.provenance(atMs),
+	}
+	if f.Profile != nil {
+		r.Profile = *f.Profile
+	}
+	return r
+}
+
+// flush writes the cells and verdicts of a block. Cells go first: a verdict never
+// stands in the store before the cells that it rests on.
+func (d *Detector) flush(ctx context.Context, startMs, atMs int64, last bool) error {
+	if err := d.store.PutCells(ctx, d.cellRows(), d.provenance(atMs)); err != nil {
+		return fmt.Errorf("store cells: %w", err)
+	}
+	if err := d.flushRuns(ctx, startMs, atMs, last); err != nil {
+		return err
+	}
+	findings := make([]store.FindingRow, 0, len(d.pending.findings))
+	for _, f := range d.pending.findings {
+		findings = append(findings, f)
+	}
+	slices.SortFunc(findings, func(a, b store.FindingRow) int { return strings.Compare(a.FindingID, b.FindingID) })
+	if err := d.store.PutFindings(ctx, d.cfg.Cluster, findings); err != nil {
+		return fmt.Errorf("store findings: %w", err)
+	}
+	d.pending = newPending()
+	return nil
+}
+
+// flushRuns writes a version of every run whose line changed since it was last written.
+func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool) error {
+	ev := d.st.evidence(startMs, atMs, last)
+	d.acts = activities(ev, true)
+	now := map[string]bool{}
+	var rows []store.RunRow
+	var members []store.RunMemberRow
+	into := map[string]string{} // run id -> the run that took it over
+	for _, a := range d.acts {
+		now[a.run.ID] = true
+		for _, old := range a.run.Supersedes {
+			into[old] = a.run.ID
+		}
+		l := d.line(ev, a)
+		doc, err := json.Marshal(l)
+		if err != nil {
+			return fmt.Errorf("render run %s: %w", a.run.ID, err)
+		}
+		if d.runs[a.run.ID] == string(doc) {
+			continue
+		}
+		d.runs[a.run.ID] = string(doc)
+		r := store.RunRow{
+			RunID: l.Run, JudgedMs: atMs, Class: l.Class, ClassProbability: l.ClassProbability, StartMs: l.StartedMs,
+			Executed: store.FLOPs(a.est.Executed), Model: store.FLOPs(a.est.Model), CoverageFrac: l.CoverageFrac,
+			Doc: string(doc), Provenance: d.provenance(atMs),
+		}
+		if l.EndedMs != nil {
+			r.EndMs = *l.EndedMs
+		}
+		rows = append(rows, r)
+		for _, m := range l.Members {
+			members = append(members, store.RunMemberRow{
+				RunID: l.Run, Version: r.Provenance.Version, Epoch: r.Provenance.Epoch, Node: m.Node, GPU: m.GPU, StartMs: m.StartMs, EndMs: m.EndMs,
+			})
+		}
+	}
+	for id, doc := range d.runs { // sorted below
+		if now[id] {
+			continue
+		}
+		by := into[id]
+		if by == "" {
+			by = "none" // judged to be no activity any more
+		}
+		var l RunLine
+		if err := json.Unmarshal([]byte(doc), &l); err != nil {
+			return fmt.Errorf("read back run %s: %w", id, err)
+		}
+		rows = append(rows, store.RunRow{
+			RunID: id, JudgedMs: atMs, Class: l.Class, ClassProbability: l.ClassProbability, StartMs: l.StartedMs,
+			Executed: store.FLOPs(l.FLOPsExecuted), Model: store.FLOPs(l.FLOPsModel), CoverageFrac: l.CoverageFrac,
+			SupersededBy: by, Doc: doc, Provenance: d.provenance(atMs),
+		})
+		delete(d.runs, id)
+	}
+	slices.SortFunc(rows, func(a, b store.RunRow) int { return strings.Compare(a.RunID, b.RunID) })
+	if err := d.store.PutRuns(ctx, d.cfg.Cluster, rows); err != nil {
+		return fmt.Errorf("store runs: %w", err)
+	}
+	if err := d.store.PutRunMembers(ctx, d.cfg.Cluster, members); err != nil {
+		return fmt.Errorf("store members of runs: %w", err)
+	}
+	return nil
+}
+
+func (d *Detector) cellRows() store.Cells {
+	keys := make([]nodeMinute, 0, len(d.pending.cells))
+	for k := range d.pending.cells {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, compareNodeMinute)
+	out := store.Cells{Cluster: d.cfg.Cluster}
+	for _, k := range keys {
+		c := d.pending.cells[k]
+		for i := range c.gpu {
+			out.GPU = append(out.GPU, gpuCellRow(&c.gpu[i]))
+		}
+		for _, x := range c.host {
+			out.Node = append(out.Node, store.NodeCellRow{
+				Node: x.Node, MinuteMs: x.MinuteMs, AvailableMs: x.AvailableMs, PowerW: x.PowerW, PowerSD: x.PowerSD, PowerCoverMs: x.PowerCoverMs,
+				CPUFrac: x.CPUFrac, CPUCoverMs: x.CPUCoverMs, StorageTxBps: x.StorageTxBps, StorageRxBps: x.StorageRxBps, StorageCoverMs: x.StorageCoverMs,
+				FabricTxBytes: x.FabricTxBytes, FabricRxBytes: x.FabricRxBytes, FabricTxCV: x.FabricTxCV, FabricCoverMs: x.FabricCoverMs,
+				EthernetTxBytes: x.EthernetTxBytes, EthernetRxBytes: x.EthernetRxBytes, EthernetCoverMs: x.EthernetCoverMs,
+			})
+		}
+		for _, x := range c.comm {
+			out.Comm = append(out.Comm, store.CommCellRow{
+				Node: x.Node, PID: int64(x.PID), GPU: x.GPU, Comm: x.Comm, Op: x.Op, NRanks: x.NRanks, Rank: x.Rank,
+				MinuteMs: x.MinuteMs, AvailableMs: x.AvailableMs, Calls: x.Calls, Bytes: x.Bytes,
+			})
+		}
+		for _, x := range c.flows {
+			out.Flow = append(out.Flow, store.FlowCellRow(x))
+		}
+	}
+	return out
+}
+
+func gpuCellRow(c *feature.GPUCell) store.GPUCellRow {
+	return store.GPUCellRow{
+		Node: c.Node, GPU: c.GPU, MinuteMs: c.MinuteMs, AvailableMs: c.AvailableMs, Samples: c.Samples,
+		Mean: c.Mean[:], SD: c.SD[:], CoverMs: c.CoverMs[:], TensorClockMHz: c.TensorClockMHz, TensorClockMs: c.TensorClockMs,
+		EnergyJ:   store.CounterRow{FirstMs: c.EnergyJ.FirstMs, LastMs: c.EnergyJ.LastMs, First: c.EnergyJ.First, Last: c.EnergyJ.Last, Delta: c.EnergyJ.Delta},
+		MMACycles: store.CounterRow{FirstMs: c.MMACycles.FirstMs, LastMs: c.MMACycles.LastMs, First: c.MMACycles.First, Last: c.MMACycles.Last, Delta: c.MMACycles.Delta},
+	}
+}

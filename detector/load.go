@@ -1,0 +1,177 @@
+package detector
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+func compareNodeMinute(a, b nodeMinute) int {
+	return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.minute, b.minute))
+}
+
+func unlisted(node string) feature.Node {
+	return feature.Node{Node: node, FabricGbps: math.NaN(), TDPW: math.NaN()}
+}
+
+// loadFacts reads what the provider and the job layer stated. Each fact carries the
+// moment from which it holds; evidence hides what lies ahead of the judged minute.
+func (d *Detector) loadFacts(ctx context.Context) error {
+	all := store.AsOf{Cluster: d.cfg.Cluster}
+	inventory, err := d.store.InventoryRows(ctx, all)
+	if err != nil {
+		return err
+	}
+	for _, r := range inventory {
+		d.st.nodes[r.Node] = feature.Node{
+			Node: r.Node, Site: r.Site, GPUModel: r.GPUModel, Vantage: r.Vantage, GPUCount: max(r.GPUCount, 0),
+			FabricGbps: r.FabricGbps, TDPW: r.TDPW, Listed: true,
+		}
+	}
+	processes, err := d.store.ProcessRows(ctx, all)
+	if err != nil {
+		return err
+	}
+	d.st.processes = d.st.processes[:0]
+	for _, r := range processes {
+		d.st.see(r.Node)
+		d.st.processes = append(d.st.processes, feature.Process{
+			Node: r.Node, GPUs: r.GPUs, PID: int(r.PID), StartMs: r.StartMs, EndMs: r.EndMs, AvailableMs: r.AvailableMs,
+			Exe: r.Exe, Launcher: r.Launcher, JobSource: r.JobSource, JobID: r.JobID, User: r.User, Project: r.Project,
+			WorldSize: r.WorldSize, Rank: r.Rank,
+		})
+	}
+	slices.SortStableFunc(d.st.processes, func(a, b feature.Process) int {
+		return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.PID, b.PID))
+	})
+	allocations, err := d.store.AllocationRows(ctx, all)
+	if err != nil {
+		return err
+	}
+	d.st.allocations = d.st.allocations[:0]
+	for _, r := range allocations {
+		d.st.see(r.Node)
+		d.st.allocations = append(d.st.allocations, feature.Allocation{
+			Account: r.Account, Node: r.Node, GPUs: r.GPUs, StartMs: r.StartMs, EndMs: r.EndMs, AvailableMs: r.AvailableMs,
+		})
+	}
+	slices.SortStableFunc(d.st.allocations, func(a, b feature.Allocation) int {
+		return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Account, b.Account), slices.Compare(a.GPUs, b.GPUs))
+	})
+	orders, err := d.store.OrderRows(ctx, all)
+	if err != nil {
+		return err
+	}
+	d.st.orders = d.st.orders[:0]
+	for _, r := range orders {
+		d.st.orders = append(d.st.orders, feature.Order{
+			Order: r.Order, Account: r.Account, GPUModel: r.GPUModel, DeclaredUse: r.DeclaredUse, AmendedMs: r.AmendedMs,
+			StartMs: r.StartMs, EndMs: r.EndMs, GPUCount: max(r.GPUCount, 0), FabricGbps: r.FabricGbps,
+		})
+	}
+	slices.SortStableFunc(d.st.orders, func(a, b feature.Order) int {
+		return cmp.Or(cmp.Compare(a.AmendedMs, b.AmendedMs), cmp.Compare(a.Order, b.Order))
+	})
+	return nil
+}
+
+// loadWindow reads the raw rows that the batches' minutes, and the cells which they can
+// change, rest on. Late rows make stretches of their own, so that one late row does not
+// read the whole past.
+func (d *Detector) loadWindow(ctx context.Context, batches []store.BatchRow, availableToMs int64) (*window, error) {
+	minutes := map[int64]bool{}
+	for _, b := range batches {
+		for _, m := range b.Minutes {
+			minutes[m*feature.MinuteMs] = true
+		}
+	}
+	sorted := make([]int64, 0, len(minutes))
+	for m := range minutes {
+		sorted = append(sorted, m)
+	}
+	slices.Sort(sorted)
+	var s feature.Samples
+	for i := 0; i < len(sorted); {
+		j := i + 1
+		for j < len(sorted) && sorted[j]-sorted[j-1] <= 3*feature.WindowMs {
+			j++
+		}
+		_, last := feature.DirtyMinutes(sorted[j-1])
+		q := store.RowQuery{
+			Cluster: d.cfg.Cluster, FromMs: sorted[i] - feature.WindowMs, ToMs: last + feature.MinuteMs, AvailableToMs: availableToMs,
+		}
+		if err := d.loadRows(ctx, q, &s); err != nil {
+			return nil, err
+		}
+		i = j
+	}
+	return newWindow(s), nil
+}
+
+// loadRows appends the raw rows of a stretch.
+func (d *Detector) loadRows(ctx context.Context, q store.RowQuery, s *feature.Samples) error {
+	gpu, err := d.store.GPURows(ctx, q)
+	if err != nil {
+		return err
+	}
+	at, err := signalOrder()
+	if err != nil {
+		return err
+	}
+	for i := range gpu {
+		r := &gpu[i]
+		x := feature.GPUSample{Node: r.Node, GPU: r.GPU, TsMs: r.TsMs, AvailableMs: r.AvailableMs, EnergyJ: r.EnergyJ, MMACycles: r.MMACycles}
+		for k := range x.Value {
+			x.Value[k] = r.Values[at[k]]
+		}
+		s.GPU = append(s.GPU, x)
+	}
+	host, err := d.store.HostRows(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, r := range host {
+		s.Host = append(s.Host, feature.HostSample(r))
+	}
+	fabric, err := d.store.FabricRows(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, r := range fabric {
+		s.Fabric = append(s.Fabric, feature.FabricSample(r))
+	}
+	flows, err := d.store.FlowRows(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, r := range flows {
+		s.Flows = append(s.Flows, feature.Flow(r))
+	}
+	comm, err := d.store.CollectiveRows(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, r := range comm {
+		s.Collectives = append(s.Collectives, feature.Collective{
+			Node: r.Node, PID: int(r.PID), GPU: r.GPU, Comm: r.Comm, Op: r.Op, NRanks: r.NRanks, Rank: r.Rank,
+			TsMs: r.TsMs, AvailableMs: r.AvailableMs, Calls: r.Calls, Bytes: r.Bytes,
+		})
+	}
+	return nil
+}
+
+// signalOrder maps each signal to its place in the store's measures.
+func signalOrder() (at [feature.NumSignals]int, err error) {
+	for s, name := range feature.SignalNames {
+		at[s] = slices.Index(store.GPUMeasures[:], name)
+		if at[s] < 0 {
+			return at, fmt.Errorf("read gpu rows: the store has no measure %q", name)
+		}
+	}
+	return at, nil
+}
