@@ -141,6 +141,8 @@ func each[T any](b *Bundle, file string, parse func(*cells) (T, int64), stamp fu
 	for {
 		fields, line, err := in.next()
 		switch {
+		case c.at == nil && (errors.Is(err, errLong) || errors.Is(err, errQuote)):
+			return &Error{File: rep.File, Line: line, Problem: "the header cannot be read", Cause: err}
 		case errors.Is(err, errLong), errors.Is(err, errQuote):
 			rep.add(Issue{File: rep.File, Line: line, Problem: err.Error(), Wanted: "a record as in RFC 4180"})
 			continue

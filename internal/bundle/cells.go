@@ -42,6 +42,9 @@ func (c *cells) raw(col int) []byte {
 
 func (c *cells) fail(col int, problem, wanted string) {
 	if c.bad == nil {
+		if c.at[col] < 0 {
+			problem = "the header lacks this column"
+		}
 		c.bad = &Issue{Line: c.line, Column: c.columns[col], Value: string(c.raw(col)), Problem: problem, Wanted: wanted}
 	}
 }

@@ -397,6 +397,14 @@ func TestUnreadableFiles(t *testing.T) {
 	if err := b.GPU(func(bundle.GPURow) error { return nil }); !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "gpu.csv:") {
 		t.Errorf("a failing disk: got %v", err)
 	}
+	b = open(t, memory(map[string]string{"gpu.csv": "ts_ms,\"node,gpu\n1700000001000,n1,0\n"}))
+	if err := b.GPU(func(bundle.GPURow) error { return nil }); !errors.As(err, &e) || !strings.Contains(err.Error(), "gpu.csv:1: the header") {
+		t.Errorf("a header that cannot be read: got %v", err)
+	}
+	b = open(t, memory(map[string]string{"gpu.csv": "1700000000000,n1,0\n1700000001000,n1,0\n"}))
+	if rows, rep := gpuRows(t, b), reportOf(t, b, "gpu.csv"); len(rows) != 0 || rep.Issues[0].String() != "gpu.csv:2: column ts_ms: the header lacks this column (wanted Unix time in milliseconds)" {
+		t.Errorf("no header: got %+v", rep)
+	}
 	stop := errors.New("stop")
 	b = open(t, memory(map[string]string{"gpu.csv": "ts_ms,node,gpu\n1700000001000,n1,0\n"}))
 	if err := b.GPU(func(bundle.GPURow) error { return stop }); !errors.Is(err, stop) {
