@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -61,4 +62,28 @@ func (s *Store) columns(ctx context.Context) (map[string][]columnInfo, error) {
 		return nil, fmt.Errorf("read columns: %w", err)
 	}
 	return out, nil
+}
+
+// Views are the stable interface for analysts.
+var Views = []string{"v_runs", "v_findings", "v_gpu_minutes", "v_gpu_samples", "v_node_coverage", "v_batches"}
+
+// CountView returns the rows of a view.
+func (s *Store) CountView(ctx context.Context, view string) (uint64, error) {
+	if !slices.Contains(Views, view) {
+		return 0, fmt.Errorf("count rows: no view %q", view)
+	}
+	// Every column has to be computed: count() alone would skip them.
+	rows, err := s.conn.Query(ctx, "SELECT * FROM "+s.table(view))
+	if err != nil {
+		return 0, fmt.Errorf("count rows of %s: %w", view, err)
+	}
+	defer func() { _ = rows.Close() }()
+	n := uint64(0)
+	for rows.Next() {
+		n++
+	}
+	if err := rows.Err(); err != nil {
+		return 0, fmt.Errorf("count rows of %s: %w", view, err)
+	}
+	return n, nil
 }

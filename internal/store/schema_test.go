@@ -1,0 +1,145 @@
+package store
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/flopwatch/flopwatch/internal/testenv"
+)
+
+// TestRawTablesMatchTheDatabase holds table.go and the migrations together.
+func TestRawTablesMatchTheDatabase(t *testing.T) {
+	url, user, password := testenv.ClickHouse(t)
+	s, err := Open(t.Context(), Config{URL: url, User: user, Password: password, Database: "shape"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if cerr := s.Close(); cerr != nil {
+			t.Error(cerr)
+		}
+	}()
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	columns, err := s.columns(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range rawTables {
+		b, err := NewRawBlock(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		types := map[string]string{}
+		for _, c := range columns[name] {
+			types[c.name] = c.typ
+		}
+		for _, c := range b.in {
+			if types[c.Name] != string(c.Data.Type()) {
+				t.Errorf("%s.%s is %q in the database, %q here", name, c.Name, types[c.Name], c.Data.Type())
+			}
+			delete(types, c.Name)
+		}
+		delete(types, "first_wins")
+		delete(types, "expires")
+		if len(types) > 0 {
+			t.Errorf("%s has columns that no batch fills: %v", name, types)
+		}
+	}
+}
+
+// TestLargeDictionaries writes columns whose dictionaries need 8, 16 and 32 bits.
+func TestLargeDictionaries(t *testing.T) {
+	url, user, password := testenv.ClickHouse(t)
+	s, err := Open(t.Context(), Config{URL: url, User: user, Password: password, Database: "dict"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if cerr := s.Close(); cerr != nil {
+			t.Error(cerr)
+		}
+	}()
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewRawBlock(TableFlowSamples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range []int{3, 300, 70_000} {
+		b.Reset()
+		ts, dict, ref := make([]int64, n), make([]string, n), make([]uint32, n)
+		for r := range n {
+			ts[r], dict[r], ref[r] = 5, fmt.Sprintf("peer-%06d", r), uint32(r)
+		}
+		b.Begin(RawMeta{Cluster: fmt.Sprint("c", i), Node: "n'\\", Spool: "s", Sequence: 1, Sources: "recorded", AvailableMs: 1}, n)
+		b.Ints(b.Column("ts_ms"), ts, nil)
+		b.Strings(b.Column("peer"), dict, ref, nil)
+		b.End()
+		for range 2 { // the token is known by then
+			if err := s.Insert(t.Context(), TableFlowSamples, fmt.Sprint("t", i), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rows, err := s.FlowRows(t.Context(), RowQuery{Cluster: fmt.Sprint("c", i), Nodes: []string{"n'\\"}, ToMs: 10})
+		if err != nil || len(rows) != n || rows[n-1].Peer != dict[n-1] || rows[0].TxBytes == rows[0].TxBytes {
+			t.Fatalf("%d of %d rows, %v", len(rows), n, err)
+		}
+	}
+	if raw, _, err := s.Count(t.Context(), TableFlowSamples); err != nil || raw != 70_303 {
+		t.Errorf("%d rows, %v", raw, err)
+	}
+}
+
+// TestReplicatedStatements holds the statements for a real cluster to their text, as the
+// embedded engine cannot run them.
+func TestReplicatedStatements(t *testing.T) {
+	all, err := migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, m := range all {
+		statements, err := Config{Replicated: true}.statements(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sql := range statements {
+			b.WriteString("-- " + m.name + "\n" + sql + ";\n\n")
+		}
+	}
+	golden := filepath.Join("testdata", "replicated.golden")
+	if os.Getenv("FLOPWATCH_UPDATE") == t.Name() {
+		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Error("statements for a cluster changed; a shipped migration must not. FLOPWATCH_UPDATE=" + t.Name() + " writes the golden file")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	for url, good := range map[string]bool{
+		"http://127.0.0.1:8123": true, "https://ch": true, "clickhouse://ch:9000": true,
+		"": false, "ftp://x": false, "http://user:secret@h": false, "http://": false,
+	} {
+		if err := (Config{URL: url}).Validate(); (err == nil) != good {
+			t.Errorf("%q: %v", url, err)
+		} else if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error tells the password: %v", err)
+		}
+	}
+	if err := (Config{URL: "http://h", Database: "a`; DROP"}).Validate(); err == nil {
+		t.Error("a database's name was taken that is none")
+	}
+}
