@@ -79,7 +79,7 @@ func seal(tb testing.TB, r *Recorder, availableMs int64, tables ...wire.Table) u
 
 func TestSeal(t *testing.T) {
 	sp := openSpool(t, t.TempDir())
-	defer sp.Close() //nolint:errcheck // a test's
+	defer sp.Close()
 	r, err := NewRecorder(RecorderConfig{Cluster: "c", Node: "n", Spool: sp, Privacy: privacy(t), BootID: "boot",
 		Clock: func() (int64, int64) { return 100, 7 }})
 	if err != nil {
@@ -117,7 +117,7 @@ func TestSeal(t *testing.T) {
 // digests goes on over the gap.
 func TestGaps(t *testing.T) {
 	sp := openSpool(t, t.TempDir())
-	defer sp.Close() //nolint:errcheck // a test's
+	defer sp.Close()
 	r, err := NewRecorder(RecorderConfig{Cluster: "c", Node: "n", Spool: sp, Privacy: privacy(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestReplay(t *testing.T) {
 	dir = t.TempDir()
 	run(9)
 	sp = openSpool(t, dir)
-	defer sp.Close() //nolint:errcheck // a test's
+	defer sp.Close()
 	straight, _ := batches(t, sp)
 	for i := range straight {
 		if !bytes.Equal(straight[i], resumed[i]) {
@@ -207,7 +207,7 @@ func TestPrivacy(t *testing.T) {
 // have become one peer's are summed.
 func TestHide(t *testing.T) {
 	sp := openSpool(t, t.TempDir())
-	defer sp.Close() //nolint:errcheck // a test's
+	defer sp.Close()
 	p := privacy(t)
 	r, err := NewRecorder(RecorderConfig{Cluster: "c", Node: "n", Spool: sp, Privacy: p})
 	if err != nil {
@@ -269,7 +269,7 @@ func TestSiteKey(t *testing.T) {
 	if err != nil || !bytes.Equal(key, again) || len(key) != siteKeyBytes {
 		t.Errorf("got %x, then %x, %v", key, again, err)
 	}
-	if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // the point of the test
+	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := LoadOrCreateSiteKey(path); err == nil {

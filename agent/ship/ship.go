@@ -223,7 +223,7 @@ func (s *Ship) fill() error {
 		subject := s.subject
 		if subject == "" {
 			var b wire.Batch
-			if err := s.dec.Decode(frame, &b); err != nil {
+			if err = s.dec.Decode(frame, &b); err != nil {
 				return fmt.Errorf("frame %d: %w", seq, err)
 			}
 			subject = wire.BatchSubject(&b)
@@ -349,10 +349,7 @@ func (s *Ship) take(data []byte) {
 		if first == 0 || first > synced || !s.mark.Has(first) {
 			break
 		}
-		to = first
-		if s.mark.Through > to {
-			to = s.mark.Through
-		}
+		to = max(first, s.mark.Through)
 	}
 	if to == before {
 		return

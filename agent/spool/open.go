@@ -34,7 +34,7 @@ func (s *Spool) open() error {
 			bases = append(bases, base)
 		}
 	}
-	if err := s.identify(bases); err != nil {
+	if err = s.identify(bases); err != nil {
 		return err
 	}
 	if s.pos, err = openPositions(s.fs, s.cfg.Dir); err != nil {
@@ -133,8 +133,7 @@ func (s *Spool) identify(bases []uint64) error {
 	known := false
 	for _, base := range bases {
 		seg := segment{base: base}
-		data, err := readSegment(s.fs, s.path(seg.name()), s.segmentLimit())
-		if err != nil {
+		if data, err = readSegment(s.fs, s.path(seg.name()), s.segmentLimit()); err != nil {
 			return err
 		}
 		if id, _, _, ok := parseSegmentHeader(data); ok {

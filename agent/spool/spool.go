@@ -206,7 +206,7 @@ func (s *Spool) makeRoom(size, nowMs int64) error {
 		total += g.end
 	}
 	for len(s.segments) > 1 {
-		reason := Reason(0)
+		var reason Reason
 		switch oldest := s.segments[0]; {
 		case total+size > s.cfg.MaxBytes:
 			reason = ReasonBytes

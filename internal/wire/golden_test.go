@@ -137,7 +137,7 @@ func TestCommitMark(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	for i := uint64(0); i < 200; i++ {
+	for i := range uint64(200) {
 		m.Add(20+3*i, 20+3*i)
 	}
 	if len(m.Ranges) != maxMarkRanges || !m.Has(20+3*199) || m.Has(9) {

@@ -159,7 +159,9 @@ const (
 	GapCorrupt GapReason = 3 // the frames were damaged on disk; they are in the node's quarantine
 )
 
-// Gap is a range of sequences, inclusive at both ends, that will never arrive.
+// Gap is a range of sequences, inclusive at both ends, that the node no longer has. A
+// frame of it that was published before may still be on its way: batches that the store
+// holds are not missing, whatever a gap says.
 type Gap struct {
 	From, To uint64
 	Reason   GapReason
