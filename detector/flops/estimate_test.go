@@ -317,6 +317,10 @@ func TestMergeAndCut(t *testing.T) {
 	if !reflect.DeepEqual(Of(Input{Ev: ev, Members: all, Class: "rl"}), Of(Input{Ev: ev, Members: all, Class: "rl"})) {
 		t.Error("the same input gave another estimate")
 	}
+	twice := append(members(4, 60), run.Member{Node: "n", GPU: 2, StartMs: t0 + 5*minuteMs, EndMs: t0 + 20*minuteMs})
+	if !reflect.DeepEqual(Of(Input{Ev: ev, Members: twice, Class: "rl"}), Of(Input{Ev: ev, Members: all, Class: "rl"})) {
+		t.Error("time named twice counts twice")
+	}
 	shuffled := []run.Member{all[3], all[0], all[2], all[1]}
 	if !reflect.DeepEqual(Of(Input{Ev: ev, Members: shuffled, Class: "rl"}), Of(Input{Ev: ev, Members: all, Class: "rl"})) {
 		t.Error("the order of members matters")

@@ -20,9 +20,8 @@ type Input struct {
 	FromMs, ToMs int64
 }
 
-// Measure adds up what the cells saw of the members. Members that name the same GPU at
-// the same time count twice; callers pass each moment once. Its cost grows with the
-// cells of the members.
+// Measure adds up what the cells saw of the members. Time that several members name on
+// the same GPU counts once. Its cost grows with the cells of the members.
 func Measure(in Input) *Work {
 	w := &Work{}
 	members := clip(in)
@@ -42,7 +41,7 @@ func Measure(in Input) *Work {
 	return w
 }
 
-// clip returns the members' parts in the period, sorted.
+// clip returns the members' parts in the period, sorted, overlaps joined.
 func clip(in Input) []run.Member {
 	var out []run.Member
 	for _, m := range in.Members {
@@ -73,7 +72,15 @@ func clip(in Input) []run.Member {
 		}
 		return 0
 	})
-	return out
+	joined := out[:0]
+	for _, m := range out {
+		if n := len(joined); n > 0 && joined[n-1].Node == m.Node && joined[n-1].GPU == m.GPU && m.StartMs <= joined[n-1].EndMs {
+			joined[n-1].EndMs = max(joined[n-1].EndMs, m.EndMs)
+			continue
+		}
+		joined = append(joined, m)
+	}
+	return joined
 }
 
 // host is what is known of a node while measuring.

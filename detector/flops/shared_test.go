@@ -92,10 +92,10 @@ func mask(s feature.Samples, tier string) feature.Samples {
 		if tier != "as recorded" && tier != "real machines" {
 			g.MMACycles = nan
 		}
-		if tier == "energy" || tier == "power" || tier == "node power" || tier == "utilization" || tier == "allocation" {
+		if tier == "energy" || tier == "node power" || tier == "utilization" || tier == "allocation" {
 			drop(feature.TensorFrac, feature.HMMAFrac, feature.IMMAFrac, feature.DFMAFrac, feature.FP64Frac, feature.FP32Frac, feature.FP16Frac, feature.SMActiveFrac, feature.DRAMFrac)
 		}
-		if tier == "power" || tier == "node power" || tier == "utilization" || tier == "allocation" {
+		if tier == "node power" || tier == "utilization" || tier == "allocation" {
 			g.EnergyJ = nan
 		}
 		if tier == "node power" || tier == "utilization" || tier == "allocation" {
@@ -146,7 +146,7 @@ func (s *score) String() string {
 func TestAgainstShared(t *testing.T) {
 	t.Parallel()
 	dirs := testenv.Bundles(t)
-	tiers := []string{"as recorded", "real machines", "tensor_activity", "energy", "power", "node power", "utilization", "allocation"}
+	tiers := []string{"as recorded", "real machines", "tensor_activity", "energy", "node power", "utilization", "allocation"}
 	executed, model, other := map[string]*score{}, map[string]*score{}, map[string]*score{}
 	for _, k := range tiers {
 		executed[k], model[k], other[k] = &score{}, &score{}, &score{}
