@@ -27,6 +27,7 @@ const (
 	headBytes         = 64 << 10 // how much of a body is read at first to find the end of an insert's head
 	appendBytes       = 1 << 20  // how much insert data is handed to the engine at a time
 	maxExternalBytes  = 256 << 20
+	maxDrainBytes     = 256 << 20 // of a refused request's body
 	helloQuery        = "SELECT displayName(), version(), revision(), timezone()"
 	helloRevision     = 54460 // the protocol revision in which clickhouse-go decodes the answer to helloQuery
 	nativeRevision    = 0     // the only one the engine writes
@@ -147,6 +148,10 @@ func (r *request) fail(e *exception) {
 	h.Del("Content-Encoding")
 	h.Del("X-ClickHouse-Format")
 	h.Del("Content-Length")
+	// Otherwise the server closes the connection on a client that still sends, which then sees the close and not the error.
+	if e.code() != codeAuthentication { // strangers are not listened to
+		_, _ = io.CopyN(io.Discard, r.r.Body, maxDrainBytes) // what is left may be cut
+	}
 	r.w.WriteHeader(e.status())
 	_, _ = io.WriteString(r.w, text+"\n") // the client may be gone
 	if e.code() == codeAuthentication {
@@ -532,13 +537,13 @@ func (r *request) send(first []byte, next func() ([]byte, error)) error {
 	flush := http.NewResponseController(r.w)
 	for b := first; ; {
 		if _, err = enc.Write(b); err != nil {
-			return nil // the client is gone; its query ends with the stream
+			break // the client is gone; its query ends with the stream
 		}
 		if next == nil {
 			break
 		}
 		if err = errors.Join(enc.Flush(), flush.Flush()); err != nil {
-			return nil
+			break
 		}
 		if b, err = next(); err != nil {
 			if r.r.Context().Err() == nil {

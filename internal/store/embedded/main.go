@@ -41,6 +41,12 @@ const DefaultUser = "default"
 // drainTimeout is how long running requests may go on after a stop; then their queries are killed.
 const drainTimeout = 5 * time.Second
 
+// lockPatience is how long a start waits for the data directory's lock, looking every lockPoll.
+const (
+	lockPatience = 3 * time.Second
+	lockPoll     = 50 * time.Millisecond
+)
+
 // complete fills in what may be left out and makes paths absolute.
 func (o *Options) complete() (err error) {
 	if o.LibPath == "" || o.DataDir == "" {
@@ -76,7 +82,7 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	if err := d.create(); err != nil {
 		return err
 	}
-	lock, err := takeLock(d.lock())
+	lock, err := takeLock(ctx, d.lock())
 	if err != nil {
 		return err
 	}
@@ -172,13 +178,26 @@ func (s *session) text(query string) (string, error) {
 	return strings.TrimSuffix(string(r.data()), "\n"), nil
 }
 
-// takeLock takes the lock of a data directory and writes this process's id into it.
-func takeLock(path string) (*os.File, error) {
+// takeLock takes the lock of a data directory and writes this process's id into it. It waits a moment for the lock: a child whose parent
+// was killed dies at once but takes its time to free what it holds.
+func takeLock(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock %s: %w", path, err)
 	}
-	if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	tick := time.NewTicker(lockPoll)
+	defer tick.Stop()
+	for try := lockPatience / lockPoll; ; try-- {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			break
+		}
+		if errors.Is(err, syscall.EWOULDBLOCK) && try > 0 {
+			select {
+			case <-tick.C:
+				continue
+			case <-ctx.Done():
+			}
+		}
 		b, _ := io.ReadAll(io.LimitReader(f, 32)) // only to name the holder
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {

@@ -180,6 +180,14 @@ func TestProtocol(t *testing.T) {
 			t.Errorf("status %d, tag %q, body ends %q", code, tag, body[max(0, len(body)-300):])
 		}
 	})
+	t.Run("large refused body", func(t *testing.T) {
+		for range 20 {
+			code, _, body := post(t, s, url.Values{"query": {"INSERT INTO p.nosuch FORMAT TSV"}}, strings.NewReader(strings.Repeat("1\tx\n", 2<<20)))
+			if code != http.StatusNotFound || !strings.Contains(body, "Code: 60.") {
+				t.Fatalf("status %d: %s", code, body)
+			}
+		}
+	})
 	t.Run("get", func(t *testing.T) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL()+"/?query=DROP+TABLE+p.t", nil)
 		if err != nil {

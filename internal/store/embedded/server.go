@@ -105,8 +105,11 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the engine: %w", err)
 	}
-	s.ln = ln.(*net.TCPListener) //nolint:errcheck,forcetypeassert // network "tcp" gives nothing else
-	s.addr = ln.Addr().String()
+	tcp, ok := ln.(*net.TCPListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("listen for the engine: a %T cannot be shared", ln), ln.Close())
+	}
+	s.ln, s.addr = tcp, ln.Addr().String()
 	if s.socket, err = s.ln.File(); err != nil {
 		return nil, errors.Join(fmt.Errorf("share listener: %w", err), ln.Close())
 	}
@@ -309,11 +312,11 @@ func (s *Server) Stop(ctx context.Context) error {
 
 // FindLibrary gives the engine library that belongs to the binary exe: <directory of exe>/engine/libchdb.so.
 func FindLibrary(exe string) (string, error) {
-	real, err := filepath.EvalSymlinks(exe)
+	target, err := filepath.EvalSymlinks(exe)
 	if err != nil {
 		return "", fmt.Errorf("resolve %s: %w", exe, err)
 	}
-	path := filepath.Join(filepath.Dir(real), "engine", libraryName)
+	path := filepath.Join(filepath.Dir(target), "engine", libraryName)
 	if _, err = os.Stat(path); err != nil {
 		return "", missingLibrary(path)
 	}

@@ -1,15 +1,14 @@
 package embedded
 
 import (
+	"io"
 	"mime"
+	"mime/multipart"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"io"
-	"mime/multipart"
 )
 
 const (
@@ -126,7 +125,7 @@ func (r *request) readExternal(query string) ([]external, string, error) {
 	var tables []external
 	for {
 		p, perr := mr.NextPart()
-		if perr == io.EOF { //nolint:errorlint // NextPart returns it bare and wraps a cut body's
+		if perr == io.EOF { // bare; the end of a cut body is wrapped
 			return tables, query, nil
 		}
 		if perr != nil {
