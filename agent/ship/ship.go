@@ -75,7 +75,8 @@ type Ship struct {
 	asked    time.Time
 	factor   time.Duration // of ResendAfter
 	backoff  time.Duration
-	paused   bool // an error: nothing is sent until the back-off is over
+	paused   bool // an error: nothing is sent before resume
+	resume   time.Time
 	failing  bool // logged already
 
 	mu      sync.Mutex // guards below
@@ -201,7 +202,9 @@ func (s *Ship) loop(ctx context.Context, marks <-chan *nats.Msg) error {
 			s.take(msg.Data)
 		case <-s.cfg.Spool.Notify():
 		case <-timer.C:
-			s.paused = false
+			if s.paused {
+				s.paused = time.Now().Before(s.resume)
+			}
 			s.overdue(ctx)
 		}
 	}
@@ -267,13 +270,13 @@ func (s *Ship) fail(err error) {
 	s.flights = s.flights[:0]
 	s.reader = s.cfg.Spool.Read(s.cfg.Spool.Acked() + 1)
 	s.backoff = min(max(2*s.backoff, s.cfg.BackoffMin), s.cfg.BackoffMax)
-	s.paused = true
+	s.paused, s.resume = true, time.Now().Add(s.backoff)
 }
 
 // wait is how long the loop may sleep without an event.
 func (s *Ship) wait() time.Duration {
 	if s.paused {
-		return s.backoff
+		return max(time.Until(s.resume), time.Millisecond)
 	}
 	if s.cfg.Spool.Acked() == s.cfg.Spool.Committed() {
 		return s.cfg.AskAfter // nothing waits for a mark

@@ -324,3 +324,68 @@ func TestProvider(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestBackoffEnds: new frames and marks that keep coming do not put the end of a back-off
+// off.
+func TestBackoffEnds(t *testing.T) {
+	nc, _ := testenv.NATS(t)
+	js, err := ship.JetStream(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{nc, js} // no streams yet: publishing is refused
+	sp := newSpool(t, t.TempDir())
+	s, _ := r.start(t, ship.Config{Spool: sp, Node: "n1", BackoffMin: 200 * time.Millisecond, BackoffMax: 200 * time.Millisecond})
+	put(t, sp, 1)
+	wait(t, "a refusal", func() bool { return s.Stats().Errors > 0 })
+	if err := broker.EnsureStreams(t.Context(), js, broker.StreamsConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "acks", func() bool {
+		put(t, sp, 1) // every few milliseconds
+		return sp.Acked() > 0
+	})
+}
+
+// BenchmarkShip measures frames from spool to ack, 4 KB each, on one node.
+func BenchmarkShip(b *testing.B) {
+	nc, _ := testenv.NATS(b)
+	js, err := ship.JetStream(nc)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := broker.EnsureStreams(b.Context(), js, broker.StreamsConfig{}); err != nil {
+		b.Fatal(err)
+	}
+	sp, err := spool.Open(spool.Config{Dir: b.TempDir(), FS: durable.NoSync(durable.OS{})})
+	if err != nil {
+		b.Fatal(err)
+	}
+	frame := make([]byte, 4000)
+	for range b.N {
+		if err := sp.Append(sp.NextSequence(), frame); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s, err := ship.New(ship.Config{Conn: nc, JetStream: js, Spool: sp, Cluster: cluster, Node: "n1"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	b.ResetTimer()
+	go func() { done <- s.Run(ctx) }()
+	if err := sp.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for sp.Acked() < uint64(b.N) {
+		<-tick.C
+	}
+	b.StopTimer()
+	cancel()
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+}

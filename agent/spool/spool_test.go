@@ -295,7 +295,7 @@ func TestDamage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for at := 0; at < len(data); at += 3 {
+		for at := 0; at < len(data); at += 5 {
 			round++
 			dir := filepath.Join(base, fmt.Sprint(round))
 			if err := os.CopyFS(dir, os.DirFS(src)); err != nil {
