@@ -72,17 +72,23 @@ var built struct {
 // engineBinary builds the helper, once a test process; the go command's cache makes the next process's build cheap.
 func engineBinary(root string) (string, error) {
 	built.once.Do(func() {
-		dir, err := os.MkdirTemp("", "flopwatch-engine-")
-		if err != nil {
+		dir := filepath.Join(root, ".cache", "testenv")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			built.err = fmt.Errorf("make a directory for the engine's process: %w", err)
 			return
 		}
+		// Built aside and renamed: another test process may be running the one that is there.
 		built.exe = filepath.Join(dir, "enginecmd")
-		cmd := exec.Command("go", "build", "-o", built.exe, "./internal/testenv/enginecmd")
+		aside := fmt.Sprintf("%s.%d", built.exe, os.Getpid())
+		cmd := exec.Command("go", "build", "-o", aside, "./internal/testenv/enginecmd")
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, berr := cmd.CombinedOutput(); berr != nil {
-			built.err = fmt.Errorf("build the engine's process: %w: %s", berr, out)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build the engine's process: %w: %s", err, out)
+			return
+		}
+		if err := os.Rename(aside, built.exe); err != nil {
+			built.err = fmt.Errorf("put the engine's process in place: %w", err)
 		}
 	})
 	return built.exe, built.err
