@@ -26,7 +26,10 @@ import (
 // childVar makes the test binary a collector: what it needs, as JSON.
 const childVar = "FLOPWATCH_TEST_COLLECTOR"
 
-type childConfig struct{ NATS, URL, User, Password, Database string }
+type childConfig struct {
+	NATS, URL, User, Password, Database string
+	Large                               bool // ranges as in production
+}
 
 func TestMain(m *testing.M) {
 	if cfg := os.Getenv(childVar); cfg != "" {
@@ -56,9 +59,13 @@ func runChild(text string) error {
 			<-time.After(50 * time.Millisecond)
 		}
 	}
+	most, linger := 5, 20*time.Millisecond
+	if cfg.Large {
+		most, linger = 0, 200*time.Millisecond
+	}
 	c, err := collector.Open(ctx, collector.Config{
 		Conn: nc, Store: s, Partitions: collector.Partitions(1), Instance: fmt.Sprint(os.Getpid()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		MaxMessages: 5, Linger: 20 * time.Millisecond, Batch: batch.Config{AcceptRecordedAvailability: true},
+		MaxMessages: most, Linger: linger, Batch: batch.Config{AcceptRecordedAvailability: true},
 	})
 	if err != nil {
 		return err

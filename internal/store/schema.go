@@ -87,3 +87,13 @@ func (s *Store) CountView(ctx context.Context, view string) (uint64, error) {
 	}
 	return n, nil
 }
+
+// DiskBytes is what the active parts of a table take on disk.
+func (s *Store) DiskBytes(ctx context.Context, table string) (uint64, error) {
+	var n uint64
+	err := s.conn.QueryRow(ctx, "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = ? AND table = ?", s.cfg.Database, table).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("measure %s: %w", table, err)
+	}
+	return n, nil
+}
