@@ -30,6 +30,7 @@ type Recorder struct {
 	cfg      RecorderConfig
 	sealed   uint64 // batches of a replay so far
 	ticks    uint64
+	bytes    uint64 // of the frames sealed since NewRecorder
 	unsynced int
 	frame    []byte
 	batch    wire.Batch
@@ -81,6 +82,7 @@ func (r *Recorder) Seal(availableMs int64, tables ...wire.Table) (uint64, error)
 		return 0, fmt.Errorf("seal batch: %w", err)
 	}
 	r.sealed++
+	r.bytes += uint64(len(r.frame))
 	if r.unsynced++; r.unsynced >= r.cfg.SyncEvery {
 		// The batch is taken whatever becomes of the sync: Flush, or the next Seal's, tries
 		// again, and until then it is not shipped.
@@ -90,6 +92,9 @@ func (r *Recorder) Seal(availableMs int64, tables ...wire.Table) (uint64, error)
 	}
 	return seq, nil
 }
+
+// SealedBytes is the size of the frames that Seal put into the spool.
+func (r *Recorder) SealedBytes() uint64 { return r.bytes }
 
 // Flush makes all sealed batches durable, so that they can be shipped.
 func (r *Recorder) Flush() error {

@@ -107,7 +107,7 @@ func TestPlay(t *testing.T) {
 		"@1700000540000 allocation:1(0 ended)",
 		"@1700000640000 inventory:1",
 		"a@1700000640600 gpu:1 flow:1 process:2(1 ended)", // the process that ended within its minute says all at once
-		"a@1700000700000 gpu:2", // the late row came with what had arrived by then
+		"a@1700000700000 gpu:2",                           // the late row came with what had arrived by then
 		"b@1700000701000 gpu:1",
 		"@1700000940000 allocation:1(1 ended)",
 		"a@1700000940000 process:1(1 ended)",

@@ -25,7 +25,7 @@ refuses statements that reach outside its data directory. Use a real ClickHouse 
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.DataDir == "" {
-				return usageError{fmt.Errorf("--data DIR is required")}
+				return usageError{Err: fmt.Errorf("--data DIR is required")}
 			}
 			if o.LibPath == "" {
 				exe, err := os.Executable()

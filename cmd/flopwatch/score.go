@@ -21,7 +21,7 @@ func newScoreCommand() *cobra.Command {
 with the labels of BUNDLE. With several pairs, --table prints one line a pair and the means.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args)%2 != 0 {
-				return usageError{errors.New("score takes pairs of a recording and a folder of answers")}
+				return usageError{Err: errors.New("score takes pairs of a recording and a folder of answers")}
 			}
 			return nil
 		},

@@ -229,7 +229,7 @@ func continuation(eps []Episode, i, j int, p, q signature) (hop, bool) {
 			h.score = math.Min(h.score, joinScore-0.5)
 		}
 		if repeats(a, b, shared) {
-			add(-3, "")
+			add(-4.5, "")
 		}
 		if usedElsewhere(eps, i, j) {
 			add(-1, "")
@@ -267,12 +267,17 @@ func hostsShared(a, b *Episode) float64 {
 }
 
 // repeats reports the manner of a repeated experiment: ended work of the same length on
-// the same hosts. A failure does not come at the same time twice.
+// the same hosts. A failure does not come at the same time twice; a scheduler's limit
+// does, and limits are whole hours.
 func repeats(a, b *Episode, shared float64) bool {
 	if a.Open || b.Open || shared < 1 || a.GPUs() != b.GPUs() {
 		return false
 	}
 	x, y := float64(a.EndMs-a.StartMs), float64(b.EndMs-b.StartMs)
+	const hourMs = 60 * minuteMs
+	if over := math.Mod(x+2*minuteMs, hourMs); x > 2*hourMs-2*minuteMs && over < 4*minuteMs && math.Abs(x-y) < 2*minuteMs {
+		return false
+	}
 	return math.Abs(x-y) <= math.Max(0.03*math.Max(x, y), 30_000)
 }
 

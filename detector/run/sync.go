@@ -165,9 +165,9 @@ func alike(a, b *team) bool {
 	// In use since before the first sight: beginning together says nothing, so the
 	// likeness has to be close.
 	if a.atStart && b.atStart {
-		memClose, _ := near(a.mem, b.mem, 0.02)
+		memClose, memKnown := near(a.mem, b.mem, 0.02)
 		loadClose, _ := near(a.power, b.power, 0.1)
-		return memClose && loadClose
+		return (memClose || !memKnown) && loadClose
 	}
 	return true
 }

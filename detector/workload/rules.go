@@ -201,6 +201,7 @@ func togetherRules(v *verdict, f *facts) {
 	steady := ramp(f.minutes, 12, 30) * ramp(f.busy, 0.7, 0.9)
 	v.say(steady*ramp(f.powerSpread, 0.028, 0.06), "the load wanders as users come and go", scores{Inference: 1.3, Notebook: 0.3, Training: -0.8, BatchInference: -0.9, HPC: -0.4, BurnIn: -2, Mining: -2})
 	v.say(steady*ramp(f.util, 0.6, 0.85)*ramp(f.powerSpread, 0.035, 0.022), "the load keeps one level, as a loop or a queue does", scores{BatchInference: 1.1, Training: 0.5, HPC: 0.5, Inference: -1.1})
+	v.say(ramp(f.nvlinkBps, 50e6, 500e6), "", scores{BurnIn: -3, Mining: -3, Rendering: -1})
 	v.say(ramp(float64(f.gpus), 12, 24), "many GPUs work as one", scores{Training: 0.8, HPC: 0.5, Rendering: -1, Notebook: -4, Mining: -1})
 	v.say(ramp(float64(f.gpus), 1, 4), "", scores{Notebook: -1.5})
 }
@@ -210,17 +211,30 @@ func commRules(v *verdict, f *facts) {
 	if !f.hasComm {
 		return
 	}
-	v.say(ramp(f.gradient, 0.15, 0.5)*bool01(f.reduces), "collectives of megabytes sum gradients", scores{Training: 4, HPC: -1.5, Inference: -3, BatchInference: -2.5, Rendering: -4, Mining: -6, BurnIn: -4, Notebook: -1.5, Idle: -3})
+	v.say(ramp(f.gradient, 0.15, 0.5)*bool01(f.reduces), "collectives of megabytes sum gradients", scores{Training: 4, RL: 3, Finetuning: 3, HPC: -1.5, Inference: -3, BatchInference: -2.5, Rendering: -4, Mining: -6, BurnIn: -4, Notebook: -1.5, Idle: -3})
 	v.say(ramp(f.smallRate, 20, 200)*(1-ramp(f.gradient, 0.02, 0.3)), fmt.Sprintf("%.0f small collective calls a second, as tensor-parallel decoding makes", f.smallRate), scores{Inference: 3.2, BatchInference: 2.2, Training: -3, HPC: -2.5, Mining: -4, BurnIn: -4})
 	// A halo exchange is sendrecv among all ranks; pipeline stages use communicators of
 	// their own, beside a larger one that sums gradients.
-	v.say(ramp(f.haloShare, 0.3, 0.7), "neighbours exchange halos among all ranks", scores{HPC: 3.5, Training: -3, Inference: -3, BatchInference: -3, Rendering: -2})
+	halo := ramp(f.haloShare, 0.3, 0.7)
+	if !math.IsNaN(f.tensor) { // ranks that multiply low-precision matrices pass activations
+		halo *= ramp(f.tensor-nanZero(f.dfma), 0.1, 0.03)
+	}
+	v.say(halo, "neighbours exchange halos among all ranks", scores{HPC: 3.5, Training: -3, Inference: -3, BatchInference: -3, Rendering: -2})
 	if f.alltoall && f.reduces {
 		v.say(1, "experts are exchanged beside gradients", scores{Training: 0.8})
 	}
+	// One job that decodes (many small calls) and sums gradients generates its own data.
+	v.say(ramp(f.smallRate, 30, 150)*bool01(f.reduces)*ramp(f.gradient, 0.1, 0.3), "decoding and gradient exchange in one job", scores{RL: 5, Training: 1.5})
 	swing := ramp(f.tensorCV, 0.3, 0.7) * ramp(f.broadcasts, 0.01, 0.1) * bool01(f.reduces)
 	v.say(swing, "phases of generation and update alternate, with weights broadcast between", scores{RL: 4})
 	v.say(1, "", scores{Mining: -3, BurnIn: -2, Rendering: -1.5, Notebook: -1, Idle: -1.5})
+}
+
+func nanZero(x float64) float64 {
+	if math.IsNaN(x) {
+		return 0
+	}
+	return x
 }
 
 func bool01(b bool) float64 {

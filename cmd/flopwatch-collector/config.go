@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// config is the file. Unknown and duplicate keys are errors.
+type config struct {
+	NATS natsConfig `toml:"nats"`
+	// Store is where ClickHouse is.
+	Store store.Config `toml:"store"`
+	// PasswordFile holds the password of the store's user; empty: none.
+	PasswordFile string `toml:"store_password_file"`
+	// Migrate brings the store's tables up to date at the start. Default true.
+	Migrate bool `toml:"migrate"`
+	// MaxMessages, MaxBytes and Linger bound what is inserted at once: whichever is reached
+	// first. Defaults: 2,000 messages, 8 MiB, 1 s.
+	MaxMessages int           `toml:"max_messages"`
+	MaxBytes    int           `toml:"max_bytes"`
+	Linger      time.Duration `toml:"linger"`
+	Log         logConfig     `toml:"log"`
+}
+
+type natsConfig struct {
+	// URL of the broker, nats://host:4222 or tls://.
+	URL string `toml:"url"`
+	// CredsFile, RootCAFile, CertFile and KeyFile are paths; empty: without.
+	CredsFile  string `toml:"creds_file"`
+	RootCAFile string `toml:"root_ca_file"`
+	CertFile   string `toml:"cert_file"`
+	KeyFile    string `toml:"key_file"`
+	// Partitions is the number of streams of nodes. Default 16; 1 with an embedded broker.
+	Partitions int `toml:"partitions"`
+	// Replicas of streams and buckets. Default 1.
+	Replicas int `toml:"replicas"`
+	// StreamMaxBytes bounds each stream. Default 1 GiB.
+	StreamMaxBytes int64 `toml:"stream_max_bytes"`
+}
+
+type logConfig struct {
+	// Format is text or json. Default text.
+	Format string `toml:"format"`
+	// Level is debug, info, warn or error. Default info.
+	Level string `toml:"level"`
+}
+
+func loadConfig(path string) (cfg config, digest string, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return cfg, "", fmt.Errorf("read configuration: %w", err)
+	}
+	cfg = config{Migrate: true, NATS: natsConfig{Partitions: wire.Partitions}, Log: logConfig{Format: "text", Level: "info"}}
+	meta, err := toml.NewDecoder(bytes.NewReader(text)).Decode(&cfg)
+	if err != nil {
+		return cfg, "", fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return cfg, "", fmt.Errorf("read configuration %s: unknown key %s", path, unknown[0])
+	}
+	if err := cfg.validate(); err != nil {
+		return cfg, "", fmt.Errorf("configuration %s: %w", path, err)
+	}
+	sum := sha256.Sum256(text)
+	return cfg, hex.EncodeToString(sum[:]), nil
+}
+
+func (c config) validate() error {
+	if c.NATS.URL == "" {
+		return errors.New("nats.url is missing")
+	}
+	if c.NATS.Partitions <= 0 || wire.Partitions%c.NATS.Partitions != 0 {
+		return fmt.Errorf("nats.partitions %d does not divide %d", c.NATS.Partitions, wire.Partitions)
+	}
+	if c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0 {
+		return errors.New("max_messages, max_bytes and linger cannot be negative")
+	}
+	return c.Store.Validate() //nolint:wrapcheck // it names the setting
+}
+
+// readSecret reads a file that holds nothing but a secret and, perhaps, a line's end.
+func readSecret(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read password: %w", err)
+	}
+	return string(bytes.TrimRight(b, "\r\n")), nil
+}

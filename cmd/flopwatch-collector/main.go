@@ -1,0 +1,121 @@
+// Command flopwatch-collector takes batches from NATS JetStream to ClickHouse.
+//
+//	flopwatch-collector -config FILE          run until SIGINT or SIGTERM
+//	flopwatch-collector -config FILE -check   check the file, print its digest, exit
+//	flopwatch-collector -version
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flopwatch/flopwatch/collector"
+	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/daemon"
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+func main() {
+	os.Exit(daemon.Main("flopwatch-collector", os.Stderr, func(ctx context.Context) error {
+		return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	}))
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("flopwatch-collector", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	path := flags.String("config", "", "configuration `file` (TOML)")
+	check := flags.Bool("check", false, "check the configuration, print its digest, and exit")
+	version := flags.Bool("version", false, "print the build and exit")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return daemon.UsageError{Err: err}
+	}
+	if *version {
+		_, err := fmt.Fprintln(stdout, daemon.ReadBuild())
+		if err != nil {
+			return fmt.Errorf("print version: %w", err)
+		}
+		return nil
+	}
+	if *path == "" || flags.NArg() > 0 {
+		return daemon.UsageError{Err: errors.New("usage: flopwatch-collector -config FILE [-check]")}
+	}
+	cfg, digest, err := loadConfig(*path)
+	if err != nil {
+		return daemon.UsageError{Err: err}
+	}
+	if *check {
+		if _, err := fmt.Fprintln(stdout, digest); err != nil {
+			return fmt.Errorf("print digest: %w", err)
+		}
+		return nil
+	}
+	var level slog.LevelVar
+	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+		return daemon.UsageError{Err: fmt.Errorf("log level: %w", err)}
+	}
+	lg, err := daemon.Logger(stderr, cfg.Log.Format, &level)
+	if err != nil {
+		return daemon.UsageError{Err: err}
+	}
+	return collect(ctx, cfg, digest, lg)
+}
+
+// collect wires and runs; what it opens it closes, in the order last in, first out.
+func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (err error) {
+	if cfg.Store.Password, err = readSecret(cfg.PasswordFile); err != nil {
+		return err
+	}
+	s, err := store.Open(ctx, cfg.Store)
+	if err != nil {
+		return err //nolint:wrapcheck // it names what it opened
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if cfg.Migrate {
+		if err := s.Migrate(ctx); err != nil {
+			return err //nolint:wrapcheck // it names the migration
+		}
+	}
+	nc, err := broker.Connect(broker.ConnectConfig{
+		URL: cfg.NATS.URL, Name: "flopwatch-collector", CredsFile: cfg.NATS.CredsFile, RootCAFile: cfg.NATS.RootCAFile,
+		CertFile: cfg.NATS.CertFile, KeyFile: cfg.NATS.KeyFile, Log: lg,
+	})
+	if err != nil {
+		return err //nolint:wrapcheck // it says what failed
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("open jetstream: %w", err)
+	}
+	if err := broker.EnsureStreams(ctx, js, broker.StreamsConfig{Partitions: cfg.NATS.Partitions, Replicas: cfg.NATS.Replicas, MaxBytes: cfg.NATS.StreamMaxBytes}); err != nil {
+		return err //nolint:wrapcheck // it names the stream
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name this collector: %w", err)
+	}
+	c, err := collector.Open(ctx, collector.Config{
+		Conn: nc, Store: s, Partitions: collector.Partitions(cfg.NATS.Partitions), Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Log: lg,
+		MaxMessages: cfg.MaxMessages, MaxBytes: cfg.MaxBytes, Linger: cfg.Linger,
+	})
+	if err != nil {
+		return err //nolint:wrapcheck // it says what failed
+	}
+	lg.LogAttrs(ctx, slog.LevelInfo, "collecting", slog.String("build", daemon.ReadBuild().String()), slog.String("config_digest", digest), slog.Int("partitions", cfg.NATS.Partitions))
+	err = c.Run(ctx)
+	st := c.Stats()
+	lg.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped", slog.Uint64("rows", st.Rows), slog.Uint64("batches", st.Batches),
+		slog.Uint64("repeats", st.Repeats), slog.Uint64("quarantined", st.Quarantined))
+	return err //nolint:wrapcheck // it says what failed
+}

@@ -1,0 +1,39 @@
+// Command flopwatch is the analyst's and operator's tool: it replays recordings through
+// the whole product, scores the answers, and runs the embedded ClickHouse engine.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flopwatch/flopwatch/internal/daemon"
+)
+
+// usageError marks a mistake on the command line.
+type usageError = daemon.UsageError
+
+func main() {
+	os.Exit(daemon.Main("flopwatch", os.Stderr, func(ctx context.Context) error {
+		return newRootCommand().ExecuteContext(ctx)
+	}))
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "flopwatch",
+		Short: "Finds AI training runs in fleet telemetry and says what they computed",
+		Long: `flopwatch finds AI training runs in GPU fleet telemetry, estimates what they computed
+with an honest interval, compares it with legal thresholds and joins the result with
+the provider's customers.
+
+It is an engineering tool. Nothing that it prints is legal advice.`,
+		Version:       daemon.ReadBuild().String(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{Err: err} })
+	root.AddCommand(newReplayCommand(), newDemoCommand(), newScoreCommand(), newClickhouseCommand())
+	return root
+}

@@ -1,0 +1,369 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flopwatch/flopwatch/agent/playback"
+	"github.com/flopwatch/flopwatch/detector"
+	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/detector/threshold"
+	"github.com/flopwatch/flopwatch/internal/bundle"
+	"github.com/flopwatch/flopwatch/internal/durable"
+)
+
+// replayOptions are the flags of `flopwatch replay`.
+type replayOptions struct {
+	out     string
+	data    string // working data; empty: a temporary folder that is removed at the end
+	quiet   bool
+	verbose bool
+	stack   stackConfig
+}
+
+func newReplayCommand() *cobra.Command {
+	var o replayOptions
+	cmd := &cobra.Command{
+		Use:   "replay BUNDLE --out DIR",
+		Short: "Run a recording through the whole product",
+		Long: `Replay publishes a recording as its hosts' agents would have, over NATS, through the
+collector into ClickHouse, lets the detector judge it minute by minute of event time, and
+writes runs.jsonl, findings.jsonl, recording.json and one report folder a finding to DIR.
+
+Servers are embedded unless --nats and --clickhouse name real ones. The same recording
+gives the same files. With --data, a replay that was killed goes on where it stopped.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{Err: errors.New("replay takes one recording: flopwatch replay BUNDLE --out DIR")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.out == "" {
+				return usageError{Err: errors.New("--out DIR is required")}
+			}
+			_, err := replay(cmd.Context(), args[0], o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.out, "out", "", "folder for the answers (required)")
+	o.register(cmd)
+	return cmd
+}
+
+// register adds the flags that say where and how to run.
+func (o *replayOptions) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.data, "data", "", "folder for spools and embedded servers, kept for a later try (default: a temporary one)")
+	f.StringVar(&o.stack.Engine, "engine", "", "the embedded engine's libchdb.so (default: engine/ beside the binary)")
+	f.StringVar(&o.stack.NATS, "nats", "", "URL of a real NATS with JetStream")
+	f.StringVar(&o.stack.NATSCreds, "nats-creds", "", "credentials file for --nats")
+	f.StringVar(&o.stack.ClickHouse, "clickhouse", "", "URL of a real ClickHouse: http(s)://HOST:PORT or clickhouse://HOST:PORT")
+	f.StringVar(&o.stack.ClickHouseUser, "clickhouse-user", "", "user for --clickhouse")
+	f.StringVar(&o.stack.ClickHousePasswordFile, "clickhouse-password-file", "", "file with the password for --clickhouse")
+	f.StringVar(&o.stack.Database, "database", "", "database for flopwatch's tables (default flopwatch)")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress and no summary")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what the servers and the collector say")
+}
+
+// outcome is what a replay did, for the demo and for measurements.
+type outcome struct {
+	Rows, Batches, Ranges uint64
+	CollectSeconds        float64 // from the first row published to the last one stored
+	JudgeSeconds          float64
+	WireBytes             int64 // frames, as published
+	GPURows               int
+}
+
+func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.Writer) (outcome, error) {
+	b, err := bundle.Open(dir)
+	if err != nil {
+		return outcome{}, err
+	}
+	profiles, version, err := profilesOf(b.Manifest)
+	if err != nil {
+		return outcome{}, err
+	}
+	say := func(format string, args ...any) {
+		if !o.quiet {
+			_, _ = fmt.Fprintf(stderr, format+"\n", args...) // progress: nothing depends on it
+		}
+	}
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return outcome{}, fmt.Errorf("make output folder: %w", err)
+	}
+	data, cleanup, err := workFolder(o.data, b)
+	if err != nil {
+		return outcome{}, err
+	}
+	defer cleanup()
+	o.stack.DataDir = data
+	o.stack.RecordedAvailability = true
+	o.stack.Log = slog.New(slog.DiscardHandler)
+	if o.verbose {
+		o.stack.Log = slog.New(slog.NewTextHandler(stderr, nil))
+	}
+
+	say("start   servers")
+	s, err := startStack(ctx, o.stack)
+	if err != nil {
+		return outcome{}, err
+	}
+	defer func() { _ = s.stop(context.WithoutCancel(ctx)) }() // a second stop does nothing
+	r := &replayer{b: b, s: s, o: o, profiles: profiles, profileVersion: version, say: say}
+	if err := r.run(ctx); err != nil {
+		return r.outcome, fmt.Errorf("replay %s: %w", dir, err)
+	}
+	if err := s.stop(ctx); err != nil {
+		return r.outcome, fmt.Errorf("stop servers: %w", err)
+	}
+	if o.quiet {
+		return r.outcome, nil
+	}
+	return r.outcome, printSummary(stdout, b.Manifest, r.parties > 0, r.runs, r.findings, profiles, o.out)
+}
+
+// profilesOf are the manifest's own profiles, or the built-in ones, with the digest of
+// the set.
+func profilesOf(m bundle.Manifest) ([]threshold.Profile, string, error) {
+	profiles, err := threshold.Builtin()
+	if m.Profiles != nil {
+		limits := make([]threshold.CustomLimit, len(m.Profiles))
+		for i, p := range m.Profiles {
+			limits[i] = threshold.CustomLimit{Name: p.Name, LimitFLOPs: p.LimitFLOPs}
+			if p.Cluster != nil {
+				limits[i].Cluster = &threshold.Cluster{Gbps: p.Cluster.Gbps, OpsPerS: p.Cluster.OpsPerS}
+			}
+		}
+		profiles, err = threshold.FromManifest(limits)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	digest, err := threshold.Digest(profiles)
+	return profiles, digest, err
+}
+
+// workFolder is where spools and embedded servers keep their data. A named folder is
+// kept, and belongs to one recording.
+func workFolder(data string, b *bundle.Bundle) (dir string, cleanup func(), err error) {
+	if data == "" {
+		dir, err = os.MkdirTemp("", "flopwatch-replay-")
+		if err != nil {
+			return "", nil, fmt.Errorf("make working folder: %w", err)
+		}
+		return dir, func() { _ = os.RemoveAll(dir) }, nil // temporary: the system's own cleaning is the fallback
+	}
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return "", nil, fmt.Errorf("make working folder: %w", err)
+	}
+	stamp := filepath.Join(data, "recording")
+	manifest, err := json.Marshal(b.Manifest)
+	if err != nil {
+		return "", nil, fmt.Errorf("encode manifest: %w", err)
+	}
+	sum := sha256.Sum256(manifest)
+	want := hex.EncodeToString(sum[:])
+	got, err := os.ReadFile(stamp)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if err := durable.WriteFile(durable.OS{}, stamp, []byte(want+"\n")); err != nil {
+			return "", nil, fmt.Errorf("mark working folder: %w", err)
+		}
+	case err != nil:
+		return "", nil, fmt.Errorf("read mark of working folder: %w", err)
+	case strings.TrimSpace(string(got)) != want:
+		return "", nil, fmt.Errorf("working folder %s holds another recording: name a new folder with --data", data)
+	}
+	return data, func() {}, nil
+}
+
+// replayer takes one recording through a running stack.
+type replayer struct {
+	b              *bundle.Bundle
+	s              *stack
+	o              replayOptions
+	profiles       []threshold.Profile
+	profileVersion string
+	say            func(format string, args ...any)
+
+	parties  int
+	runs     []detector.RunLine
+	findings []report.Finding
+	outcome  outcome
+}
+
+func (r *replayer) run(ctx context.Context) error {
+	if err := r.importParties(ctx); err != nil {
+		return err
+	}
+	if err := r.publish(ctx); err != nil {
+		return err
+	}
+	return r.judge(ctx)
+}
+
+// publish plays the recording and waits until the collector has stored all of it.
+func (r *replayer) publish(ctx context.Context) error {
+	started := time.Now()
+	fleet, err := newFleet(ctx, fleetConfig{
+		DataDir: r.o.stack.DataDir, Cluster: r.b.Manifest.Cluster, Conn: r.s.nc, JetStream: r.s.js, Log: r.o.stack.Log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = fleet.close() }() // a second close does nothing
+	counts, err := playback.Play(ctx, r.b, fleet)
+	if err != nil {
+		return err
+	}
+	if err := fleet.drain(ctx); err != nil {
+		return err
+	}
+	if err := fleet.close(); err != nil {
+		return err
+	}
+	read := r.b.Report()
+	st := r.s.collector.Stats()
+	r.outcome.Rows, r.outcome.Batches, r.outcome.Ranges = st.Rows, st.Batches, st.Ranges
+	r.outcome.CollectSeconds, r.outcome.WireBytes = time.Since(started).Seconds(), fleet.wireBytes()
+	total := 0
+	for _, n := range counts.Rows {
+		total += n
+	}
+	r.say("stored  %d rows of %d hosts, %d bytes on the wire, in %.1f s; %d rows of the recording could not be used", total, fleet.hosts(), fleet.wireBytes(), r.outcome.CollectSeconds, read.Bad())
+	if st.Quarantined > 0 {
+		r.say("        %d batches are in quarantine", st.Quarantined)
+	}
+	for _, f := range read.Files {
+		for i, issue := range f.Issues {
+			if i == 5 {
+				r.say("        ... and %d more in %s: see recording.json", f.Bad-5, f.File)
+				break
+			}
+			r.say("        %s", issue)
+		}
+	}
+	return writeJSON(filepath.Join(r.o.out, "recording.json"), read)
+}
+
+// judge runs the detector over the whole period and writes the answers.
+func (r *replayer) judge(ctx context.Context) error {
+	started := time.Now()
+	parties, err := detector.LoadParties(ctx, r.s.store)
+	if err != nil {
+		return err
+	}
+	m := r.b.Manifest
+	lastSaid := started
+	digest, err := detector.ConfigDigest(r.profiles, m.SpecialJurisdictions)
+	if err != nil {
+		return err
+	}
+	d := detector.New(detector.Config{
+		Cluster: m.Cluster, Profiles: r.profiles, ProfileVersion: r.profileVersion, SpecialJurisdictions: m.SpecialJurisdictions,
+		ConfigDigest: digest, Epoch: 1, Now: time.Now,
+		Progress: func(atMs int64) {
+			if time.Since(lastSaid) > 2*time.Second {
+				lastSaid = time.Now()
+				r.say("judged  up to %s UTC", stamp(atMs))
+			}
+		},
+	}, r.s.store, parties)
+	if err := d.Backfill(ctx, m.StartMs, m.EndMs); err != nil {
+		return err
+	}
+	runs, findings, err := detector.Lines(ctx, r.s.store, m.Cluster)
+	if err != nil {
+		return err
+	}
+	if err := writeLines(filepath.Join(r.o.out, "runs.jsonl"), runs); err != nil {
+		return err
+	}
+	if err := writeLines(filepath.Join(r.o.out, "findings.jsonl"), findings); err != nil {
+		return err
+	}
+	if err := r.writeReports(ctx, d); err != nil {
+		return err
+	}
+	if r.runs, err = decode[detector.RunLine](runs); err != nil {
+		return err
+	}
+	if r.findings, err = decode[report.Finding](findings); err != nil {
+		return err
+	}
+	r.outcome.JudgeSeconds = time.Since(started).Seconds()
+	r.say("judged  %d activities, %d findings, in %.1f s", len(runs), len(findings), r.outcome.JudgeSeconds)
+	return nil
+}
+
+// writeReports replaces the report folders of an earlier replay: what was found then and
+// is not found now must not lie beside what holds.
+func (r *replayer) writeReports(ctx context.Context, d *detector.Detector) error {
+	dir := filepath.Join(r.o.out, "reports")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make reports folder: %w", err)
+	}
+	paths, err := d.WriteReports(ctx, dir, r.b.Manifest.Description)
+	if err != nil {
+		return err
+	}
+	old, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list reports: %w", err)
+	}
+	for _, e := range old {
+		if _, holds := paths[e.Name()]; holds || !strings.HasPrefix(e.Name(), "fnd-") {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("remove the report of an earlier replay: %w", err)
+		}
+	}
+	return nil
+}
+
+func decode[T any](lines []string) ([]T, error) {
+	out := make([]T, len(lines))
+	for i, l := range lines {
+		if err := json.Unmarshal([]byte(l), &out[i]); err != nil {
+			return nil, fmt.Errorf("read back an answer: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func writeLines(path string, lines []string) error {
+	text := strings.Join(lines, "\n")
+	if text != "" {
+		text += "\n"
+	}
+	if err := durable.WriteFile(durable.OS{}, path, []byte(text)); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	if err := durable.WriteFile(durable.OS{}, path, append(text, '\n')); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

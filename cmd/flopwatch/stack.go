@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flopwatch/flopwatch/agent/ship"
+	"github.com/flopwatch/flopwatch/collector"
+	"github.com/flopwatch/flopwatch/collector/batch"
+	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/store/embedded"
+)
+
+// stackConfig says which servers to use: embedded ones below DataDir unless a URL names
+// a real one.
+type stackConfig struct {
+	DataDir string
+	Engine  string // libchdb.so; empty: beside the binary
+
+	NATS      string // empty: embedded
+	NATSCreds string
+
+	ClickHouse             string // empty: embedded
+	ClickHouseUser         string
+	ClickHousePasswordFile string
+	Database               string
+
+	// RecordedAvailability takes a row's availability from the recording, not the broker.
+	RecordedAvailability bool
+	Log                  *slog.Logger
+}
+
+// stack is the servers and the collector of one process tree.
+type stack struct {
+	store     *store.Store
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	collector *collector.Collector
+
+	work   *errgroup.Group // the collector
+	cancel context.CancelFunc
+	stops  []func(context.Context) error // in order of starting
+}
+
+// startStack starts what is needed, in order of dependence. On error nothing is left running.
+func startStack(ctx context.Context, cfg stackConfig) (_ *stack, err error) {
+	s := &stack{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := s.startStore(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := s.startBroker(ctx, cfg); err != nil {
+		return nil, err
+	}
+	c, err := collector.Open(ctx, collector.Config{
+		Conn: s.nc, Store: s.store, Partitions: collector.Partitions(broker.EmbeddedPartitions), Instance: "flopwatch", Log: cfg.Log,
+		Linger: 200 * time.Millisecond,
+		Batch:  batch.Config{AcceptRecordedAvailability: cfg.RecordedAvailability},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open collector: %w", err)
+	}
+	s.collector = c
+	running, cancel := context.WithCancel(ctx)
+	s.cancel = cancel
+	s.work, running = errgroup.WithContext(running)
+	s.work.Go(func() error { return c.Run(running) })
+	return s, nil
+}
+
+func (s *stack) startStore(ctx context.Context, cfg stackConfig) error {
+	at := store.Config{URL: cfg.ClickHouse, User: cfg.ClickHouseUser, Database: cfg.Database}
+	if cfg.ClickHouse == "" {
+		engine, err := startEngine(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		s.stops = append(s.stops, engine.Stop)
+		at.URL = engine.URL()
+		at.User, at.Password = engine.Auth()
+	} else if cfg.ClickHousePasswordFile != "" {
+		password, err := os.ReadFile(cfg.ClickHousePasswordFile)
+		if err != nil {
+			return fmt.Errorf("read clickhouse password: %w", err)
+		}
+		at.Password = strings.TrimRight(string(password), "\r\n")
+	}
+	st, err := store.Open(ctx, at)
+	if err != nil {
+		return err
+	}
+	s.store = st
+	s.stops = append(s.stops, func(context.Context) error { return st.Close() })
+	if err := st.Migrate(ctx); err != nil {
+		return fmt.Errorf("bring the schema up to date: %w", err)
+	}
+	return nil
+}
+
+func startEngine(ctx context.Context, cfg stackConfig) (*embedded.Server, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own binary: %w", err)
+	}
+	lib := cfg.Engine
+	if lib == "" {
+		if lib, err = embedded.FindLibrary(exe); err != nil {
+			return nil, err
+		}
+	}
+	engine, err := embedded.Start(ctx, embedded.Config{Exe: exe, LibPath: lib, DataDir: filepath.Join(cfg.DataDir, "clickhouse"), Logger: cfg.Log})
+	if err != nil {
+		return nil, fmt.Errorf("start the embedded clickhouse: %w", err)
+	}
+	return engine, nil
+}
+
+func (s *stack) startBroker(ctx context.Context, cfg stackConfig) error {
+	at := broker.ConnectConfig{URL: cfg.NATS, Name: "flopwatch", CredsFile: cfg.NATSCreds, Log: cfg.Log}
+	if cfg.NATS == "" {
+		server, err := broker.StartServer(ctx, broker.ServerConfig{Dir: filepath.Join(cfg.DataDir, "nats"), Log: cfg.Log})
+		if err != nil {
+			return fmt.Errorf("start the embedded nats: %w", err)
+		}
+		s.stops = append(s.stops, server.Stop)
+		at.URL = server.URL()
+		at.Options = []nats.Option{server.InProcess()}
+	}
+	nc, err := broker.Connect(at)
+	if err != nil {
+		return err
+	}
+	s.nc = nc
+	s.stops = append(s.stops, func(context.Context) error { nc.Close(); return nil })
+	if s.js, err = ship.JetStream(nc); err != nil {
+		return err
+	}
+	if err := broker.EnsureStreams(ctx, s.js, broker.StreamsConfig{}); err != nil {
+		return fmt.Errorf("set up streams: %w", err)
+	}
+	return nil
+}
+
+// stop ends the collector, then the servers in reverse order. It may be called twice.
+func (s *stack) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	var errs []error
+	if s.cancel != nil {
+		s.cancel()
+		errs = append(errs, s.work.Wait())
+		s.cancel = nil
+	}
+	for i := len(s.stops) - 1; i >= 0; i-- {
+		errs = append(errs, s.stops[i](ctx))
+	}
+	s.stops = nil
+	return errors.Join(errs...)
+}
