@@ -3,6 +3,7 @@ package run
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 
@@ -79,6 +80,17 @@ func joinComms(ev *feature.Evidence, st []stretch, at map[feature.GPUKey][]int, 
 		comm, op string
 	}
 	type slot struct{ stretch, sum int }
+	type process struct {
+		node string
+		pid  int
+	}
+	ofProcess := map[process][]int{}
+	for i := range st {
+		for _, p := range st[i].procs {
+			k := process{st[i].node, ev.Processes[p].PID}
+			ofProcess[k] = append(ofProcess[k], i)
+		}
+	}
 	seen := map[source]slot{}
 	first := map[string][]int{} // communicator: stretches, in order of sight
 	for i := range ev.Comm {
@@ -86,7 +98,11 @@ func joinComms(ev *feature.Evidence, st []stretch, at map[feature.GPUKey][]int, 
 		key := source{c.Node, c.PID, c.GPU, c.Comm, c.Op}
 		sl, ok := seen[key]
 		if !ok || c.MinuteMs > st[sl.stretch].end+3*minuteMs {
-			j := locate(ev, st, at[feature.GPUKey{Node: c.Node, GPU: c.GPU}], c.PID, c.MinuteMs)
+			list := at[feature.GPUKey{Node: c.Node, GPU: c.GPU}]
+			if len(list) == 0 { // the row names no GPU, or one that is not known
+				list = ofProcess[process{c.Node, c.PID}]
+			}
+			j := locate(ev, st, list, c.PID, c.MinuteMs)
 			if j < 0 {
 				continue
 			}
@@ -98,8 +114,10 @@ func joinComms(ev *feature.Evidence, st []stretch, at map[feature.GPUKey][]int, 
 			}
 		}
 		sum := &st[sl.stretch].comm[sl.sum]
-		sum.calls += c.Calls
-		sum.bytes += c.Bytes
+		if !math.IsNaN(c.Calls) && !math.IsNaN(c.Bytes) {
+			sum.calls += c.Calls
+			sum.bytes += c.Bytes
+		}
 		sum.lastMs = c.MinuteMs + minuteMs
 		sum.nranks = max(sum.nranks, c.NRanks)
 	}

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	t0  = int64(1_700_000_040_000)
-	min = int64(feature.MinuteMs)
+	t0     = int64(1_700_000_040_000)
+	minute = int64(feature.MinuteMs)
 )
 
 // world builds evidence by hand.
 type world struct{ ev *feature.Evidence }
 
 func newWorld(minutes int64, nodes ...string) world {
-	ev := &feature.Evidence{StartMs: t0, EndMs: t0 + minutes*min, Nodes: map[string]feature.Node{}, GPU: map[feature.GPUKey][]feature.GPUCell{}, Host: map[string][]feature.NodeCell{}}
+	ev := &feature.Evidence{StartMs: t0, EndMs: t0 + minutes*minute, Nodes: map[string]feature.Node{}, GPU: map[feature.GPUKey][]feature.GPUCell{}, Host: map[string][]feature.NodeCell{}}
 	for _, n := range nodes {
 		ev.Nodes[n] = feature.Node{Node: n, GPUModel: "NVIDIA H100 80GB HBM3", GPUCount: 8, TDPW: 700, FabricGbps: 3200, Vantage: "host", Listed: true}
 	}
@@ -42,7 +42,7 @@ func (w world) use(node string, list []int, from, to int64, mem, power float64) 
 		k := feature.GPUKey{Node: node, GPU: g}
 		for i := range w.ev.GPU[k] {
 			c := &w.ev.GPU[k][i]
-			if m := (c.MinuteMs - t0) / min; m >= from && m < to {
+			if m := (c.MinuteMs - t0) / minute; m >= from && m < to {
 				c.Mean[feature.UtilFrac], c.Mean[feature.MemUsedBytes], c.Mean[feature.PowerW], c.Mean[feature.SMClockMHz] = 0.95, mem, power, 1800
 			}
 		}
@@ -53,10 +53,10 @@ func (w world) use(node string, list []int, from, to int64, mem, power float64) 
 func (w world) rest(node string, list []int) {
 	for _, g := range list {
 		k := feature.GPUKey{Node: node, GPU: g}
-		for t := t0; t < w.ev.EndMs; t += min {
+		for t := t0; t < w.ev.EndMs; t += minute {
 			c := feature.GPUCell{Node: node, GPU: g, MinuteMs: t, Samples: 4}
 			for _, s := range [...]feature.Signal{feature.UtilFrac, feature.MemUsedBytes, feature.PowerW, feature.SMClockMHz} {
-				c.CoverMs[s] = min
+				c.CoverMs[s] = minute
 			}
 			c.Mean[feature.MemUsedBytes], c.Mean[feature.PowerW], c.Mean[feature.SMClockMHz] = 0.7e9, 75, 345
 			w.ev.GPU[k] = append(w.ev.GPU[k], c)
@@ -65,17 +65,17 @@ func (w world) rest(node string, list []int) {
 }
 
 func (w world) rent(account, node string, list []int, from, to int64) {
-	a := feature.Allocation{Account: account, Node: node, GPUs: list, StartMs: t0 + from*min}
+	a := feature.Allocation{Account: account, Node: node, GPUs: list, StartMs: t0 + from*minute}
 	if to > 0 {
-		a.EndMs = t0 + to*min
+		a.EndMs = t0 + to*minute
 	}
 	w.ev.Allocations = append(w.ev.Allocations, a)
 }
 
 func (w world) process(node string, list []int, pid int, from, to int64, job string) {
-	p := feature.Process{Node: node, GPUs: list, PID: pid, StartMs: t0 + from*min, Exe: "python3", JobSource: "slurm", JobID: job, User: "u", WorldSize: -1, Rank: -1}
+	p := feature.Process{Node: node, GPUs: list, PID: pid, StartMs: t0 + from*minute, Exe: "python3", JobSource: "slurm", JobID: job, User: "u", WorldSize: -1, Rank: -1}
 	if to > 0 {
-		p.EndMs = t0 + to*min
+		p.EndMs = t0 + to*minute
 	}
 	w.ev.Processes = append(w.ev.Processes, p)
 }
@@ -84,10 +84,10 @@ func (w world) process(node string, list []int, pid int, from, to int64, job str
 func (w world) comm(node string, list []int, pid int, name, op string, nranks int, perCall float64, from, to int64) {
 	for m := from + 5; m < to; m += 5 {
 		for _, g := range list {
-			w.ev.Comm = append(w.ev.Comm, feature.CommCell{Node: node, PID: pid, GPU: g, Comm: name, Op: op, NRanks: nranks, Rank: g, MinuteMs: t0 + m*min, Calls: 1000, Bytes: 1000 * perCall})
+			w.ev.Comm = append(w.ev.Comm, feature.CommCell{Node: node, PID: pid, GPU: g, Comm: name, Op: op, NRanks: nranks, Rank: g, MinuteMs: t0 + m*minute, Calls: 1000, Bytes: 1000 * perCall})
 		}
 	}
-	slices.SortStableFunc(w.ev.Comm, func(a, b feature.CommCell) int { return int((a.MinuteMs - b.MinuteMs) / min) })
+	slices.SortStableFunc(w.ev.Comm, func(a, b feature.CommCell) int { return int((a.MinuteMs - b.MinuteMs) / minute) })
 }
 
 // text shows the episodes in use, times in minutes.
@@ -97,7 +97,7 @@ func text(eps []run.Episode) string {
 		if e.Basis < run.BasisPower {
 			continue
 		}
-		out = append(out, fmt.Sprintf("%s:%d %d-%d", strings.Join(e.Nodes(), "+"), e.GPUs(), (e.StartMs-t0)/min, (e.EndMs-t0)/min))
+		out = append(out, fmt.Sprintf("%s:%d %d-%d", strings.Join(e.Nodes(), "+"), e.GPUs(), (e.StartMs-t0)/minute, (e.EndMs-t0)/minute))
 	}
 	return strings.Join(out, ", ")
 }
@@ -141,6 +141,27 @@ func TestEpisodes(t *testing.T) {
 			}
 			return w
 		}, "a:1 10-50"},
+		{"ranks that name no GPU, only their process", func() world {
+			w := newWorld(60, "a", "b")
+			for i, n := range []string{"a", "b"} {
+				w.rest(n, gpus(8))
+				w.use(n, gpus(8), 10, 40, 60e9, 600)
+				w.process(n, gpus(8), 7, 10, 40, fmt.Sprint("j", i))
+				w.comm(n, []int{-1}, 7, "c1", "allreduce", 2, 3e7, 10, 40)
+			}
+			return w
+		}, "a+b:16 10-40"},
+		{"nodes that begin together and exchange nothing that is seen elsewhere", func() world {
+			w := newWorld(60, "a", "b", "c", "d")
+			for _, n := range []string{"a", "b", "c", "d"} {
+				w.rest(n, gpus(8))
+				w.use(n, gpus(8), 10, 40, 60e9, 600)
+			}
+			for m := int64(10); m < 40; m++ {
+				w.ev.Flows = append(w.ev.Flows, feature.FlowCell{Node: "a", Peer: "b", MinuteMs: t0 + m*minute, TxBytes: 6e10})
+			}
+			return w
+		}, "a+b:16 10-40, c:8 10-40, d:8 10-40"},
 		{"a hole in telemetry with the same memory on both sides", func() world {
 			w := newWorld(90, "a")
 			w.rest("a", gpus(1))
@@ -198,13 +219,13 @@ func TestEpisodes(t *testing.T) {
 				w.use(n, gpus(8), 10, 40, 60e9, 600)
 			}
 			for m := int64(10); m < 40; m++ {
-				w.ev.Flows = append(w.ev.Flows, feature.FlowCell{Node: "a", Peer: "b", MinuteMs: t0 + m*min, TxBytes: 6e10})
+				w.ev.Flows = append(w.ev.Flows, feature.FlowCell{Node: "a", Peer: "b", MinuteMs: t0 + m*minute, TxBytes: 6e10})
 				for _, n := range []string{"a", "b", "c"} {
 					bps := 6e10
 					if n == "c" {
 						bps = 0
 					}
-					w.ev.Host[n] = append(w.ev.Host[n], feature.NodeCell{Node: n, MinuteMs: t0 + m*min, FabricTxBytes: bps, FabricCoverMs: min})
+					w.ev.Host[n] = append(w.ev.Host[n], feature.NodeCell{Node: n, MinuteMs: t0 + m*minute, FabricTxBytes: bps, FabricCoverMs: minute})
 				}
 			}
 			return w
@@ -240,10 +261,10 @@ func (w world) watts(node string, power func(m int64) (mean, sd float64)) {
 	n := w.ev.Nodes[node]
 	n.Vantage = "outofband"
 	w.ev.Nodes[node] = n
-	for m := range (w.ev.EndMs - t0) / min {
+	for m := range (w.ev.EndMs - t0) / minute {
 		p, sd := power(m)
 		if !math.IsNaN(p) {
-			w.ev.Host[node] = append(w.ev.Host[node], feature.NodeCell{Node: node, MinuteMs: t0 + m*min, PowerW: p, PowerSD: sd, PowerCoverMs: min})
+			w.ev.Host[node] = append(w.ev.Host[node], feature.NodeCell{Node: node, MinuteMs: t0 + m*minute, PowerW: p, PowerSD: sd, PowerCoverMs: minute})
 		}
 	}
 }
@@ -449,7 +470,7 @@ func TestJoin(t *testing.T) {
 				}
 				for i := 1; i < len(r.Members); i++ {
 					a, b := r.Members[i-1], r.Members[i]
-					if a.Node == b.Node && a.GPU == b.GPU && b.StartMs-a.EndMs < 15*min {
+					if a.Node == b.Node && a.GPU == b.GPU && b.StartMs-a.EndMs < 15*minute {
 						t.Errorf("a pause of %d ms cuts a member", b.StartMs-a.EndMs)
 					}
 				}

@@ -197,6 +197,9 @@ func flowsBetween(ev *feature.Evidence) map[nodePair]*pairFlow {
 			p = &pairFlow{}
 			out[k] = p
 		}
+		if math.IsNaN(f.TxBytes) {
+			continue
+		}
 		p.minutes = append(p.minutes, f.MinuteMs)
 		p.bytes = append(p.bytes, f.TxBytes)
 	}
@@ -313,6 +316,8 @@ func joinInStep(ev *feature.Evidence, a, b *team, flows map[nodePair]*pairFlow, 
 			return
 		}
 		weight = 0.75
+	} else if len(flows) > 0 {
+		return // flows between nodes are seen, and these two have none of note
 	}
 	g.join(a.lead, b.lead, "sync", weight, func() string {
 		return fmt.Sprintf("%s and %s began and run in step with the same load", a.node, b.node)
@@ -369,6 +374,9 @@ func newFlowIndex(ev *feature.Evidence, eps []Episode) flowIndex {
 	peers := make([]map[string]bool, len(eps))
 	for i := range ev.Flows {
 		fl := &ev.Flows[i]
+		if math.IsNaN(fl.TxBytes) {
+			continue
+		}
 		_, fleet := ev.Nodes[fl.Peer]
 		total := 0.0
 		for _, p := range byNode[fl.Node] {

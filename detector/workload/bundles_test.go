@@ -261,6 +261,12 @@ func TestBundles(t *testing.T) {
 		eps, verdicts, runs := judge(ev)
 		f := evaluate(l.truth, runs)
 		t.Logf("%-28s %s", l.name, f)
+		if strings.HasPrefix(l.name, "dev-") {
+			// Far below what is reached: a floor under regressions, no fit.
+			if share(f.right, f.total) < 0.9 || share(f.trainRight, f.trainTotal) < 0.97 || f.pairF1() < 0.95 || share(f.falseTrain, f.otherTotal) > 0.02 {
+				t.Errorf("%s: %s", l.name, f)
+			}
+		}
 		for _, k := range slices.Sorted(maps.Keys(f.wrong)) {
 			t.Logf("    wrong: %s %d GPU-minutes", k, f.wrong[k])
 		}
@@ -272,22 +278,23 @@ func TestBundles(t *testing.T) {
 
 // ablations are telemetry that a fleet may lack.
 var ablations = []struct {
-	name string
-	cut  func(s *feature.Samples)
+	name   string
+	recall float64 // of training that has to remain; 0: told and not tested
+	cut    func(s *feature.Samples)
 }{
-	{"all", func(*feature.Samples) {}},
-	{"no processes", noProcesses},
-	{"no collectives", noCollectives},
-	{"no pipes", noPipes},
-	{"no processes, collectives", func(s *feature.Samples) { noProcesses(s); noCollectives(s) }},
-	{"no collectives, pipes", func(s *feature.Samples) { noCollectives(s); noPipes(s) }},
-	{"no processes, coll., flows", func(s *feature.Samples) { noProcesses(s); noCollectives(s); s.Flows = nil }},
-	{"no proc., coll., pipes", func(s *feature.Samples) { noProcesses(s); noCollectives(s); noPipes(s) }},
-	{"no proc., coll., pipes, flows", func(s *feature.Samples) { noProcesses(s); noCollectives(s); noPipes(s); s.Flows = nil }},
-	{"no allocations, orders", func(s *feature.Samples) { s.Allocations, s.Orders = nil, nil }},
-	{"no proc., alloc., flows", func(s *feature.Samples) { noProcesses(s); s.Allocations, s.Orders, s.Flows = nil, nil, nil }},
-	{"host power and ports only", func(s *feature.Samples) { noProcesses(s); noCollectives(s); s.GPU, s.Flows = nil, nil }},
-	{"false declarations", falseDeclarations},
+	{"all", 0, func(*feature.Samples) {}},
+	{"no processes", 0, noProcesses},
+	{"no collectives", 0, noCollectives},
+	{"no pipes", 0, noPipes},
+	{"no processes, collectives", 0.95, func(s *feature.Samples) { noProcesses(s); noCollectives(s) }},
+	{"no collectives, pipes", 0, func(s *feature.Samples) { noCollectives(s); noPipes(s) }},
+	{"no processes, coll., flows", 0, func(s *feature.Samples) { noProcesses(s); noCollectives(s); s.Flows = nil }},
+	{"no proc., coll., pipes", 0.9, func(s *feature.Samples) { noProcesses(s); noCollectives(s); noPipes(s) }},
+	{"no proc., coll., pipes, flows", 0, func(s *feature.Samples) { noProcesses(s); noCollectives(s); noPipes(s); s.Flows = nil }},
+	{"no allocations, orders", 0, func(s *feature.Samples) { s.Allocations, s.Orders = nil, nil }},
+	{"no proc., alloc., flows", 0.95, func(s *feature.Samples) { noProcesses(s); s.Allocations, s.Orders, s.Flows = nil, nil, nil }},
+	{"host power and ports only", 0.9, func(s *feature.Samples) { noProcesses(s); noCollectives(s); s.GPU, s.Flows = nil, nil }},
+	{"false declarations", 0.97, falseDeclarations},
 }
 
 func noProcesses(s *feature.Samples)   { s.Processes = nil }
@@ -321,7 +328,16 @@ func falseDeclarations(s *feature.Samples) {
 func TestAblations(t *testing.T) {
 	t.Parallel()
 	all := bundles(t)
+	full := os.Getenv("FLOPWATCH_SHOW") != ""
+	if !full { // the whole table takes a minute
+		all = slices.DeleteFunc(all, func(l *loaded) bool {
+			return l.name != "dev-clean_mix" && l.name != "dev-hpc_mix" && l.name != "dev-basic_split"
+		})
+	}
 	for _, a := range ablations {
+		if !full && a.recall == 0 {
+			continue
+		}
 		var sum figures
 		var worst []string
 		wrong := map[string]int{}
@@ -353,6 +369,9 @@ func TestAblations(t *testing.T) {
 			}
 		}
 		t.Logf("ablation %-30s %s", a.name, sum)
+		if r := share(sum.trainRight, sum.trainTotal); r < a.recall {
+			t.Errorf("%s: training recall %.3f, want at least %.2f", a.name, r, a.recall)
+		}
 		if os.Getenv("FLOPWATCH_SHOW") != "" {
 			t.Logf("      ablation wrong: %s", strings.Join(worst, ", "))
 		}

@@ -158,6 +158,9 @@ func pipeRules(v *verdict, f *facts) {
 	v.say(ramp(tensor16, 0.03, 0.01)*ramp(f.integer, 0.12, 0.16)*ramp(f.fp32, 0.1, 0.18), "integer and single precision work in a renderer's mixture", scores{Rendering: 1})
 	v.say(noTensor*ramp(f.fp32, 0.03, 0.01)*ramp(math.Max(f.dram/0.7, f.integer/0.3), 0.5, 1), "memory or integer pipes run without arithmetic", scores{Mining: 2})
 	v.say(noTensor*ramp(f.dram, 0.35, 0.5)*ramp(f.tensor, 0.001, 0.005), "memory bandwidth bounds small matrix work, as decoding does", scores{Inference: 3, HPC: -1.5, Rendering: -1.5, Mining: -2.5})
+	if arithmetic := addKnown(double, f.fp32, f.integer); !math.IsNaN(f.fp32) && !math.IsNaN(double) {
+		v.say(noTensor*ramp(arithmetic, 0.05, 0.02), "no arithmetic pipe works, so nothing is simulated or drawn", scores{HPC: -2.5, Rendering: -2.5, Inference: 0.4})
+	}
 	work := ramp(tensor16, 0.05, 0.15)
 	v.say(work, "tensor pipes work ("+pct(f.tensor)+")", scores{Training: 0.8, BatchInference: 0.5, HPC: -3, Rendering: -3, Mining: -4, Inference: 0.2, Idle: -2})
 	v.say(ramp(tensor16, 0.7, 0.8)*ramp(f.tensorCV, 0.06, 0.02), "tensor pipes are full and flat ("+pct(f.tensor)+")", scores{BurnIn: 4, Training: -1, Inference: -2, BatchInference: -0.5})
@@ -183,7 +186,7 @@ func pipesUnseen(v *verdict, f *facts) {
 		busy = ramp(f.powerFrac, 0.4, 0.6)
 	}
 	if f.gpus > 1 && !f.hasComm {
-		v.say(busy*ramp(f.nvlinkBps, 50e6, 500e6), "GPUs exchange gigabytes over NVLink", scores{Training: 1, Inference: 0.6, HPC: -0.3, Rendering: -2, Mining: -3, BurnIn: -3})
+		v.say(busy*ramp(f.nvlinkBps, 50e6, 500e6), "GPUs exchange gigabytes over NVLink", scores{Training: 0.7, Inference: 0.5, BatchInference: 0.4, HPC: -0.3, Rendering: -2, Mining: -3, BurnIn: -3})
 		v.say(busy*ramp(f.nvlinkBps, 30e6, 3e6), "GPUs exchange next to nothing over NVLink", scores{Training: -0.8, HPC: 0.6, Rendering: 0.4, BatchInference: 0.4})
 	}
 	v.say(busy*ramp(f.powerFrac, 0.8, 0.9), "", scores{Training: 0.5, HPC: -0.3})
@@ -194,7 +197,7 @@ func pipesUnseen(v *verdict, f *facts) {
 // other, servers serve whoever asks.
 func togetherRules(v *verdict, f *facts) {
 	load := ramp(f.util, 0.5, 0.8) * ramp(f.minutes, 15, 30)
-	v.say(load*ramp(f.stall, 0.5, 0.85)*ramp(f.stalls, 0.004, 0.02), "all GPUs stall together now and then", scores{Training: 1, HPC: 0.5, Inference: -0.4, BatchInference: -0.2, BurnIn: -2, Mining: -2})
+	v.say(load*ramp(f.stall, 0.5, 0.85)*ramp(f.stalls, 0.004, 0.02), "all GPUs stall together now and then", scores{Training: 0.8, HPC: 0.5, Inference: -0.3, BurnIn: -2, Mining: -2})
 	v.say(load*ramp(f.stall, 0.3, 0.1)*ramp(f.powerCV, 0.02, 0.04), "GPUs move each on its own", scores{Inference: 0.8, BatchInference: 0.4, Training: -0.8, Rendering: 0.3})
 	// A service's load wanders with its users between its quartiles; work from a queue or
 	// a loop keeps one level, apart from stalls.
