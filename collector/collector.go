@@ -119,38 +119,34 @@ func (c *Collector) hold(ctx context.Context, w *worker) error {
 			err = errors.Join(err, rerr)
 		}
 	}
-	return err //nolint:wrapcheck // both goroutines name what they did
+	return err // both goroutines name what they did
 }
 
 // idlePoll is how often WaitIdle looks.
 const idlePoll = 20 * time.Millisecond
 
-// WaitIdle returns when every message that the streams hold at that moment is stored,
-// whichever collector did it.
+// WaitIdle returns when every message that the streams held at the call is stored, or in
+// quarantine, and acknowledged, whichever collector did it.
 func (c *Collector) WaitIdle(ctx context.Context) error {
-	for {
-		idle := true
-		for _, p := range c.cfg.Partitions {
-			s, err := c.js.Stream(ctx, p.Stream)
+	for _, p := range c.cfg.Partitions {
+		s, err := c.js.Stream(ctx, p.Stream)
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", p.Stream, err)
+		}
+		last := s.CachedInfo().State.LastSeq
+		// A work queue drops what is acknowledged: what is left is what is not stored.
+		for state := s.CachedInfo().State; state.Msgs > 0 && state.FirstSeq <= last; {
+			if err := wait(ctx, idlePoll); err != nil {
+				return fmt.Errorf("stream %s has %d messages left: %w", p.Stream, state.Msgs, err)
+			}
+			info, err := s.Info(ctx)
 			if err != nil {
 				return fmt.Errorf("read stream %s: %w", p.Stream, err)
 			}
-			pos, err := loadPosition(ctx, c.positions, p.Stream)
-			if err != nil {
-				return err
-			}
-			if pos.pos.From != 0 || pos.pos.Done < s.CachedInfo().State.LastSeq {
-				idle = false
-				break
-			}
-		}
-		if idle {
-			return nil
-		}
-		if err := wait(ctx, idlePoll); err != nil {
-			return err
+			state = info.State
 		}
 	}
+	return nil
 }
 
 // throttle lets one line through in ten seconds and counts the others. Owned by one goroutine.

@@ -41,17 +41,6 @@ func TestBrokerNumbersAnew(t *testing.T) {
 		w, frame := newFrame(t, 0, s, nil)
 		b.publish(t, w, frame)
 	}
-	deadline := time.Now().Add(time.Minute)
-	for {
-		raw, _, err := b.store.Count(t.Context(), store.TableBatches)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if raw == 9 || time.Now().After(deadline) {
-			break
-		}
-		<-time.After(50 * time.Millisecond)
-	}
 	idle(t, c)
 	wantRows(t, b.store, 9)
 }

@@ -85,7 +85,7 @@ func (c config) validate() error {
 	if c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0 {
 		return errors.New("max_messages, max_bytes and linger cannot be negative")
 	}
-	return c.Store.Validate() //nolint:wrapcheck // it names the setting
+	return c.Store.Validate() // it names the setting
 }
 
 // readSecret reads a file that holds nothing but a secret and, perhaps, a line's end.

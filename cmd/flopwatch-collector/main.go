@@ -78,12 +78,12 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	}
 	s, err := store.Open(ctx, cfg.Store)
 	if err != nil {
-		return err //nolint:wrapcheck // it names what it opened
+		return err // it names what it opened
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if cfg.Migrate {
 		if err := s.Migrate(ctx); err != nil {
-			return err //nolint:wrapcheck // it names the migration
+			return err // it names the migration
 		}
 	}
 	nc, err := broker.Connect(broker.ConnectConfig{
@@ -91,7 +91,7 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 		CertFile: cfg.NATS.CertFile, KeyFile: cfg.NATS.KeyFile, Log: lg,
 	})
 	if err != nil {
-		return err //nolint:wrapcheck // it says what failed
+		return err // it says what failed
 	}
 	defer nc.Close()
 	js, err := jetstream.New(nc)
@@ -99,7 +99,7 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 		return fmt.Errorf("open jetstream: %w", err)
 	}
 	if err := broker.EnsureStreams(ctx, js, broker.StreamsConfig{Partitions: cfg.NATS.Partitions, Replicas: cfg.NATS.Replicas, MaxBytes: cfg.NATS.StreamMaxBytes}); err != nil {
-		return err //nolint:wrapcheck // it names the stream
+		return err // it names the stream
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -110,12 +110,12 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 		MaxMessages: cfg.MaxMessages, MaxBytes: cfg.MaxBytes, Linger: cfg.Linger,
 	})
 	if err != nil {
-		return err //nolint:wrapcheck // it says what failed
+		return err // it says what failed
 	}
 	lg.LogAttrs(ctx, slog.LevelInfo, "collecting", slog.String("build", daemon.ReadBuild().String()), slog.String("config_digest", digest), slog.Int("partitions", cfg.NATS.Partitions))
 	err = c.Run(ctx)
 	st := c.Stats()
 	lg.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped", slog.Uint64("rows", st.Rows), slog.Uint64("batches", st.Batches),
 		slog.Uint64("repeats", st.Repeats), slog.Uint64("quarantined", st.Quarantined))
-	return err //nolint:wrapcheck // it says what failed
+	return err // it says what failed
 }

@@ -137,7 +137,7 @@ func (t *tailReader) Read(p []byte) (int, error) {
 			t.tail = append(t.tail[:0], t.tail[over:]...)
 		}
 	}
-	return n, err //nolint:wrapcheck // io.Reader's contract: io.EOF as it is
+	return n, err // io.Reader's contract: io.EOF as it is
 }
 
 func (h *httpNative) query(ctx context.Context, sql string, res proto.Results, onBlock func(rows int) error) error {

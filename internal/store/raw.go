@@ -57,12 +57,12 @@ func NewRawBlock(table string) (*RawBlock, error) {
 	if !ok {
 		return nil, fmt.Errorf("make block: no raw table %q", table)
 	}
-	lc := func() *lcColumn { return tLC.make().(*lcColumn) } //nolint:forcetypeassert // made of that type two lines above in columnType.make
+	lc := func() *lcColumn { return tLC.make().(*lcColumn) } // made of that type two lines above in columnType.make
 	b := &RawBlock{name: table, byName: make(map[string]int, len(t.fields))}
 	b.meta = rawMetaColumns{
 		cluster: lc(), spool: lc(), sources: lc(),
-		sequence:  tU64.make().(*intColumn[uint64]), //nolint:forcetypeassert // as above
-		available: tI64.make().(*intColumn[int64]),  //nolint:forcetypeassert // as above
+		sequence:  tU64.make().(*intColumn[uint64]), // as above
+		available: tI64.make().(*intColumn[int64]),  // as above
 	}
 	add := func(name string, c rawColumn) { b.in = append(b.in, proto.InputColumn{Name: name, Data: c}) }
 	add("cluster", b.meta.cluster)

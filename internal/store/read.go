@@ -101,17 +101,17 @@ func (t *textColumn) Reset() {
 
 func (t *textColumn) DecodeState(r *proto.Reader) error {
 	if t.isLC {
-		return t.lc.DecodeState(r) //nolint:wrapcheck // ch-go names the column
+		return t.lc.DecodeState(r) // ch-go names the column
 	}
 	return nil
 }
 
 func (t *textColumn) DecodeColumn(r *proto.Reader, rows int) error {
 	if !t.isLC {
-		return t.plain.DecodeColumn(r, rows) //nolint:wrapcheck // ch-go names the column
+		return t.plain.DecodeColumn(r, rows) // ch-go names the column
 	}
 	if err := t.lc.DecodeColumn(r, rows); err != nil {
-		return err //nolint:wrapcheck // ch-go names the column
+		return err // ch-go names the column
 	}
 	for i := range t.index.Rows() {
 		t.dict = append(t.dict, t.index.Row(i))

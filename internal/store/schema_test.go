@@ -91,8 +91,59 @@ func TestLargeDictionaries(t *testing.T) {
 			t.Fatalf("%d of %d rows, %v", len(rows), n, err)
 		}
 	}
+	// Rows of 1970 outlive a merge: expiry counts from arrival.
+	if err := s.conn.Exec(t.Context(), "OPTIMIZE TABLE "+s.table(TableFlowSamples)+" FINAL"); err != nil {
+		t.Fatal(err)
+	}
 	if raw, _, err := s.Count(t.Context(), TableFlowSamples); err != nil || raw != 70_303 {
 		t.Errorf("%d rows, %v", raw, err)
+	}
+}
+
+// TestFirstAvailableStays: of rows with one key the one that was available first holds,
+// before and after a merge, whatever the order of arrival.
+func TestFirstAvailableStays(t *testing.T) {
+	url, user, password := testenv.ClickHouse(t)
+	s, err := Open(t.Context(), Config{URL: url, User: user, Password: password, Database: "first"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if cerr := s.Close(); cerr != nil {
+			t.Error(cerr)
+		}
+	}()
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewRawBlock(TableHostSamples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, available := range []int64{20, 10, 30} {
+		b.Reset()
+		b.Begin(RawMeta{Cluster: "c", Node: "n", Spool: "s", Sequence: uint64(i), Sources: "bmc", AvailableMs: available}, 1)
+		b.Ints(b.Column("ts_ms"), []int64{5}, nil)
+		b.Ints(b.Column("power_mw"), []int64{available * 1000}, nil)
+		b.End()
+		if err := s.Insert(t.Context(), TableHostSamples, "", b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		rows, err := s.HostRows(t.Context(), RowQuery{Cluster: "c", ToMs: 10})
+		if err != nil || len(rows) != 1 || rows[0].AvailableMs != 10 || rows[0].PowerW != 10 {
+			t.Errorf("rows %+v, %v", rows, err)
+		}
+		if rows, err = s.HostRows(t.Context(), RowQuery{Cluster: "c", ToMs: 10, AvailableToMs: 9}); err != nil || len(rows) != 0 {
+			t.Errorf("known too early: %+v, %v", rows, err)
+		}
+		if err := s.conn.Exec(t.Context(), "OPTIMIZE TABLE "+s.table(TableHostSamples)+" FINAL"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if raw, _, err := s.Count(t.Context(), TableHostSamples); err != nil || raw != 1 {
+		t.Errorf("%d rows after the merge, %v", raw, err)
 	}
 }
 
