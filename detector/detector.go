@@ -82,6 +82,7 @@ type Detector struct {
 	runs     map[string]string         // run id -> line last written
 	acts     []judged                  // activities at the end of the last block, all estimated
 	pending  pending
+	peaks    map[string]peak // by GPU model: looking one up is slow
 }
 
 // New returns a detector that knows nothing yet.
@@ -94,7 +95,7 @@ func New(cfg Config, st Store, parties *identity.Graph) *Detector {
 	return &Detector{
 		cfg: cfg, store: st, parties: parties, profiles: profiles, st: newState(),
 		prev: map[string]report.Finding{}, raised: map[string]int64{}, written: map[string]string{}, runs: map[string]string{},
-		pending: newPending(),
+		pending: newPending(), peaks: map[string]peak{},
 	}
 }
 

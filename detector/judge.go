@@ -47,16 +47,26 @@ func (d *Detector) judge(startMs, atMs int64, last bool) error {
 	}
 	found := report.Evaluate(report.Input{
 		AtMs: atMs, StartMs: startMs, PrevAtMs: d.prevAtMs, Ev: ev, Runs: states, Resolve: d.parties.Resolve,
-		Profiles: d.profiles, Peak16: peak16, SpecialJurisdictions: d.cfg.SpecialJurisdictions, Prev: d.prev,
+		Profiles: d.profiles, Peak16: d.peak16, SpecialJurisdictions: d.cfg.SpecialJurisdictions, Prev: d.prev,
 	})
 	d.prevAtMs = atMs
 	return d.keepFindings(atMs, found)
 }
 
 // peak16 is a part's dense 16-bit peak in FLOP per second.
-func peak16(gpuModel string) (float64, bool) {
-	a, ok := flops.Lookup(gpuModel)
-	return a.Peak16, ok
+func (d *Detector) peak16(gpuModel string) (float64, bool) {
+	p, ok := d.peaks[gpuModel]
+	if !ok {
+		a, known := flops.Lookup(gpuModel)
+		p = peak{a.Peak16, known}
+		d.peaks[gpuModel] = p
+	}
+	return p.flopPerS, p.known
+}
+
+type peak struct {
+	flopPerS float64
+	known    bool
 }
 
 // line renders an activity as BUNDLE.md has it.

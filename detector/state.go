@@ -15,11 +15,8 @@ type state struct {
 	nodes       map[string]feature.Node
 	gpu         map[feature.GPUKey][]feature.GPUCell // sorted by minute
 	host        map[string][]feature.NodeCell        // sorted by minute
-	comm        map[nodeMinute][]feature.CommCell
-	flows       map[nodeMinute][]feature.FlowCell
-	commSorted  []feature.CommCell
-	flowSorted  []feature.FlowCell
-	stale       bool // comm or flows changed since they were last sorted
+	comm        links[feature.CommCell]
+	flows       links[feature.FlowCell]
 	processes   []feature.Process
 	allocations []feature.Allocation
 	orders      []feature.Order
@@ -35,8 +32,8 @@ func newState() *state {
 		nodes: map[string]feature.Node{},
 		gpu:   map[feature.GPUKey][]feature.GPUCell{},
 		host:  map[string][]feature.NodeCell{},
-		comm:  map[nodeMinute][]feature.CommCell{},
-		flows: map[nodeMinute][]feature.FlowCell{},
+		comm:  links[feature.CommCell]{at: map[nodeMinute][]feature.CommCell{}},
+		flows: links[feature.FlowCell]{at: map[nodeMinute][]feature.FlowCell{}},
 	}
 }
 
@@ -61,15 +58,13 @@ func (s *state) putHost(c feature.NodeCell) {
 // putComm replaces all communicator cells of one node and minute.
 func (s *state) putComm(node string, minute int64, cells []feature.CommCell) {
 	s.see(node)
-	s.comm[nodeMinute{node, minute}] = cells
-	s.stale = true
+	s.comm.put(nodeMinute{node, minute}, cells)
 }
 
 // putFlows replaces all flow cells of one node and minute.
 func (s *state) putFlows(node string, minute int64, cells []feature.FlowCell) {
 	s.see(node)
-	s.flows[nodeMinute{node, minute}] = cells
-	s.stale = true
+	s.flows.put(nodeMinute{node, minute}, cells)
 }
 
 // upsert keeps cells sorted by minute; the usual case is an append.
@@ -86,26 +81,39 @@ func upsert[C any](cells []C, c C, minute func(C) int64) []C {
 	return slices.Insert(cells, i, c)
 }
 
-func (s *state) sortLinks() {
-	if !s.stale {
-		return
-	}
-	s.stale = false
-	s.commSorted = s.commSorted[:0]
-	for _, cells := range s.comm {
-		s.commSorted = append(s.commSorted, cells...)
-	}
-	slices.SortFunc(s.commSorted, func(a, b feature.CommCell) int {
-		return cmp.Or(cmp.Compare(a.MinuteMs, b.MinuteMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Comm, b.Comm),
-			cmp.Compare(a.PID, b.PID), cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.Op, b.Op))
+// links holds the cells of pairs and communicators by node and minute, and hands them out
+// by time. Reducers give the cells of one node and minute in a fixed order.
+type links[C any] struct {
+	at   map[nodeMinute][]C
+	keys []nodeMinute // by minute, then node
+	flat []C          // all cells in the order of keys, for up to the first built keys
+	// built is how many of keys flat holds.
+	built int
+}
+
+func (l *links[C]) put(k nodeMinute, cells []C) {
+	i, had := slices.BinarySearchFunc(l.keys, k, func(a, b nodeMinute) int {
+		return cmp.Or(cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
 	})
-	s.flowSorted = s.flowSorted[:0]
-	for _, cells := range s.flows {
-		s.flowSorted = append(s.flowSorted, cells...)
+	if !had {
+		l.keys = slices.Insert(l.keys, i, k)
 	}
-	slices.SortFunc(s.flowSorted, func(a, b feature.FlowCell) int {
-		return cmp.Or(cmp.Compare(a.MinuteMs, b.MinuteMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Peer, b.Peer))
-	})
+	l.at[k] = cells
+	if i < l.built { // what was built of later minutes no longer fits
+		n := 0
+		for _, k := range l.keys[:i] {
+			n += len(l.at[k])
+		}
+		l.flat, l.built = l.flat[:n], i
+	}
+}
+
+// all returns every cell by minute and node. It is valid until the next put.
+func (l *links[C]) all() []C {
+	for ; l.built < len(l.keys); l.built++ {
+		l.flat = append(l.flat, l.at[l.keys[l.built]]...)
+	}
+	return l.flat
 }
 
 // evidence is what was visible at atMs: cells of minutes that had ended, processes and
@@ -113,7 +121,6 @@ func (s *state) sortLinks() {
 // versions made by then. Facts are visible by their own event time, whatever waited in
 // the pipeline. The result shares the state's cells and is valid until the next put.
 func (s *state) evidence(startMs, atMs int64, last bool) *feature.Evidence {
-	s.sortLinks()
 	limit := atMs - feature.MinuteMs // latest start of a minute that has ended
 	if last {
 		limit = atMs
@@ -132,10 +139,11 @@ func (s *state) evidence(startMs, atMs int64, last bool) *feature.Evidence {
 			ev.Host[k] = cells[:n:n]
 		}
 	}
-	n := sort.Search(len(s.commSorted), func(i int) bool { return s.commSorted[i].MinuteMs > limit })
-	ev.Comm = s.commSorted[:n:n]
-	n = sort.Search(len(s.flowSorted), func(i int) bool { return s.flowSorted[i].MinuteMs > limit })
-	ev.Flows = s.flowSorted[:n:n]
+	comm, flows := s.comm.all(), s.flows.all()
+	n := sort.Search(len(comm), func(i int) bool { return comm[i].MinuteMs > limit })
+	ev.Comm = comm[:n:n]
+	n = sort.Search(len(flows), func(i int) bool { return flows[i].MinuteMs > limit })
+	ev.Flows = flows[:n:n]
 	for _, p := range s.processes {
 		if p.StartMs > atMs {
 			continue
