@@ -406,12 +406,17 @@ func assemble(eps []Episode, classes []ClassOf, ids []string, links [][]Link, ch
 	return r
 }
 
-// mergeMembers joins a GPU's intervals over pauses that stay inside.
+// handoverMs is the gap between two intervals of a GPU that no boundary can be judged
+// within: such intervals are told as one.
+const handoverMs = 2 * minuteMs
+
+// mergeMembers joins a GPU's intervals that touch. Pauses in which the program stayed are
+// inside a stretch already; where it ended and came back, the GPU was free between.
 func mergeMembers(members []Member) []Member {
 	slices.SortFunc(members, compareMember)
 	var out []Member
 	for _, m := range members {
-		if n := len(out); n > 0 && out[n-1].Node == m.Node && out[n-1].GPU == m.GPU && m.StartMs-out[n-1].EndMs < pauseMs {
+		if n := len(out); n > 0 && out[n-1].Node == m.Node && out[n-1].GPU == m.GPU && m.StartMs-out[n-1].EndMs <= handoverMs {
 			out[n-1].EndMs = max(out[n-1].EndMs, m.EndMs)
 			continue
 		}

@@ -134,6 +134,7 @@ type figures struct {
 	right, total           int
 	trainRight, trainTotal int // as one class: training, finetuning, rl
 	falseTrain, otherTotal int
+	extra                  int // minutes of training claimed where nothing is labelled
 	pairTP, pairFP, pairFN float64
 	wrong                  map[string]int // kinds: minutes
 }
@@ -163,14 +164,12 @@ func evaluate(truth []activity, runs []run.Run) figures {
 	}
 	// pairs: training minutes by (true run, assembled run)
 	cell := map[[2]string]float64{}
-	seen := map[slot]bool{}
 	for _, a := range truth {
 		train := workload.IsRun(a.Kind)
 		for _, m := range a.Members {
 			for _, g := range m.GPUs {
 				for t := feature.MinuteOf(m.StartMs + grace); t < m.EndMs-grace; t += feature.MinuteMs {
 					k := slot{m.Node, g, t}
-					seen[k] = true
 					got := label{-1, "none"}
 					for _, v := range verdict[k] {
 						if got.run < 0 || headline(v.class) == headline(a.Kind) {
@@ -197,6 +196,23 @@ func evaluate(truth []activity, runs []run.Run) figures {
 						}
 					}
 				}
+			}
+		}
+	}
+	near := map[slot]bool{}
+	for _, a := range truth {
+		for _, m := range a.Members {
+			for _, g := range m.GPUs {
+				for t := feature.MinuteOf(m.StartMs - grace); t < m.EndMs+grace; t += feature.MinuteMs {
+					near[slot{m.Node, g, t}] = true
+				}
+			}
+		}
+	}
+	for k, list := range verdict {
+		for _, v := range list {
+			if workload.IsRun(v.class) && !near[k] {
+				f.extra++
 			}
 		}
 	}
@@ -239,7 +255,7 @@ func share(a, b int) float64 {
 }
 
 func (f figures) String() string {
-	return fmt.Sprintf("class %.3f  training recall %.3f  false training %.3f  pairs F1 %.3f", share(f.right, f.total), share(f.trainRight, f.trainTotal), share(f.falseTrain, f.otherTotal), f.pairF1())
+	return fmt.Sprintf("class %.3f  training recall %.3f  false training %.3f  pairs F1 %.3f  unlabelled training min %d", share(f.right, f.total), share(f.trainRight, f.trainTotal), share(f.falseTrain, f.otherTotal), f.pairF1(), f.extra)
 }
 
 func bundles(t testing.TB) []*loaded {
@@ -294,6 +310,11 @@ var ablations = []struct {
 	{"no allocations, orders", 0, func(s *feature.Samples) { s.Allocations, s.Orders = nil, nil }},
 	{"no proc., alloc., flows", 0.95, func(s *feature.Samples) { noProcesses(s); s.Allocations, s.Orders, s.Flows = nil, nil, nil }},
 	{"host power and ports only", 0.9, func(s *feature.Samples) { noProcesses(s); noCollectives(s); s.GPU, s.Flows = nil, nil }},
+	{"rows of 5 minutes", 0, func(s *feature.Samples) { s.GPU = thin(s.GPU, 300_000) }},
+	{"rows of 5 minutes, no proc., coll.", 0, func(s *feature.Samples) { s.GPU = thin(s.GPU, 300_000); noProcesses(s); noCollectives(s) }},
+	{"half of the rows lost", 0, func(s *feature.Samples) { lose(s) }},
+	{"clocks apart by 90 s", 0, func(s *feature.Samples) { skew(s) }},
+	{"clocks apart by 90 s, no proc., coll.", 0, func(s *feature.Samples) { noProcesses(s); noCollectives(s); skew(s) }},
 	{"false declarations", 0.97, falseDeclarations},
 }
 
@@ -307,6 +328,67 @@ func noPipes(s *feature.Samples) {
 			s.GPU[i].Value[v] = math.NaN()
 		}
 		s.GPU[i].MMACycles = math.NaN()
+	}
+}
+
+// thin keeps a row of each GPU per interval.
+func thin(rows []feature.GPUSample, everyMs int64) []feature.GPUSample {
+	last := map[feature.GPUKey]int64{}
+	var out []feature.GPUSample
+	for _, r := range rows {
+		k := feature.GPUKey{Node: r.Node, GPU: r.GPU}
+		if t, ok := last[k]; !ok || r.TsMs-t >= everyMs-5000 {
+			last[k] = r.TsMs
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// lose drops every row whose number has an odd hash.
+func lose(s *feature.Samples) {
+	n := uint32(1)
+	odd := func() bool {
+		n = n*1664525 + 1013904223
+		return n>>31 == 1
+	}
+	s.GPU = slices.DeleteFunc(slices.Clone(s.GPU), func(feature.GPUSample) bool { return odd() })
+	s.Host = slices.DeleteFunc(slices.Clone(s.Host), func(feature.HostSample) bool { return odd() })
+	s.Flows = slices.DeleteFunc(slices.Clone(s.Flows), func(feature.Flow) bool { return odd() })
+	s.Collectives = slices.DeleteFunc(slices.Clone(s.Collectives), func(feature.Collective) bool { return odd() })
+	s.Processes = slices.DeleteFunc(slices.Clone(s.Processes), func(feature.Process) bool { return odd() })
+}
+
+// skew moves the clocks of every other node forward by 90 seconds.
+func skew(s *feature.Samples) {
+	late := map[string]int64{}
+	for i, n := range s.Nodes {
+		if i%2 == 1 {
+			late[n.Node] = 90_000
+		}
+	}
+	s.GPU, s.Host, s.Fabric, s.Flows, s.Collectives, s.Processes = slices.Clone(s.GPU), slices.Clone(s.Host), slices.Clone(s.Fabric), slices.Clone(s.Flows), slices.Clone(s.Collectives), slices.Clone(s.Processes)
+	for i := range s.GPU {
+		s.GPU[i].TsMs += late[s.GPU[i].Node]
+	}
+	for i := range s.Host {
+		s.Host[i].TsMs += late[s.Host[i].Node]
+	}
+	for i := range s.Fabric {
+		s.Fabric[i].TsMs += late[s.Fabric[i].Node]
+	}
+	for i := range s.Flows {
+		s.Flows[i].TsMs += late[s.Flows[i].Node]
+	}
+	for i := range s.Collectives {
+		s.Collectives[i].TsMs += late[s.Collectives[i].Node]
+	}
+	for i := range s.Processes {
+		d := late[s.Processes[i].Node]
+		s.Processes[i].StartMs += d
+		if s.Processes[i].EndMs != 0 {
+			s.Processes[i].EndMs += d
+		}
 	}
 }
 
