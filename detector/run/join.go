@@ -66,7 +66,7 @@ func Join(ev *feature.Evidence, eps []Episode, classes []ClassOf) []Run {
 			at[i] = a
 		}
 		kind := "restart"
-		if !classes[h.b].Training {
+		if !classes[h.b].training() {
 			kind = "pause"
 		}
 		links[h.b] = append(links[h.b], Link{kind, h.weight(), "continues after " + gapText(eps[h.b].StartMs-eps[h.a].EndMs) + ": " + strings.Join(h.reasons, ", ")})
@@ -125,7 +125,7 @@ func gapText(ms int64) string {
 func trainingHops(ev *feature.Evidence, eps []Episode, classes []ClassOf) []hop {
 	var idx []int
 	for i := range eps {
-		if classes[i].Training {
+		if classes[i].training() {
 			idx = append(idx, i)
 		}
 	}
@@ -309,7 +309,7 @@ func usedElsewhere(eps []Episode, i, j int) bool {
 func pauseHops(eps []Episode, classes []ClassOf) []hop {
 	byFirst := map[feature.GPUKey][]int{}
 	for i := range eps {
-		if !classes[i].Training {
+		if !classes[i].training() {
 			m := eps[i].Members[0]
 			k := feature.GPUKey{Node: m.Node, GPU: m.GPU}
 			byFirst[k] = append(byFirst[k], i)

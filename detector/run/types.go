@@ -107,10 +107,18 @@ func distinctGPUs(members []Member) int {
 
 // ClassOf is the class of an episode as Join needs it.
 type ClassOf struct {
-	Class    string
-	Prob     float64
-	Training bool // training, finetuning or rl: what a threshold counts
-	Reasons  []string
+	Class   string
+	Prob    float64
+	Reasons []string
+	// Training says that the episode may be part of a training although another class
+	// leads (unknown in the first minutes). Training classes need not set it.
+	Training bool
+}
+
+// training reports whether the episode is joined as a training: what a threshold counts.
+// The names are those of workload, which this package cannot import.
+func (c ClassOf) training() bool {
+	return c.Training || c.Class == "training" || c.Class == "finetuning" || c.Class == "rl"
 }
 
 // Run is one activity: for trainings, one training of one model over all nodes,

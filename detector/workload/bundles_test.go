@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -115,7 +116,7 @@ func judge(ev *feature.Evidence) ([]run.Episode, []workload.Verdict, []run.Run) 
 	for i := range eps {
 		v := workload.Classify(ev, eps[i])
 		verdicts[i] = v
-		classes[i] = run.ClassOf{Class: v.Class, Prob: v.Prob, Training: workload.IsRun(v.Class), Reasons: v.Reasons}
+		classes[i] = workload.ClassOf(v)
 	}
 	return eps, verdicts, run.Join(ev, eps, classes)
 }
@@ -275,6 +276,9 @@ func TestBundles(t *testing.T) {
 	for _, l := range bundles(t) {
 		ev := feature.BuildEvidence(l.samples, l.startMs, l.endMs)
 		eps, verdicts, runs := judge(ev)
+		if e2, v2, r2 := judge(ev); !reflect.DeepEqual(eps, e2) || !reflect.DeepEqual(verdicts, v2) || !reflect.DeepEqual(runs, r2) {
+			t.Errorf("%s: two judgements of the same evidence differ", l.name)
+		}
 		f := evaluate(l.truth, runs)
 		t.Logf("%-28s %s", l.name, f)
 		if strings.HasPrefix(l.name, "dev-") {

@@ -36,7 +36,7 @@ func TestGrowth(t *testing.T) {
 			classes := make([]run.ClassOf, len(eps))
 			for i := range eps {
 				v := workload.Classify(ev, eps[i])
-				classes[i] = run.ClassOf{Class: v.Class, Prob: v.Prob, Training: workload.IsRun(v.Class), Reasons: v.Reasons}
+				classes[i] = workload.ClassOf(v)
 			}
 			t2 := time.Now()
 			runs := run.Join(ev, eps, classes)

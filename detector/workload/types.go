@@ -1,5 +1,7 @@
 package workload
 
+import "github.com/flopwatch/flopwatch/detector/run"
+
 // Classes of activities, as BUNDLE.md names them, and Unknown (open set).
 const (
 	Training       = "training"
@@ -19,6 +21,14 @@ const (
 // IsRun reports whether an activity of the class is a training run in the sense of the
 // thresholds: training, finetuning or rl.
 func IsRun(class string) bool { return class == Training || class == Finetuning || class == RL }
+
+// ClassOf is the verdict as run.Join takes it: an episode that is more likely a training
+// of any kind than not, or young and undecided with training ahead of every other class,
+// may continue one.
+func ClassOf(v Verdict) run.ClassOf {
+	p := v.Probs[Training] + v.Probs[Finetuning] + v.Probs[RL]
+	return run.ClassOf{Class: v.Class, Prob: v.Prob, Reasons: v.Reasons, Training: IsRun(v.Class) || (v.Class == Unknown && p > 0.25)}
+}
 
 // Verdict is a class with its probability and the reasons that carried it.
 type Verdict struct {
