@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math/bits"
 	"slices"
 
 	"github.com/google/uuid"
@@ -35,6 +36,8 @@ type Sink interface {
 // start and once for their end.
 type Counts struct {
 	Rows map[wire.Kind]int
+	// Values is how many fields were measured or stated, keys apart.
+	Values int
 }
 
 var errStop = errors.New("stop")
@@ -233,11 +236,32 @@ func (p *player) build(t *tables) []wire.Table {
 	var out []wire.Table
 	for _, k := range t.kinds {
 		if b := t.builders[k]; b.Rows() > 0 {
-			out = append(out, *b.Build())
-			p.counts.Rows[k] += b.Rows()
+			built := b.Build()
+			out = append(out, *built)
+			p.counts.Rows[k] += built.Rows
+			p.counts.Values += values(built)
 		}
 	}
 	return out
+}
+
+// values counts the fields of a table that are present, keys apart.
+func values(t *wire.Table) int {
+	n := 0
+	for i := range t.Columns {
+		c := &t.Columns[i]
+		if f, ok := wire.FieldOf(t.Kind, c.Field); !ok || f.Key {
+			continue
+		}
+		if c.Present == nil {
+			n += t.Rows
+			continue
+		}
+		for _, w := range c.Present {
+			n += bits.OnesCount64(w)
+		}
+	}
+	return n
 }
 
 func (t *tables) reset() {

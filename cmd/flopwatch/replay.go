@@ -22,6 +22,7 @@ import (
 	"github.com/flopwatch/flopwatch/detector/threshold"
 	"github.com/flopwatch/flopwatch/internal/bundle"
 	"github.com/flopwatch/flopwatch/internal/durable"
+	"github.com/flopwatch/flopwatch/internal/store"
 )
 
 // replayOptions are the flags of `flopwatch replay`.
@@ -85,7 +86,6 @@ type outcome struct {
 	CollectSeconds        float64 // from the first row published to the last one stored
 	JudgeSeconds          float64
 	WireBytes             int64 // frames, as published
-	GPURows               int
 }
 
 func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.Writer) (outcome, error) {
@@ -244,7 +244,12 @@ func (r *replayer) publish(ctx context.Context) error {
 	for _, n := range counts.Rows {
 		total += n
 	}
-	r.say("stored  %d rows of %d hosts, %d bytes on the wire, in %.1f s; %d rows of the recording could not be used", total, fleet.hosts(), fleet.wireBytes(), r.outcome.CollectSeconds, read.Bad())
+	disk, err := r.diskBytes(ctx)
+	if err != nil {
+		return err
+	}
+	r.say("stored  %d rows (%d values) of %d hosts in %.1f s; %.2f bytes a value on the wire, %.2f on disk; %d rows of the recording could not be used",
+		total, counts.Values, fleet.hosts(), r.outcome.CollectSeconds, perValue(r.outcome.WireBytes, counts.Values), perValue(disk, counts.Values), read.Bad())
 	if st.Quarantined > 0 {
 		r.say("        %d batches are in quarantine", st.Quarantined)
 	}
@@ -258,6 +263,26 @@ func (r *replayer) publish(ctx context.Context) error {
 		}
 	}
 	return writeJSON(filepath.Join(r.o.out, "recording.json"), read)
+}
+
+// diskBytes is what the raw tables take on disk.
+func (r *replayer) diskBytes(ctx context.Context) (int64, error) {
+	total := int64(0)
+	for _, table := range store.RawTables() {
+		n, err := r.s.store.DiskBytes(ctx, table)
+		if err != nil {
+			return 0, err
+		}
+		total += int64(n)
+	}
+	return total, nil
+}
+
+func perValue(bytes int64, values int) float64 {
+	if values == 0 {
+		return 0
+	}
+	return float64(bytes) / float64(values)
 }
 
 // judge runs the detector over the whole period and writes the answers.
@@ -317,7 +342,7 @@ func (r *replayer) writeReports(ctx context.Context, d *detector.Detector) error
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make reports folder: %w", err)
 	}
-	paths, err := d.WriteReports(ctx, dir, r.b.Manifest.Description)
+	paths, err := d.WriteReports(ctx, dir, r.b.Name())
 	if err != nil {
 		return err
 	}

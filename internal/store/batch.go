@@ -255,9 +255,7 @@ func (s *Store) Handled(ctx context.Context, spools []SpoolKey) (map[SpoolKey]Ha
 // ordered by availability, node, spool and sequence, one row each. toAvailableMs 0: no bound.
 func (s *Store) BatchesAfter(ctx context.Context, cluster string, afterAvailableMs, toAvailableMs int64) ([]BatchRow, error) {
 	sql := "SELECT node, spool, sequence, partition, stream, stream_seq, epoch, digest, prev_digest, boot_id, ticks, wire_version, bytes, min_ts_ms, max_ts_ms, minutes, available_ms"
-	for _, k := range BatchKinds {
-		sql += ", " + k + "_rows"
-	}
+	sql += ", " + strings.Join(BatchKinds[:], "_rows, ") + "_rows"
 	sql += " FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND available_ms > %d", afterAvailableMs)
 	if toAvailableMs != 0 {
 		sql += fmt.Sprintf(" AND available_ms <= %d", toAvailableMs)

@@ -29,7 +29,7 @@ func normal(v reflect.Value) any {
 		}
 		return out
 	case reflect.Struct:
-		if t, ok := v.Interface().(time.Time); ok {
+		if t, ok := reflect.TypeAssert[time.Time](v); ok {
 			return t.UnixMilli()
 		}
 		out := make([]any, v.NumField())

@@ -80,7 +80,7 @@ func (c Config) statements(m migration) ([]string, error) {
 		return nil, fmt.Errorf("render migration %s: %w", m.name, err)
 	}
 	var out []string
-	for _, part := range strings.Split(b.String(), ";\n") {
+	for part := range strings.SplitSeq(b.String(), ";\n") {
 		var lines []string
 		for line := range strings.Lines(part) {
 			if !strings.HasPrefix(line, "--") {
@@ -102,7 +102,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+s.cfg.Database+"`"); err != nil {
+	if err = s.conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+s.cfg.Database+"`"); err != nil {
 		return fmt.Errorf("create database %s: %w", s.cfg.Database, err)
 	}
 	engine := "ReplacingMergeTree"
@@ -136,7 +136,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 			return err
 		}
 		for i, sql := range statements {
-			if err := s.conn.Exec(ctx, s.qualify(sql)); err != nil {
+			if err = s.conn.Exec(ctx, s.qualify(sql)); err != nil {
 				return fmt.Errorf("migrate %s: %s statement %d: %w", s.cfg.Database, m.name, i+1, err)
 			}
 		}

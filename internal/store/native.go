@@ -73,8 +73,7 @@ func (h *httpNative) post(ctx context.Context, params url.Values, body []byte) (
 	resp, err := h.client.Do(req)
 	if err != nil {
 		// The url holds the statement: too long for a log line, and of no use there.
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
 		return nil, fmt.Errorf("post to store: %w", err)

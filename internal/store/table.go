@@ -1,5 +1,10 @@
 package store
 
+import (
+	"maps"
+	"slices"
+)
+
 // Names of tables. Raw tables stand one per kind of record of the wire contract.
 const (
 	TableGPUSamples        = "gpu_samples"
@@ -32,6 +37,9 @@ const (
 
 	tableMigrations = "schema_migrations"
 )
+
+// RawTables names the tables of raw rows, sorted.
+func RawTables() []string { return slices.Sorted(maps.Keys(rawTables)) }
 
 func isTable(name string) bool {
 	switch name {

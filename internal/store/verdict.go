@@ -187,7 +187,7 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 	if err != nil {
 		return fmt.Errorf("put findings: %w", err)
 	}
-	if err := s.checkEpoch(ctx, TableFindings, cluster, epoch); err != nil {
+	if err = s.checkEpoch(ctx, TableFindings, cluster, epoch); err != nil {
 		return err
 	}
 	latest, err := s.LatestFindings(ctx, cluster)

@@ -53,8 +53,7 @@ func refuse(code int, name, format string, args ...any) *exception {
 
 // asException gives err as an exception; errors that are not the engine's become UNKNOWN_EXCEPTION.
 func asException(err error) *exception {
-	var e *exception
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*exception](err); ok {
 		return e
 	}
 	return refuse(1002, "UNKNOWN_EXCEPTION", "%s", strings.TrimSuffix(err.Error(), "."))

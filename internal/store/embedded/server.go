@@ -193,7 +193,7 @@ func (s *Server) launch(ctx context.Context) (*child, error) {
 	if s.cfg.MemoryBytes > 0 {
 		args = append(args, "--memory-bytes", fmt.Sprint(s.cfg.MemoryBytes))
 	}
-	cmd := exec.Command(s.cfg.Exe, args...) //nolint:gosec,noctx // our own binary; its end is ordered in end, a context would kill it unasked
+	cmd := exec.Command(s.cfg.Exe, args...) //nolint:noctx // our own binary; its end is ordered in end, a context would kill it unasked
 	cmd.ExtraFiles = []*os.File{s.socket, readyW}
 	cmd.Env = childEnv()
 	// A process group of its own, because the engine signals its whole group when something tells it to shut down.
@@ -373,5 +373,5 @@ func (t *tailLog) Write(b []byte) (int, error) {
 func (t *tailLog) last() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return strings.Join(append(t.lines[:len(t.lines):len(t.lines)], string(t.part)), "\n")
+	return strings.Join(append(slices.Clip(t.lines), string(t.part)), "\n")
 }
