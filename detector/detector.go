@@ -74,15 +74,16 @@ type Detector struct {
 	profiles []report.Profile
 	st       *state
 
-	startMs  int64                     // of the period that is judged
-	prev     map[string]report.Finding // findings of the moment judged last, by id
-	prevAtMs int64                     // that moment; 0: none
-	raised   map[string]int64          // finding id -> watermark at which it was raised first
-	written  map[string]string         // finding id -> line last written
-	runs     map[string]string         // run id -> line last written
-	acts     []judged                  // activities at the end of the last block, all estimated
-	pending  pending
-	peaks    map[string]peak // by GPU model: looking one up is slow
+	startMs   int64                     // of the period that is judged
+	prev      map[string]report.Finding // findings of the moment judged last, by id
+	withdrawn map[string]report.Finding // findings on runs that an earlier verdict had and the last has not
+	prevAtMs  int64                     // that moment; 0: none
+	raised    map[string]int64          // finding id -> watermark at which it was raised first
+	written   map[string]string         // finding id -> line last written
+	runs      map[string]string         // run id -> line last written
+	acts      []judged                  // activities at the end of the last block, all estimated
+	pending   pending
+	peaks     map[string]peak // by GPU model: looking one up is slow
 }
 
 // New returns a detector that knows nothing yet.
@@ -94,7 +95,7 @@ func New(cfg Config, st Store, parties *identity.Graph) *Detector {
 	}
 	return &Detector{
 		cfg: cfg, store: st, parties: parties, profiles: profiles, st: newState(),
-		prev: map[string]report.Finding{}, raised: map[string]int64{}, written: map[string]string{}, runs: map[string]string{},
+		prev: map[string]report.Finding{}, withdrawn: map[string]report.Finding{}, raised: map[string]int64{}, written: map[string]string{}, runs: map[string]string{},
 		pending: newPending(), peaks: map[string]peak{},
 	}
 }

@@ -47,7 +47,7 @@ func (d *Detector) judge(startMs, atMs int64, last bool) error {
 	}
 	found := report.Evaluate(report.Input{
 		AtMs: atMs, StartMs: startMs, PrevAtMs: d.prevAtMs, Ev: ev, Runs: states, Resolve: d.parties.Resolve,
-		Profiles: d.profiles, Peak16: d.peak16, SpecialJurisdictions: d.cfg.SpecialJurisdictions, Prev: d.prev,
+		Profiles: d.profiles, Peak16: d.peak16, SpecialJurisdictions: d.cfg.SpecialJurisdictions, Prev: d.known(),
 	})
 	d.prevAtMs = atMs
 	return d.keepFindings(atMs, found)

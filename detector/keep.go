@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -48,10 +49,25 @@ func (d *Detector) keepFindings(atMs int64, found []report.Finding) error {
 		if _, ok := now[id]; !ok {
 			d.pending.findings[id] = d.findingRow(atMs, f, d.written[id], true)
 			delete(d.written, id)
+			if len(f.Runs) > 0 {
+				d.withdrawn[id] = f
+			}
 		}
 	}
 	d.prev = now
 	return nil
+}
+
+// known is the findings whose known_at holds: those of the last verdict, and those on
+// runs that were withdrawn since. A finding that comes back, as when a run's class wavers,
+// comes back as what it was, with the moment from which its evidence sufficed.
+func (d *Detector) known() map[string]report.Finding {
+	if len(d.withdrawn) == 0 {
+		return d.prev
+	}
+	all := maps.Clone(d.withdrawn)
+	maps.Copy(all, d.prev)
+	return all
 }
 
 func (d *Detector) findingRow(atMs int64, f report.Finding, doc string, retracted bool) store.FindingRow {
