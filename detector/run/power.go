@@ -44,16 +44,15 @@ type powerSpan struct {
 // powerWatch walks the minutes of a host. All it decides about a minute rests on that
 // minute and earlier ones.
 type powerWatch struct {
-	tdpSum  float64
-	idle    float64 // lowest minute so far, capped
-	out     []powerSpan
-	on      bool
-	sum     float64 // of the watts of full minutes of the open span
-	n       float64
-	last    int64 // the last minute seen, and the time it rests on
-	cover   int64
-	dip     []*feature.NodeCell
-	dipFrom int
+	tdpSum float64
+	idle   float64 // lowest minute so far, capped
+	out    []powerSpan
+	on     bool
+	sum    float64 // of the watts of full minutes of the open span
+	n      float64
+	last   int64 // the last minute seen, and the time it rests on
+	cover  int64
+	dip    []*feature.NodeCell
 }
 
 func (w *powerWatch) level() float64 {

@@ -163,24 +163,21 @@ func compareOps(a, b []opSize) (score float64, known bool, reason string) {
 	return 0, true, ""
 }
 
-// stem splits a job id into the name of a chain and its number: "name-3" gives ("name",
-// 3, true). A bare number is no name.
-func stem(id string) (name string, number int, ok bool) {
+// stem is the name of the chain that a numbered job id belongs to: "name-3" gives "name".
+// A bare number is no name.
+func stem(id string) (name string, ok bool) {
 	i := len(id)
 	for i > 0 && id[i-1] >= '0' && id[i-1] <= '9' {
 		i--
 	}
 	if i == len(id) || i == 0 || len(id)-i > 6 {
-		return "", 0, false
-	}
-	for _, c := range id[i:] {
-		number = number*10 + int(c-'0')
+		return "", false
 	}
 	name = strings.TrimRight(id[:i], "-_.")
 	if name == id[:i] || len(name) < 3 { // no separator, or hardly a name
-		return "", 0, false
+		return "", false
 	}
-	return name, number, true
+	return name, true
 }
 
 // compareJobs scores what two job ids declare: same job 1, same chain 0.9, two named
@@ -192,8 +189,8 @@ func compareJobs(a, b []string) (score float64, reason string) {
 			if x == y {
 				return 1, "both are job " + x
 			}
-			n, _, ok := stem(x)
-			m, _, ok2 := stem(y)
+			n, ok := stem(x)
+			m, ok2 := stem(y)
 			if ok && ok2 {
 				if n == m {
 					return 0.9, "jobs " + x + " and " + y + " are one chain"

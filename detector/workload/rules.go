@@ -170,11 +170,13 @@ func pipeRules(v *verdict, f *facts) {
 	ratio := f.dram / f.tensor
 	if f.tensor > 0.01 {
 		v.say(ramp(ratio, 1.8, 3.5), fmt.Sprintf("memory traffic is high for the tensor work (%.1f), as in decoding", ratio), scores{Inference: 1.6, BatchInference: 1.2, Training: -1.4})
-		v.say(ramp(ratio, 1.6, 0.7)*work, "tensor work reuses what it reads, as training does", scores{Training: 0.7, BatchInference: 0.2, Inference: -0.6})
+		v.say(ramp(ratio, 1.6, 0.7)*ramp(tensor16, 0.02, 0.07), "tensor work reuses what it reads, as training does", scores{Training: 0.7, BatchInference: 0.2, Inference: -0.6})
 	}
 	// Master weights and optimizer states are FP32: an optimizer leaves a trace on the
 	// FP32 pipes, forward passes in low precision hardly do.
-	v.say(work*ramp(f.fp32, 0.012, 0.025), "FP32 pipes work beside the tensor pipes, as an optimizer does", scores{Training: 0.9, Inference: -0.5, BatchInference: -0.8, BurnIn: -1})
+	// As a share of tensor work it is the same at any duty cycle.
+	optimizer := math.Max(work*ramp(f.fp32, 0.012, 0.025), ramp(tensor16, 0.02, 0.06)*ramp(f.fp32/f.tensor, 0.02, 0.05)*ramp(ratio, 2.5, 1.5))
+	v.say(optimizer, "FP32 pipes work beside the tensor pipes, as an optimizer does", scores{Training: 0.9, Inference: -0.5, BatchInference: -0.8, BurnIn: -1})
 	v.say(work*ramp(f.fp32, 0.004, 0.001), "FP32 pipes rest, so no optimizer runs", scores{Training: -1.1, Inference: 0.3, BatchInference: 0.6})
 	v.say(ramp(f.imma, 0.003, 0.006)*ramp(f.imma/f.tensor, 0.5, 0.9), "integer matrix work, as quantized serving does", scores{Inference: 1.2, BatchInference: 0.8, Training: -2.5})
 }
