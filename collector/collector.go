@@ -88,7 +88,7 @@ func (c *Collector) runPartition(ctx context.Context, w *worker) error {
 	for ctx.Err() == nil {
 		err := c.hold(ctx, w)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop
 		}
 		if n, ok := quiet.allow(time.Now()); ok {
 			lg.LogAttrs(ctx, slog.LevelWarn, "partition let go", slog.Any("cause", err), slog.Uint64("suppressed", n))

@@ -56,7 +56,7 @@ func (l *lease) keep(ctx context.Context) error {
 		case err == nil:
 			l.rev, renewed = rev, start
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // told to stop
 		case isWrongRevision(err):
 			return errLeaseLost
 		// Without an answer the lease stands as long as it surely lives.

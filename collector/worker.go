@@ -77,7 +77,7 @@ func (w *worker) run(ctx context.Context, leaseEpoch uint64) error {
 		err = w.step(ctx)
 	}
 	if ctx.Err() != nil {
-		return nil
+		err = nil // told to stop: what was cut short is done again by the next holder
 	}
 	return err
 }
@@ -104,11 +104,11 @@ func (w *worker) takeOver(ctx context.Context, leaseEpoch uint64) error {
 			next.From, next.To = 0, 0 // what is left of it is read like any other range
 		}
 	}
-	if err := p.set(ctx, next); err != nil {
+	if err = p.set(ctx, next); err != nil {
 		return err
 	}
 	w.position = p
-	if err := stream.DeleteConsumer(ctx, consumerName); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+	if err = stream.DeleteConsumer(ctx, consumerName); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("end deliveries of %s: %w", w.partition.Stream, err)
 	}
 	w.consumer, err = stream.CreateConsumer(ctx, jetstream.ConsumerConfig{

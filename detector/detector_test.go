@@ -96,7 +96,7 @@ func TestSignalNames(t *testing.T) {
 	if _, err := signalOrder(); err != nil {
 		t.Error(err)
 	}
-	if !slices.Equal(store.CellSignals[:], feature.SignalNames[:]) {
+	if !slices.Equal(store.CellSignals, feature.SignalNames[:]) {
 		t.Errorf("signals of a cell: the store has %v, the detector %v", store.CellSignals, feature.SignalNames)
 	}
 }

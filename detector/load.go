@@ -168,7 +168,7 @@ func (d *Detector) loadRows(ctx context.Context, q store.RowQuery, s *feature.Sa
 // signalOrder maps each signal to its place in the store's measures.
 func signalOrder() (at [feature.NumSignals]int, err error) {
 	for s, name := range feature.SignalNames {
-		at[s] = slices.Index(store.GPUMeasures[:], name)
+		at[s] = slices.Index(store.GPUMeasures, name)
 		if at[s] < 0 {
 			return at, fmt.Errorf("read gpu rows: the store has no measure %q", name)
 		}

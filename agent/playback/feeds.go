@@ -56,7 +56,7 @@ func (p *player) processes() ([]bundle.ProcessRow, error) {
 	}
 	out := make([]bundle.ProcessRow, 0, 2*len(read))
 	for _, r := range read {
-		if r.EndMs != 0 && floor(r.EndArrivalMs, chunkMs) != floor(r.ArrivalMs, chunkMs) {
+		if r.EndMs != 0 && chunkStart(r.EndArrivalMs) != chunkStart(r.ArrivalMs) {
 			ended := r
 			ended.ArrivalMs = r.EndArrivalMs
 			out = append(out, ended)
@@ -75,7 +75,7 @@ func (p *player) allocations() ([]bundle.AllocationRow, error) {
 	}
 	out := make([]bundle.AllocationRow, 0, 2*len(read))
 	for _, r := range read {
-		if r.EndMs != 0 && floor(r.EndArrivalMs, chunkMs) != floor(r.ArrivalMs, chunkMs) {
+		if r.EndMs != 0 && chunkStart(r.EndArrivalMs) != chunkStart(r.ArrivalMs) {
 			ended := r
 			ended.ArrivalMs = r.EndArrivalMs
 			out = append(out, ended)

@@ -166,7 +166,7 @@ func (p *player) play() error {
 		if !any {
 			break
 		}
-		end = floor(end, chunkMs) + chunkMs
+		end = chunkStart(end) + chunkMs
 		for _, f := range feeds {
 			for f.ok && f.arrivalMs < end {
 				if err := f.take(); err != nil {
@@ -185,12 +185,13 @@ func (p *player) play() error {
 	return errors.Join(errs...)
 }
 
-func floor(v, step int64) int64 {
-	r := v % step
+// chunkStart is the beginning of the chunk that an instant lies in.
+func chunkStart(ms int64) int64 {
+	r := ms % chunkMs
 	if r < 0 {
-		r += step
+		r += chunkMs
 	}
-	return v - r
+	return ms - r
 }
 
 // seal hands over the open chunk, the provider first, then hosts by name.

@@ -55,13 +55,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return daemon.UsageError{Err: err}
 	}
 	if *check {
-		if _, err := fmt.Fprintln(stdout, digest); err != nil {
+		if _, err = fmt.Fprintln(stdout, digest); err != nil {
 			return fmt.Errorf("print digest: %w", err)
 		}
 		return nil
 	}
 	var level slog.LevelVar
-	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+	if err = level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
 		return daemon.UsageError{Err: fmt.Errorf("log level: %w", err)}
 	}
 	lg, err := daemon.Logger(stderr, cfg.Log.Format, &level)
@@ -82,7 +82,7 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if cfg.Migrate {
-		if err := s.Migrate(ctx); err != nil {
+		if err = s.Migrate(ctx); err != nil {
 			return err // it names the migration
 		}
 	}
@@ -98,7 +98,7 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
-	if err := broker.EnsureStreams(ctx, js, broker.StreamsConfig{Partitions: cfg.NATS.Partitions, Replicas: cfg.NATS.Replicas, MaxBytes: cfg.NATS.StreamMaxBytes}); err != nil {
+	if err = broker.EnsureStreams(ctx, js, broker.StreamsConfig{Partitions: cfg.NATS.Partitions, Replicas: cfg.NATS.Replicas, MaxBytes: cfg.NATS.StreamMaxBytes}); err != nil {
 		return err // it names the stream
 	}
 	host, err := os.Hostname()

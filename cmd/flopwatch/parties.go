@@ -51,9 +51,9 @@ func (r *replayer) importParties(ctx context.Context) error {
 func key(path string) (*age.X25519Identity, error) {
 	text, err := os.ReadFile(path)
 	if err == nil {
-		id, err := age.ParseX25519Identity(strings.TrimSpace(string(text)))
-		if err != nil {
-			return nil, fmt.Errorf("read key %s: %w", path, err)
+		id, bad := age.ParseX25519Identity(strings.TrimSpace(string(text)))
+		if bad != nil {
+			return nil, fmt.Errorf("read key %s: %w", path, bad)
 		}
 		return id, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,10 +62,10 @@ func startStack(ctx context.Context, cfg stackConfig) (_ *stack, err error) {
 			err = errors.Join(err, s.stop(context.WithoutCancel(ctx)))
 		}
 	}()
-	if err := s.startStore(ctx, cfg); err != nil {
+	if err = s.startStore(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if err := s.startBroker(ctx, cfg); err != nil {
+	if err = s.startBroker(ctx, cfg); err != nil {
 		return nil, err
 	}
 	c, err := collector.Open(ctx, collector.Config{
@@ -166,8 +167,8 @@ func (s *stack) stop(ctx context.Context) error {
 		errs = append(errs, s.work.Wait())
 		s.cancel = nil
 	}
-	for i := len(s.stops) - 1; i >= 0; i-- {
-		errs = append(errs, s.stops[i](ctx))
+	for _, stop := range slices.Backward(s.stops) {
+		errs = append(errs, stop(ctx))
 	}
 	s.stops = nil
 	return errors.Join(errs...)

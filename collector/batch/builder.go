@@ -276,11 +276,12 @@ func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) {
 		}
 		last := int64(-1) << 62
 		for _, ts := range c.Int[:t.Rows] {
-			if first {
+			switch {
+			case first:
 				row.MinTsMs, row.MaxTsMs, first = ts, ts, false
-			} else if ts < row.MinTsMs {
+			case ts < row.MinTsMs:
 				row.MinTsMs = ts
-			} else if ts > row.MaxTsMs {
+			case ts > row.MaxTsMs:
 				row.MaxTsMs = ts
 			}
 			if k.sampled {

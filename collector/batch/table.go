@@ -2,6 +2,7 @@ package batch
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -140,12 +141,9 @@ func describeSources(w *wire.Table) string {
 	case 1:
 		return sourceName(order[0])
 	}
-	text := ""
+	parts := make([]string, len(order))
 	for i, s := range order {
-		if i > 0 {
-			text += ";"
-		}
-		text += sourceName(s) + ":" + names[s]
+		parts[i] = sourceName(s) + ":" + names[s]
 	}
-	return text
+	return strings.Join(parts, ";")
 }

@@ -149,7 +149,8 @@ func roundTrip(t *testing.T, conn driver.Conn, db string) {
 	if err = errors.Join(r.Err(), r.Close()); err != nil {
 		t.Errorf("empty result: %v", err)
 	}
-	if err = conn.AsyncInsert(ctx, "INSERT INTO "+db+".t (i32, s, at) VALUES (-5, 'async', '2026-03-04 00:00:00')", true); err != nil {
+	async := clickhouse.Context(ctx, clickhouse.WithAsync(true))
+	if err = conn.Exec(async, "INSERT INTO "+db+".t (i32, s, at) VALUES (-5, 'async', '2026-03-04 00:00:00')"); err != nil {
 		t.Errorf("async insert: %v", err)
 	}
 	var text2 string

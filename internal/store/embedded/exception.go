@@ -25,6 +25,7 @@ const (
 	codeTooManyRows     = 396
 	codeAccessDenied    = 497
 	codeNotImplemented  = 48
+	codeLogicalError    = 49
 	codeAuthentication  = 516
 	codeUnsupportedUser = 344
 )

@@ -534,29 +534,30 @@ func (r *request) send(first []byte, next func() ([]byte, error)) error {
 	if r.r.Method == http.MethodHead {
 		return nil
 	}
+	r.pour(enc, first, next)
+	_ = enc.Close() // the client may be gone
+	return nil
+}
+
+// pour writes first and then what next gives, until it gives nothing, fails, or the
+// client is gone, whose query ends with the stream.
+func (r *request) pour(enc encoder, first []byte, next func() ([]byte, error)) {
 	flush := http.NewResponseController(r.w)
-	for b := first; ; {
-		if _, err = enc.Write(b); err != nil {
-			break // the client is gone; its query ends with the stream
+	for b := first; len(b) > 0; {
+		if _, err := enc.Write(b); err != nil || next == nil {
+			return
 		}
-		if next == nil {
-			break
+		if err := errors.Join(enc.Flush(), flush.Flush()); err != nil {
+			return
 		}
-		if err = errors.Join(enc.Flush(), flush.Flush()); err != nil {
-			break
-		}
+		var err error
 		if b, err = next(); err != nil {
 			if r.r.Context().Err() == nil {
 				_ = enc.Plain(appendMidStream(nil, r.tag, asException(err).wire(r.f.version))) // the client may be gone
 			}
-			break
-		}
-		if len(b) == 0 {
-			break
+			return
 		}
 	}
-	_ = enc.Close() // the client may be gone
-	return nil
 }
 
 // hello answers clickhouse-go's first question by hand: it decodes the answer in its own revision, which the engine cannot write,

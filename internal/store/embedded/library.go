@@ -170,7 +170,7 @@ type result struct {
 // err is the engine's error text or nil.
 func (r result) err() error {
 	if r.p == 0 {
-		return errors.New("Code: 49. DB::Exception: the engine gave no result. (LOGICAL_ERROR)")
+		return refuse(codeLogicalError, "LOGICAL_ERROR", "the engine gave no result")
 	}
 	e, _, _ := purego.SyscallN(r.l.resultErr, r.p)
 	return engineError(goString(e))
@@ -263,7 +263,7 @@ func (in inserter) Write(b []byte) (int, error) {
 		if err := in.err(); err != nil {
 			return 0, err
 		}
-		return 0, errors.New("Code: 49. DB::Exception: the engine refused insert data. (LOGICAL_ERROR)")
+		return 0, refuse(codeLogicalError, "LOGICAL_ERROR", "the engine refused insert data")
 	}
 	return len(b), nil
 }
@@ -311,7 +311,7 @@ func (s *session) classify(query string) (analysis, error) {
 	pin.Pin(&q[0])
 	r, _, _ := purego.SyscallN(s.l.classify, s.conn, uintptr(unsafe.Pointer(&q[0])), uintptr(len(query)), 0, 0, uintptr(unsafe.Pointer(a)))
 	if int32(r) != 0 {
-		return *a, errors.New("Code: 49. DB::Exception: the engine could not classify the statement. (LOGICAL_ERROR)")
+		return *a, refuse(codeLogicalError, "LOGICAL_ERROR", "the engine could not classify the statement")
 	}
 	return *a, nil
 }

@@ -8,5 +8,5 @@ import (
 )
 
 func main() {
-	os.Exit(embedded.Main(os.Args[1:], os.Stderr)) //nolint:forbidigo // a main function
+	os.Exit(embedded.Main(os.Args[1:], os.Stderr))
 }
