@@ -62,7 +62,7 @@ func demo(ctx context.Context, recordings, out string, stdout, stderr io.Writer)
 		if _, err := fmt.Fprintf(stdout, "%s== %d of %d: %s ==\n\n", strings.Repeat("\n", min(i, 1)), i+1, len(demoRecordings), name); err != nil {
 			return err
 		}
-		if _, err := replay(ctx, dir, replayOptions{out: answers}, stdout, stderr); err != nil {
+		if err := replay(ctx, dir, replayOptions{out: answers}, stdout, stderr); err != nil {
 			return err
 		}
 		if err := printScore(stdout, dir, answers); err != nil {

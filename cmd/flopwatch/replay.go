@@ -55,8 +55,7 @@ gives the same files. With --data, a replay that was killed goes on where it sto
 			if o.out == "" {
 				return usageError{Err: errors.New("--out DIR is required")}
 			}
-			_, err := replay(cmd.Context(), args[0], o, cmd.OutOrStdout(), cmd.ErrOrStderr())
-			return err
+			return replay(cmd.Context(), args[0], o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
@@ -80,34 +79,26 @@ func (o *replayOptions) register(cmd *cobra.Command) {
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what the servers and the collector say")
 }
 
-// outcome is what a replay did, for the demo and for measurements.
-type outcome struct {
-	Rows, Batches, Ranges uint64
-	CollectSeconds        float64 // from the first row published to the last one stored
-	JudgeSeconds          float64
-	WireBytes             int64 // frames, as published
-}
-
-func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.Writer) (outcome, error) {
+func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.Writer) error {
 	b, err := bundle.Open(dir)
 	if err != nil {
-		return outcome{}, err
+		return err
 	}
 	profiles, version, err := profilesOf(b.Manifest)
 	if err != nil {
-		return outcome{}, err
+		return err
 	}
 	say := func(format string, args ...any) {
 		if !o.quiet {
 			_, _ = fmt.Fprintf(stderr, format+"\n", args...) // progress: nothing depends on it
 		}
 	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
-		return outcome{}, fmt.Errorf("make output folder: %w", err)
+	if err = os.MkdirAll(o.out, 0o755); err != nil {
+		return fmt.Errorf("make output folder: %w", err)
 	}
 	data, cleanup, err := workFolder(o.data, b)
 	if err != nil {
-		return outcome{}, err
+		return err
 	}
 	defer cleanup()
 	o.stack.DataDir = data
@@ -120,20 +111,20 @@ func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.
 	say("start   servers")
 	s, err := startStack(ctx, o.stack)
 	if err != nil {
-		return outcome{}, err
+		return err
 	}
 	defer func() { _ = s.stop(context.WithoutCancel(ctx)) }() // a second stop does nothing
 	r := &replayer{b: b, s: s, o: o, profiles: profiles, profileVersion: version, say: say}
 	if err := r.run(ctx); err != nil {
-		return r.outcome, fmt.Errorf("replay %s: %w", dir, err)
+		return fmt.Errorf("replay %s: %w", dir, err)
 	}
 	if err := s.stop(ctx); err != nil {
-		return r.outcome, fmt.Errorf("stop servers: %w", err)
+		return fmt.Errorf("stop servers: %w", err)
 	}
 	if o.quiet {
-		return r.outcome, nil
+		return nil
 	}
-	return r.outcome, printSummary(stdout, b.Manifest, r.parties > 0, r.runs, r.findings, profiles, o.out)
+	return printSummary(stdout, b.Manifest, r.parties > 0, r.runs, r.findings, profiles, o.out)
 }
 
 // profilesOf are the manifest's own profiles, or the built-in ones, with the digest of
@@ -167,7 +158,7 @@ func workFolder(data string, b *bundle.Bundle) (dir string, cleanup func(), err 
 		}
 		return dir, func() { _ = os.RemoveAll(dir) }, nil // temporary: the system's own cleaning is the fallback
 	}
-	if err := os.MkdirAll(data, 0o700); err != nil {
+	if err = os.MkdirAll(data, 0o700); err != nil {
 		return "", nil, fmt.Errorf("make working folder: %w", err)
 	}
 	stamp := filepath.Join(data, "recording")
@@ -180,7 +171,7 @@ func workFolder(data string, b *bundle.Bundle) (dir string, cleanup func(), err 
 	got, err := os.ReadFile(stamp)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		if err := durable.WriteFile(durable.OS{}, stamp, []byte(want+"\n")); err != nil {
+		if err = durable.WriteFile(durable.OS{}, stamp, []byte(want+"\n")); err != nil {
 			return "", nil, fmt.Errorf("mark working folder: %w", err)
 		}
 	case err != nil:
@@ -203,7 +194,6 @@ type replayer struct {
 	parties  int
 	runs     []detector.RunLine
 	findings []report.Finding
-	outcome  outcome
 }
 
 func (r *replayer) run(ctx context.Context) error {
@@ -230,16 +220,15 @@ func (r *replayer) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := fleet.drain(ctx); err != nil {
+	if err = fleet.drain(ctx); err != nil {
 		return err
 	}
-	if err := fleet.close(); err != nil {
+	if err = fleet.close(); err != nil {
 		return err
 	}
 	read := r.b.Report()
 	st := r.s.collector.Stats()
-	r.outcome.Rows, r.outcome.Batches, r.outcome.Ranges = st.Rows, st.Batches, st.Ranges
-	r.outcome.CollectSeconds, r.outcome.WireBytes = time.Since(started).Seconds(), fleet.wireBytes()
+	took := time.Since(started).Seconds()
 	total := 0
 	for _, n := range counts.Rows {
 		total += n
@@ -249,7 +238,7 @@ func (r *replayer) publish(ctx context.Context) error {
 		return err
 	}
 	r.say("stored  %d rows (%d values) of %d hosts in %.1f s; %.2f bytes a value on the wire, %.2f on disk; %d rows of the recording could not be used",
-		total, counts.Values, fleet.hosts(), r.outcome.CollectSeconds, perValue(r.outcome.WireBytes, counts.Values), perValue(disk, counts.Values), read.Bad())
+		total, counts.Values, fleet.hosts(), took, perValue(fleet.wireBytes(), counts.Values), perValue(disk, counts.Values), read.Bad())
 	if st.Quarantined > 0 {
 		r.say("        %d batches are in quarantine", st.Quarantined)
 	}
@@ -308,20 +297,20 @@ func (r *replayer) judge(ctx context.Context) error {
 			}
 		},
 	}, r.s.store, parties)
-	if err := d.Backfill(ctx, m.StartMs, m.EndMs); err != nil {
+	if err = d.Backfill(ctx, m.StartMs, m.EndMs); err != nil {
 		return err
 	}
 	runs, findings, err := detector.Lines(ctx, r.s.store, m.Cluster)
 	if err != nil {
 		return err
 	}
-	if err := writeLines(filepath.Join(r.o.out, "runs.jsonl"), runs); err != nil {
+	if err = writeLines(filepath.Join(r.o.out, "runs.jsonl"), runs); err != nil {
 		return err
 	}
-	if err := writeLines(filepath.Join(r.o.out, "findings.jsonl"), findings); err != nil {
+	if err = writeLines(filepath.Join(r.o.out, "findings.jsonl"), findings); err != nil {
 		return err
 	}
-	if err := r.writeReports(ctx, d); err != nil {
+	if err = r.writeReports(ctx, d); err != nil {
 		return err
 	}
 	if r.runs, err = decode[detector.RunLine](runs); err != nil {
@@ -330,8 +319,7 @@ func (r *replayer) judge(ctx context.Context) error {
 	if r.findings, err = decode[report.Finding](findings); err != nil {
 		return err
 	}
-	r.outcome.JudgeSeconds = time.Since(started).Seconds()
-	r.say("judged  %d activities, %d findings, in %.1f s", len(runs), len(findings), r.outcome.JudgeSeconds)
+	r.say("judged  %d activities, %d findings, in %.1f s", len(runs), len(findings), time.Since(started).Seconds())
 	return nil
 }
 
