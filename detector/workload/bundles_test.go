@@ -441,6 +441,7 @@ func TestAblations(t *testing.T) {
 				eps, verdicts, runs := judge(ev)
 				show(t, l, ev, eps, verdicts, runs)
 			}
+			sum.extra += f.extra
 			sum.right, sum.total = sum.right+f.right, sum.total+f.total
 			sum.trainRight, sum.trainTotal = sum.trainRight+f.trainRight, sum.trainTotal+f.trainTotal
 			sum.falseTrain, sum.otherTotal = sum.falseTrain+f.falseTrain, sum.otherTotal+f.otherTotal
