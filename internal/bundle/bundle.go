@@ -34,10 +34,10 @@ const maxUnlisted = 10_000
 func Open(dir string) (*Bundle, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
-		return nil, &Error{File: filepath.Base(dir), Problem: "cannot be opened", Cause: err}
+		return nil, &Error{File: dir, Problem: "cannot be opened", Cause: cause(err)}
 	}
 	if !info.IsDir() {
-		return nil, &Error{File: filepath.Base(dir), Problem: "is no directory"}
+		return nil, &Error{File: dir, Problem: "is no directory: a recording is a directory with " + manifestName}
 	}
 	return OpenFS(os.DirFS(dir), filepath.Base(dir))
 }
@@ -58,6 +58,14 @@ func OpenFS(fsys fs.FS, name string) (*Bundle, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// cause is an error of the file system without its path, which the message names already.
+func cause(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }
 
 // Name is the name of the recording's directory.
@@ -134,7 +142,7 @@ func each[T any](b *Bundle, file string, parse func(*cells) (T, int64), stamp fu
 	defer src.close()
 	in := recordReader{lines: newLineReader(src)}
 	columns := columnsOf[file]
-	c := cells{columns: columns, endMs: b.Manifest.EndMs, names: map[string]string{}}
+	c := cells{columns: columns, most: bounds(columns), endMs: b.Manifest.EndMs, names: map[string]string{}}
 	var seen window
 	var arrival int64
 	var row T // outside of the loop: stamp makes it escape

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -18,6 +19,8 @@ const (
 	// futureMs is how far behind the end of the recording a sample may lie. One absurd
 	// time would otherwise make every later row of its file arrive after the end.
 	futureMs = 24 * 3_600_000
+	// maxNumber bounds what is measured, so that it fits 63 bits.
+	maxNumber = 9e18
 	// maxNames bounds the table of names that are shared between rows.
 	maxNames = 1 << 16
 )
@@ -28,7 +31,8 @@ type cells struct {
 	at      []int // field of each column; -1: the file lacks it
 	fields  [][]byte
 	line    int
-	endMs   int64 // of the recording
+	most    []float64 // largest number of each column
+	endMs   int64     // of the recording
 	bad     *Issue
 	names   map[string]string
 }
@@ -85,7 +89,11 @@ func (c *cells) key(col int) string {
 	return s
 }
 
-// number gives a finite number of 0 or more; empty: NaN.
+// most are bounds below maxNumber, of columns that the product keeps scaled by a thousand
+// or in fewer bits.
+var most = map[string]float64{"power_w": 4e6, "tdp_w": 4e6, "energy_j_total": 9e15, "fabric_gbps": 9e15, "sm_clock_mhz": 65_535}
+
+// number gives a number from 0 to what its column can hold; empty: NaN.
 func (c *cells) number(col int) float64 {
 	b := c.raw(col)
 	if len(b) == 0 {
@@ -97,10 +105,24 @@ func (c *cells) number(col int) float64 {
 		c.fail(col, "not a number", "a decimal number, or an empty cell where nothing was measured")
 	case v < 0:
 		c.fail(col, "negative", "0 or more")
+	case v > c.most[col]:
+		c.fail(col, "too large", fmt.Sprintf("at most %g", c.most[col]))
 	default:
 		return v
 	}
 	return math.NaN()
+}
+
+// bounds are the largest numbers of columns.
+func bounds(columns []string) []float64 {
+	out := make([]float64, len(columns))
+	for i, name := range columns {
+		out[i] = maxNumber
+		if m, ok := most[name]; ok {
+			out[i] = m
+		}
+	}
+	return out
 }
 
 // frac gives a fraction; empty: NaN.
@@ -120,7 +142,7 @@ func parseFloat(b []byte) (float64, bool) {
 		}
 	}
 	v, err := strconv.ParseFloat(string(b), 64)
-	return v, err == nil
+	return v, err == nil || errors.Is(err, strconv.ErrRange) // an infinite one is too large
 }
 
 // parseInt reads an integer, also as 17.0 or 1.7e1, which tools write whose integer

@@ -62,7 +62,10 @@ func place(file string, line int, column string) string {
 	if line > 0 {
 		file = fmt.Sprintf("%s:%d", file, line)
 	}
-	if column != "" {
+	switch {
+	case strings.HasPrefix(column, "byte "): // a place in JSON text
+		file += ": " + column
+	case column != "":
 		file += ": column " + column
 	}
 	return file

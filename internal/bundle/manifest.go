@@ -8,7 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"math"
+	"reflect"
 	"slices"
 )
 
@@ -38,7 +38,7 @@ type Manifest struct {
 // Profile is a scaled-down threshold profile of a bundle.
 type Profile struct {
 	Name       string        `json:"name"`
-	LimitFLOPs float64       `json:"limit_flops"` // model basis; crossed by a run that exceeds it
+	LimitFLOPs float64       `json:"limit_flops"` // model basis; crossed by a run that exceeds it; 0: none, with a cluster alone
 	Cluster    *ClusterLimit `json:"cluster"`     // nil: the profile has no cluster limb
 }
 
@@ -56,7 +56,7 @@ func readManifest(fsys fs.FS) (Manifest, error) {
 	info, err := fs.Stat(fsys, manifestName)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fail("missing: not a bundle", err)
+		return fail("missing: not a recording", nil)
 	case err != nil:
 		return fail("cannot be opened", err)
 	case !info.Mode().IsRegular(): // asked before opening: a named pipe would hang there
@@ -89,6 +89,9 @@ func parseManifest(data []byte) (Manifest, error) {
 	var m Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
 		at, column := jsonPlace(data, err)
+		if typed, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return fail(at, column, fmt.Sprintf("a JSON %s, wanted %s", typed.Value, jsonName(typed.Type.Kind())), nil)
+		}
 		return fail(at, column, "bad JSON", err)
 	}
 	var keys map[string]json.RawMessage
@@ -121,8 +124,8 @@ func parseManifest(data []byte) (Manifest, error) {
 			return fail(at("profiles"), column+".name", "missing or empty", nil)
 		case seen[p.Name]:
 			return fail(at("profiles"), column+".name", fmt.Sprintf("%q is named twice", truncate(p.Name)), nil)
-		case !(p.LimitFLOPs > 0) || math.IsInf(p.LimitFLOPs, 0):
-			return fail(at("profiles"), column+".limit_flops", "not a number above 0", nil)
+		case !(p.LimitFLOPs > 0) && (p.LimitFLOPs != 0 || p.Cluster == nil):
+			return fail(at("profiles"), column+".limit_flops", fmt.Sprintf("%g is not a number above 0", p.LimitFLOPs), nil)
 		case p.Cluster != nil && (p.Cluster.Gbps < 0 || p.Cluster.OpsPerS < 0):
 			return fail(at("profiles"), column+".cluster", "negative", nil)
 		}
@@ -132,6 +135,22 @@ func parseManifest(data []byte) (Manifest, error) {
 }
 
 var manifestKeys = []string{"format", "cluster", "start_ms", "end_ms", "description", "source", "profiles", "special_jurisdictions"}
+
+// jsonName is what JSON calls a kind of Go value.
+func jsonName(k reflect.Kind) string {
+	switch k {
+	case reflect.String:
+		return "a string"
+	case reflect.Slice:
+		return "an array"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Int64:
+		return "an integer"
+	default:
+		return "a number"
+	}
+}
 
 // jsonPlace finds the byte and the field of a decoding error.
 func jsonPlace(data []byte, err error) (at int64, column string) {

@@ -170,7 +170,8 @@ func TestIssues(t *testing.T) {
 		{"gpu.csv", gpu, "1700000001000,n1,0,0.5,N/A", good, "power_w", "N/A", "not a number"},
 		{"gpu.csv", gpu, "1700000001000,n1,0,0.5,NaN", good, "power_w", "NaN", "not a number"},
 		{"gpu.csv", gpu, "1700000001000,n1,0,0.5,0x1p3", good, "power_w", "0x1p3", "not a number"},
-		{"gpu.csv", gpu, "1700000001000,n1,0,0.5,1e999", good, "power_w", "1e999", "not a number"},
+		{"gpu.csv", gpu, "1700000001000,n1,0,0.5,1e999", good, "power_w", "1e999", "too large"},
+		{"gpu.csv", gpu, "1700000001000,n1,0,0.5,1e30", good, "power_w", "1e30", "too large"},
 		{"gpu.csv", gpu, "1700000001000,n1,0,0.5,-1", good, "power_w", "-1", "negative"},
 		{"gpu.csv", gpu, "1700000001000,n1,0,87,70", good, "util_frac", "87", "not a fraction"},
 		{"gpu.csv", gpu, "1700000001,n1,0,0.5,70", good, "ts_ms", "1700000001", "no plausible time"},
@@ -346,8 +347,8 @@ func TestDamagedGzip(t *testing.T) {
 func TestManifestErrors(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"missing", "", "manifest.json: missing"},
-		{"no JSON", "{\n \"format\": \"flopwatch-bundle/1\",\n oops\n}", "manifest.json:3: column byte 2: bad JSON"},
-		{"wrong type", "{\n\"format\": \"flopwatch-bundle/1\",\n\"start_ms\": \"now\"\n}", "manifest.json:3: column start_ms: bad JSON"},
+		{"no JSON", "{\n \"format\": \"flopwatch-bundle/1\",\n oops\n}", "manifest.json:3: byte 2: bad JSON"},
+		{"wrong type", "{\n\"format\": \"flopwatch-bundle/1\",\n\"start_ms\": \"now\"\n}", "manifest.json:3: column start_ms: a JSON string, wanted an integer"},
 		{"format", strings.Replace(manifest, "bundle/1", "bundle/2", 1), `manifest.json:1: column format: wrong format "flopwatch-bundle/2"`},
 		{"no cluster", strings.Replace(manifest, `"c"`, `""`, 1), "column cluster"},
 		{"no end", strings.Replace(manifest, `"end_ms"`, `"stop_ms"`, 1), "column end_ms"},
