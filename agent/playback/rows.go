@@ -45,10 +45,12 @@ func gpuFields() []gpuField {
 	}
 }
 
-// setFloat sets a field where the value was measured.
+// setFloat sets a field where the value was measured. The bundle's reader bounds cells;
+// a sum of flows may still exceed the wire's integers, and stays at their end.
 func setFloat(b *wire.Builder, id uint8, v, scale float64) {
+	const most = math.MaxInt64 - 1023 // the largest that a float64 holds
 	if !math.IsNaN(v) {
-		b.SetInt(id, int64(math.Round(v*scale)))
+		b.SetInt(id, int64(min(math.Round(v*scale), most)))
 	}
 }
 
