@@ -42,7 +42,7 @@ func judgeRecording(t testing.TB, dir string) (runs, findings []string) {
 	if err := d.Backfill(t.Context(), b.Manifest.StartMs, b.Manifest.EndMs); err != nil {
 		t.Fatal(err)
 	}
-	runs, findings, err = Lines(t.Context(), m, b.Manifest.Cluster)
+	runs, findings, err = Lines(t.Context(), m, b.Manifest.Cluster, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/flopwatch/flopwatch/internal/store"
 )
 
-// Lines returns the latest verdict as it is written to runs.jsonl and findings.jsonl,
+// Lines returns the latest verdict of an epoch as it is written to runs.jsonl and findings.jsonl,
 // read back from the store: one line of JSON each, runs by start, findings by time.
-func Lines(ctx context.Context, from Verdicts, cluster string) (runs, findings []string, err error) {
+func Lines(ctx context.Context, from Verdicts, cluster string, epoch uint64) (runs, findings []string, err error) {
 	runRows, err := from.LatestRuns(ctx, cluster)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read runs: %w", err)
@@ -24,7 +24,7 @@ func Lines(ctx context.Context, from Verdicts, cluster string) (runs, findings [
 		return strings.Compare(a.RunID, b.RunID)
 	})
 	for _, r := range runRows {
-		if r.SupersededBy == "" {
+		if r.SupersededBy == "" && r.Provenance.Epoch == epoch {
 			runs = append(runs, r.Doc)
 		}
 	}
@@ -39,7 +39,7 @@ func Lines(ctx context.Context, from Verdicts, cluster string) (runs, findings [
 		return strings.Compare(a.FindingID, b.FindingID)
 	})
 	for _, f := range findingRows {
-		if !f.Retracted {
+		if !f.Retracted && f.Provenance.Epoch == epoch {
 			findings = append(findings, f.Doc)
 		}
 	}

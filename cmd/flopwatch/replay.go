@@ -197,6 +197,9 @@ type replayer struct {
 }
 
 func (r *replayer) run(ctx context.Context) error {
+	if err := r.alone(ctx); err != nil {
+		return err
+	}
 	if err := r.importParties(ctx); err != nil {
 		return err
 	}
@@ -204,6 +207,21 @@ func (r *replayer) run(ctx context.Context) error {
 		return err
 	}
 	return r.judge(ctx)
+}
+
+// alone makes sure that the database holds no other cluster: parties are the operator's,
+// not a cluster's, and those of a recording must not mix with real ones.
+func (r *replayer) alone(ctx context.Context) error {
+	clusters, err := r.s.store.Clusters(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range clusters {
+		if c != r.b.Manifest.Cluster {
+			return fmt.Errorf("database %s holds cluster %s: a replay needs a database of its own, name one with --database", r.s.store.Database(), c)
+		}
+	}
+	return nil
 }
 
 // publish plays the recording and waits until the collector has stored all of it.
@@ -282,6 +300,12 @@ func (r *replayer) judge(ctx context.Context) error {
 		return err
 	}
 	m := r.b.Manifest
+	// What an earlier replay into the same store said stays there, under its own epoch.
+	epoch, err := r.s.store.LatestEpoch(ctx, m.Cluster)
+	if err != nil {
+		return err
+	}
+	epoch++
 	lastSaid := started
 	digest, err := detector.ConfigDigest(r.profiles, m.SpecialJurisdictions)
 	if err != nil {
@@ -289,7 +313,7 @@ func (r *replayer) judge(ctx context.Context) error {
 	}
 	d := detector.New(detector.Config{
 		Cluster: m.Cluster, Profiles: r.profiles, ProfileVersion: r.profileVersion, SpecialJurisdictions: m.SpecialJurisdictions,
-		ConfigDigest: digest, Epoch: 1, Now: time.Now,
+		ConfigDigest: digest, Epoch: epoch, Now: time.Now,
 		Progress: func(atMs int64) {
 			if time.Since(lastSaid) > 2*time.Second {
 				lastSaid = time.Now()
@@ -300,7 +324,7 @@ func (r *replayer) judge(ctx context.Context) error {
 	if err = d.Backfill(ctx, m.StartMs, m.EndMs); err != nil {
 		return err
 	}
-	runs, findings, err := detector.Lines(ctx, r.s.store, m.Cluster)
+	runs, findings, err := detector.Lines(ctx, r.s.store, m.Cluster, epoch)
 	if err != nil {
 		return err
 	}

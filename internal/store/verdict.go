@@ -57,7 +57,7 @@ type FindingRow struct {
 	Provenance     Provenance
 }
 
-func (s *Store) checkEpoch(ctx context.Context, table, cluster string, epoch uint64) error {
+func (s *Store) epoch(ctx context.Context, table, cluster string) (uint64, error) {
 	var newest proto.ColUInt64
 	var latest uint64
 	err := s.native.query(ctx, "SELECT max(epoch) AS epoch FROM "+s.table(table)+" WHERE cluster = "+quote(cluster),
@@ -66,12 +66,33 @@ func (s *Store) checkEpoch(ctx context.Context, table, cluster string, epoch uin
 			return nil
 		})
 	if err != nil {
-		return fmt.Errorf("read epoch of %s: %w", table, err)
+		return 0, fmt.Errorf("read epoch of %s: %w", table, err)
+	}
+	return latest, nil
+}
+
+func (s *Store) checkEpoch(ctx context.Context, table, cluster string, epoch uint64) error {
+	latest, err := s.epoch(ctx, table, cluster)
+	if err != nil {
+		return err
 	}
 	if latest > epoch {
 		return fmt.Errorf("put %s with epoch %d, the store has %d: %w", table, epoch, latest, ErrStaleEpoch)
 	}
 	return nil
+}
+
+// LatestEpoch is the newest epoch under which verdicts on a cluster stand; 0: none do.
+func (s *Store) LatestEpoch(ctx context.Context, cluster string) (uint64, error) {
+	latest := uint64(0)
+	for _, table := range []string{TableRuns, TableFindings} {
+		e, err := s.epoch(ctx, table, cluster)
+		if err != nil {
+			return 0, err
+		}
+		latest = max(latest, e)
+	}
+	return latest, nil
 }
 
 // oneEpoch refuses rows of different epochs in one call.
