@@ -22,8 +22,7 @@ func activities(ev *feature.Evidence, all bool) []judged {
 	eps := run.Episodes(ev)
 	classes := make([]run.ClassOf, len(eps))
 	for i := range eps {
-		v := workload.Classify(ev, eps[i])
-		classes[i] = run.ClassOf{Class: v.Class, Prob: v.Prob, Reasons: v.Reasons}
+		classes[i] = workload.ClassOf(workload.Classify(ev, eps[i]))
 	}
 	runs := run.Join(ev, eps, classes)
 	slices.SortFunc(runs, func(a, b run.Run) int { return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.ID, b.ID)) })
@@ -75,7 +74,7 @@ func (d *Detector) line(ev *feature.Evidence, a judged) RunLine {
 		Run: a.run.ID, Class: a.run.Class, ClassProbability: round(a.run.ClassProb, 4), StartedMs: a.run.StartMs,
 		Members: make([]MemberLine, len(a.run.Members)), Accounts: nonNil(a.run.Accounts),
 		FLOPsExecuted: rounded(a.est.Executed), FLOPsModel: rounded(a.est.Model), Basis: nonNil(a.est.Basis),
-		CoverageFrac: round(a.est.CoverageFrac, 4), Thresholds: []ThresholdLine{}, Reasons: nonNil(a.run.Reasons), Links: []LinkLine{},
+		CoverageFrac: round(a.est.CoverageFrac, 4), Thresholds: []ThresholdLine{}, Reasons: nonNil(a.run.Reasons), Links: []LinkLine{}, Alternatives: []AlternativeLine{},
 	}
 	if !a.run.Open {
 		l.EndedMs = &a.run.EndMs
@@ -85,6 +84,9 @@ func (d *Detector) line(ev *feature.Evidence, a judged) RunLine {
 	}
 	for _, k := range a.run.Links {
 		l.Links = append(l.Links, LinkLine{Kind: k.Kind, Weight: round(k.Weight, 3), Reason: k.Reason})
+	}
+	for _, x := range a.run.Alternatives {
+		l.Alternatives = append(l.Alternatives, AlternativeLine{Run: x.Run, Weight: round(x.Weight, 3), Reason: x.Reason})
 	}
 	if !workload.IsRun(a.run.Class) {
 		return l
@@ -103,6 +105,45 @@ func (d *Detector) line(ev *feature.Evidence, a judged) RunLine {
 		l.Thresholds = append(l.Thresholds, t)
 	}
 	return l
+}
+
+// merge says for each run that may be one with others, though the evidence does not carry
+// it, what they would have computed together: the sums of the intervals, since what is
+// unknown about one is unknown about all.
+func merge(acts []judged) map[string]*MergedLine {
+	group := map[string]string{} // run id -> representative
+	find := func(id string) string {
+		for group[id] != "" && group[id] != id {
+			id = group[id]
+		}
+		return id
+	}
+	for _, a := range acts {
+		for _, x := range a.run.Alternatives {
+			if from, to := find(a.run.ID), find(x.Run); from != to {
+				group[max(from, to)] = min(from, to)
+			}
+		}
+	}
+	totals := map[string]*MergedLine{}
+	for _, a := range acts { // by start: sums in a fixed order
+		root := find(a.run.ID)
+		if totals[root] == nil {
+			totals[root] = &MergedLine{}
+		}
+		t := totals[root]
+		t.Runs = append(t.Runs, a.run.ID)
+		t.FLOPsModel.Low += a.est.Model.Low
+		t.FLOPsModel.Best += a.est.Model.Best
+		t.FLOPsModel.High += a.est.Model.High
+	}
+	out := map[string]*MergedLine{}
+	for _, a := range acts {
+		if t := totals[find(a.run.ID)]; len(t.Runs) > 1 {
+			out[a.run.ID] = &MergedLine{Runs: t.Runs, FLOPsModel: rounded(t.FLOPsModel)}
+		}
+	}
+	return out
 }
 
 func nonNil(s []string) []string {

@@ -112,6 +112,7 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 	now := map[string]bool{}
 	var rows []store.RunRow
 	var members []store.RunMemberRow
+	merged := merge(d.acts)
 	into := map[string]string{} // run id -> the run that took it over
 	for _, a := range d.acts {
 		now[a.run.ID] = true
@@ -119,6 +120,7 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 			into[old] = a.run.ID
 		}
 		l := d.line(ev, a)
+		l.IfOneRun = merged[a.run.ID]
 		doc, err := json.Marshal(l)
 		if err != nil {
 			return fmt.Errorf("render run %s: %w", a.run.ID, err)

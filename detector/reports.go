@@ -20,7 +20,7 @@ import (
 // rows that findings on a run's total rest on to the evidence tables, so that they
 // outlive the raw tables. It returns the folders, by finding id.
 func (d *Detector) WriteReports(ctx context.Context, dir, recording string) (map[string]string, error) {
-	runs := map[string]judged{}
+	runs, merged := map[string]judged{}, merge(d.acts)
 	for _, a := range d.acts {
 		runs[a.run.ID] = a
 	}
@@ -44,7 +44,9 @@ func (d *Detector) WriteReports(ctx context.Context, dir, recording string) (map
 		if len(f.Runs) > 0 {
 			if a, ok := runs[f.Runs[0]]; ok {
 				folder.Run = &report.RunState{Run: a.run, Est: a.est}
-				folder.RunLine = d.line(ev, a)
+				line := d.line(ev, a)
+				line.IfOneRun = merged[a.run.ID]
+				folder.RunLine = line
 				rows.members = a.run.Members
 				if f.Limb == report.Actual {
 					if err := d.copyEvidence(ctx, id, a.run); err != nil {

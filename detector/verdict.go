@@ -40,6 +40,23 @@ type RunLine struct {
 	Thresholds       []ThresholdLine `json:"thresholds"`
 	Reasons          []string        `json:"reasons"`
 	Links            []LinkLine      `json:"links"`
+	// Alternatives are runs that this one may continue, though the evidence does not carry
+	// it; IfOneRun is what they would have computed together, null without any.
+	Alternatives []AlternativeLine `json:"alternatives"`
+	IfOneRun     *MergedLine       `json:"if_one_run"`
+}
+
+// AlternativeLine is another run that may be one with this.
+type AlternativeLine struct {
+	Run    string  `json:"run"`
+	Weight float64 `json:"weight"`
+	Reason string  `json:"reason"`
+}
+
+// MergedLine is the total of runs that may be one.
+type MergedLine struct {
+	Runs       []string       `json:"runs"`
+	FLOPsModel flops.Interval `json:"flops_model"`
 }
 
 // LinkLine is a reason why parts of a run were put together.
