@@ -105,8 +105,8 @@ func New(cfg Config, st Store, parties *identity.Graph) *Detector {
 // collector has stored all that the period will get: the last moment is judged with
 // everything that is there.
 func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
-	if endMs <= startMs {
-		return fmt.Errorf("judge period: it ends at %d ms, not after its start at %d ms", endMs, startMs)
+	if endMs < startMs {
+		return fmt.Errorf("judge period: it ends at %d ms, before its start at %d ms", endMs, startMs)
 	}
 	d.startMs = startMs
 	if err := d.loadFacts(ctx); err != nil {

@@ -22,7 +22,7 @@ otherwise, and is made on the first start.
 
 The engine is for one machine: it has one user, no roles, no row policies, no replication and no query log, and
 refuses statements that reach outside its data directory. Use a real ClickHouse server where you need those.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.DataDir == "" {
 				return usageError{Err: fmt.Errorf("--data DIR is required")}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -32,8 +33,21 @@ It is an engineering tool. Nothing that it prints is legal advice.`,
 		Version:       daemon.ReadBuild().String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{Err: err} })
 	root.AddCommand(newReplayCommand(), newDemoCommand(), newScoreCommand(), newClickhouseCommand())
 	return root
+}
+
+// noArgs is for commands that take flags alone.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasSubCommands() {
+		return usageError{Err: fmt.Errorf("unknown command %q: flopwatch --help lists them", args[0])}
+	}
+	return usageError{Err: fmt.Errorf("%s takes no argument, got %q", cmd.CommandPath(), args[0])}
 }

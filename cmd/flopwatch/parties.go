@@ -36,13 +36,10 @@ func (r *replayer) importParties(ctx context.Context) error {
 	}
 	to := identity.Recipients{Officers: []age.Recipient{officer.Recipient()}, Screening: screening.Recipient()}
 	n, issues, err := detector.ImportParties(ctx, r.s.store, register, to, r.b.Manifest.StartMs)
-	for _, i := range issues {
-		r.say("        %s", i)
-	}
 	if err != nil {
 		return err
 	}
-	r.parties = n
+	r.parties, r.register = n, issues
 	r.say("sealed  %d parties", n)
 	return nil
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/agent/playback"
 	"github.com/flopwatch/flopwatch/detector"
+	"github.com/flopwatch/flopwatch/detector/identity"
 	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/detector/threshold"
 	"github.com/flopwatch/flopwatch/internal/bundle"
@@ -69,7 +68,8 @@ func (o *replayOptions) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.data, "data", "", "folder for spools and embedded servers, kept for a later try (default: a temporary one)")
 	f.StringVar(&o.stack.Engine, "engine", "", "the embedded engine's libchdb.so (default: engine/ beside the binary)")
-	f.StringVar(&o.stack.NATS, "nats", "", "URL of a real NATS with JetStream")
+	f.StringVar(&o.stack.NATS, "nats", "", "URL of a real NATS with JetStream: nats://HOST:PORT or tls://HOST:PORT")
+	f.StringVar(&o.stack.NATSTokenFile, "nats-token-file", "", "file with the token for --nats")
 	f.StringVar(&o.stack.NATSCreds, "nats-creds", "", "credentials file for --nats")
 	f.StringVar(&o.stack.ClickHouse, "clickhouse", "", "URL of a real ClickHouse: http(s)://HOST:PORT or clickhouse://HOST:PORT")
 	f.StringVar(&o.stack.ClickHouseUser, "clickhouse-user", "", "user for --clickhouse")
@@ -80,6 +80,9 @@ func (o *replayOptions) register(cmd *cobra.Command) {
 }
 
 func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.Writer) error {
+	if err := o.stack.check(); err != nil {
+		return err
+	}
 	b, err := bundle.Open(dir)
 	if err != nil {
 		return err
@@ -88,10 +91,12 @@ func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.
 	if err != nil {
 		return err
 	}
-	say := func(format string, args ...any) {
-		if !o.quiet {
-			_, _ = fmt.Fprintf(stderr, format+"\n", args...) // progress: nothing depends on it
-		}
+	warn := func(format string, args ...any) {
+		_, _ = fmt.Fprintf(stderr, format+"\n", args...) // nothing depends on it
+	}
+	say := warn
+	if o.quiet {
+		say = func(string, ...any) {}
 	}
 	if err = os.MkdirAll(o.out, 0o755); err != nil {
 		return fmt.Errorf("make output folder: %w", err)
@@ -114,7 +119,7 @@ func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.
 		return err
 	}
 	defer func() { _ = s.stop(context.WithoutCancel(ctx)) }() // a second stop does nothing
-	r := &replayer{b: b, s: s, o: o, profiles: profiles, profileVersion: version, say: say}
+	r := &replayer{b: b, s: s, o: o, profiles: profiles, profileVersion: version, say: say, warn: warn}
 	if err := r.run(ctx); err != nil {
 		return fmt.Errorf("replay %s: %w", dir, err)
 	}
@@ -162,12 +167,10 @@ func workFolder(data string, b *bundle.Bundle) (dir string, cleanup func(), err 
 		return "", nil, fmt.Errorf("make working folder: %w", err)
 	}
 	stamp := filepath.Join(data, "recording")
-	manifest, err := json.Marshal(b.Manifest)
+	want, err := b.Digest() // a file that was corrected makes it another recording
 	if err != nil {
-		return "", nil, fmt.Errorf("encode manifest: %w", err)
+		return "", nil, err
 	}
-	sum := sha256.Sum256(manifest)
-	want := hex.EncodeToString(sum[:])
 	got, err := os.ReadFile(stamp)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -177,7 +180,7 @@ func workFolder(data string, b *bundle.Bundle) (dir string, cleanup func(), err 
 	case err != nil:
 		return "", nil, fmt.Errorf("read mark of working folder: %w", err)
 	case strings.TrimSpace(string(got)) != want:
-		return "", nil, fmt.Errorf("working folder %s holds another recording: name a new folder with --data", data)
+		return "", nil, fmt.Errorf("working folder %s holds another recording, or an earlier state of this one: name a new folder with --data", data)
 	}
 	return data, func() {}, nil
 }
@@ -189,24 +192,26 @@ type replayer struct {
 	o              replayOptions
 	profiles       []threshold.Profile
 	profileVersion string
-	say            func(format string, args ...any)
+	say            func(format string, args ...any) // progress
+	warn           func(format string, args ...any) // what a person has to know, said even when quiet
 
 	parties  int
+	register []identity.Issue
 	runs     []detector.RunLine
 	findings []report.Finding
 }
 
 func (r *replayer) run(ctx context.Context) error {
-	if err := r.alone(ctx); err != nil {
+	if err := steadily(ctx, r.warn, "look at the database", r.alone); err != nil {
 		return err
 	}
-	if err := r.importParties(ctx); err != nil {
+	if err := steadily(ctx, r.warn, "import parties", r.importParties); err != nil {
 		return err
 	}
 	if err := r.publish(ctx); err != nil {
 		return err
 	}
-	return r.judge(ctx)
+	return steadily(ctx, r.warn, "judge", r.judge)
 }
 
 // alone makes sure that the database holds no other cluster: parties are the operator's,
@@ -251,24 +256,18 @@ func (r *replayer) publish(ctx context.Context) error {
 	for _, n := range counts.Rows {
 		total += n
 	}
-	disk, err := r.diskBytes(ctx)
+	r.addParties(&read)
+	var disk int64
+	err = steadily(ctx, r.warn, "measure tables", func(ctx context.Context) (err error) { disk, err = r.diskBytes(ctx); return err })
 	if err != nil {
 		return err
 	}
 	r.say("stored  %d rows (%d values) of %d hosts in %.1f s; %.2f bytes a value on the wire, %.2f on disk; %d rows of the recording could not be used",
 		total, counts.Values, fleet.hosts(), took, perValue(fleet.wireBytes(), counts.Values), perValue(disk, counts.Values), read.Bad())
 	if st.Quarantined > 0 {
-		r.say("        %d batches are in quarantine", st.Quarantined)
+		r.warn("        %d batches are in quarantine", st.Quarantined)
 	}
-	for _, f := range read.Files {
-		for i, issue := range f.Issues {
-			if i == 5 {
-				r.say("        ... and %d more in %s: see recording.json", f.Bad-5, f.File)
-				break
-			}
-			r.say("        %s", issue)
-		}
-	}
+	r.warnOf(read)
 	return writeJSON(filepath.Join(r.o.out, "recording.json"), read)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,8 +30,9 @@ type stackConfig struct {
 	DataDir string
 	Engine  string // libchdb.so; empty: beside the binary
 
-	NATS      string // empty: embedded
-	NATSCreds string
+	NATS          string // empty: embedded
+	NATSCreds     string
+	NATSTokenFile string
 
 	ClickHouse             string // empty: embedded
 	ClickHouseUser         string
@@ -40,6 +42,46 @@ type stackConfig struct {
 	// RecordedAvailability takes a row's availability from the recording, not the broker.
 	RecordedAvailability bool
 	Log                  *slog.Logger
+}
+
+// check reports the first setting that cannot be used, before anything is started.
+func (c stackConfig) check() error {
+	embeddedOnly := func(flag, value, needs string) error {
+		if value == "" {
+			return nil
+		}
+		return usageError{Err: fmt.Errorf("%s is for the server that %s names, and there is no %s", flag, needs, needs)}
+	}
+	if c.NATS == "" {
+		if err := errors.Join(embeddedOnly("--nats-creds", c.NATSCreds, "--nats"), embeddedOnly("--nats-token-file", c.NATSTokenFile, "--nats")); err != nil {
+			return err
+		}
+	} else if u, err := url.Parse(c.NATS); err != nil || u.Host == "" {
+		return usageError{Err: fmt.Errorf("--nats %s: wanted nats://HOST:PORT or tls://HOST:PORT", host(c.NATS))}
+	}
+	at := store.Config{URL: "http://127.0.0.1", Database: c.Database}
+	if c.ClickHouse == "" {
+		if err := errors.Join(embeddedOnly("--clickhouse-user", c.ClickHouseUser, "--clickhouse"),
+			embeddedOnly("--clickhouse-password-file", c.ClickHousePasswordFile, "--clickhouse")); err != nil {
+			return err
+		}
+	} else {
+		at.URL = c.ClickHouse
+	}
+	if err := at.Validate(); err != nil {
+		return usageError{Err: err}
+	}
+	return nil
+}
+
+// host is a URL without what signs in.
+func host(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "(not a URL)"
+	}
+	u.User = nil
+	return u.String()
 }
 
 // stack is the servers and the collector of one process tree.
@@ -97,7 +139,7 @@ func (s *stack) startStore(ctx context.Context, cfg stackConfig) error {
 	} else if cfg.ClickHousePasswordFile != "" {
 		password, err := os.ReadFile(cfg.ClickHousePasswordFile)
 		if err != nil {
-			return fmt.Errorf("read clickhouse password: %w", err)
+			return fmt.Errorf("read --clickhouse-password-file: %w", err)
 		}
 		at.Password = strings.TrimRight(string(password), "\r\n")
 	}
@@ -107,7 +149,7 @@ func (s *stack) startStore(ctx context.Context, cfg stackConfig) error {
 	}
 	s.store = st
 	s.stops = append(s.stops, func(context.Context) error { return st.Close() })
-	if err := st.Migrate(ctx); err != nil {
+	if err := steadily(ctx, func(string, ...any) {}, "migrate", st.Migrate); err != nil {
 		return fmt.Errorf("bring the schema up to date: %w", err)
 	}
 	return nil
@@ -142,9 +184,16 @@ func (s *stack) startBroker(ctx context.Context, cfg stackConfig) error {
 		at.URL = server.URL()
 		at.Options = []nats.Option{server.InProcess()}
 	}
+	if cfg.NATSTokenFile != "" {
+		token, err := os.ReadFile(cfg.NATSTokenFile)
+		if err != nil {
+			return fmt.Errorf("read --nats-token-file: %w", err)
+		}
+		at.Options = []nats.Option{nats.Token(strings.TrimSpace(string(token)))}
+	}
 	nc, err := broker.Connect(at)
 	if err != nil {
-		return err
+		return fmt.Errorf("nats at %s: %w", host(at.URL), err)
 	}
 	s.nc = nc
 	s.stops = append(s.stops, func(context.Context) error { nc.Close(); return nil })
