@@ -19,6 +19,11 @@ import (
 // fleet with parties.
 var demoRecordings = []string{"mlperf-lora", "clean-mix"}
 
+// scoreLegend explains the columns of the score's table to who sees them first.
+const scoreLegend = `classes by GPU-hour: macro-F1, recall of training and false positives; pair F1: right GPUs put together as runs;
+FLOPs of training runs: mean error, share within 30 %, share of intervals that hold the truth and their half-width;
+findings: precision, recall, median delay behind the labels' dates, and how many came early`
+
 func newDemoCommand() *cobra.Command {
 	var recordings, out string
 	cmd := &cobra.Command{
@@ -82,7 +87,7 @@ func printScore(w io.Writer, dir, answers string) error {
 	if err != nil {
 		return fmt.Errorf("score %s: %w", dir, err)
 	}
-	if _, err := fmt.Fprintf(w, "\nHow right it was, against the recording's labels (flopwatch score %s %s)\n", dir, answers); err != nil {
+	if _, err := fmt.Fprintf(w, "\nHow right it was, against the recording's labels (flopwatch score %s %s)\n%s\n", dir, answers, scoreLegend); err != nil {
 		return err
 	}
 	return score.PrintTable(w, []score.Result{r})

@@ -77,7 +77,7 @@ func (r Result) confusion(t *table) {
 	}
 }
 
-// PrintTable writes one line a recording, and their means last.
+// PrintTable writes one line a recording and, of several, their means last.
 func PrintTable(w io.Writer, results []Result) error {
 	t := &table{Writer: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
 	t.line("recording\tmacro-F1\trecall\tfalse pos\tpair F1\texec MAPE\tmodel MAPE\tmodel in 30 %%\tcoverage\thalf-width\tfind P\tfind R\tdelay\tearly\n")
@@ -93,6 +93,9 @@ func PrintTable(w io.Writer, results []Result) error {
 			}
 		}
 		t.line("\t%.0f s\t%d\n", all.DelayMedianS, all.Early)
+	}
+	if len(results) == 1 {
+		return t.close()
 	}
 	t.line("mean")
 	for i := range 11 {
