@@ -68,10 +68,16 @@ func (c stackConfig) check() error {
 	} else {
 		at.URL = c.ClickHouse
 	}
-	if err := at.Validate(); err != nil {
-		return usageError{Err: err}
+	err := at.Validate()
+	switch {
+	case err == nil:
+		return nil
+	case c.ClickHouse != "":
+		err = fmt.Errorf("--clickhouse, --database: %w", err)
+	default:
+		err = fmt.Errorf("--database: %w", err)
 	}
-	return nil
+	return usageError{Err: err}
 }
 
 // host is a URL without what signs in.
@@ -144,7 +150,12 @@ func (s *stack) startStore(ctx context.Context, cfg stackConfig) error {
 		at.Password = strings.TrimRight(string(password), "\r\n")
 	}
 	st, err := store.Open(ctx, at)
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrSignIn) && cfg.ClickHouse != "":
+		return fmt.Errorf("%w (--clickhouse-user, --clickhouse-password-file)", err)
+	case err != nil && cfg.ClickHouse != "":
+		return fmt.Errorf("--clickhouse %s: %w", cfg.ClickHouse, err)
+	case err != nil:
 		return err
 	}
 	s.store = st
@@ -192,7 +203,10 @@ func (s *stack) startBroker(ctx context.Context, cfg stackConfig) error {
 		at.Options = []nats.Option{nats.Token(strings.TrimSpace(string(token)))}
 	}
 	nc, err := broker.Connect(at)
-	if err != nil {
+	switch {
+	case errors.Is(err, nats.ErrAuthorization) && cfg.NATS != "":
+		return fmt.Errorf("sign in to nats at %s: %w (--nats-token-file, --nats-creds)", host(at.URL), err)
+	case err != nil:
 		return fmt.Errorf("nats at %s: %w", host(at.URL), err)
 	}
 	s.nc = nc

@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -65,9 +67,25 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, conn: conn, native: n}
 	if err := conn.Ping(ctx); err != nil {
 		_ = s.Close()
+		if refused(err) {
+			return nil, fmt.Errorf("sign in to store %s as %s: %w", u.Host, cfg.User, ErrSignIn)
+		}
 		return nil, fmt.Errorf("reach store %s: %w", u.Host, err)
 	}
 	return s, nil
+}
+
+// ErrSignIn says that the server knows no such user, or another password.
+var ErrSignIn = errors.New("wrong user or password")
+
+// refused reports whether the server refused user or password. Over HTTP the exception
+// comes as text alone.
+func refused(err error) bool {
+	const authenticationFailed = 516
+	if e, ok := errors.AsType[*clickhouse.Exception](err); ok {
+		return e.Code == authenticationFailed
+	}
+	return strings.Contains(err.Error(), "AUTHENTICATION_FAILED")
 }
 
 // Close releases connections. It is idempotent.
