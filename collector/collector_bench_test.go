@@ -1,10 +1,8 @@
 package collector_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -12,7 +10,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flopwatch/flopwatch/internal/store"
-	"github.com/flopwatch/flopwatch/internal/testenv"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
@@ -54,23 +51,9 @@ func denseFrame(tb testing.TB, node string, sequence uint64, seconds int) (*wire
 func BenchmarkNATSToInsert(b *testing.B) {
 	for _, seconds := range []int{10, 60} {
 		b.Run(fmt.Sprintf("rows-per-batch=%d", 8*seconds), func(b *testing.B) {
-			engine := testenv.ClickHouseServer(b, b.TempDir())
-			user, password := engine.Auth()
-			cfg := childConfig{URL: engine.URL(), User: user, Password: password, Database: "bench", Large: true}
-			s, err := store.Open(b.Context(), store.Config{URL: cfg.URL, User: user, Password: password, Database: cfg.Database})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer func() {
-				if cerr := s.Close(); cerr != nil {
-					b.Error(cerr)
-				}
-			}()
-			if err := s.Migrate(b.Context()); err != nil {
-				b.Fatal(err)
-			}
-			broker := newBroker(b)
-			broker.store, cfg.NATS = s, broker.url
+			broker, _, cfg := newOwnEngine(b, "bench")
+			cfg.Large = true
+			s := broker.store
 			const rows = 960_000
 			batches := rows / (8 * seconds)
 			wireBytes := 0
@@ -85,19 +68,10 @@ func BenchmarkNATSToInsert(b *testing.B) {
 				}
 			}
 			<-broker.js.PublishAsyncComplete()
-			env, err := json.Marshal(cfg)
-			if err != nil {
-				b.Fatal(err)
-			}
-			self, err := os.Executable()
-			if err != nil {
-				b.Fatal(err)
-			}
 			watcher := broker.collector(b, "watcher", nil)
 			var cpu, wall time.Duration
 			for b.Loop() {
-				cmd := exec.Command(self)
-				cmd.Env = append(os.Environ(), childVar+"="+string(env))
+				cmd := childCommand(b, cfg)
 				cmd.Stderr = os.Stderr
 				begun := time.Now()
 				if err := cmd.Start(); err != nil {

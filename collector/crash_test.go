@@ -19,6 +19,7 @@ import (
 	"github.com/flopwatch/flopwatch/collector/batch"
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/store/embedded"
 	"github.com/flopwatch/flopwatch/internal/testenv"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
@@ -40,6 +41,33 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// childCommand is a collector in a process of its own, to be started.
+func childCommand(tb testing.TB, cfg childConfig) *exec.Cmd {
+	tb.Helper()
+	env, err := json.Marshal(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), childVar+"="+string(env))
+	return cmd
+}
+
+// newOwnEngine is a bench with an engine that no other test uses, and what a child needs
+// to work there.
+func newOwnEngine(tb testing.TB, database string) (*bench, *embedded.Server, childConfig) {
+	tb.Helper()
+	engine := testenv.ClickHouseServer(tb, tb.TempDir())
+	user, password := engine.Auth()
+	b := newBroker(tb)
+	b.store = openStore(tb, store.Config{URL: engine.URL(), User: user, Password: password, Database: database})
+	return b, engine, childConfig{NATS: b.url, URL: engine.URL(), User: user, Password: password, Database: database}
 }
 
 func runChild(text string) error {
@@ -77,34 +105,10 @@ func runChild(text string) error {
 // arrive, some of them twice. At the end the store has each row once.
 func TestKill(t *testing.T) {
 	const nodes, sequences, kills = 4, 60, 12
-	engine := testenv.ClickHouseServer(t, t.TempDir())
-	user, password := engine.Auth()
-	cfg := childConfig{URL: engine.URL(), User: user, Password: password, Database: "crash"}
-	s, err := store.Open(t.Context(), store.Config{URL: cfg.URL, User: user, Password: password, Database: cfg.Database})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if cerr := s.Close(); cerr != nil {
-			t.Error(cerr)
-		}
-	})
-	if err := s.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b := newBroker(t)
-	b.store, cfg.NATS = s, b.url
-	env, err := json.Marshal(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	b, engine, cfg := newOwnEngine(t, "crash")
+	s := b.store
 	launch := func() *exec.Cmd {
-		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), childVar+"="+string(env))
+		cmd := childCommand(t, cfg)
 		var out strings.Builder
 		cmd.Stderr = &out
 		t.Cleanup(func() {

@@ -1,10 +1,7 @@
 package collector_test
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -13,7 +10,6 @@ import (
 
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/store"
-	"github.com/flopwatch/flopwatch/internal/testenv"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
@@ -48,31 +44,8 @@ func TestBrokerNumbersAnew(t *testing.T) {
 // TestPausedHolder stops a collector in the middle of its work for longer than its lease
 // lives; another takes over; the first wakes and must do no harm.
 func TestPausedHolder(t *testing.T) {
-	engine := testenv.ClickHouseServer(t, t.TempDir())
-	user, password := engine.Auth()
-	cfg := childConfig{URL: engine.URL(), User: user, Password: password, Database: "paused"}
-	s, err := store.Open(t.Context(), store.Config{URL: cfg.URL, User: user, Password: password, Database: cfg.Database})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if cerr := s.Close(); cerr != nil {
-			t.Error(cerr)
-		}
-	})
-	if err := s.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b := newBroker(t)
-	b.store, cfg.NATS = s, b.url
-	env, err := json.Marshal(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	b, _, cfg := newOwnEngine(t, "paused")
+	s := b.store
 	const sequences = 60
 	for q := uint64(1); q <= sequences; q++ {
 		w, frame := newFrame(t, 0, q, nil)
@@ -80,8 +53,7 @@ func TestPausedHolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	first := exec.Command(self)
-	first.Env = append(os.Environ(), childVar+"="+string(env))
+	first := childCommand(t, cfg)
 	if err := first.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -178,7 +178,15 @@ var databases atomic.Int64
 func newBench(tb testing.TB) *bench {
 	tb.Helper()
 	url, user, password := testenv.ClickHouse(tb)
-	s, err := store.Open(tb.Context(), store.Config{URL: url, User: user, Password: password, Database: fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))})
+	b := newBroker(tb)
+	b.store = openStore(tb, store.Config{URL: url, User: user, Password: password, Database: fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))})
+	return b
+}
+
+// openStore opens a database with its tables until the test ends.
+func openStore(tb testing.TB, cfg store.Config) *store.Store {
+	tb.Helper()
+	s, err := store.Open(tb.Context(), cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -190,9 +198,7 @@ func newBench(tb testing.TB) *bench {
 	if err := s.Migrate(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
-	b := newBroker(tb)
-	b.store = s
-	return b
+	return s
 }
 
 func newBroker(tb testing.TB) *bench {

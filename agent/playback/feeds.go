@@ -50,40 +50,37 @@ func all[T any](read func(func(T) error) error) ([]T, error) {
 // processes lists each process at its start, and again at its end, when the end became
 // known. Where both fall into one chunk the one row with the end says all.
 func (p *player) processes() ([]bundle.ProcessRow, error) {
-	read, err := all(p.b.Processes)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]bundle.ProcessRow, 0, 2*len(read))
-	for _, r := range read {
-		if r.EndMs != 0 && chunkStart(r.EndArrivalMs) != chunkStart(r.ArrivalMs) {
-			ended := r
-			ended.ArrivalMs = r.EndArrivalMs
-			out = append(out, ended)
-			r.EndMs = 0
-		}
-		out = append(out, r)
-	}
-	sortByArrival(out, func(r bundle.ProcessRow) int64 { return r.ArrivalMs })
-	return out, nil
+	return startsAndEnds(p.b.Processes, func(r *bundle.ProcessRow) span { return span{&r.EndMs, &r.ArrivalMs, r.EndArrivalMs} })
 }
 
+// allocations lists each rental as processes lists processes.
 func (p *player) allocations() ([]bundle.AllocationRow, error) {
-	read, err := all(p.b.Allocations)
+	return startsAndEnds(p.b.Allocations, func(r *bundle.AllocationRow) span { return span{&r.EndMs, &r.ArrivalMs, r.EndArrivalMs} })
+}
+
+// span is what startsAndEnds reads and changes of a row.
+type span struct {
+	endMs, arrivalMs *int64
+	endArrivalMs     int64
+}
+
+func startsAndEnds[T any](read func(func(T) error) error, of func(*T) span) ([]T, error) {
+	rows, err := all(read)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]bundle.AllocationRow, 0, 2*len(read))
-	for _, r := range read {
-		if r.EndMs != 0 && chunkStart(r.EndArrivalMs) != chunkStart(r.ArrivalMs) {
+	out := make([]T, 0, 2*len(rows))
+	for _, r := range rows {
+		s := of(&r)
+		if *s.endMs != 0 && chunkStart(s.endArrivalMs) != chunkStart(*s.arrivalMs) {
 			ended := r
-			ended.ArrivalMs = r.EndArrivalMs
+			*of(&ended).arrivalMs = s.endArrivalMs
 			out = append(out, ended)
-			r.EndMs = 0
+			*s.endMs = 0
 		}
 		out = append(out, r)
 	}
-	sortByArrival(out, func(r bundle.AllocationRow) int64 { return r.ArrivalMs })
+	sortByArrival(out, func(r T) int64 { return *of(&r).arrivalMs })
 	return out, nil
 }
 

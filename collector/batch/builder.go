@@ -173,13 +173,8 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 		// the kind of its tables, which may be what was not understood.
 		if w.Sequence != 0 && w.Node != "" && wire.NodeSubject(w.Cluster, w.Node) == m.Subject {
 			b.identify(&o, w)
-			repeat, err := known(store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, o.Spool, o.Sequence)
-			if err != nil {
+			if err := repeated(&o, known); err != nil || o.Repeat {
 				return o, err
-			}
-			if repeat {
-				o.Repeat = true
-				return o, nil
 			}
 		}
 		b.setAside(&m, &o, decodeReason(decodeErr), decodeErr.Error(), 0)
@@ -194,13 +189,8 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 		return o, nil
 	}
 	b.identify(&o, w)
-	repeat, err := known(store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, o.Spool, o.Sequence)
-	if err != nil {
+	if err := repeated(&o, known); err != nil || o.Repeat {
 		return o, err
-	}
-	if repeat {
-		o.Repeat = true
-		return o, nil
 	}
 	available := m.BrokerMs
 	if w.AvailableMs != 0 {
@@ -246,6 +236,12 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 func (b *Builder) identify(o *Outcome, w *wire.Batch) {
 	o.BatchKey = store.BatchKey{Cluster: w.Cluster, Node: w.Node, Spool: b.hex(w.Spool), Sequence: w.Sequence}
 	o.Spool = w.Spool
+}
+
+// repeated marks a batch that was handled before.
+func repeated(o *Outcome, known Known) (err error) {
+	o.Repeat, err = known(store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, o.Spool, o.Sequence)
+	return err
 }
 
 func gapReason(r wire.GapReason) string {

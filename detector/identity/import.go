@@ -279,51 +279,46 @@ func (d *decoder) strs(field string, v json.RawMessage) []string {
 	return out
 }
 
-func (d *decoder) payments(v json.RawMessage) []Payment {
-	var out []Payment
-	for i, item := range d.list("payment", v) {
-		at := index("payment", i)
+// objects reads a list of objects with known keys; what is no object is left out.
+func (d *decoder) objects(field string, v json.RawMessage, known []string, read func(at string, f map[string]json.RawMessage)) {
+	for i, item := range d.list(field, v) {
+		at := index(field, i)
 		f, ok := d.object(at, item)
 		if !ok {
 			continue
 		}
-		d.unknown(at, f, []string{"means", "source", "reference"})
-		out = append(out, Payment{d.str(at+".means", f["means"]), d.str(at+".source", f["source"]), d.str(at+".reference", f["reference"])})
+		d.unknown(at, f, known)
+		read(at, f)
 	}
+}
+
+func (d *decoder) payments(v json.RawMessage) []Payment {
+	var out []Payment
+	d.objects("payment", v, []string{"means", "source", "reference"}, func(at string, f map[string]json.RawMessage) {
+		out = append(out, Payment{d.str(at+".means", f["means"]), d.str(at+".source", f["source"]), d.str(at+".reference", f["reference"])})
+	})
 	return out
 }
 
 func (d *decoder) accesses(v json.RawMessage) []Access {
 	var out []Access
-	for i, item := range d.list("access_ips", v) {
-		at := index("access_ips", i)
-		f, ok := d.object(at, item)
-		if !ok {
-			continue
-		}
-		d.unknown(at, f, []string{"ip", "at_ms"})
+	d.objects("access_ips", v, []string{"ip", "at_ms"}, func(at string, f map[string]json.RawMessage) {
 		a := Access{IP: d.str(at+".ip", f["ip"])}
 		if ms := d.millis(at+".at_ms", f["at_ms"]); ms != nil {
 			a.AtMs = *ms
 		}
 		out = append(out, a)
-	}
+	})
 	return out
 }
 
 func (d *decoder) owners(v json.RawMessage) []Owner {
 	var out []Owner
-	for i, item := range d.list("beneficial_owners", v) {
-		at := index("beneficial_owners", i)
-		f, ok := d.object(at, item)
-		if !ok {
-			continue
-		}
-		d.unknown(at, f, []string{"party", "share"})
+	d.objects("beneficial_owners", v, []string{"party", "share"}, func(at string, f map[string]json.RawMessage) {
 		o := Owner{Party: d.str(at+".party", f["party"])}
 		if o.Party == "" {
 			d.warn(at+".party", "empty or missing; the owner is not used")
-			continue
+			return
 		}
 		if !isNull(f["share"]) {
 			var share float64
@@ -334,7 +329,7 @@ func (d *decoder) owners(v json.RawMessage) []Owner {
 			}
 		}
 		out = append(out, o)
-	}
+	})
 	return out
 }
 

@@ -101,31 +101,18 @@ type writer struct{ in proto.Input }
 func (w *writer) put(name string, c proto.ColInput) {
 	w.in = append(w.in, proto.InputColumn{Name: name, Data: c})
 }
-func (w *writer) text(name string) *proto.ColStr {
-	c := new(proto.ColStr)
+
+// column puts a column and returns it to be filled.
+func column[C proto.ColInput](w *writer, name string, c C) C {
 	w.put(name, c)
 	return c
 }
-func (w *writer) int(name string) *proto.ColInt64 {
-	c := new(proto.ColInt64)
-	w.put(name, c)
-	return c
-}
-func (w *writer) u64(name string) *proto.ColUInt64 {
-	c := new(proto.ColUInt64)
-	w.put(name, c)
-	return c
-}
-func (w *writer) u32(name string) *proto.ColUInt32 {
-	c := new(proto.ColUInt32)
-	w.put(name, c)
-	return c
-}
-func (w *writer) float(name string) *nullFloat {
-	c := newNullFloat()
-	w.put(name, c)
-	return c
-}
+
+func (w *writer) text(name string) *proto.ColStr   { return column(w, name, new(proto.ColStr)) }
+func (w *writer) int(name string) *proto.ColInt64  { return column(w, name, new(proto.ColInt64)) }
+func (w *writer) u64(name string) *proto.ColUInt64 { return column(w, name, new(proto.ColUInt64)) }
+func (w *writer) u32(name string) *proto.ColUInt32 { return column(w, name, new(proto.ColUInt32)) }
+func (w *writer) float(name string) *nullFloat     { return column(w, name, newNullFloat()) }
 
 type counterWriter struct {
 	first, last, delta *nullFloat

@@ -410,6 +410,6 @@ func (f *fleet) settle(n *nodeState, t float64) {
 
 func hash(parts ...any) string {
 	h := fnv.New64a()
-	fmt.Fprint(h, parts...)
+	_, _ = fmt.Fprint(h, parts...) // a hash takes all
 	return fmt.Sprintf("%016x", h.Sum64())
 }

@@ -3,6 +3,7 @@ package scenario
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -44,12 +45,7 @@ func sees(see, column string) bool {
 	if strings.HasPrefix(list, "-") {
 		return list[1:] != column
 	}
-	for _, c := range strings.Fields(list) {
-		if c == column {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(strings.Fields(list), column)
 }
 
 // put appends a row, unless it is lost; it may come late or twice.
@@ -110,7 +106,7 @@ func (f *fleet) sample(n *nodeState, t float64) {
 		any := false
 		for _, c := range gpuColumns[3:] {
 			v := values[c]
-			if !sees(n.spec.See, c) || contains(f.s.Noise.Columns, c) || (strings.HasPrefix(c, "nvlink") && n.part.NVLinkBps == 0) {
+			if !sees(n.spec.See, c) || slices.Contains(f.s.Noise.Columns, c) || (strings.HasPrefix(c, "nvlink") && n.part.NVLinkBps == 0) {
 				v = ""
 			}
 			any = any || v != ""
@@ -139,15 +135,6 @@ func (f *fleet) sample(n *nodeState, t float64) {
 		kind = "vf"
 	}
 	f.put(&f.out.fabric, n, ms+3, fmt.Sprintf("%d,%s,eth0,%s,%s,%s", ms+3, n.spec.Name, kind, whole(n.eth), whole(n.eth*0.4)))
-}
-
-func contains(list []string, v string) bool {
-	for _, x := range list {
-		if x == v {
-			return true
-		}
-	}
-	return false
 }
 
 // processes writes the rows of an attempt's processes.

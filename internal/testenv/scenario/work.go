@@ -174,11 +174,10 @@ func (e *engine) planTraining() {
 		e.optimize = 0.004
 	}
 	e.step = e.compute + e.exchange + e.optimize
-	acrossNodes, inside := 0.0, 0.0
+	acrossNodes, inside := 0.0, bytes/e.step
 	if e.nodes > 1 {
-		acrossNodes = bytes / e.step
+		acrossNodes = inside
 	}
-	inside = bytes / e.step
 	if w.TP > 1 { // activations of every layer
 		inside += 0.12 * p.NVLinkBps
 		if p.NVLinkBps == 0 {
@@ -266,7 +265,7 @@ func (e *engine) at(t float64, r int) signal {
 	case "inference", "batch_inference":
 		s = e.serve(t, r, e.w.Load)
 	case "hpc":
-		s = e.hpc(t, r)
+		s = e.hpc(t)
 	case "rendering":
 		s = e.render(t, r)
 	case "mining":
@@ -460,7 +459,7 @@ func (e *engine) serve(t float64, r int, load float64) signal {
 	return s
 }
 
-func (e *engine) hpc(t float64, r int) signal {
+func (e *engine) hpc(t float64) signal {
 	p := e.part
 	if t < 40 {
 		return signal{mem: e.memory(0.4) * t / 40, util: 0.1, storageRx: 0.5e9}
