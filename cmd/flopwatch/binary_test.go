@@ -68,7 +68,7 @@ func command(ctx context.Context, t testing.TB, env []string, args ...string) (*
 	t.Helper()
 	exe, engine := binary(t)
 	if args[0] == "replay" {
-		args = append(args, "--engine", engine)
+		args = slices.Insert(slices.Clone(args), 1, "--engine", engine) // a test's own comes later and holds
 	}
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, exe, args...)
