@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/flops"
 	"github.com/flopwatch/flopwatch/internal/store"
 )
 
@@ -30,7 +31,7 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 	for _, r := range inventory {
 		d.st.nodes[r.Node] = feature.Node{
 			Node: r.Node, Site: r.Site, GPUModel: r.GPUModel, Vantage: r.Vantage, GPUCount: max(r.GPUCount, 0),
-			FabricGbps: r.FabricGbps, TDPW: r.TDPW, Listed: true,
+			FabricGbps: r.FabricGbps, TDPW: boardW(r.TDPW, r.GPUModel), Listed: true,
 		}
 	}
 	processes, err := d.store.ProcessRows(ctx, all)
@@ -78,6 +79,18 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(a.AmendedMs, b.AmendedMs), cmp.Compare(a.Order, b.Order))
 	})
 	return nil
+}
+
+// boardW is a node's board power: as the inventory states it, else as the part's data
+// sheet does; NaN where neither is known.
+func boardW(stated float64, gpuModel string) float64 {
+	if stated > 0 {
+		return stated
+	}
+	if a, known := flops.Lookup(gpuModel); known && a.Share == 1 && a.TDPW > 0 {
+		return a.TDPW
+	}
+	return math.NaN()
 }
 
 // loadWindow reads the raw rows that the batches' minutes, and the cells which they can

@@ -37,9 +37,52 @@ func ReduceGPU(rows []GPUSample, minuteMs int64) (GPUCell, bool) {
 		return rows[i].TsMs, rows[i].Value[TensorFrac] * rows[i].Value[SMClockMHz], rows[i].AvailableMs
 	})
 	c.TensorClockMHz, _, c.TensorClockMs = moments(buf)
+	// Where an agent gives counters alone, their increments are the mean of what the signal
+	// would have said: watts from joules, activity times clock from tensor cycles.
+	if c.CoverMs[PowerW] == 0 {
+		c.Mean[PowerW], c.SD[PowerW], c.CoverMs[PowerW] = rate(rows, first, &c.AvailableMs, maxBoardW, 1,
+			func(r *GPUSample) float64 { return r.EnergyJ }, func(r *GPUSample) float64 { return r.Value[PowerW] })
+	}
+	if c.TensorClockMs == 0 {
+		c.TensorClockMHz, _, c.TensorClockMs = rate(rows, first, &c.AvailableMs, maxClockMHz, 1e-6,
+			func(r *GPUSample) float64 { return r.MMACycles }, func(r *GPUSample) float64 { return r.Value[TensorFrac] })
+	}
 	c.EnergyJ = reduceCounter(rows[first:], func(r *GPUSample) float64 { return r.EnergyJ })
 	c.MMACycles = reduceCounter(rows[first:], func(r *GPUSample) float64 { return r.MMACycles })
 	return c, true
+}
+
+// No board draws more, and no part clocks higher: beyond it, a counter leapt.
+const (
+	maxBoardW   = 5000
+	maxClockMHz = 4000
+)
+
+// rate returns moments of a counter's increments per second, times unit, over the steps
+// that end in the minute; none where the signal itself was seen in the window, where a
+// step exceeds most, or where the counter went back.
+func rate(rows []GPUSample, first int, availMs *int64, most, unit float64, counter, signal func(*GPUSample) float64) (mean, sd float64, coverMs int64) {
+	prev := -1
+	var steps []reading
+	for i := range rows {
+		if !math.IsNaN(signal(&rows[i])) {
+			return 0, 0, 0
+		}
+		v := counter(&rows[i])
+		if math.IsNaN(v) {
+			continue
+		}
+		if prev >= 0 && i >= first {
+			ms := rows[i].TsMs - rows[prev].TsMs
+			d, sec := v-counter(&rows[prev]), float64(ms)/1000
+			if d >= 0 && d*unit <= most*sec {
+				steps = append(steps, reading{d * unit / sec, min(ms, maxCapMs)})
+				*availMs = max(*availMs, rows[i].AvailableMs, rows[prev].AvailableMs)
+			}
+		}
+		prev = i
+	}
+	return moments(steps)
 }
 
 // reduceCounter reads a cumulative counter over the rows of one minute.

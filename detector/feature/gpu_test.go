@@ -274,3 +274,27 @@ func BenchmarkReduceGPU(b *testing.B) {
 		ReduceGPU(rows, t0)
 	}
 }
+
+// Counters alone give watts and tensor cycles; beside the signal itself they add nothing,
+// and a reset or a leap says nothing.
+func TestReduceGPUCountersAlone(t *testing.T) {
+	t.Parallel()
+	row := func(ts int64, joules, cycles, watts float64) GPUSample {
+		r := GPUSample{Node: "n", TsMs: ts, AvailableMs: ts, EnergyJ: joules, MMACycles: cycles}
+		for s := range r.Value {
+			r.Value[s] = math.NaN()
+		}
+		r.Value[PowerW] = watts
+		return r
+	}
+	nan := math.NaN()
+	rows := []GPUSample{row(-10_000, 1000, 0, nan), row(10_000, 11_000, 20e9, nan), row(30_000, 500, 40e9, nan), row(50_000, 6_500, 50e9, nan)}
+	c, _ := ReduceGPU(rows, 0)
+	if c.Mean[PowerW] != 400 || c.CoverMs[PowerW] != 40_000 || math.Abs(c.TensorClockMHz-2500.0/3) > 1e-6 || c.TensorClockMs != 60_000 {
+		t.Errorf("counters alone: %v W over %d ms, %v MHz over %d ms", c.Mean[PowerW], c.CoverMs[PowerW], c.TensorClockMHz, c.TensorClockMs)
+	}
+	rows[0].Value[PowerW] = 77
+	if c, _ = ReduceGPU(rows, 0); c.CoverMs[PowerW] != 0 {
+		t.Errorf("a signal that is only missing: %v W", c.Mean[PowerW])
+	}
+}

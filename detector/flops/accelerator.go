@@ -76,8 +76,9 @@ func Table() ([]Accelerator, error) {
 }
 
 // generic is a part of which the board power alone may be known (0: not even that).
-// Published parts of 2017-2026 give 0.4 to 2.3 dense 16-bit TFLOP/s a watt, 1.0 at the
-// middle; the spread says how little that is.
+// Published parts give 0.4 to 2.2 dense 16-bit TFLOP/s a watt, 0.85 at the middle, below
+// 700 W; boards of more watts exist since 2022 alone, and give 1.3 to 2.5, 1.8 at the
+// middle. A name that the table lacks is more often a later part than an earlier one.
 func generic(tdpW float64) Accelerator {
 	a := Accelerator{
 		Key: "generic", Name: "unknown accelerator", TDPW: 400, Peak16: 400e12, FP32: 30e12, FP64: 5e12, FP64Tensor: 5e12,
@@ -85,11 +86,16 @@ func generic(tdpW float64) Accelerator {
 		Notes: "not in the table of accelerators: wide prior",
 	}
 	if tdpW > 0 {
-		k := tdpW / a.TDPW
-		a.TDPW, a.LogSD = tdpW, 0.6
+		perWatt := 0.85
+		a.LogSD = 0.6
+		if tdpW >= 650 { // as stated, or as seen at work
+			perWatt, a.LogSD = 1.8, 0.35
+		}
+		k := perWatt * tdpW / 400
 		for _, p := range []*float64{&a.Peak16, &a.FP32, &a.FP64, &a.FP64Tensor, &a.TF32, &a.FP8, &a.INT8, &a.MemBps} {
 			*p *= k
 		}
+		a.TDPW = tdpW
 	}
 	return a
 }

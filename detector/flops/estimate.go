@@ -1,6 +1,9 @@
 package flops
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // Spreads of logarithms that hold for all GPUs of a run alike.
 const (
@@ -67,21 +70,25 @@ func newBalance(total *Minute, p *prior) *balance {
 	if p.steep {
 		b.high = 1
 	}
-	fp8 := 0.0
+	fp8, fp4, plain := 0.0, 0.0, 0.0
 	if total.PeakFLOP > 0 {
-		fp8 = total.FP8Peak / total.PeakFLOP
+		fp8, fp4, plain = total.FP8Peak/total.PeakFLOP, total.FP4Peak/total.PeakFLOP, total.NoTF32Peak/total.PeakFLOP
 	}
 	if total.HMMA > 0 {
-		fp8 = total.HMMAFP8 / total.HMMA
+		fp8, fp4 = total.HMMAFP8/total.HMMA, total.HMMAFP4/total.HMMA
 	}
-	b.dtype = blend(p.dtype, p.dtypeOld, fp8)
+	modern := p.dtype
+	if p.steep && fp4 > 0 { // a training
+		modern = blend(newDtype(), p.dtype, fp4)
+	}
+	b.dtype = blend(modern, p.dtypeOld, fp8)
 	if p.model && !p.decode {
 		b.dtype = weighBusy(b.dtype, total)
 	}
 	// Watts see the type weakly: an FP8 operation costs about two thirds of a 16-bit one,
 	// a TF32 operation two.
 	b.wattDtype = make([]mode, len(b.dtype))
-	for i, m := range blend(p.dtype, p.dtypeOld, fp8) {
+	for i, m := range blend(modern, p.dtypeOld, fp8) {
 		switch {
 		case m.factor > 1:
 			m.factor = 1 + 0.7*(m.factor-1)
@@ -90,8 +97,22 @@ func newBalance(total *Minute, p *prior) *balance {
 		}
 		b.wattDtype[i] = m
 	}
+	if p.steep && plain > 0 {
+		// Before TF32, a training in FP32 ran on the vector pipes: at the same watts an
+		// eighth to a half of the 16-bit rate. Where the pipes are measured it shows.
+		q := plainFP32 * plain
+		for i := range b.wattDtype {
+			b.wattDtype[i].p *= 1 - q
+		}
+		b.dtype = append(slices.Clone(b.dtype), mode{0, 0.2, 0})
+		b.wattDtype = append(b.wattDtype, mode{q, 0.2, 0})
+	}
 	return b
 }
+
+// plainFP32 is the share of trainings in plain FP32 on parts without TF32: half precision
+// had to be asked for there, by code of its own.
+const plainFP32 = 0.2
 
 func sq(x float64) float64 { return x * x }
 

@@ -336,6 +336,12 @@ func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int,
 	if a.FP8 > 0 {
 		out.FP8Peak += peak * span
 	}
+	if a.FP4 > 0 {
+		out.FP4Peak += peak * span
+	}
+	if a.TF32 == 0 && a.FP32 > 0 {
+		out.NoTF32Peak += peak * span
+	}
 	rest := span
 	take := func(ms float64, to *float64) float64 {
 		used := min(rest, ms)
@@ -481,6 +487,9 @@ func tensor(out *Minute, a *Accelerator, c *feature.GPUCell, flop16, usedMs floa
 	out.HMMA += hmma
 	if a.FP8 > 0 {
 		out.HMMAFP8 += hmma
+	}
+	if a.FP4 > 0 {
+		out.HMMAFP4 += hmma
 	}
 	if a.INT8 > 0 {
 		out.IMMA += flop16 * imma * a.INT8 / a.Peak16

@@ -14,6 +14,7 @@ type Minute struct {
 	TensorPeak, WattPeak, NodePeak, UtilPeak float64
 
 	HMMA, HMMAFP8 float64 // HMMA pipe; of it, on parts that can do FP8
+	HMMAFP4       float64 // of it, on parts that can do FP4
 	IMMA, DFMA    float64 // OP of the integer, FLOP of the FP64 tensor pipe
 	NoClock       float64 // part of HMMA that rests on an assumed clock
 	PreGPM        float64 // part of HMMA on parts whose activity is calibrated worse
@@ -25,10 +26,11 @@ type Minute struct {
 
 	// Vector pipes, for work that is not tensor work; VectorWatt is what stands in where
 	// the pipes were not measured: FP32 peak x time x fraction of the power range.
-	PipeMs, VectorMs   float64
-	FP64, FP32, FP16   float64
-	VectorWatt         float64
-	FP8Peak, GPUSample float64 // peak of FP8-capable parts; samples (GPU-minutes) with a signal
+	PipeMs, VectorMs    float64
+	FP64, FP32, FP16    float64
+	VectorWatt          float64
+	FP8Peak, GPUSample  float64 // peak of FP8-capable parts; samples (GPU-minutes) with a signal
+	FP4Peak, NoTF32Peak float64 // peak of FP4-capable parts; of those that have FP32 on the vector pipes alone
 
 	// Watts beside the tensor tiers, to check these: where both measured, peak FLOP and the
 	// sum over the power range to the power 1.4.
@@ -61,6 +63,7 @@ func (m *Minute) add(n *Minute) {
 	m.UtilPeak += n.UtilPeak
 	m.HMMA += n.HMMA
 	m.HMMAFP8 += n.HMMAFP8
+	m.HMMAFP4 += n.HMMAFP4
 	m.IMMA += n.IMMA
 	m.DFMA += n.DFMA
 	m.NoClock += n.NoClock
@@ -78,6 +81,8 @@ func (m *Minute) add(n *Minute) {
 	m.FP16 += n.FP16
 	m.VectorWatt += n.VectorWatt
 	m.FP8Peak += n.FP8Peak
+	m.FP4Peak += n.FP4Peak
+	m.NoTF32Peak += n.NoTF32Peak
 	m.GPUSample += n.GPUSample
 	m.CheckPeak += n.CheckPeak
 	m.CheckHigh += n.CheckHigh
