@@ -115,7 +115,7 @@ func TestKill(t *testing.T) {
 	want, _ := replayed(t, dir)
 	whole := time.Since(started)
 	const seed = 1
-	chance := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // moments to kill at
+	chance := rand.New(rand.NewPCG(seed, 2)) // moments to kill at
 	data, out := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "answers")
 	args := []string{"replay", dir, "--out", out, "--data", data}
 	for range 8 {
@@ -188,7 +188,7 @@ func TestKillEngine(t *testing.T) {
 	dir := writeBundle(t, tinyFiles(), nil)
 	want, _ := replayed(t, dir)
 	const seed = 1
-	chance := rand.New(rand.NewPCG(seed, 3)) //nolint:gosec // moments to kill at
+	chance := rand.New(rand.NewPCG(seed, 3)) // moments to kill at
 	for _, after := range []string{"sealed", "stored"} {
 		out := filepath.Join(t.TempDir(), "answers")
 		cmd, _, stderr := command(t.Context(), t, nil, "replay", dir, "--out", out)

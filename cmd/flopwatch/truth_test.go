@@ -21,7 +21,7 @@ func opened(t *testing.T, path string, work func()) bool {
 	work()
 	buf := make([]byte, 4096)
 	n, err := unix.Read(fd, buf)
-	if err != nil && err != unix.EAGAIN { //nolint:errorlint // an errno
+	if err != nil && err != unix.EAGAIN { // an errno
 		t.Fatalf("read inotify: %v", err)
 	}
 	return n > 0
