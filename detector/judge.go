@@ -21,19 +21,40 @@ import (
 func activities(ev *feature.Evidence, all bool) []judged {
 	eps := run.Episodes(ev)
 	classes := make([]run.ClassOf, len(eps))
+	training := make([]float64, len(eps)) // probability of it
 	for i := range eps {
-		classes[i] = workload.ClassOf(workload.Classify(ev, eps[i]))
+		v := workload.Classify(ev, eps[i])
+		classes[i] = workload.ClassOf(v)
+		training[i] = v.Probs[workload.Training] + v.Probs[workload.Finetuning] + v.Probs[workload.RL]
 	}
 	runs := run.Join(ev, eps, classes)
 	slices.SortFunc(runs, func(a, b run.Run) int { return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.ID, b.ID)) })
 	out := make([]judged, len(runs))
 	for i := range runs {
 		out[i].run = runs[i]
+		out[i].trainingProb = trainingProb(eps, training, runs[i].Episodes)
 		if all || workload.IsRun(runs[i].Class) {
 			out[i].est = flops.Of(flops.Input{Ev: ev, Members: runs[i].Members, Class: runs[i].Class})
 		}
 	}
 	return out
+}
+
+// trainingProb weighs the episodes of a run by their GPU-time.
+func trainingProb(eps []run.Episode, training []float64, of []int) float64 {
+	var sum, total float64
+	for _, i := range of {
+		w := 0.0
+		for _, m := range eps[i].Members {
+			w += float64(m.EndMs - m.StartMs + feature.MinuteMs)
+		}
+		sum += w * training[i]
+		total += w
+	}
+	if total <= 0 {
+		return 0
+	}
+	return sum / total
 }
 
 // judge looks at everything that was visible at atMs and keeps the verdict.
@@ -42,7 +63,7 @@ func (d *Detector) judge(startMs, atMs int64, last bool) error {
 	acts := activities(ev, false)
 	states := make([]report.RunState, len(acts))
 	for i, a := range acts {
-		states[i] = report.RunState{Run: a.run, Est: a.est}
+		states[i] = report.RunState{Run: a.run, Est: a.est, TrainingProb: a.trainingProb}
 	}
 	found := report.Evaluate(report.Input{
 		AtMs: atMs, StartMs: startMs, PrevAtMs: d.prevAtMs, Ev: ev, Runs: states, Resolve: d.parties.Resolve,

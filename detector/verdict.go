@@ -70,4 +70,6 @@ type LinkLine struct {
 type judged struct {
 	run run.Run
 	est flops.Estimate
+	// trainingProb is that it is a training of any kind.
+	trainingProb float64
 }

@@ -39,6 +39,9 @@ type Profile struct {
 type RunState struct {
 	Run run.Run
 	Est flops.Estimate
+	// TrainingProb is the probability that it is a training of any kind (training,
+	// finetuning or rl); 0: not stated, the run's class stands.
+	TrainingProb float64
 }
 
 // Input is all that Evaluate looks at. It changes nothing in it.

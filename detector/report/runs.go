@@ -80,6 +80,8 @@ func (v *view) joined(s *RunState) map[string]int64 {
 	return out
 }
 
+// onRuns raises what reaches a probability of one half: that the FLOPs exceed the limit,
+// and that it is a training at all. What was raised stays while its class does.
 func (v *view) onRuns(runs []runView) {
 	for i := range runs {
 		r := &runs[i]
@@ -92,8 +94,11 @@ func (v *view) onRuns(runs []runView) {
 				continue
 			}
 			crossedMs, crossed := crossing(r.Est, r.Run.StartMs, p.LimitFLOP)
-			v.projected(r, p, crossedMs, crossed)
-			if crossed {
+			likely := r.TrainingProb == 0 || r.TrainingProb >= 0.5
+			if likely || v.raised(p.Name, Projected, r.Run.ID, r.Run.Supersedes) {
+				v.projected(r, p, crossedMs, crossed)
+			}
+			if crossed && (likely || v.raised(p.Name, Actual, r.Run.ID, r.Run.Supersedes)) {
 				v.actual(r, p, crossedMs)
 			}
 		}

@@ -385,6 +385,8 @@ func thin() []*Scenario {
 	}
 	shared.Profiles = []Profile{{Name: "low", Limit: 8e18}}
 	shared.people([]string{"acc-1", "acc-2"}, nil).rent()
+	bare := mixed("bare", "H100", 8, nil, Noise{NoProc: true, NoTap: true, NoFlows: true, NoRentals: true})
+	bare.Jobs = bare.Jobs[:3] // nobody rents, so nothing is idle
 	rough := mixed("rough", "H100", 8, func(n *Node) { n.ResetMin = 66 }, Noise{Drop: 0.06, Dup: 0.03, Late: 0.08, Value: 0.03})
 	for i := range rough.Nodes {
 		rough.Nodes[i].OffsetMs = int64(i*3700 - 7000)
@@ -396,8 +398,7 @@ func thin() []*Scenario {
 		mixed("counters-only", "H100", 8, func(n *Node) { n.See = "counters" }, Noise{NoHost: true, NoTap: true, NoFlows: true}),
 		mixed("coarse", "A100", 8, func(n *Node) { n.CadenceS = 300 }, Noise{}),
 		mixed("util-only", "A100", 8, func(n *Node) { n.See = "util"; n.CadenceS = 60 }, Noise{NoHost: true, NoFabric: true}),
-		mixed("bare", "H100", 8, nil, Noise{NoProc: true, NoTap: true, NoFlows: true, NoRentals: true}),
-		odd, shared, rough, fast,
+		bare, odd, shared, rough, fast,
 	}
 }
 

@@ -99,6 +99,9 @@ func (s *Scenario) behind(accounts []string) Behind {
 	return out
 }
 
+// flagAfter is how many minutes a run stands before a flag about it is expected.
+const flagAfter = 30
+
 // excluding uses keep an order from training.
 var excluding = []string{"rendering", "simulation", "hpc", "inference", "inference serving", "game streaming", "video transcoding"}
 
@@ -162,17 +165,20 @@ func (f *fleet) onRun(j int, add func(truthFinding)) {
 	}
 	cum := f.acts[j].byMinute
 	accounts := accountsOf(job)
+	if s.Noise.NoRentals {
+		accounts = nil
+	}
 	b := s.behind(accounts)
 	from, last := job.Attempts[0].From, 0.0
 	for _, a := range job.Attempts {
 		last = math.Max(last, math.Min(a.To, s.Minutes))
 	}
 	if len(job.Accounts) > 1 {
-		add(truthFinding{Limb: "red_flag", Accounts: accounts, Runs: []string{job.ID}, Parties: b.Parties, KnowableMs: s.ms(from + 5), Required: true, Note: "one run over several accounts"})
+		add(truthFinding{Limb: "red_flag", Accounts: accounts, Runs: []string{job.ID}, Parties: b.Parties, KnowableMs: s.ms(from + flagAfter), Required: true, Note: "one run over several accounts"})
 	} else if len(accounts) > 1 {
 		for _, a := range job.Attempts {
 			if a.Account != job.Attempts[0].Account {
-				add(truthFinding{Limb: "red_flag", Accounts: accounts, Runs: []string{job.ID}, Parties: b.Parties, KnowableMs: s.ms(a.From + 2), Required: true, Note: "one run over several accounts"})
+				add(truthFinding{Limb: "red_flag", Accounts: accounts, Runs: []string{job.ID}, Parties: b.Parties, KnowableMs: s.ms(a.From + flagAfter), Required: true, Note: "one run over several accounts"})
 				break
 			}
 		}
@@ -192,7 +198,7 @@ func (f *fleet) onRun(j int, add func(truthFinding)) {
 		}
 	}
 	if otherwise > 0 && len(job.Attempts) > 0 {
-		add(truthFinding{Limb: "red_flag", Accounts: accounts, Runs: []string{job.ID}, Parties: b.Parties, KnowableMs: s.ms(from + 5), Required: true, Note: "training on a rental declared otherwise"})
+		add(truthFinding{Limb: "red_flag", Accounts: accounts, Runs: []string{job.ID}, Parties: b.Parties, KnowableMs: s.ms(from + flagAfter), Required: true, Note: "training on a rental declared otherwise"})
 	}
 	if !b.InScope {
 		return
@@ -221,7 +227,11 @@ func (f *fleet) onRun(j int, add func(truthFinding)) {
 			add(y)
 		}
 		best, bestAt := 0.0, -1.0
-		for m := from + 15; m <= math.Min(last, crossed); m++ {
+		until := math.Min(last, crossed)
+		if crossed < from+15 { // what crosses sooner is projected once it is old enough
+			until = last
+		}
+		for m := from + 15; m <= until; m++ {
 			end := 0.0
 			for _, v := range s.versions(m) {
 				if slices.Contains(accounts, v.Account) && (v.Part == f.partOf(job) || v.Model == "-") && f.worked(job, v.Account, m) {

@@ -479,10 +479,10 @@ func (e *engine) hpc(t float64) signal {
 		mem = 0.06
 	case "stencil":
 		s = signal{util: 1, sm: 0.9, occ: 0.5, fp64: 0.07 * c, fp32: 0.01, integer: 0.08, dram: 0.78 * c, nvlink: 3e9 * (1 - c), fabric: 1.2e9 * (1 - c)}
-		s.executed = 0.07 * c * p.FP64 * 0.9
+		s.executed = (0.07*c*p.FP64 + 0.01*p.FP32) * 0.9
 	default: // fp64
 		s = signal{util: 1, sm: 0.85, occ: 0.5, fp64: 0.33 * c, fp32: 0.01, integer: 0.07, dram: 0.4 * c, nvlink: 2e9 * (1 - c), fabric: 1.5e9 * (1 - c)}
-		s.executed = 0.33 * c * p.FP64 * 0.9
+		s.executed = (0.33*c*p.FP64 + 0.01*p.FP32) * 0.9
 	}
 	if e.nodes == 1 {
 		s.fabric = 0
