@@ -55,7 +55,8 @@ type Input struct {
 	Runs     []RunState // all activities known now; a finding on a run that is not among them is withdrawn
 	Resolve  func(account string) identity.Resolution
 	Profiles []Profile
-	// Peak16 gives the dense 16-bit peak of a GPU model in FLOP/s, false: not known.
+	// Peak16 gives the dense 16-bit peak of a GPU model in FLOP/s, false: not known; the
+	// peak is then one to assume, 0: none.
 	Peak16               func(gpuModel string) (flopPerS float64, ok bool)
 	SpecialJurisdictions []string
 	Prev                 map[string]Finding // by finding id

@@ -44,6 +44,7 @@ type potential struct {
 	flop     float64
 	peak     float64 // FLOP/s of all its GPUs
 	known    bool    // model and end were stated
+	assumed  bool    // the model is named, and not known: its peak is that of a part like others
 	excluded bool
 	termMs   int64
 }
@@ -52,10 +53,11 @@ type potential struct {
 func (v *view) potential(o *feature.Order) potential {
 	pot := potential{excluded: excludesTraining(o.DeclaredUse)}
 	peak, ok := v.Peak16(o.GPUModel)
-	if !ok || o.EndMs == 0 {
+	pot.assumed = !ok && peak > 0 && o.GPUModel != ""
+	if !ok && !pot.assumed || o.EndMs == 0 {
 		return pot
 	}
-	pot.known = true
+	pot.known = ok
 	pot.peak = peak * float64(max(o.GPUCount, 0))
 	pot.termMs = max(0, o.EndMs-max(o.StartMs, o.AmendedMs))
 	pot.flop = pot.peak * float64(pot.termMs) / 1000
@@ -64,7 +66,7 @@ func (v *view) potential(o *feature.Order) potential {
 
 // couldResult: the order could result in a run that reaches the limit.
 func (pot potential) couldResult(p *Profile, o *feature.Order) bool {
-	return pot.known && !pot.excluded && capacityFrac*pot.flop >= p.LimitFLOP && pot.cluster(p, o)
+	return (pot.known || pot.assumed) && !pot.excluded && capacityFrac*pot.flop >= p.LimitFLOP && pot.cluster(p, o)
 }
 
 // impossible: even at full peak, or by its declared use.
@@ -120,7 +122,16 @@ func (v *view) capacity(p *Profile, o *feature.Order, pot potential, who behind,
 	f := v.orderFinding(Capacity, o, who)
 	f.Explanation = fmt.Sprintf("Order %s could result in a run beyond the limit of %s FLOP: %s reach %s FLOP at %.1f of their dense 16-bit peak. Declared use: %s, which does not exclude training.",
 		o.Order, flop(p.LimitFLOP), terms(o, pot), flop(capacityFrac*pot.flop), capacityFrac, quoted(o.DeclaredUse))
+	f.assume(pot)
 	v.raise(f, p, o.Order, nil, sinceMs)
+}
+
+// assume says that the peak of a part that no table knows was taken from other parts.
+func (f *Finding) assume(pot potential) {
+	if pot.assumed {
+		f.State = Inquire
+		f.Explanation += " The part is not in the table of accelerators: its peak was assumed, and has to be asked for."
+	}
 }
 
 func (v *view) changed(p *Profile, was, o *feature.Order, before, pot potential, who behind, sinceMs int64) {
@@ -134,6 +145,7 @@ func (v *view) changed(p *Profile, was, o *feature.Order, before, pot potential,
 	f := v.orderFinding(ChangedArrangement, o, who)
 	f.Explanation = fmt.Sprintf("The amendment of order %s on %s makes a run beyond the limit of %s FLOP possible: before, %s; now %s reach %s FLOP at %.1f of their dense 16-bit peak, declared use %s.",
 		o.Order, utc(o.AmendedMs), flop(p.LimitFLOP), why, terms(o, pot), flop(capacityFrac*pot.flop), capacityFrac, quoted(o.DeclaredUse))
+	f.assume(pot)
 	v.raise(f, p, o.Order, nil, sinceMs)
 }
 
