@@ -6,6 +6,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/collector/batch"
 	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/testenv/race"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
@@ -70,6 +71,9 @@ func never(store.SpoolKey, [16]byte, uint64) (bool, error) { return false, nil }
 // TestAllocations pins the path from message to block: a row of `batches` (its minutes)
 // may be made, nothing for each sample.
 func TestAllocations(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector allocates by itself")
+	}
 	b, err := batch.New(batch.Config{})
 	if err != nil {
 		t.Fatal(err)

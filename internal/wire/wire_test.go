@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/flopwatch/flopwatch/internal/testenv/race"
 	"github.com/flopwatch/flopwatch/internal/wire/wirepb"
 )
 
@@ -363,6 +364,9 @@ func TestBomb(t *testing.T) {
 }
 
 func TestDecodeAllocatesNothing(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector allocates by itself")
+	}
 	frame := encode(t, sample(t))
 	d := decoder(t)
 	var b Batch
