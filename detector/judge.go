@@ -180,15 +180,17 @@ func round(v float64, digits int) float64 {
 	return math.Round(v*p) / p
 }
 
-// rounded keeps six significant digits.
+// rounded keeps six significant digits. An end that is not bounded is written as the
+// largest number: JSON has no infinity.
 func rounded(v flops.Interval) flops.Interval {
 	return flops.Interval{Low: significant(v.Low), Best: significant(v.Best), High: significant(v.High)}
 }
 
 func significant(v float64) float64 {
-	if v == 0 || math.IsNaN(v) || math.IsInf(v, 0) {
+	if v == 0 || math.IsNaN(v) {
 		return v
 	}
+	v = max(-math.MaxFloat64, min(v, math.MaxFloat64))
 	r, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 6, 64), 64)
 	if err != nil {
 		return v

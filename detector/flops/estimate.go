@@ -60,7 +60,7 @@ func newBalance(total *Minute, p *prior) *balance {
 		watt: p.watt, node: p.watt, util: p.util, vectorSD: vectorSD,
 	}
 	b.tensorSD = math.Sqrt(sq(counterSD) + sq(clockSD) + sq(attentionSD) + sq(tileSD) +
-		sq(noClockSD*total.NoClock/hmma) + sq(preGPMSD*total.PreGPM/hmma))
+		sq(noClockSD*min(1, total.NoClock/hmma)) + sq(preGPMSD*min(1, total.PreGPM/hmma))) // shares: other pipes count too
 	// Training in plain FP32 runs on the vector pipes and counts like any other. Beside
 	// tensor work they only do element-wise operations, a per cent or two.
 	vector := vectorMean * (total.FP64 + total.FP32 + total.FP16)
