@@ -83,4 +83,4 @@ score: build ## replay every recording in BUNDLES and print one line each agains
 
 .PHONY: clean
 clean: ## remove what was built; the caches of Go and npm stay
-	rm -rf bin $(OUT)
+	rm -rf bin .cache $(OUT)
