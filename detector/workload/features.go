@@ -35,6 +35,7 @@ type facts struct {
 	nvlinkBps        float64
 	pcieBps          float64
 	nvenc, nvdec     float64
+	phases           float64 // 0 to 1: minutes of generation and of update alternate on all GPUs together
 	stall            float64 // correlation of load between GPUs
 	stalls           float64 // share of minutes in which load dropped on all GPUs together
 
@@ -53,6 +54,7 @@ type facts struct {
 	reduces    bool // reducescatter, or allreduce of megabytes
 	broadcasts float64
 	alltoall   bool
+	tapped     bool // communicators of other programs were seen on all its nodes meanwhile
 }
 
 func newFacts(ev *feature.Evidence, ep *run.Episode) facts {
@@ -61,6 +63,7 @@ func newFacts(ev *feature.Evidence, ep *run.Episode) facts {
 	f.gpuFacts(ev, ep)
 	f.hostFacts(ev, ep)
 	f.commFacts(ep)
+	f.tapped = !f.hasComm && tapped(ev, ep)
 	return f
 }
 
@@ -149,6 +152,8 @@ func (f *facts) gpuFacts(ev *feature.Evidence, ep *run.Episode) {
 	var util, power, mem, memCV, powerCV, powerIn, tensorCV, utilSD, pcie, powerSpread mean
 	var busyM, sigs [feature.NumSignals]mean
 	var busyN, n float64
+	var cycles mean
+	var ph phaseWatch
 	series := map[int64][]float64{} // minute: loads of up to maxSeries GPUs
 	gpus := 0
 	for _, m := range ep.Members {
@@ -181,6 +186,12 @@ func (f *facts) gpuFacts(ev *feature.Evidence, ep *run.Episode) {
 				continue
 			}
 			busyN++
+			if c.TensorClockMs > 0 {
+				cycles.add(c.TensorClockMHz)
+			}
+			if gpus < maxSeries {
+				ph.see(c)
+			}
 			for s := range busyM {
 				if c.CoverMs[s] > 0 {
 					busyM[s].add(c.Mean[s])
@@ -218,6 +229,10 @@ func (f *facts) gpuFacts(ev *feature.Evidence, ep *run.Episode) {
 	if math.IsNaN(f.tensor) { // the sub-pipes bound it from below
 		f.tensor = addKnown(get(feature.HMMAFrac), f.imma, f.dfma)
 	}
+	if math.IsNaN(f.tensor) { // cycles of the pipes alone, at the clock of a part under load
+		f.tensor = math.Min(1, cycles.value()/loadMHz)
+	}
+	f.phases = ph.alternate()
 	f.nvlinkBps, f.pcieBps = get(feature.NVLinkTxBps), pcie.value()
 	f.nvenc, f.nvdec = get(feature.NVEncFrac), get(feature.NVDecFrac)
 	f.busy = math.NaN()
@@ -226,6 +241,99 @@ func (f *facts) gpuFacts(ev *feature.Evidence, ep *run.Episode) {
 		f.busyEver = busyN > 0
 	}
 	f.stall, f.stalls = inStep(series)
+}
+
+// loadMHz stands for the clock under load where it was not measured: tensor clocks of
+// parts since Volta lie between 1.4 and 2.1 GHz.
+const loadMHz = 1700
+
+// phaseWatch tells generation from update by what a minute did. Decoding reads all
+// weights for a few tokens; an update reuses them for thousands, and its optimizer works.
+type phaseWatch struct{ at map[int64][2]int }
+
+const (
+	decodeRatio = 2.0 // least traffic for the tensor work of a minute that decodes
+	updateRatio = 1.2 // most of one that updates
+)
+
+func (p *phaseWatch) see(c *feature.GPUCell) {
+	if !c.Has(feature.TensorFrac) || !c.Has(feature.DRAMFrac) {
+		return
+	}
+	tensor, dram := c.Mean[feature.TensorFrac], c.Mean[feature.DRAMFrac]
+	kind := -1
+	switch {
+	case dram > 0.15 && dram > decodeRatio*tensor:
+		kind = 0
+	case tensor > 0.2 && dram < updateRatio*tensor:
+		kind = 1
+	}
+	if kind < 0 {
+		return
+	}
+	if p.at == nil {
+		p.at = map[int64][2]int{}
+	}
+	n := p.at[c.MinuteMs]
+	n[kind]++
+	p.at[c.MinuteMs] = n
+}
+
+// alternate is 1 where both phases take a good part of the minutes, most GPUs are in one
+// of them at a time, and they follow each other again and again.
+func (p *phaseWatch) alternate() float64 {
+	minutes := make([]int64, 0, len(p.at))
+	for m := range p.at {
+		minutes = append(minutes, m)
+	}
+	slices.Sort(minutes)
+	var count [2]float64
+	var mixed, all, turns float64
+	last := -1
+	for _, m := range minutes {
+		n := p.at[m]
+		count[0] += float64(n[0])
+		count[1] += float64(n[1])
+		all += float64(n[0] + n[1])
+		mixed += float64(min(n[0], n[1]))
+		kind := 0
+		if n[1] > n[0] {
+			kind = 1
+		}
+		if last >= 0 && kind != last {
+			turns++
+		}
+		last = kind
+	}
+	if all == 0 {
+		return 0
+	}
+	share := math.Min(count[0], count[1]) / all
+	return ramp(share, 0.05, 0.15) * ramp(turns, 3, 8) * ramp(mixed/all, 0.1, 0.03)
+}
+
+// tapped reports that collectives of other programs were seen on every node of the
+// episode while it ran: where the tap works, its silence about a program says something.
+func tapped(ev *feature.Evidence, ep *run.Episode) bool {
+	nodes := ep.Nodes()
+	minutes := make(map[string]int, len(nodes))
+	for _, n := range nodes {
+		minutes[n] = 0
+	}
+	last := map[string]int64{}
+	for i := range ev.Comm {
+		c := &ev.Comm[i]
+		if n, own := minutes[c.Node]; own && c.MinuteMs >= ep.StartMs && c.MinuteMs < ep.EndMs && (n == 0 || last[c.Node] != c.MinuteMs) {
+			minutes[c.Node]++
+			last[c.Node] = c.MinuteMs
+		}
+	}
+	for _, n := range nodes {
+		if minutes[n] < 5 {
+			return false
+		}
+	}
+	return len(nodes) > 0
 }
 
 func addKnown(vs ...float64) float64 {

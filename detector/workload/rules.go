@@ -126,6 +126,8 @@ func loadRules(v *verdict, f *facts) {
 	if f.hasComm {
 		quiet = 0
 	}
+	// A stress test is made to draw all that the part may.
+	v.say(flat*quiet*ramp(f.powerFrac, 0.85, 0.7), "", scores{BurnIn: -2})
 	v.say(flat*quiet, "the load is flat as no real work is, and nothing is exchanged", scores{BurnIn: 2.5, Mining: 2.5, Training: -2, Inference: -0.8, BatchInference: -1, HPC: -1, Rendering: -1.5})
 	v.say(ramp(f.powerCV, 0.03, 0.08), "the load varies", scores{BurnIn: -2, Mining: -2.5})
 	v.say(flat*quiet*ramp(f.memBytes, 16e9, 6e9), "little memory is held", scores{Mining: 2, BurnIn: -1.5})
@@ -207,6 +209,8 @@ func togetherRules(v *verdict, f *facts) {
 	v.say(steady*ramp(f.powerSpread, 0.028, 0.06), "the load wanders as users come and go", scores{Inference: 1.3, Notebook: 0.3, Training: -0.8, BatchInference: -0.9, HPC: -0.4, BurnIn: -2, Mining: -2})
 	v.say(steady*ramp(f.util, 0.6, 0.85)*ramp(f.powerSpread, 0.035, 0.022), "the load keeps one level, as a loop or a queue does", scores{BatchInference: 1.1, Training: 0.5, HPC: 0.5, Inference: -1.1})
 	v.say(ramp(f.nvlinkBps, 50e6, 500e6), "", scores{BurnIn: -3, Mining: -3, Rendering: -1})
+	// Rollouts decode, updates multiply large matrices, and each waits for the other.
+	v.say(f.phases, "minutes of decoding and minutes of training alternate on all GPUs together", scores{RL: 5, Training: 1.5, Inference: -1.5, BatchInference: -1})
 	v.say(ramp(float64(f.gpus), 12, 24), "many GPUs work as one", scores{Training: 0.8, HPC: 0.5, Rendering: -1, Notebook: -4, Mining: -1})
 	v.say(ramp(float64(f.gpus), 1, 4), "", scores{Notebook: -1.5})
 }
@@ -214,6 +218,9 @@ func togetherRules(v *verdict, f *facts) {
 // commRules look at collective calls.
 func commRules(v *verdict, f *facts) {
 	if !f.hasComm {
+		if f.tapped && f.gpus > 1 && f.busyEver {
+			v.say(1, "collectives of others are seen here, and none of this program", scores{Training: -1.5, Finetuning: -1.5, RL: -1.5, BurnIn: 0.3, Rendering: 0.3, HPC: 0.3})
+		}
 		return
 	}
 	v.say(ramp(f.gradient, 0.15, 0.5)*bool01(f.reduces), "collectives of megabytes sum gradients", scores{Training: 4, RL: 3, Finetuning: 3, HPC: -1.5, Inference: -3, BatchInference: -2.5, Rendering: -4, Mining: -6, BurnIn: -4, Notebook: -1.5, Idle: -3})
@@ -261,6 +268,8 @@ func trafficRules(v *verdict, f *facts, ep *run.Episode) {
 		}
 		if !f.hasComm {
 			v.say(ramp(math.Log10(across+1), 8, 9.3), fmt.Sprintf("nodes exchange %.1f GB/s", across/1e9), scores{Training: 2, HPC: 0.2, Inference: -1.5, BatchInference: -1.5, Rendering: -2.5, Mining: -3})
+			// Halos of a simulation take up to a few GB/s; gradients and shards tens.
+			v.say(ramp(math.Log10(across+1), 8, 8.7)*ramp(math.Log10(across+1), 10.3, 9.5), "", scores{HPC: 1.2})
 			v.say(ramp(math.Log10(across+1), 8.3, 7)*ramp(math.Log10(across+1), 5, 6.5), "nodes exchange little", scores{HPC: 1, Training: -0.5})
 		}
 	}
