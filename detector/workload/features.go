@@ -261,14 +261,13 @@ func (p *phaseWatch) see(c *feature.GPUCell) {
 		return
 	}
 	tensor, dram := c.Mean[feature.TensorFrac], c.Mean[feature.DRAMFrac]
-	kind := -1
+	var kind int
 	switch {
 	case dram > 0.15 && dram > decodeRatio*tensor:
 		kind = 0
 	case tensor > 0.2 && dram < updateRatio*tensor:
 		kind = 1
-	}
-	if kind < 0 {
+	default:
 		return
 	}
 	if p.at == nil {
