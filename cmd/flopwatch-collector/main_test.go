@@ -47,6 +47,20 @@ func TestConfigIsStrict(t *testing.T) {
 	}
 }
 
+// endingLog is a log that calls end when it takes a line with word.
+type endingLog struct {
+	bytes.Buffer
+	word string
+	end  func()
+}
+
+func (l *endingLog) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte(l.word)) {
+		l.end()
+	}
+	return l.Buffer.Write(line)
+}
+
 func TestRunStartsAndStops(t *testing.T) {
 	url, user, password := testenv.ClickHouse(t)
 	_, natsURL := testenv.NATS(t)
@@ -55,9 +69,10 @@ func TestRunStartsAndStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := write(t, fmt.Sprintf("store_password_file = %q\nlinger = \"50ms\"\n[nats]\nurl = %q\npartitions = 1\n[store]\nurl = %q\nuser = %q\n", secret, natsURL, url, user))
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var out, errs bytes.Buffer
+	var out bytes.Buffer
+	errs := endingLog{word: "collecting", end: func() { time.AfterFunc(500*time.Millisecond, cancel) }} // long enough to take a lease
 	if err := run(ctx, []string{"-config", path}, &out, &errs); err != nil {
 		t.Fatalf("%v\n%s", err, errs.String())
 	}
