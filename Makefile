@@ -39,8 +39,8 @@ test: engine ## every test, against the real embedded servers; ends with what wa
 	FLOPWATCH_REQUIRE=$(REQUIRE) $(GO) test -json ./... | $(GO) run ./internal/testenv/skips
 
 .PHONY: race
-race: engine ## every test under the race detector (needs a C compiler)
-	FLOPWATCH_REQUIRE=$(REQUIRE) CGO_ENABLED=1 $(GO) test -race -json ./... | $(GO) run ./internal/testenv/skips
+race: engine ## the tests under the race detector, the longest left out (needs a C compiler)
+	FLOPWATCH_REQUIRE=$(REQUIRE) CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -json ./... | $(GO) run ./internal/testenv/skips
 
 .PHONY: lint
 lint: $(GOLANGCI) ## gofmt, go vet, golangci-lint

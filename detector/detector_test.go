@@ -68,6 +68,9 @@ func TestTwice(t *testing.T) {
 
 // TestShared judges every shared recording; with -answers it keeps the lines.
 func TestShared(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: judging every shared recording takes long")
+	}
 	for _, dir := range testenv.Bundles(t) {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			runs, findings := judgeRecording(t, dir)
