@@ -228,6 +228,12 @@ func continuation(eps []Episode, i, j int, p, q signature) (hop, bool) {
 		} else if own < 1 {
 			h.score = math.Min(h.score, joinScore-0.5)
 		}
+		// Tries of one program hold the same memory. What they exchange is a model's own;
+		// without it, two short stretches are as likely tries as one run, and keeping them
+		// apart loses little.
+		if own < 3 && max(a.EndMs-a.StartMs, b.EndMs-b.StartMs) < likelyRestartMs {
+			h.score = math.Min(h.score, joinScore-0.5)
+		}
 		if repeats(a, b, shared) {
 			add(-4.5, "")
 		}

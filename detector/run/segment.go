@@ -300,7 +300,7 @@ func (s *segmenter) processStretches(k feature.GPUKey, cells []feature.GPUCell, 
 			continue
 		}
 		key := programKey(p)
-		if j, ok := latest[key]; ok && p.StartMs-s.out[j].end < pauseMs {
+		if j, ok := latest[key]; ok && p.StartMs-s.out[j].end < pauseMs && !s.another(&s.out[j], p, end, open) {
 			st := &s.out[j]
 			st.procs = append(st.procs, i)
 			if end > st.end {
@@ -314,10 +314,29 @@ func (s *segmenter) processStretches(k feature.GPUKey, cells []feature.GPUCell, 
 	}
 }
 
+// another reports that a process without a job id is likely another try, not the same
+// one: both worked for longer than a program that starts anew for each piece of work. Join
+// decides whether it goes on with the work.
+func (s *segmenter) another(st *stretch, p *feature.Process, end int64, open bool) bool {
+	if p.JobID != "" || p.StartMs <= st.end {
+		return false
+	}
+	before := &s.ev.Processes[st.procs[len(st.procs)-1]]
+	return st.end-before.StartMs >= tryMs && (open || end-p.StartMs >= tryMs)
+}
+
+// tryMs of work make a try of its own; frames and requests take less.
+const tryMs = 10 * minuteMs
+
 // undeclared adds the parts of a span that no declared program covers. Memory is freed
 // and allocated some minutes around a process, so short remainders are no activity.
 func (s *segmenter) undeclared(k feature.GPUKey, sp span, declared []stretch) {
-	const margin = 3 * minuteMs
+	margin := int64(3 * minuteMs)
+	if lo, hi := cellRange(s.ev.GPU[k], sp.start, sp.end); hi > lo {
+		// A cell of a coarse cadence rests on the minutes before it too.
+		last := &s.ev.GPU[k][hi-1]
+		margin = max(margin, 2*minuteMs+slices.Max(last.CoverMs[:]))
+	}
 	parts := []span{sp}
 	for i := range declared {
 		d := &declared[i]
@@ -328,10 +347,10 @@ func (s *segmenter) undeclared(k feature.GPUKey, sp span, declared []stretch) {
 				continue
 			}
 			if d.start-margin > p.start {
-				next = append(next, span{p.start, d.start})
+				next = append(next, span{p.start, min(d.start, p.end)})
 			}
 			if d.end+margin < p.end {
-				next = append(next, span{d.end, p.end})
+				next = append(next, span{max(d.end, p.start), p.end})
 			}
 		}
 		parts = next

@@ -310,6 +310,9 @@ func joinInStep(ev *feature.Evidence, a, b *team, flows map[nodePair]*pairFlow, 
 	}
 	from, to := max(a.start, b.start), min(a.end, b.end)
 	fa, fb := fabricBps(ev.Host[a.node], from, to), fabricBps(ev.Host[b.node], from, to)
+	if spoke(flows, a, from, to) && spoke(flows, b, from, to) {
+		return // with whom each of them exchanges is seen, and it is not the other
+	}
 	weight := 0.55
 	if !math.IsNaN(fa) && !math.IsNaN(fb) {
 		if fa < flowBps || fb < flowBps || contradicts(fa, fb, 0.5) {
@@ -322,6 +325,17 @@ func joinInStep(ev *feature.Evidence, a, b *team, flows map[nodePair]*pairFlow, 
 	g.join(a.lead, b.lead, "sync", weight, func() string {
 		return fmt.Sprintf("%s and %s began and run in step with the same load", a.node, b.node)
 	})
+}
+
+// spoke reports whether the traffic of a team's node with some other node of the fleet was
+// seen, and enough of it to tie them to one job.
+func spoke(flows map[nodePair]*pairFlow, t *team, from, to int64) bool {
+	for k, f := range flows { // any one will do: the order reaches no output
+		if (k.a == t.node || k.b == t.node) && f.in(from, to) >= flowBps*float64(to-from)/1000 {
+			return true
+		}
+	}
+	return false
 }
 
 // fabricBps is the mean back-end traffic a node sent, NaN where it was not measured.

@@ -85,7 +85,7 @@ func Classify(ev *feature.Evidence, ep run.Episode) Verdict {
 	}
 	commRules(v, &f)
 	trafficRules(v, &f, &ep)
-	declaredRules(v, ev, &ep)
+	declaredRules(v, ev, &ep, &f)
 	return v.decide(&f)
 }
 
@@ -336,24 +336,31 @@ var launchers = map[string]scores{
 
 // declaredRules take declarations as weak evidence. They weigh least where they can be
 // checked against measurements, which outvote them.
-func declaredRules(v *verdict, ev *feature.Evidence, ep *run.Episode) {
+func declaredRules(v *verdict, ev *feature.Evidence, ep *run.Episode, f *facts) {
+	trust := 1.0
+	if !math.IsNaN(f.tensor) && !math.IsNaN(f.dram) { // the pipes say themselves what is done
+		trust = 0.6
+	}
 	for _, p := range programs {
 		for _, exe := range ep.Exes {
 			if strings.Contains(strings.ToLower(exe), p.part) {
-				v.say(1/float64(len(ep.Exes)), "the program calls itself "+exe, p.effect)
+				v.say(trust/float64(len(ep.Exes)), "the program calls itself "+exe, p.effect)
 			}
 		}
 	}
 	for _, l := range ep.Launchers {
 		if e, ok := launchers[l]; ok {
-			v.say(1/float64(len(ep.Launchers)), "started by "+l, e)
+			v.say(trust/float64(len(ep.Launchers)), "started by "+l, e)
 		}
 	}
 	python := slices.ContainsFunc(ep.Exes, func(e string) bool { return strings.HasPrefix(e, "python") })
 	if python && ep.WorldSize > 1 {
-		v.say(1, fmt.Sprintf("a Python program of %d ranks", ep.WorldSize), scores{Training: 0.8, RL: 0.2, HPC: -0.8, Mining: -1})
+		v.say(trust, fmt.Sprintf("a Python program of %d ranks", ep.WorldSize), scores{Training: 0.8, RL: 0.2, HPC: -0.8, Mining: -1})
 	} else if python {
 		v.say(1, "", scores{HPC: -0.8, Rendering: -0.8})
+	} else if len(ep.Exes) > 0 && slices.Contains(ep.Launchers, "mpirun") {
+		// Frameworks for training are driven from Python; what MPI starts is simulation else.
+		v.say(trust, "a compiled program started by MPI", scores{HPC: 0.9, Training: -0.9, RL: -0.9, Finetuning: -0.9})
 	}
 	use := ordersUse(ev, ep.Accounts)
 	v.say(bool01(strings.Contains(use, "inference") || strings.Contains(use, "serving")), "the order declares inference", scores{Inference: 0.4, BatchInference: 0.3})
