@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,7 +64,7 @@ func Bundles(tb testing.TB) []string {
 	tb.Helper()
 	found, err := filepath.Glob(filepath.Join(Root(tb), "..", "shared", "bundles", "*", "manifest.json"))
 	if err == nil && len(found) == 0 {
-		err = os.ErrNotExist
+		err = errors.New("no recordings in ../shared/bundles beside the checkout")
 	}
 	Need(tb, "bundles", err)
 	for i, f := range found {
