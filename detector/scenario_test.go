@@ -20,6 +20,7 @@ import (
 
 var (
 	allScenarios = flag.Bool("scenarios", false, "judge every scenario of TestScenarios, not the quick ones alone")
+	seedOffset   = flag.Uint64("seed", 0, "added to the seeds of TestScenarios")
 	keepBundles  = flag.String("bundles", "", "folder in which TestScenarios leaves recordings and answers")
 )
 
@@ -113,6 +114,7 @@ func TestScenarios(t *testing.T) {
 		if !*allScenarios && (testing.Short() || !slices.Contains(quick, s.Name)) {
 			continue
 		}
+		s.Seed += *seedOffset
 		t.Run(s.Name, func(t *testing.T) {
 			r, w, took := judgeScenario(t, s)
 			results = append(results, r)
