@@ -15,7 +15,7 @@ const dayMs = 24 * 3_600_000
 // reportProfile is what the limbs need of a profile.
 func reportProfile(p threshold.Profile) report.Profile {
 	out := report.Profile{
-		Name: p.Name, LimitFLOP: p.LimitFLOPs, Status: p.Status, BindsOperator: p.BindsOperator,
+		Name: p.Name, LimitFLOP: p.LimitFLOPs, Status: p.Status, StatusAt: p.StatusAt, BindsOperator: p.BindsOperator,
 		DeadlineMs: int64(p.DeadlineDays * dayMs), MinCoverageFrac: p.MinCoverageFrac, ConditionsNotAssessed: p.ConditionsNotAssessed,
 	}
 	if p.Cluster != nil {

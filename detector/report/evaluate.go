@@ -11,8 +11,8 @@ import (
 	"github.com/flopwatch/flopwatch/detector/identity"
 )
 
-// maxEvidence bounds the evidence lines of one finding.
-const maxEvidence = 64
+// maxEvidence bounds the evidence lines of one finding; a report says where its list ends.
+const maxEvidence = 1000
 
 // Evaluate returns all findings as of AtMs, sorted by id. A finding that was raised
 // before keeps its known_at_ms; one on a run that was merged into another moves to the

@@ -103,7 +103,7 @@ type machine struct {
 const Marking = "internal, not for filing"
 
 func (f *Folder) marking() string {
-	if f.Profile != nil && f.Profile.Binding() {
+	if f.Profile != nil && f.Profile.Binding(f.Finding.KnownAtMs) {
 		return ""
 	}
 	return Marking
@@ -176,7 +176,7 @@ func renderMachine(f *Folder, digests []fileDigest) ([]byte, error) {
 	}
 	if p := f.Profile; p != nil {
 		m.Profile = &machineProfile{
-			Name: p.Name, Title: p.Title, Version: p.Version, Status: p.Status, ObligatedParty: p.ObligatedParty, BindsOperator: p.BindsOperator,
+			Name: p.Name, Title: p.Title, Version: p.Version, Status: p.at(f.Finding.KnownAtMs), ObligatedParty: p.ObligatedParty, BindsOperator: p.BindsOperator,
 			LimitFLOP: p.LimitFLOP, Cluster: p.Cluster, JoinCluster: p.JoinCluster, LegalSource: p.LegalSource, CountingRule: p.CountingRule,
 		}
 	}

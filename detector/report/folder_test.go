@@ -185,7 +185,7 @@ func TestReportWords(t *testing.T) {
 	for name, f := range folders(t) {
 		b := string(renderHuman(&f, nil))
 		marked := strings.Contains(b, "Internal, not for filing.** ")
-		if bound := f.Profile != nil && f.Profile.Binding(); marked == bound {
+		if bound := f.Profile != nil && f.Profile.Binding(f.Finding.KnownAtMs); marked == bound {
 			t.Errorf("%s: marked %t, bound %t", name, marked, bound)
 		}
 		for _, word := range []string{"provider knew", "filing is due", "must file", "%!"} {

@@ -80,7 +80,7 @@ func whyInternal(f *Folder) string {
 	if f.Profile == nil {
 		return "No rule makes this finding reportable."
 	}
-	return fmt.Sprintf("Profile %s is %s. Nothing is due; every date below is a hypothesis.", cell(f.Profile.Name), statusWords(&f.Profile.Profile))
+	return fmt.Sprintf("Profile %s is %s. Nothing is due; every date below is a hypothesis.", cell(f.Profile.Name), statusWords(&f.Profile.Profile, f.Finding.KnownAtMs))
 }
 
 func legal(p printer, f *Folder) {
@@ -91,14 +91,16 @@ func legal(p printer, f *Folder) {
 	}
 	q := f.Profile
 	p("| | |\n|---|---|")
-	p("| profile | %s %s |", cell(q.Name), cell(q.Title))
-	p("| status | %s |", statusWords(&q.Profile))
+	p("| profile | %s |", cell(titled(q)))
+	p("| status | %s |", statusWords(&q.Profile, f.Finding.KnownAtMs))
 	for _, row := range [][2]string{{"version", q.Version}, {"obligated party", q.ObligatedParty}, {"source", q.LegalSource}, {"counting rule", q.CountingRule}} {
 		if row[1] != "" {
 			p("| %s | %s |", row[0], cell(row[1]))
 		}
 	}
-	p("| limit | more than %s FLOP (model basis) |", flop(q.LimitFLOP))
+	if q.LimitFLOP > 0 {
+		p("| limit | more than %s FLOP (model basis) |", flop(q.LimitFLOP))
+	}
 	if q.Cluster != nil {
 		joined := "a limb of its own"
 		if q.JoinCluster {
@@ -115,6 +117,14 @@ func legal(p printer, f *Folder) {
 	p("\nThis report is no legal advice.\n")
 }
 
+// titled is the profile's name, with its title where that says more.
+func titled(q *ProfileText) string {
+	if q.Title == "" || q.Title == q.Name {
+		return q.Name
+	}
+	return q.Name + ": " + q.Title
+}
+
 func computed(p printer, f *Folder) {
 	p("## What was computed\n")
 	switch f.Finding.Limb {
@@ -129,7 +139,7 @@ func computed(p printer, f *Folder) {
 	case RedFlag:
 		p("Who stands behind an account: its holder, owners with an edge of 25 %% or more each, parents and resellers, up to five edges; their countries against the list of special jurisdictions, their verification, and the accounts and declared uses behind a run.")
 	case Telemetry:
-		p("Stretches of %d minutes or more without a sample of a rented node while others reported, and stretches in which power, activity, counters and the host's meter cannot all be true.", silenceMs/60000)
+		p("Stretches of %d minutes or more without a sample of a rented node while others reported, of %d minutes or more where nothing of the fleet came, and stretches in which power, activity, counters and the host's meter cannot all be true.", silenceMs/60000, outageMs/60000)
 	}
 	if f.Run != nil {
 		r, e := &f.Run.Run, &f.Run.Est

@@ -25,8 +25,11 @@ type Profile struct {
 	Name        string
 	LimitFLOP   float64 // model basis; crossed by a run that exceeds it
 	Cluster     *ClusterLimb
-	JoinCluster bool   // limit and cluster only count together (EO 14110's condition for IaaS); no limb "cluster" of its own then
-	Status      string // InForce, Proposed, Custom, or anything else: revoked, lapsed, ...
+	JoinCluster bool // limit and cluster only count together (EO 14110's condition for IaaS); no limb "cluster" of its own then
+	// Status is what the rule is by its text: InForce, Proposed, Custom, or anything else
+	// (revoked, ...). StatusAt says what it was at a moment of event time; nil: always Status.
+	Status   string
+	StatusAt func(ms int64) string
 	// BindsOperator: the obligated party is this operator. Only a rule in force that
 	// binds makes something due.
 	BindsOperator         bool

@@ -16,7 +16,8 @@ import (
 const (
 	silenceMs = 10 * feature.MinuteMs // a node that reported is called silent from here on
 	neverMs   = 15 * feature.MinuteMs // a node that never reported
-	aliveMs   = 5 * feature.MinuteMs  // somebody else must have reported within this
+	aliveMs   = 5 * feature.MinuteMs  // somebody else must have reported within this, for a silence
+	outageMs  = 30 * feature.MinuteMs // a fleet of which nothing comes is dark from here on
 	sustainMs = 10 * feature.MinuteMs // a contradiction must last this long
 	coverMs   = 30_000                // time in a minute that a mean must rest on
 	spanMs    = 5 * feature.MinuteMs  // widest step over which a counter is compared with a rate
@@ -29,6 +30,7 @@ const (
 // Kinds of evidence of the telemetry limb.
 const (
 	kindSilence       = "silence"
+	kindOutage        = "outage" // nothing of the whole fleet came
 	kindContradiction = "contradiction"
 )
 
@@ -58,7 +60,7 @@ func (v *view) onTelemetry() {
 		var lines []Evidence
 		if prev, ok := v.Prev[ID("", Telemetry, account)]; ok {
 			for _, e := range prev.Evidence {
-				if e.Kind != kindSilence || v.stillSilent(e) {
+				if e.Kind == kindContradiction || v.stillSilent(e) {
 					lines = append(lines, e)
 				}
 			}
@@ -86,19 +88,25 @@ func (v *view) onTelemetry() {
 // telemetryText is made from the evidence alone, so that it stays the same while the
 // evidence does.
 func telemetryText(account string, lines []Evidence) string {
-	silent, odd := 0, 0
+	silent, dark, odd := 0, 0, 0
 	nodes := map[string]bool{}
 	for _, e := range lines {
 		nodes[e.Node] = true
-		if e.Kind == kindSilence {
+		switch e.Kind {
+		case kindSilence:
 			silent++
-		} else {
+		case kindOutage:
+			dark++
+		default:
 			odd++
 		}
 	}
 	var what []string
 	if silent > 0 {
 		what = append(what, fmt.Sprintf("%d stretch(es) without a sample while others of the fleet reported", silent))
+	}
+	if dark > 0 {
+		what = append(what, fmt.Sprintf("%d stretch(es) without a sample while nothing of the fleet came: what these GPUs did cannot be told", dark))
 	}
 	if odd > 0 {
 		what = append(what, fmt.Sprintf("%d stretch(es) in which signals contradict each other (power against activity, counters against rates, GPUs against the host's meter)", odd))
@@ -197,12 +205,15 @@ func (v *view) silences() []defect {
 			if to-from < silenceMs {
 				continue
 			}
-			wait := max(silenceMs, 4*v.spacing(node))
-			if to-from < wait || !v.alive(minutes, node, from, to) {
+			kind, wait := kindSilence, max(silenceMs, 4*v.spacing(node))
+			if !v.alive(minutes, node, from, to) {
+				kind, wait = kindOutage, max(outageMs, wait)
+			}
+			if to-from < wait {
 				continue
 			}
 			out = append(out, defect{
-				Evidence: Evidence{Kind: kindSilence, Node: node, FromMs: from, ToMs: to, Strength: "derived"},
+				Evidence: Evidence{Kind: kind, Node: node, FromMs: from, ToMs: to, Strength: "derived"},
 				knownMs:  from + wait,
 			})
 		}
@@ -210,7 +221,8 @@ func (v *view) silences() []defect {
 	return out
 }
 
-// never: a node of the inventory with rented GPUs of which no row of any kind came.
+// never: a node of the inventory with rented GPUs of which no row of any kind came. No
+// data is a finding, whoever else reports: it is never a healthy state.
 func (v *view) never(node string, minutes map[string][]int64) (defect, bool) {
 	n := v.Ev.Nodes[node]
 	if !n.Listed || n.GPUCount == 0 || len(v.Ev.Host[node]) > 0 {
@@ -218,12 +230,16 @@ func (v *view) never(node string, minutes map[string][]int64) (defect, bool) {
 	}
 	for _, a := range v.allocsByNode[node] {
 		from := max(a.StartMs, v.StartMs)
-		if a.EndMs != 0 || v.AtMs-from < neverMs || !v.alive(minutes, node, v.AtMs-aliveMs, v.AtMs) {
+		kind, wait := kindSilence, int64(neverMs)
+		if !v.alive(minutes, node, v.AtMs-aliveMs, v.AtMs) {
+			kind, wait = kindOutage, outageMs
+		}
+		if a.EndMs != 0 || v.AtMs-from < wait {
 			continue
 		}
 		return defect{
-			Evidence: Evidence{Kind: kindSilence, Node: node, FromMs: from, ToMs: v.AtMs, Strength: "derived"},
-			knownMs:  from + neverMs,
+			Evidence: Evidence{Kind: kind, Node: node, FromMs: from, ToMs: v.AtMs, Strength: "derived"},
+			knownMs:  from + wait,
 		}, true
 	}
 	return defect{}, false

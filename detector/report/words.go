@@ -18,25 +18,32 @@ const (
 // setDue fills the dates. Only a rule in force that binds this operator makes something
 // due; every other date is a hypothesis.
 func setDue(f *Finding, p *Profile) {
-	var basis string
-	switch p.Status {
+	basis := p.at(f.KnownAtMs)
+	switch basis {
 	case InForce, Proposed, Custom:
-		basis = p.Status
 		f.DueBasis = &basis
 	}
 	if p.DeadlineMs <= 0 {
 		return
 	}
 	due := f.KnownAtMs + p.DeadlineMs
-	if p.Binding() {
+	if p.Binding(f.KnownAtMs) {
 		f.DueAtMs = &due
 	} else {
 		f.WouldBeDueAtMs = &due
 	}
 }
 
-// Binding reports whether the rule is in force and binds this operator.
-func (p *Profile) Binding() bool { return p.Status == InForce && p.BindsOperator }
+// at is the rule's status at a moment.
+func (p *Profile) at(ms int64) string {
+	if p.StatusAt == nil {
+		return p.Status
+	}
+	return p.StatusAt(ms)
+}
+
+// Binding reports whether the rule was in force at the moment and binds this operator.
+func (p *Profile) Binding(ms int64) bool { return p.at(ms) == InForce && p.BindsOperator }
 
 // explain adds to a limb's own sentence since when evidence sufficed and what the
 // profile's status makes of it.
@@ -54,9 +61,9 @@ func explain(f *Finding, p *Profile) string {
 	case f.DueAtMs != nil:
 		parts = append(parts, fmt.Sprintf("Under profile %s, in force and binding on this operator, the deadline is %s.", p.Name, utc(*f.DueAtMs)))
 	case f.WouldBeDueAtMs != nil:
-		parts = append(parts, fmt.Sprintf("Hypothetical: profile %s is %s; if it were in force and bound this operator, a report would be due %s. Internal, not for filing.", p.Name, statusWords(p), utc(*f.WouldBeDueAtMs)))
+		parts = append(parts, fmt.Sprintf("Hypothetical: profile %s is %s; if it were in force and bound this operator, a report would be due %s. Internal, not for filing.", p.Name, statusWords(p, f.KnownAtMs), utc(*f.WouldBeDueAtMs)))
 	default:
-		parts = append(parts, fmt.Sprintf("Profile %s is %s and sets no deadline.", p.Name, statusWords(p)))
+		parts = append(parts, fmt.Sprintf("Profile %s is %s and sets no deadline.", p.Name, statusWords(p, f.KnownAtMs)))
 	}
 	return strings.Join(parts, " ")
 }
@@ -68,20 +75,24 @@ func assessed(not []string) string {
 	return "not assessed: " + strings.Join(not, ", ") + "."
 }
 
-func statusWords(p *Profile) string {
-	switch {
-	case p.Binding():
+// statusWords says what the rule was at the moment from which the evidence sufficed.
+func statusWords(p *Profile, ms int64) string {
+	switch status := p.at(ms); {
+	case p.Binding(ms):
 		return "in force and binding on this operator"
-	case p.Status == InForce:
+	case status == InForce:
 		return "in force but not binding on this operator"
-	case p.Status == Proposed:
+	case status == Proposed:
 		return "proposed, not in force"
-	case p.Status == Custom:
+	case status == Custom:
 		return "a custom profile, not law"
-	case p.Status == "":
+	case status == "":
 		return "of unstated status"
+	case strings.HasSuffix(status, "_in_force"):
+		return strings.ReplaceAll(status, "_", " ") + " on " + utc(ms)[:10]
+	default:
+		return strings.ReplaceAll(status, "_", " ") + ", not in force"
 	}
-	return strings.ReplaceAll(p.Status, "_", " ") + ", not in force"
 }
 
 // flop prints three significant digits: 1.32e20.

@@ -35,27 +35,3 @@ func TestProbabilityExceeds(t *testing.T) {
 		last = p
 	}
 }
-
-func TestCapacities(t *testing.T) {
-	t.Parallel()
-	limb := Cluster{Gbps: 300, OpsPerS: 2e16, Colocated: true}
-	const peak = 1e15
-	held := []Held{
-		{Account: "a", Site: "s1", Node: "n2", GPUs: 8, FabricGbps: 3200, PeakFLOPs: peak}, {Account: "a", Site: "s1", Node: "n1", GPUs: 8, FabricGbps: 3200, PeakFLOPs: peak},
-		{Account: "a", Site: "s2", Node: "n3", GPUs: 8, FabricGbps: 3200, PeakFLOPs: peak},
-		{Account: "b", Site: "s1", Node: "n4", GPUs: 24, FabricGbps: 300, PeakFLOPs: peak}, // not faster than
-		{Account: "c", Site: "s1", Node: "n5", GPUs: 20, FabricGbps: 400, PeakFLOPs: peak}, // equal is not more
-		{Account: "d", Site: "s1", Node: "n6", GPUs: 21, FabricGbps: math.NaN(), PeakFLOPs: peak},
-	}
-	got := Capacities(limb, held)
-	if len(got) != 5 || got[0].OpsPerS != 16*peak || got[0].Met || got[2].OpsPerS != 0 || got[3].Met || !got[4].Possible || got[4].Met {
-		t.Errorf("%+v", got)
-	}
-	if met, ops := ClusterMet(limb, held[:3]); met || ops != 16*peak {
-		t.Errorf("two sites: %v, %g", met, ops)
-	}
-	limb.Colocated = false
-	if met, ops := ClusterMet(limb, held[:3]); !met || ops != 24*peak {
-		t.Errorf("without one datacenter: %v, %g", met, ops)
-	}
-}

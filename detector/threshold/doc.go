@@ -10,6 +10,7 @@
 // pure: no clock, no I/O beyond its embedded data; whether a rule is in force is asked
 // for a moment of event time. Callers own what they get; nothing is shared.
 //
-// A text must never say that a filing is due unless Profile.Due says so: it does for a
-// rule that is in force and binds the operator; otherwise it "would be due".
+// A text must never say that a filing is due unless Profile.StatusAt says that the rule was
+// in force at the moment and the rule binds the operator; otherwise it "would be due".
+// Package report holds to that.
 package threshold

@@ -33,6 +33,12 @@ const (
 	Custom      = "custom" // stated by the operator or a recording
 )
 
+// What StatusAt says besides: statuses of a rule before and after its dates.
+const (
+	NotYetInForce   = "not_yet_in_force"
+	NoLongerInForce = "no_longer_in_force"
+)
+
 // Parties that a rule binds.
 const (
 	Provider     = "provider" // of infrastructure as a service
@@ -85,7 +91,7 @@ type Profile struct {
 	Comparison  string   `toml:"comparison" json:"comparison"`   // "greater": strictly
 	Counting    Counting `toml:"counting" json:"counting"`
 	Cluster     *Cluster `toml:"cluster" json:"cluster"`
-	ForeignOnly bool     `toml:"foreign_only" json:"foreign_only"` // a foreign person must stand behind it
+	ForeignOnly bool     `toml:"foreign_only" json:"foreign_only"` // the rule's own text asks for a foreign person; findings ask for one under every profile
 
 	DeadlineDays    float64 `toml:"deadline_days" json:"deadline_days"` // 0: none
 	DeadlineEvent   string  `toml:"deadline_event" json:"deadline_event"`

@@ -4,7 +4,6 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"time"
 )
 
 func ms(date string) int64 {
@@ -48,43 +47,45 @@ func TestBuiltin(t *testing.T) {
 	}
 	for _, tt := range tests {
 		p, ok := all[tt.name]
-		if !ok || math.Abs(p.LimitFLOPs-tt.limit) > 1e-9*tt.limit || p.InForceAt(now) != tt.inForce {
-			t.Errorf("%s: found %v, limit %g, in force %v", tt.name, ok, p.LimitFLOPs, p.InForceAt(now))
+		if !ok || math.Abs(p.LimitFLOPs-tt.limit) > 1e-9*tt.limit || (p.StatusAt(now) == InForce) != tt.inForce {
+			t.Errorf("%s: found %v, limit %g, status %s", tt.name, ok, p.LimitFLOPs, p.StatusAt(now))
 		}
 		if tt.gbps > 0 && (p.Cluster == nil || p.Cluster.Gbps != tt.gbps || p.Cluster.OpsPerS != 1e20) {
 			t.Errorf("%s: cluster %+v", tt.name, p.Cluster)
 		}
 	}
-	old, raise := all["us-eo14110-iaas"], all["us-ny-raise"]
-	if !old.InForceAt(ms("2024-06-01")) || old.InForceAt(ms("2025-01-20")) || !raise.InForceAt(ms("2027-01-01")) {
-		t.Error("dates of validity")
+}
+
+// TestStatusAt: a rule is in force between its dates alone, and one that has been revoked
+// makes nothing due any more, whenever it was known.
+func TestStatusAt(t *testing.T) {
+	t.Parallel()
+	all := builtins(t)
+	tests := []struct{ name, date, want string }{
+		{"us-ny-raise", "2026-12-31", NotYetInForce}, {"us-ny-raise", "2027-01-01", InForce},
+		{"eu-ai-act-51", "2024-05-09", NotYetInForce}, {"eu-ai-act-51", "2026-11-21", InForce},
+		{"us-eo14110-iaas", "2024-06-01", Revoked}, {"us-eo14110-iaas", "2026-11-21", Revoked},
+		{"us-nprm-iaas-2024", "2026-11-21", Proposed},
+	}
+	for _, tt := range tests {
+		p := all[tt.name]
+		if got := p.StatusAt(ms(tt.date)); got != tt.want {
+			t.Errorf("%s on %s: %s, want %s", tt.name, tt.date, got, tt.want)
+		}
+	}
+	ended := Profile{Status: InForce, ValidFrom: "2025-01-01", ValidTo: "2026-01-01"}
+	if got := ended.StatusAt(ms("2026-01-01")); got != NoLongerInForce {
+		t.Errorf("after its last day: %s, want %s", got, NoLongerInForce)
 	}
 }
 
 // Nobody is told that a filing is due under a rule that is not in force or binds another.
-func TestDue(t *testing.T) {
+func TestNothingIsDueToday(t *testing.T) {
 	t.Parallel()
-	all := builtins(t)
-	known := ms("2026-11-21")
-	for name := range all {
-		p := all[name]
-		if d := p.Due(known); d.DueAtMs != nil {
+	for name, p := range builtins(t) {
+		if p.BindsOperator && p.StatusAt(ms("2026-11-21")) == InForce && p.DeadlineDays > 0 {
 			t.Errorf("%s: a filing is called due", name)
 		}
-	}
-	nprm, eu, sb := all["us-nprm-iaas-2024"], all["eu-ai-act-51"], all["us-ca-sb53"]
-	if d := nprm.Due(known); d.Basis != Proposed || *d.WouldBeDueAtMs != known+15*24*time.Hour.Milliseconds() {
-		t.Errorf("NPRM: %+v", d)
-	}
-	if d := eu.Due(known); d.Basis != InForce || *d.WouldBeDueAtMs != known+14*24*time.Hour.Milliseconds() {
-		t.Errorf("AI Act: %+v", d)
-	}
-	if d := sb.Due(known); d != (Deadline{}) {
-		t.Errorf("SB 53 has no deadline from a crossing: %+v", d)
-	}
-	eu.BindsOperator = true
-	if d := eu.Due(known); d.DueAtMs == nil || d.WouldBeDueAtMs != nil || d.Basis != InForce {
-		t.Errorf("a rule in force that binds: %+v", d)
 	}
 }
 
@@ -94,8 +95,8 @@ func TestFromManifest(t *testing.T) {
 	if err != nil || len(ps) != 2 || ps[0].Name != "a" || ps[1].Cluster.Joined != Alone || !ps[1].Cluster.Colocated {
 		t.Fatalf("%+v, %v", ps, err)
 	}
-	if d := ps[0].Due(0); d.Basis != Custom || d.DueAtMs != nil || d.WouldBeDueAtMs == nil {
-		t.Errorf("custom deadline: %+v", d)
+	if ps[0].StatusAt(0) != Custom || ps[0].BindsOperator || ps[0].DeadlineDays != 15 {
+		t.Errorf("custom deadline: %+v", ps[0])
 	}
 	one, err := Digest(ps)
 	if err != nil || len(one) != 64 {
