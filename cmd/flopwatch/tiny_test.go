@@ -129,7 +129,7 @@ func tinyHosts() map[string]string {
 				fmt.Fprintf(&flows, "%d,n%d,n%d,%d\n%d,n%d,n%d,%d\n", ts+n, 1+n, 2-n, int64(4e10), ts+n, 1+n, 2-n, int64(2e10))
 			}
 		}
-		fmt.Fprintf(&host, "%d,n3,%g,,,\n", ts+2, 1400+200*math.Sin(float64(k)))
+		fmt.Fprintf(&host, "%d,n3,%g,,,\n", ts+2, 2100+150*math.Sin(float64(k)))
 		fmt.Fprintf(&fabric, "%d,n3,eth0,ethernet,%d,%d\n", ts+2, 3e8*k, 1e8*k)
 		if busy {
 			for rank := range int64(8) {
