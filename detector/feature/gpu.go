@@ -24,6 +24,7 @@ func ReduceGPU(rows []GPUSample, minuteMs int64) (GPUCell, bool) {
 	for i := first; i < len(rows); i++ {
 		c.AvailableMs = max(c.AvailableMs, rows[i].AvailableMs)
 	}
+	rows = withTensor(rows)
 	var buf []reading
 	for s := range NumSignals {
 		var avail int64
@@ -50,6 +51,30 @@ func ReduceGPU(rows []GPUSample, minuteMs int64) (GPUCell, bool) {
 	c.EnergyJ = reduceCounter(rows[first:], func(r *GPUSample) float64 { return r.EnergyJ })
 	c.MMACycles = reduceCounter(rows[first:], func(r *GPUSample) float64 { return r.MMACycles })
 	return c, true
+}
+
+// withTensor gives rows the activity of the tensor pipes where only those of its
+// sub-pipes were measured: they share the pipe, so it is their sum. The input is copied
+// only where that is so.
+func withTensor(rows []GPUSample) []GPUSample {
+	out, copied := rows, false
+	for i := range rows {
+		v := &rows[i].Value
+		if !math.IsNaN(v[TensorFrac]) || math.IsNaN(v[HMMAFrac]) {
+			continue
+		}
+		if !copied {
+			out, copied = slices.Clone(rows), true
+		}
+		sum := v[HMMAFrac]
+		for _, s := range [...]Signal{IMMAFrac, DFMAFrac} {
+			if !math.IsNaN(v[s]) {
+				sum += v[s]
+			}
+		}
+		out[i].Value[TensorFrac] = math.Min(sum, 1)
+	}
+	return out
 }
 
 // No board draws more, and no part clocks higher: beyond it, a counter leapt.

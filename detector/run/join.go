@@ -169,6 +169,12 @@ func continuation(eps []Episode, i, j int, p, q signature) (hop, bool) {
 	if s, known, reason := compareOps(p.ops, q.ops); known {
 		add(3*s, reason)
 		own += 3 * s
+		// Buckets are cut by the framework and so alike over models; how often they are
+		// sent is the model's own, on as many GPUs of one kind.
+		if s > 0 && p.gpus == q.gpus && ratesDiffer(p.ops, q.ops) {
+			add(-3*s-1, "")
+			own -= 3*s + 1
+		}
 	}
 	if agree, known := near(p.memBytes, q.memBytes, 0.025); known && p.gpus == q.gpus {
 		switch {

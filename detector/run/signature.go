@@ -28,6 +28,7 @@ type opSize struct {
 	nranks int
 	bytes  float64
 	rate   float64 // calls per second and GPU that reported
+	ms     int64   // over which the rate is a mean
 }
 
 // signatureOf reads the plateau of an episode after its first minutes.
@@ -81,7 +82,7 @@ func signatureOf(ev *feature.Evidence, e *Episode) signature {
 	}
 	for _, c := range e.Comm {
 		if sec := float64(c.LastMs-c.FirstMs) / 1000; c.Calls > 0 && sec > 0 {
-			s.ops = append(s.ops, opSize{c.Op, c.NRanks, c.BytesPerCall(), c.Calls / sec / float64(c.GPUs)})
+			s.ops = append(s.ops, opSize{c.Op, c.NRanks, c.BytesPerCall(), c.Calls / sec / float64(c.GPUs), c.LastMs - c.FirstMs})
 		}
 	}
 	return s
@@ -203,4 +204,25 @@ func compareJobs(a, b []string) (score float64, reason string) {
 		return -0.4, "the jobs have different names"
 	}
 	return 0, ""
+}
+
+// rateMs of a mean even out start-up, stalls and the edges of what was reported.
+const rateMs = 15 * minuteMs
+
+// ratesDiffer reports that operations of the same size are called at rates that one model
+// would not show: more than a third apart, and all of them.
+func ratesDiffer(a, b []opSize) bool {
+	differ := false
+	for _, x := range a {
+		for _, y := range b {
+			if min(x.ms, y.ms) < rateMs || x.op != y.op || x.nranks != y.nranks || math.Abs(x.bytes-y.bytes) > 0.01*math.Max(x.bytes, y.bytes) {
+				continue
+			}
+			if math.Abs(x.rate-y.rate) <= 0.3*math.Max(x.rate, y.rate) {
+				return false
+			}
+			differ = true
+		}
+	}
+	return differ
 }

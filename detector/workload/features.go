@@ -506,11 +506,12 @@ func bursts(txBps []float64) int {
 	return n
 }
 
-// Sizes of collective calls. Activations of a decoding step are a batch of tokens times
-// the hidden size, tens of kilobytes to a few megabytes; gradient buckets and shards are
-// tens to hundreds of megabytes (frameworks default to 25 MB and more).
+// Sizes of collective calls. Activations of a decoding step are a batch of tokens (up to
+// some hundred) times the hidden size, tens of kilobytes to a few megabytes; those of a
+// micro-batch of training, thousands of tokens, start beyond; gradient buckets and shards
+// are tens to hundreds of megabytes (frameworks default to 25 MB and more).
 const (
-	smallCall = 4e6
+	smallCall = 8e6
 	largeCall = 12e6
 )
 

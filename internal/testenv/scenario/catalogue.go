@@ -111,7 +111,7 @@ func (s *Scenario) people(foreign, american []string) *Scenario {
 // All returns the scenarios, by name.
 func All() []*Scenario {
 	var out []*Scenario
-	for _, f := range []func() []*Scenario{trainings, assemblies, servers, evasions, thin, contracts} {
+	for _, f := range []func() []*Scenario{trainings, assemblies, servers, evasions, thin, contracts, hard} {
 		out = append(out, f()...)
 	}
 	for i, s := range out {
@@ -475,4 +475,63 @@ func contracts() []*Scenario {
 	s.rent()
 	s.Rentals = append(s.Rentals, Rental{"acc-chain", Seat{"k2", gpus(8)}, 33, 0}, Rental{"acc-parent", Seat{"k3", gpus(8)}, -5, 0}, Rental{"acc-parent", Seat{"k5", gpus(8)}, -5, 0})
 	return []*Scenario{s}
+}
+
+// hard scenarios are those that a person would ask back about.
+func hard() []*Scenario {
+	a := &Scenario{Name: "dark-a100", Minutes: 130, Nodes: hosts("a", "A100", 4, 8, func(n *Node) { n.See = "nvml"; n.CadenceS = 30 }), Noise: Noise{NoProc: true, NoTap: true, NoFlows: true}}
+	a.Jobs = []Job{
+		{ID: "pair", Work: fsdp(6e9, 16384), Attempts: once("acc-1", "", 7, 125, seats(8, "a0", "a1")...)},
+		{ID: "lone", Work: dense(1.3e9, 16384), Attempts: once("acc-1", "", 14, 130, seats(8, "a2")...)},
+		{ID: "serve", Work: server(13e9, 1, 24, 0.5), Attempts: once("acc-2", "", 4, 130, seats(8, "a3")...)},
+	}
+	a.Profiles = []Profile{{Name: "low", Limit: 1e19}}
+
+	b := &Scenario{Name: "outofband-restarts", Minutes: 210, Nodes: hosts("b", "H200", 5, 8, func(n *Node) { n.OutOfBand = true; n.CadenceS = 20 })}
+	b.Jobs = []Job{
+		{ID: "long", Work: fsdp(13e9, 40000), Sec: 200, Attempts: []Attempt{
+			{From: 6, To: 75, Seats: seats(8, "b0", "b1", "b2"), Account: "acc-1"},
+			{From: 80, To: 205, Seats: seats(8, "b0", "b1", "b3"), Account: "acc-1"},
+		}},
+		{ID: "sim", Work: Work{Kind: "hpc", CkptMin: 40}, Attempts: once("acc-2", "", 15, 180, seats(8, "b4")...)},
+	}
+	b.Profiles = []Profile{{Name: "low", Limit: 6e19}}
+
+	c := &Scenario{Name: "torn-columns", Minutes: 130, Nodes: hosts("c", "H100", 3, 8, func(n *Node) { n.See = "gpm-old"; n.CadenceS = 45 }), Noise: Noise{Drop: 0.2, Late: 0.1, Columns: []string{"tensor_frac", "util_frac", "sm_clock_mhz", "energy_j_total"}}}
+	tf32 := dense(1.5e9, 32768)
+	tf32.DType = "tf32"
+	c.Jobs = []Job{
+		{ID: "tf32", Work: tf32, Exe: "python3", Attempts: once("acc-1", "", 6, 130, seats(8, "c0")...)},
+		{ID: "serve", Work: server(13e9, 2, 24, 0.6), Exe: "python3", Attempts: once("acc-2", "", 4, 130, seats(8, "c1")...)},
+		{ID: "sim", Work: Work{Kind: "hpc", Flow: "md"}, Exe: "sim", Attempts: once("acc-2", "", 9, 100, seats(8, "c2")...)},
+	}
+	c.Profiles = []Profile{{Name: "low", Limit: 6e18}}
+
+	d := &Scenario{Name: "negatives", Minutes: 120, Nodes: hosts("d", "H100", 5, 8, nil)}
+	wide := server(400e9, 8, 40, 0.8)
+	wide.DType = "fp8"
+	d.Jobs = []Job{
+		{ID: "wide", Work: wide, Exe: "python3", Launcher: "ray", Attempts: once("acc-1", "", 5, 120, seats(8, "d0", "d1")...)},
+		{ID: "links", Work: Work{Kind: "burn_in", Flow: "nccl"}, Exe: "all_reduce_perf", Launcher: "mpirun", World: true, Attempts: once("acc-1", "", 8, 60, seats(8, "d2", "d3")...)},
+		{ID: "tf32-burn", Work: Work{Kind: "burn_in", DType: "tf32"}, Exe: "a.out", Attempts: once("acc-2", "", 10, 45, seats(8, "d4")...)},
+		{ID: "first", Work: dense(1e9, 32768), Exe: "python3", Launcher: "torchrun", Attempts: once("acc-1", "", 64, 91, seats(8, "d2")...)},
+		{ID: "second", Work: dense(1.4e9, 20000), Exe: "python3", Launcher: "torchrun", Attempts: once("acc-2", "", 97, 119, seats(8, "d2")...)},
+		{ID: "pool", Work: Work{Kind: "batch_inference", Params: 70e9, TP: 8, Batch: 256, Load: 0.98, DType: "fp8"}, Exe: "python3", Attempts: once("acc-2", "", 66, 118, seats(8, "d3")...)},
+	}
+	d.Profiles = []Profile{{Name: "low", Limit: 1e18}}
+
+	e := &Scenario{Name: "neighbours", Minutes: 110, Nodes: join(hosts("e", "B200", 2, 8, nil), hosts("r", "RTX", 2, 4, func(n *Node) { n.See = "dcgm"; n.Ethernet = true })), Noise: Noise{NoProc: true}}
+	e.Jobs = []Job{
+		{ID: "left", Work: dense(2e9, 32768), NoTap: true, Attempts: once("acc-1", "", 5, 110, seat("e0", 0, 1, 2, 3))},
+		{ID: "right", Work: dense(2e9, 32768), NoTap: true, Attempts: once("acc-2", "", 5.2, 110, seat("e0", 4, 5, 6, 7))},
+		{ID: "serve", Work: server(70e9, 8, 64, 0.7), Attempts: once("acc-1", "", 3, 110, seats(8, "e1")...)},
+		{ID: "tune", Work: Work{Kind: "finetuning", Params: 1.5e9, ReplicaTok: 4096, DType: "bf16", LoRA: true, Overlap: 0.5}, Attempts: once("acc-2", "", 9, 80, seats(4, "r0")...)},
+		{ID: "note", Work: Work{Kind: "notebook"}, Attempts: once("acc-2", "", 2, 110, seat("r1", 0))},
+		{ID: "draw", Work: Work{Kind: "rendering"}, Attempts: once("acc-2", "", 12, 110, seat("r1", 1, 2, 3))},
+	}
+	e.Profiles = []Profile{{Name: "low", Limit: 2e19}}
+	for _, s := range []*Scenario{a, b, c, d, e} {
+		s.people([]string{"acc-1"}, []string{"acc-2"}).rent()
+	}
+	return []*Scenario{a, b, c, d, e}
 }

@@ -95,6 +95,12 @@ func newEngine(w Work, part *Part, ranks, nodes int, rng *rand.Rand) *engine {
 			e.ops = append(e.ops, op{name: "allreduce", nranks: e.w.TP, group: func(r int) int { return r / e.w.TP }, calls: 2 * 60 * 28, bytes: 2 * 60 * 28 * math.Max(1, e.w.Batch) * 16384})
 		}
 	}
+	if w.Kind == "inference" && nodes > 1 { // a model over several hosts passes activations on
+		e.ops = append(e.ops, op{name: "sendrecv", nranks: 2, group: func(r int) int { return 5000 + r%e.perNode }, calls: 60, bytes: 60 * math.Max(1, w.Batch) * 16384})
+	}
+	if w.Flow == "nccl" {
+		e.ops = append(e.ops, op{name: "allreduce", nranks: ranks, group: func(int) int { return 0 }, calls: 200, bytes: 200 * 1.07e9})
+	}
 	if w.Cover != nil {
 		e.cover = newEngine(*w.Cover, part, ranks, nodes, rng)
 	}
@@ -453,6 +459,9 @@ func (e *engine) serve(t float64, r int, load float64) signal {
 	s.util = math.Min(1, s.util)
 	s.mem = e.memory(0.88)
 	s.wan = 0.4e6 * l
+	if e.nodes > 1 {
+		s.fabric = 60 * batch * 16384 * l * 3
+	}
 	if e.w.Kind == "batch_inference" {
 		s.wan = 3e6
 	}
@@ -518,6 +527,13 @@ func (e *engine) mine() signal {
 
 func (e *engine) burn() signal {
 	p := e.part
+	if e.w.Flow == "nccl" { // a test of the links: all exchange, no arithmetic to speak of
+		s := signal{util: 1, sm: 0.25, occ: 0.1, fp32: 0.02, integer: 0.03, dram: 0.3, nvlink: 0.7 * p.NVLinkBps, mem: 6e9, executed: 0.02 * p.FP32 * 0.9}
+		if e.nodes > 1 {
+			s.fabric = 25e9
+		}
+		return s
+	}
 	s := signal{util: 1, sm: 0.99, occ: 0.2, tensor: 0.91, dram: 0.25, integer: 0.03, fp32: 0.002, mem: e.memory(0.9)}
 	s.mhz = p.clock(&s, e.w.CapFrac*p.TDPW)
 	f := 1.0
