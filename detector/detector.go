@@ -26,9 +26,12 @@ const (
 	WaitMs = 10 * 60_000
 	// quietMs is how often a fleet is judged from which nothing new came: silence is a
 	// finding too.
-	quietMs = 10 * 60_000
+	quietMs     = 10 * 60_000
+	quietHourMs = 60 * 60_000      // after six hours of silence
+	quietDayMs  = 24 * quietHourMs // after a week of it
 	// blockMs is how much event time is read from the store at once.
-	blockMs = 30 * 60_000
+	blockMs      = 30 * 60_000
+	quietBlockMs = 12 * quietHourMs // behind a block in which nothing came
 	// maxMs is later than any event.
 	maxMs = math.MaxInt64 / 4
 )
@@ -68,6 +71,8 @@ type Store interface {
 
 // Detector judges one cluster. It is used by one goroutine.
 type Detector struct {
+	newestMs int64 // the moment at which something new was last judged
+
 	cfg      Config
 	store    Store
 	parties  *identity.Graph
@@ -108,13 +113,14 @@ func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
 	if endMs < startMs {
 		return fmt.Errorf("judge period: it ends at %d ms, before its start at %d ms", endMs, startMs)
 	}
-	d.startMs = startMs
+	d.startMs, d.newestMs = startMs, startMs
 	if err := d.loadFacts(ctx); err != nil {
 		return err
 	}
 	availMs := int64(-maxMs)
+	block := int64(blockMs)
 	for at := startMs; ; {
-		to := min(at+blockMs, endMs)
+		to := min(at+block, endMs)
 		hi := to + WaitMs
 		if to == endMs {
 			hi = maxMs
@@ -122,6 +128,9 @@ func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
 		batches, err := d.store.BatchesAfter(ctx, d.cfg.Cluster, availMs, hi)
 		if err != nil {
 			return fmt.Errorf("read batches: %w", err)
+		}
+		if block = blockMs; len(batches) == 0 {
+			block = quietBlockMs
 		}
 		w, err := d.loadWindow(ctx, batches, hi)
 		if err != nil {
@@ -161,7 +170,10 @@ func (d *Detector) judgeBlock(ctx context.Context, w *window, batches []store.Ba
 		}
 		touched := d.apply(w, batches[done:n], availMs)
 		done = n
-		if touched || t == startMs || t == endMs || d.factBetween(t-StepMs, t) || t/quietMs != (t-StepMs)/quietMs {
+		if touched || d.factBetween(t-StepMs, t) {
+			d.newestMs = t
+		}
+		if every := quiet(t - d.newestMs); d.newestMs == t || t == startMs || t == endMs || t/every != (t-StepMs)/every {
 			if err := d.judge(startMs, t, t == endMs); err != nil {
 				return err
 			}
@@ -171,6 +183,18 @@ func (d *Detector) judgeBlock(ctx context.Context, w *window, batches []store.Ba
 		}
 	}
 	return d.flush(ctx, startMs, to, to == endMs)
+}
+
+// quiet is how often a fleet is judged that was silent for a while.
+func quiet(silentMs int64) int64 {
+	switch {
+	case silentMs < 6*quietHourMs:
+		return quietMs
+	case silentMs < 7*quietDayMs:
+		return quietHourMs
+	default:
+		return quietDayMs
+	}
 }
 
 // apply reduces the cells that the batches touch and puts them into the state. It
