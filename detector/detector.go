@@ -66,6 +66,7 @@ type Store interface {
 	PutRuns(ctx context.Context, cluster string, rows []store.RunRow) error
 	PutRunMembers(ctx context.Context, cluster string, rows []store.RunMemberRow) error
 	PutFindings(ctx context.Context, cluster string, rows []store.FindingRow) error
+	Verdicts
 	PutEvidence(ctx context.Context, cluster, findingID string, gpu []store.GPURow, host []store.HostRow) error
 }
 
@@ -143,7 +144,7 @@ func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
 			d.cfg.Progress(to)
 		}
 		if to == endMs {
-			return nil
+			return d.endEarlier(ctx, endMs)
 		}
 		availMs, at = hi, nextStep(to)
 	}

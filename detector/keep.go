@@ -150,7 +150,7 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 		}
 		by := into[id]
 		if by == "" {
-			by = "none" // judged to be no activity any more
+			by = noRun
 		}
 		var l RunLine
 		if err := json.Unmarshal([]byte(doc), &l); err != nil {
@@ -172,6 +172,38 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 	}
 	return nil
 }
+
+// endEarlier takes back what an earlier judgement of the period left and this one does not
+// say: nothing is overwritten, but views show the latest version of each run and finding.
+func (d *Detector) endEarlier(ctx context.Context, atMs int64) error {
+	runs, err := d.store.LatestRuns(ctx, d.cfg.Cluster)
+	if err != nil {
+		return fmt.Errorf("read runs of earlier judgements: %w", err)
+	}
+	runs = slices.DeleteFunc(runs, func(r store.RunRow) bool { return r.Provenance.Epoch >= d.cfg.Epoch || r.SupersededBy != "" })
+	for i := range runs {
+		runs[i].SupersededBy, runs[i].JudgedMs, runs[i].Provenance = noRun, atMs, d.provenance(atMs)
+	}
+	if err = d.store.PutRuns(ctx, d.cfg.Cluster, runs); err != nil {
+		return fmt.Errorf("end runs of earlier judgements: %w", err)
+	}
+	findings, err := d.store.LatestFindings(ctx, d.cfg.Cluster)
+	if err != nil {
+		return fmt.Errorf("read findings of earlier judgements: %w", err)
+	}
+	findings = slices.DeleteFunc(findings, func(f store.FindingRow) bool { return f.Provenance.Epoch >= d.cfg.Epoch || f.Retracted })
+	for i := range findings {
+		findings[i].Retracted, findings[i].Provenance = true, d.provenance(atMs)
+	}
+	if err = d.store.PutFindings(ctx, d.cfg.Cluster, findings); err != nil {
+		return fmt.Errorf("take back findings of earlier judgements: %w", err)
+	}
+	return nil
+}
+
+// noRun stands in place of the run that took another over, where none did: what was
+// judged to be an activity is judged to be none.
+const noRun = "none"
 
 func (d *Detector) cellRows() store.Cells {
 	keys := make([]nodeMinute, 0, len(d.pending.cells))

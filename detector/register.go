@@ -16,6 +16,7 @@ type Register interface {
 	PutParties(ctx context.Context, rows []store.PartyRow) error
 	PutPartyAccounts(ctx context.Context, rows []store.PartyAccountRow) error
 	Parties(ctx context.Context, availableToMs int64) ([]store.PartyRow, error)
+	PartyAccounts(ctx context.Context, availableToMs int64) ([]store.PartyAccountRow, error)
 }
 
 // ImportParties reads a register (one JSON object a line), seals every party at the door
@@ -35,11 +36,7 @@ func ImportParties(ctx context.Context, to Register, r io.Reader, recipients ide
 		if err != nil {
 			return 0, issues, fmt.Errorf("encode envelope of party %s: %w", c.ID, err)
 		}
-		edges, err := json.Marshal(struct {
-			Owners   []identity.Owner `json:"owners"`
-			Parent   string           `json:"parent"`
-			Reseller string           `json:"reseller"`
-		}{c.Owners, c.Parent, c.Reseller})
+		leads, err := json.Marshal(edges{c.Owners, c.Parent, c.Reseller, c.Country, c.HeadquartersCountry})
 		if err != nil {
 			return 0, issues, fmt.Errorf("encode edges of party %s: %w", c.ID, err)
 		}
@@ -48,7 +45,7 @@ func ImportParties(ctx context.Context, to Register, r io.Reader, recipients ide
 		version := uint64(max(availableMs, 0))
 		rows = append(rows, store.PartyRow{
 			PartyID: c.ID, Version: version, Envelope: string(envelope), Status: c.Status, Kind: c.Kind, USPerson: c.USPerson,
-			Countries: slices.Compact(countries), Edges: string(edges), AvailableMs: availableMs,
+			Countries: slices.Compact(countries), Edges: string(leads), AvailableMs: availableMs,
 		})
 		for _, account := range c.Accounts {
 			accounts = append(accounts, store.PartyAccountRow{Account: account, PartyID: c.ID, Version: version, AvailableMs: availableMs})
@@ -66,20 +63,43 @@ func ImportParties(ctx context.Context, to Register, r io.Reader, recipients ide
 	return len(rows), issues, nil
 }
 
-// LoadParties builds the graph of parties from the clear parts of stored envelopes. No
-// key is needed, and no name is read.
+// LoadParties builds the graph of parties from what is stored in clear. No key is needed,
+// no envelope is read, and a party whose envelope was shredded stays what it was to the
+// rules: its status, countries and edges.
 func LoadParties(ctx context.Context, from Register) (*identity.Graph, error) {
 	rows, err := from.Parties(ctx, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read sealed parties: %w", err)
 	}
+	held, err := from.PartyAccounts(ctx, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read accounts of parties: %w", err)
+	}
+	accounts := map[string][]string{} // by party
+	for _, h := range held {
+		if !h.Removed {
+			accounts[h.PartyID] = append(accounts[h.PartyID], h.Account)
+		}
+	}
 	parts := make([]identity.Clear, 0, len(rows))
 	for _, r := range rows {
-		var s identity.Sealed
-		if err := json.Unmarshal([]byte(r.Envelope), &s); err != nil {
-			return nil, fmt.Errorf("read envelope of party %s: %w", r.PartyID, err)
+		var e edges
+		if err := json.Unmarshal([]byte(r.Edges), &e); err != nil {
+			return nil, fmt.Errorf("read edges of party %s: %w", r.PartyID, err)
 		}
-		parts = append(parts, s.Clear)
+		parts = append(parts, identity.Clear{
+			ID: r.PartyID, Kind: r.Kind, USPerson: r.USPerson, Status: r.Status, Country: e.Country, HeadquartersCountry: e.HeadquartersCountry,
+			Owners: e.Owners, Parent: e.Parent, Reseller: e.Reseller, Accounts: accounts[r.PartyID],
+		})
 	}
 	return identity.NewGraph(parts), nil
+}
+
+// edges is what leads from a party to others, and to countries, as it is stored.
+type edges struct {
+	Owners              []identity.Owner `json:"owners"`
+	Parent              string           `json:"parent"`
+	Reseller            string           `json:"reseller"`
+	Country             string           `json:"country"`
+	HeadquartersCountry string           `json:"headquarters_country"`
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -150,6 +151,16 @@ func (f *fleet) wireBytes() int64 {
 		n += int64(m.recorder.SealedBytes())
 	}
 	return n
+}
+
+// published is how many batches each spool has numbered, by its id in hex.
+func (f *fleet) published() map[string]uint64 {
+	out := make(map[string]uint64, len(f.members))
+	for _, m := range f.members {
+		id := m.spool.ID()
+		out[hex.EncodeToString(id[:])] = m.spool.NextSequence() - 1
+	}
+	return out
 }
 
 // hosts is the number of recorded hosts.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,12 +102,12 @@ func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.
 	if err = os.MkdirAll(o.out, 0o755); err != nil {
 		return fmt.Errorf("make output folder: %w", err)
 	}
-	data, cleanup, err := workFolder(o.data, b)
+	data, resumed, cleanup, err := workFolder(o.data, b)
 	if err != nil {
 		return err
 	}
 	defer cleanup()
-	o.stack.DataDir = data
+	o.stack.DataDir, o.stack.Resumed = data, resumed
 	o.stack.RecordedAvailability = true
 	o.stack.Log = slog.New(slog.DiscardHandler)
 	if o.verbose {
@@ -154,35 +155,36 @@ func profilesOf(m bundle.Manifest) ([]threshold.Profile, string, error) {
 }
 
 // workFolder is where spools and embedded servers keep their data. A named folder is
-// kept, and belongs to one recording.
-func workFolder(data string, b *bundle.Bundle) (dir string, cleanup func(), err error) {
+// kept, and belongs to one recording; resumed says that it was used before.
+func workFolder(data string, b *bundle.Bundle) (dir string, resumed bool, cleanup func(), err error) {
 	if data == "" {
 		dir, err = os.MkdirTemp("", "flopwatch-replay-")
 		if err != nil {
-			return "", nil, fmt.Errorf("make working folder: %w", err)
+			return "", false, nil, fmt.Errorf("make working folder: %w", err)
 		}
-		return dir, func() { _ = os.RemoveAll(dir) }, nil // temporary: the system's own cleaning is the fallback
+		return dir, false, func() { _ = os.RemoveAll(dir) }, nil // temporary: the system's own cleaning is the fallback
 	}
 	if err = os.MkdirAll(data, 0o700); err != nil {
-		return "", nil, fmt.Errorf("make working folder: %w", err)
+		return "", false, nil, fmt.Errorf("make working folder: %w", err)
 	}
 	stamp := filepath.Join(data, "recording")
 	want, err := b.Digest() // a file that was corrected makes it another recording
 	if err != nil {
-		return "", nil, err
+		return "", false, nil, err
 	}
 	got, err := os.ReadFile(stamp)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if err = durable.WriteFile(durable.OS{}, stamp, []byte(want+"\n")); err != nil {
-			return "", nil, fmt.Errorf("mark working folder: %w", err)
+			return "", false, nil, fmt.Errorf("mark working folder: %w", err)
 		}
+		return data, false, func() {}, nil
 	case err != nil:
-		return "", nil, fmt.Errorf("read mark of working folder: %w", err)
+		return "", false, nil, fmt.Errorf("read mark of working folder: %w", err)
 	case strings.TrimSpace(string(got)) != want:
-		return "", nil, fmt.Errorf("working folder %s holds another recording, or an earlier state of this one: name a new folder with --data", data)
+		return "", false, nil, fmt.Errorf("working folder %s holds another recording, or an earlier state of this one: name a new folder with --data", data)
 	}
-	return data, func() {}, nil
+	return data, true, func() {}, nil
 }
 
 // replayer takes one recording through a running stack.
@@ -197,6 +199,7 @@ type replayer struct {
 
 	parties  int
 	register []identity.Issue
+	read     bundle.Report
 	runs     []detector.RunLine
 	findings []report.Finding
 }
@@ -211,19 +214,41 @@ func (r *replayer) run(ctx context.Context) error {
 	if err := r.publish(ctx); err != nil {
 		return err
 	}
-	return steadily(ctx, r.warn, "judge", r.judge)
+	if err := steadily(ctx, r.warn, "judge", r.judge); err != nil {
+		return err
+	}
+	// Last: what an earlier replay wrote stays whole until this one has its answers.
+	return writeJSON(filepath.Join(r.o.out, "recording.json"), r.read)
 }
 
-// alone makes sure that the database holds no other cluster: parties are the operator's,
-// not a cluster's, and those of a recording must not mix with real ones.
+// alone makes sure that the database holds nothing else.
 func (r *replayer) alone(ctx context.Context) error {
-	clusters, err := r.s.store.Clusters(ctx)
+	digest, err := r.b.Digest()
 	if err != nil {
 		return err
 	}
-	for _, c := range clusters {
-		if c != r.b.Manifest.Cluster {
-			return fmt.Errorf("database %s holds cluster %s: a replay needs a database of its own, name one with --database", r.s.store.Database(), c)
+	err = r.s.store.ClaimRecording(ctx, r.b.Manifest.Cluster, digest)
+	if errors.Is(err, store.ErrNotAlone) {
+		return fmt.Errorf("%w: a replay needs a database of its own, name one with --database", err)
+	}
+	return err
+}
+
+// stored makes sure that what was published is in this store: commit marks alone would not
+// show that another collector took it elsewhere.
+func (r *replayer) stored(ctx context.Context, published map[string]uint64) error {
+	rows, err := r.s.store.BatchesAfter(ctx, r.b.Manifest.Cluster, math.MinInt64/4, 0)
+	if err != nil {
+		return err
+	}
+	got := map[string]uint64{}
+	for i := range rows {
+		got[rows[i].Spool]++
+	}
+	for spool, n := range published { // any one that lacks batches is an error
+		if got[spool] != n {
+			return fmt.Errorf("of %d batches that spool %s published, %d are in database %s: look at its table quarantine, and for another collector on this NATS",
+				n, spool, got[spool], r.s.store.Database())
 		}
 	}
 	return nil
@@ -246,7 +271,12 @@ func (r *replayer) publish(ctx context.Context) error {
 	if err = fleet.drain(ctx); err != nil {
 		return err
 	}
+	published := fleet.published()
 	if err = fleet.close(); err != nil {
+		return err
+	}
+	err = steadily(ctx, r.warn, "count batches", func(ctx context.Context) error { return r.stored(ctx, published) })
+	if err != nil {
 		return err
 	}
 	read := r.b.Report()
@@ -268,7 +298,8 @@ func (r *replayer) publish(ctx context.Context) error {
 		r.warn("        %d batches are in quarantine", st.Quarantined)
 	}
 	r.warnOf(read)
-	return writeJSON(filepath.Join(r.o.out, "recording.json"), read)
+	r.read = read
+	return nil
 }
 
 // diskBytes is what the raw tables take on disk.
@@ -342,7 +373,7 @@ func (r *replayer) judge(ctx context.Context) error {
 	if r.findings, err = decode[report.Finding](findings); err != nil {
 		return err
 	}
-	r.say("judged  %d activities, %d findings, in %.1f s", len(runs), len(findings), time.Since(started).Seconds())
+	r.say("judged  %s, %s, in %.1f s\n", plural(len(runs), "activity", "activities"), plural(len(findings), "finding"), time.Since(started).Seconds())
 	return nil
 }
 

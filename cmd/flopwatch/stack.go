@@ -39,6 +39,8 @@ type stackConfig struct {
 	ClickHousePasswordFile string
 	Database               string
 
+	// Resumed: the working folder was used before, so what a broker holds may be its own.
+	Resumed bool
 	// RecordedAvailability takes a row's availability from the recording, not the broker.
 	RecordedAvailability bool
 	Log                  *slog.Logger
@@ -214,8 +216,28 @@ func (s *stack) startBroker(ctx context.Context, cfg stackConfig) error {
 	if s.js, err = ship.JetStream(nc); err != nil {
 		return err
 	}
+	if cfg.NATS != "" && !cfg.Resumed {
+		if err := s.aloneOnNATS(ctx); err != nil {
+			return fmt.Errorf("nats at %s: %w", host(at.URL), err)
+		}
+	}
 	if err := broker.EnsureStreams(ctx, s.js, broker.StreamsConfig{}); err != nil {
 		return fmt.Errorf("set up streams: %w", err)
+	}
+	return nil
+}
+
+// aloneOnNATS refuses a broker that carries flopwatch's streams already: its collector would
+// take the replay's batches, or the replay's its.
+func (s *stack) aloneOnNATS(ctx context.Context) error {
+	names := s.js.StreamNames(ctx)
+	for name := range names.Name() {
+		if strings.HasPrefix(name, broker.StreamPrefix) {
+			return fmt.Errorf("it has the stream %s already: a replay needs a NATS, or an account of one, of its own (a killed replay goes on there with its --data folder)", name)
+		}
+	}
+	if err := names.Err(); err != nil {
+		return fmt.Errorf("list streams: %w", err)
 	}
 	return nil
 }

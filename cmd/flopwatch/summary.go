@@ -161,10 +161,15 @@ func (p *printer) thresholds(runs []detector.RunLine, profiles []threshold.Profi
 
 // against says which limits were applied.
 func against(profiles []threshold.Profile) string {
-	var own []string
+	var own, watched []string
+	builtin := false
 	for _, t := range profiles {
+		if t.Watch {
+			watched = append(watched, t.Name)
+		}
 		if t.Status != threshold.Custom {
-			return fmt.Sprintf("Applied: the %d built-in rules, dated data in detector/threshold/data.", len(profiles))
+			builtin = true
+			continue
 		}
 		if t.LimitFLOPs > 0 {
 			own = append(own, fmt.Sprintf("%s %.3g", t.Name, t.LimitFLOPs))
@@ -172,6 +177,9 @@ func against(profiles []threshold.Profile) string {
 		if c := t.Cluster; c != nil {
 			own = append(own, fmt.Sprintf("%s %.3g operations/s at %g Gbit/s", t.Name, c.OpsPerS, c.Gbps))
 		}
+	}
+	if builtin {
+		return fmt.Sprintf("Applied: %s, of %d built-in rules (dated data in detector/threshold/data).", strings.Join(watched, ", "), len(profiles))
 	}
 	return "Applied: the recording's own limits in place of the built-in rules: " + strings.Join(own, ", ") + "."
 }

@@ -13,6 +13,7 @@ import (
 
 // Names of streams and buckets.
 const (
+	StreamPrefix   = "FLOPWATCH_" // of every stream
 	ProviderStream = "FLOPWATCH_PROVIDER"
 	CommitStream   = "FLOPWATCH_COMMIT"
 	BucketLease    = "FLOPWATCH_LEASE"

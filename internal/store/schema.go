@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -97,24 +96,4 @@ func (s *Store) DiskBytes(ctx context.Context, table string) (uint64, error) {
 		return 0, fmt.Errorf("measure %s: %w", table, err)
 	}
 	return n, nil
-}
-
-// Clusters names the clusters of which batches are stored, sorted.
-func (s *Store) Clusters(ctx context.Context) ([]string, error) {
-	var out []string
-	rows, err := s.conn.Query(ctx, "SELECT DISTINCT cluster FROM "+s.table(TableBatches)+" ORDER BY cluster")
-	if err != nil {
-		return nil, fmt.Errorf("read clusters: %w", err)
-	}
-	for rows.Next() {
-		var name string
-		if err = rows.Scan(&name); err != nil {
-			break
-		}
-		out = append(out, name)
-	}
-	if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
-		return nil, fmt.Errorf("read clusters: %w", err)
-	}
-	return out, nil
 }

@@ -35,6 +35,8 @@ const (
 	TableParties       = "parties"
 	TablePartyAccounts = "party_accounts"
 
+	TableRecordings = "recordings"
+
 	tableMigrations = "schema_migrations"
 )
 
@@ -44,7 +46,7 @@ func RawTables() []string { return slices.Sorted(maps.Keys(rawTables)) }
 func isTable(name string) bool {
 	switch name {
 	case TableBatches, TableGaps, TableQuarantine, TableGPUMinute, TableNodeMinute, TableCommMinute, TableFlowMinute,
-		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts:
+		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts, TableRecordings:
 		return true
 	}
 	_, ok := rawTables[name]
