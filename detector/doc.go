@@ -1,6 +1,6 @@
 // Package detector judges event time minute by minute: dirty cells in, verdicts out.
 //
-// It owns the order of events: tail batches, reduce the cells that they touch, and for
+// It owns the order of events: take batches as they became available, reduce the cells that they touch, and for
 // every minute that lies the watermark's wait behind what has arrived: assemble
 // activities (run), classify (workload), estimate (flops), compare (threshold), project
 // (forecast), join with parties (identity), raise findings (report). The stages are pure

@@ -9,8 +9,8 @@ import (
 )
 
 // state is the detector's memory: cells and facts, each with the moment from which it
-// is visible. Everything in it can be rebuilt from stored cells and facts. It is owned
-// by the one goroutine that judges.
+// is visible. Everything in it is made anew from stored rows when a period is judged
+// again. It is owned by the one goroutine that judges.
 type state struct {
 	nodes       map[string]feature.Node
 	gpu         map[feature.GPUKey][]feature.GPUCell // sorted by minute
