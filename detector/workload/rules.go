@@ -357,11 +357,12 @@ func declaredRules(v *verdict, ev *feature.Evidence, ep *run.Episode, f *facts) 
 		}
 	}
 	python := slices.ContainsFunc(ep.Exes, func(e string) bool { return strings.HasPrefix(e, "python") })
-	if python && ep.WorldSize > 1 {
+	switch {
+	case python && ep.WorldSize > 1:
 		v.say(trust, fmt.Sprintf("a Python program of %d ranks", ep.WorldSize), scores{Training: 0.8, RL: 0.2, HPC: -0.8, Mining: -1})
-	} else if python {
+	case python:
 		v.say(1, "", scores{HPC: -0.8, Rendering: -0.8})
-	} else if len(ep.Exes) > 0 && slices.Contains(ep.Launchers, "mpirun") {
+	case len(ep.Exes) > 0 && slices.Contains(ep.Launchers, "mpirun"):
 		// Frameworks for training are driven from Python; what MPI starts is simulation else.
 		v.say(trust, "a compiled program started by MPI", scores{HPC: 0.9, Training: -0.9, RL: -0.9, Finetuning: -0.9})
 	}
