@@ -232,7 +232,10 @@ func joinAcross(ev *feature.Evidence, ts []team, g *graph) {
 		pairs = append(pairs, k)
 	}
 	slices.SortFunc(pairs, func(x, y nodePair) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
+	talks := map[string][]*pairFlow{}
 	for _, k := range pairs {
+		talks[k.a] = append(talks[k.a], flows[k])
+		talks[k.b] = append(talks[k.b], flows[k])
 		for _, i := range byNode[k.a] {
 			for _, j := range byNode[k.b] {
 				joinByFlow(ts, i, j, flows[k], byNode, g)
@@ -242,7 +245,7 @@ func joinAcross(ev *feature.Evidence, ts []team, g *graph) {
 	for i := range ts {
 		for j := i + 1; j < len(ts) && ts[j].start-ts[i].start <= 2*minuteMs; j++ {
 			if ts[i].node != ts[j].node && g.find(ts[i].lead) != g.find(ts[j].lead) {
-				joinInStep(ev, &ts[i], &ts[j], flows, g)
+				joinInStep(ev, &ts[i], &ts[j], talks, g)
 			}
 		}
 	}
@@ -289,7 +292,7 @@ const edgeTolMs = 55_000
 // joinInStep joins teams of two nodes that begin and end together, look alike and have a
 // fabric in use; declared jobs that differ forbid it, and so does a fabric, or a view of
 // flows, that shows no exchange.
-func joinInStep(ev *feature.Evidence, a, b *team, flows map[nodePair]*pairFlow, g *graph) {
+func joinInStep(ev *feature.Evidence, a, b *team, talks map[string][]*pairFlow, g *graph) {
 	if len(a.list) != len(b.list) || !shareAccount(a.accounts, b.accounts) || a.atStart || b.atStart {
 		return
 	}
@@ -310,7 +313,7 @@ func joinInStep(ev *feature.Evidence, a, b *team, flows map[nodePair]*pairFlow, 
 	}
 	from, to := max(a.start, b.start), min(a.end, b.end)
 	fa, fb := fabricBps(ev.Host[a.node], from, to), fabricBps(ev.Host[b.node], from, to)
-	if spoke(flows, a, from, to) && spoke(flows, b, from, to) {
+	if spoke(talks, a, from, to) && spoke(talks, b, from, to) {
 		return // with whom each of them exchanges is seen, and it is not the other
 	}
 	weight := 0.55
@@ -319,7 +322,7 @@ func joinInStep(ev *feature.Evidence, a, b *team, flows map[nodePair]*pairFlow, 
 			return
 		}
 		weight = 0.75
-	} else if len(flows) > 0 {
+	} else if len(talks) > 0 {
 		return // flows between nodes are seen, and these two have none of note
 	}
 	g.join(a.lead, b.lead, "sync", weight, func() string {
@@ -328,14 +331,9 @@ func joinInStep(ev *feature.Evidence, a, b *team, flows map[nodePair]*pairFlow, 
 }
 
 // spoke reports whether the traffic of a team's node with some other node of the fleet was
-// seen, and enough of it to tie them to one job.
-func spoke(flows map[nodePair]*pairFlow, t *team, from, to int64) bool {
-	for k, f := range flows { // any one will do: the order reaches no output
-		if (k.a == t.node || k.b == t.node) && f.in(from, to) >= flowBps*float64(to-from)/1000 {
-			return true
-		}
-	}
-	return false
+// seen, and enough of it to tie them to one job. talks lists the traffic of each node.
+func spoke(talks map[string][]*pairFlow, t *team, from, to int64) bool {
+	return slices.ContainsFunc(talks[t.node], func(f *pairFlow) bool { return f.in(from, to) >= flowBps*float64(to-from)/1000 })
 }
 
 // fabricBps is the mean back-end traffic a node sent, NaN where it was not measured.

@@ -3,6 +3,7 @@ package workload
 import (
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
 	"github.com/flopwatch/flopwatch/detector/run"
@@ -313,26 +314,26 @@ func (p *phaseWatch) alternate() float64 {
 
 // tapped reports that collectives of other programs were seen on every node of the
 // episode while it ran: where the tap works, its silence about a program says something.
+// Some minutes are looked up, so that the cost does not grow with the fleet.
 func tapped(ev *feature.Evidence, ep *run.Episode) bool {
-	nodes := ep.Nodes()
-	minutes := make(map[string]int, len(nodes))
-	for _, n := range nodes {
-		minutes[n] = 0
-	}
-	last := map[string]int64{}
-	for i := range ev.Comm {
-		c := &ev.Comm[i]
-		if n, own := minutes[c.Node]; own && c.MinuteMs >= ep.StartMs && c.MinuteMs < ep.EndMs && (n == 0 || last[c.Node] != c.MinuteMs) {
-			minutes[c.Node]++
-			last[c.Node] = c.MinuteMs
+	const looks, enough = 12, 5
+	step := max((ep.EndMs-ep.StartMs)/looks, minuteMs)
+	for _, node := range ep.Nodes() {
+		n := 0
+		for ms := feature.MinuteOf(ep.StartMs + step/2); ms < ep.EndMs && n < enough; ms = feature.MinuteOf(ms + step) {
+			i := sort.Search(len(ev.Comm), func(i int) bool {
+				c := &ev.Comm[i]
+				return c.MinuteMs > ms || (c.MinuteMs == ms && c.Node >= node)
+			})
+			if i < len(ev.Comm) && ev.Comm[i].MinuteMs == ms && ev.Comm[i].Node == node {
+				n++
+			}
 		}
-	}
-	for _, n := range nodes {
-		if minutes[n] < 5 {
+		if n < enough {
 			return false
 		}
 	}
-	return len(nodes) > 0
+	return true
 }
 
 func addKnown(vs ...float64) float64 {
