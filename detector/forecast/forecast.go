@@ -80,11 +80,6 @@ func reached(series []flops.Point, startMs int64, value float64) int64 {
 	return prevMs + int64(math.Ceil((value-prev)/step*float64(series[i].EndMs-prevMs)))
 }
 
-// Projected returns the total at the end of the remaining time.
-func Projected(doneFLOP, ratePerMs float64, remainingMs int64) float64 {
-	return doneFLOP + ratePerMs*float64(max(remainingMs, 0))
-}
-
 // Cross returns when the limit is crossed, nil where even the middle lies beyond the
 // contract.
 func Cross(in Input) *Crossing {

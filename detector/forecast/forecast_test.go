@@ -122,9 +122,6 @@ func TestRate(t *testing.T) {
 	if Rate(nil, t0, t0+5, 5) != 0 {
 		t.Error("no series")
 	}
-	if Projected(5, 2, 10) != 25 || Projected(5, 2, -10) != 5 {
-		t.Error("Projected")
-	}
 }
 
 func BenchmarkCross(b *testing.B) {

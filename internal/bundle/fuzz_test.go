@@ -163,20 +163,6 @@ func FuzzOrders(f *testing.F) {
 	}, "order,account,amended_ms,gpu_count,start_ms,end_ms,declared_use\no,a,1700000001000,8,,,\"model\ntraining\"\n")
 }
 
-func FuzzParties(f *testing.F) {
-	fuzzFile(f, "parties.jsonl", func(t *testing.T, b *bundle.Bundle) (out []bundle.Stamp) {
-		err := b.Parties(func(r bundle.PartyRow) error {
-			if r.ID == "" {
-				t.Errorf("got %+v", r)
-			}
-			out = append(out, bundle.Stamp{Line: r.Line})
-			return nil
-		})
-		unreadable(t, err)
-		return out
-	}, `{"id":"p","kind":"entity","us_person":null,"accounts":["a"],"verification":{"status":"verified"}}`)
-}
-
 func FuzzManifest(f *testing.F) {
 	f.Add(manifest)
 	f.Add("{")

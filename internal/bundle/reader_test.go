@@ -106,7 +106,6 @@ func TestAbsentOfOtherKinds(t *testing.T) {
 		"collectives.csv": "ts_ms,node,calls\n1700000001000,n1,5\n",
 		"orders.csv":      "order,account,amended_ms,gpu_count,start_ms\no1,a1,1699990000000,,\n",
 		"allocations.csv": "account,node,gpus,start_ms,end_ms\na1,n1,,1699990000000,\n",
-		"parties.jsonl":   `{"id":"p1","us_person":null,"beneficial_owners":[{"party":"p2","share":null}]}` + "\n",
 	}))
 	if n := b.Listed; len(n) != 2 || n[0].GPUCount != 0 || !math.IsNaN(n[0].FabricGbps) || n[1].GPUCount != bundle.Absent || n[1].TDPW != 700 {
 		t.Errorf("nodes: got %+v", n)
@@ -136,12 +135,6 @@ func TestAbsentOfOtherKinds(t *testing.T) {
 			}
 			return nil
 		}),
-		b.Parties(func(r bundle.PartyRow) error {
-			if r.USPerson != nil || r.Parent != nil || r.Verification != nil || r.BeneficialOwners[0].Share != nil {
-				t.Errorf("party: got %+v", r)
-			}
-			return nil
-		}),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +155,6 @@ func TestIssues(t *testing.T) {
 		"processes.csv":   func(b *bundle.Bundle) error { return b.Processes(func(bundle.ProcessRow) error { return nil }) },
 		"allocations.csv": func(b *bundle.Bundle) error { return b.Allocations(func(bundle.AllocationRow) error { return nil }) },
 		"orders.csv":      func(b *bundle.Bundle) error { return b.Orders(func(bundle.OrderRow) error { return nil }) },
-		"parties.jsonl":   func(b *bundle.Bundle) error { return b.Parties(func(bundle.PartyRow) error { return nil }) },
 	}
 	const gpu = "ts_ms,node,gpu,util_frac,power_w"
 	const good = "1700000001000,n1,0,0.5,70"
@@ -196,10 +188,6 @@ func TestIssues(t *testing.T) {
 		{"processes.csv", "start_ms,end_ms,node,gpus,pid", "1700000001000,,n1,0;1,1", "1700000001000,,n1,0 1,1", "gpus", "0;1", "not a list"},
 		{"allocations.csv", "account,node,gpus,start_ms,end_ms", "a,n1,0,1700000002000,1700000001000", "a,n1,0,1700000002000,", "end_ms", "1700000001000", "ends before it starts"},
 		{"orders.csv", "order,account,amended_ms,gpu_count,start_ms,end_ms", "o,a,1700000002000,-4,,", "o,a,1700000002000,4,,", "gpu_count", "-4", "negative"},
-		{"parties.jsonl", "", `{"id":`, `{"id":"p"}`, "byte 6", "", "bad JSON"},
-		{"parties.jsonl", "", `{"id":"p","us_person":"yes"}`, `{"id":"p"}`, "us_person", "", "a JSON string"},
-		{"parties.jsonl", "", `{"kind":"entity"}`, `{"id":"p"}`, "id", "", "empty"},
-		{"parties.jsonl", "", `{"id":"p","beneficial_owners":[{"party":"q","share":51}]}`, `{"id":"p"}`, "beneficial_owners[0].share", "", "51"},
 	} {
 		t.Run(c.file+" "+c.problem, func(t *testing.T) {
 			b := open(t, memory(map[string]string{c.file: c.header + "\n" + c.bad + "\n" + c.good + "\n"}))

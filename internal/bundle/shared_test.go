@@ -1,6 +1,8 @@
 package bundle_test
 
 import (
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"testing"
 
@@ -20,11 +22,17 @@ func readAll(tb testing.TB, b *bundle.Bundle) bundle.Report {
 		b.Collectives(func(bundle.CollectiveRow) error { return nil }),
 		b.Allocations(func(bundle.AllocationRow) error { return nil }),
 		b.Orders(func(bundle.OrderRow) error { return nil }),
-		b.Parties(func(bundle.PartyRow) error { return nil }),
 	} {
 		if err != nil {
 			tb.Fatal(err)
 		}
+	}
+	register, err := b.OpenParties()
+	if err == nil {
+		err = register.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		tb.Fatal(err)
 	}
 	return b.Report()
 }
