@@ -426,6 +426,11 @@ func (v *verdict) decide(f *facts) Verdict {
 			out.Class, out.Prob = c, out.Probs[c]
 		}
 	}
+	// Ahead of many others is not yet likely: a training is named where it is not two to
+	// one that it is none.
+	if p := out.Probs[Training] + out.Probs[Finetuning] + out.Probs[RL]; IsRun(out.Class) && p < 1.0/3 {
+		out.Class, out.Prob = Unknown, out.Probs[Unknown]
+	}
 	out.Reasons = v.reasons(out.Class)
 	return out
 }
