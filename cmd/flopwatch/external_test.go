@@ -67,10 +67,6 @@ func TestServersByName(t *testing.T) {
 	t.Parallel()
 	binary(t)
 	at, passwordFile := clickhouse(t, "analyst")
-	broker, err := url.Parse(testenv.NATSServer(t, t.TempDir()).URL())
-	if err != nil {
-		t.Fatal(err)
-	}
 	file := func(name, text string) string {
 		path := filepath.Join(t.TempDir(), name)
 		if werr := os.WriteFile(path, []byte(text), 0o600); werr != nil {
@@ -78,15 +74,24 @@ func TestServersByName(t *testing.T) {
 		}
 		return path
 	}
-	token := file("token", broker.User.Username()+"\n")
-	broker.User = nil
+	fresh := func() (string, []string) { // a replay wants a broker of its own
+		u, err := url.Parse(testenv.NATSServer(t, t.TempDir()).URL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := file("token", u.User.Username()+"\n")
+		u.User = nil
+		return u.Host, []string{"--nats", u.String(), "--nats-token-file", token, "--clickhouse", at, "--clickhouse-user", "analyst", "--clickhouse-password-file", passwordFile}
+	}
 	dir := writeBundle(t, tinyFiles(), nil)
-	servers := []string{"--nats", broker.String(), "--nats-token-file", token, "--clickhouse", at, "--clickhouse-user", "analyst", "--clickhouse-password-file", passwordFile}
 	want, _ := replayed(t, dir)
-	first, _ := replayed(t, dir, servers...)
+	usedHost, used := fresh()
+	first, _ := replayed(t, dir, used...)
 	same(t, first, want, "servers by name")
-	second, _ := replayed(t, dir, servers...) // other spools, the same rows
-	same(t, second, want, "the same servers again")
+	_, again := fresh()
+	second, _ := replayed(t, dir, again...) // other spools, the same rows
+	same(t, second, want, "the same database again")
+	host, servers := fresh()
 
 	other := writeBundle(t, tinyFiles(), map[string]string{"manifest.json": strings.Replace(tinyFiles()["manifest.json"], `"cluster": "tiny"`, `"cluster": "other"`, 1)})
 	free := freeAddress(t)
@@ -102,13 +107,14 @@ func TestServersByName(t *testing.T) {
 		{"no clickhouse there", dir, []string{"--clickhouse", "http://" + free}, 1, []string{free, "connection refused"}},
 		{"not a clickhouse URL", dir, []string{"--clickhouse", "localhost"}, 2, []string{"--clickhouse", "scheme", "http"}},
 		{"password in the URL", dir, []string{"--clickhouse", "http://u:secret@" + free}, 2, []string{"--clickhouse", "password file"}},
-		{"wrong token", dir, []string{"--nats-token-file", file("wrong", "no\n")}, 1, []string{broker.Host, "Authorization", "--nats-token-file"}},
+		{"wrong token", dir, []string{"--nats-token-file", file("wrong", "no\n")}, 1, []string{host, "Authorization", "--nats-token-file"}},
 		{"token file is missing", dir, []string{"--nats-token-file", filepath.Join(t.TempDir(), "none")}, 1, []string{"--nats-token-file", "no such file"}},
 		{"credentials file is missing", dir, []string{"--nats-creds", filepath.Join(t.TempDir(), "none")}, 1, []string{"none", "no such file"}},
+		{"nats in use", dir, used[:4], 1, []string{usedHost, "of its own"}},
 		{"no nats there", dir, []string{"--nats", "nats://" + free}, 1, []string{free}},
 		{"not a nats URL", dir, []string{"--nats", "somewhere"}, 2, []string{"--nats", "nats://HOST:PORT"}},
 		{"bad database", dir, []string{"--database", "a b"}, 2, []string{"a b", "letters, digits"}},
-		{"another cluster's database", other, nil, 1, []string{"tiny", "--database"}},
+		{"another cluster's database", other, nil, 1, []string{"another recording", "--database"}},
 	} {
 		args := append([]string{"replay", c.dir, "--out", filepath.Join(t.TempDir(), "answers")}, servers...)
 		r := flopwatch(t, append(args, c.args...)...)
