@@ -98,7 +98,11 @@ func killed(t *testing.T, after time.Duration, args ...string) (finished bool) {
 	if handle >= 0 {
 		defer func() { _ = unix.Close(handle) }()
 		gone := []unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}
-		if n, err := unix.Poll(gone, int(patience.Milliseconds())); err != nil || n != 1 {
+		n, err := unix.Poll(gone, int(patience.Milliseconds()))
+		for errors.Is(err, unix.EINTR) { // the runtime's own signals interrupt it
+			n, err = unix.Poll(gone, int(patience.Milliseconds()))
+		}
+		if err != nil || n != 1 {
 			t.Fatalf("the engine's process outlives a killed replay: %d, %v", n, err)
 		}
 	}
