@@ -83,6 +83,7 @@ type Detector struct {
 	startMs   int64                     // of the period that is judged
 	prev      map[string]report.Finding // findings of the moment judged last, by id
 	withdrawn map[string]report.Finding // findings on runs that an earlier verdict had and the last has not
+	due       bool                      // something came since the moment judged last
 	prevAtMs  int64                     // that moment; 0: none
 	raised    map[string]int64          // finding id -> watermark at which it was raised first
 	written   map[string]string         // finding id -> line last written
@@ -174,7 +175,10 @@ func (d *Detector) judgeBlock(ctx context.Context, w *window, batches []store.Ba
 		if touched || d.factBetween(t-StepMs, t) {
 			d.newestMs = t
 		}
-		if every := quiet(t - d.newestMs); d.newestMs == t || t == startMs || t == endMs || t/every != (t-StepMs)/every {
+		every := quiet(t - d.newestMs)
+		d.due = d.due || d.newestMs == t || t/every != (t-StepMs)/every
+		if t == startMs || t == endMs || (d.due && t-d.prevAtMs >= d.stride()) {
+			d.due = false
 			if err := d.judge(startMs, t, t == endMs); err != nil {
 				return err
 			}
@@ -184,6 +188,16 @@ func (d *Detector) judgeBlock(ctx context.Context, w *window, batches []store.Ba
 		}
 	}
 	return d.flush(ctx, startMs, to, to == endMs)
+}
+
+// cellsPerStep is how many cells of GPUs are judged every minute; a fleet that has more is
+// judged less often, so that the work of a day stays bounded. Findings lose nothing by it:
+// each looks at every minute since the judgement before.
+const cellsPerStep = 50_000
+
+// stride is the least time between two judgements, in milliseconds.
+func (d *Detector) stride() int64 {
+	return min(int64(1+d.st.gpuCells/cellsPerStep), 15) * StepMs
 }
 
 // quiet is how often a fleet is judged that was silent for a while.

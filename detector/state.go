@@ -14,7 +14,8 @@ import (
 type state struct {
 	nodes       map[string]feature.Node
 	gpu         map[feature.GPUKey][]feature.GPUCell // sorted by minute
-	host        map[string][]feature.NodeCell        // sorted by minute
+	gpuCells    int
+	host        map[string][]feature.NodeCell // sorted by minute
 	comm        links[feature.CommCell]
 	flows       links[feature.FlowCell]
 	processes   []feature.Process
@@ -47,6 +48,8 @@ func (s *state) see(node string) {
 func (s *state) putGPU(c feature.GPUCell) {
 	s.see(c.Node)
 	k := feature.GPUKey{Node: c.Node, GPU: c.GPU}
+	n := len(s.gpu[k])
+	defer func() { s.gpuCells += len(s.gpu[k]) - n }()
 	s.gpu[k] = upsert(s.gpu[k], c, func(x feature.GPUCell) int64 { return x.MinuteMs })
 }
 
