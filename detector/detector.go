@@ -63,6 +63,10 @@ type Store interface {
 	OrderRows(ctx context.Context, a store.AsOf) ([]store.OrderRow, error)
 	InventoryRows(ctx context.Context, a store.AsOf) ([]store.InventoryRow, error)
 	PutCells(ctx context.Context, c store.Cells, p store.Provenance) error
+	GPUCells(ctx context.Context, q store.RowQuery) ([]store.GPUCellRow, error)
+	NodeCells(ctx context.Context, q store.RowQuery) ([]store.NodeCellRow, error)
+	CommCells(ctx context.Context, q store.RowQuery) ([]store.CommCellRow, error)
+	FlowCells(ctx context.Context, q store.RowQuery) ([]store.FlowCellRow, error)
 	PutRuns(ctx context.Context, cluster string, rows []store.RunRow) error
 	PutRunMembers(ctx context.Context, cluster string, rows []store.RunMemberRow) error
 	PutFindings(ctx context.Context, cluster string, rows []store.FindingRow) error
@@ -138,7 +142,7 @@ func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
 		if err != nil {
 			return err
 		}
-		if err := d.judgeBlock(ctx, w, batches, startMs, at, to, endMs); err != nil {
+		if err := d.judgeBlock(ctx, &rawFeed{d: d, w: w, batches: batches}, startMs, at, to, endMs); err != nil {
 			return err
 		}
 		if d.cfg.Progress != nil {
@@ -151,13 +155,41 @@ func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
 	}
 }
 
+// Rejudge judges the period [startMs, endMs] from stored cells alone: raw rows may have
+// expired. It writes verdicts and no cells.
+func (d *Detector) Rejudge(ctx context.Context, startMs, endMs int64) error {
+	if endMs < startMs {
+		return fmt.Errorf("judge period: it ends at %d ms, before its start at %d ms", endMs, startMs)
+	}
+	d.startMs, d.newestMs = startMs, startMs
+	if err := d.loadFacts(ctx); err != nil {
+		return err
+	}
+	f, err := d.loadCells(ctx, startMs-dayMs, endMs+dayMs)
+	if err != nil {
+		return err
+	}
+	for at := startMs; ; {
+		to := min(at+blockMs, endMs)
+		if err := d.judgeBlock(ctx, f, startMs, at, to, endMs); err != nil {
+			return err
+		}
+		if d.cfg.Progress != nil {
+			d.cfg.Progress(to)
+		}
+		if to == endMs {
+			return d.endEarlier(ctx, endMs)
+		}
+		at = nextStep(to)
+	}
+}
+
 // nextStep is the first moment of the grid after ms.
 func nextStep(ms int64) int64 { return feature.MinuteOf(ms) + StepMs }
 
 // judgeBlock judges the steps from at to to. Step T sees what was available by T + WaitMs;
 // the last step of the period sees everything.
-func (d *Detector) judgeBlock(ctx context.Context, w *window, batches []store.BatchRow, startMs, at, to, endMs int64) error {
-	done := 0
+func (d *Detector) judgeBlock(ctx context.Context, f feed, startMs, at, to, endMs int64) error {
 	for t := at; ; t = min(nextStep(t), to) {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -166,13 +198,7 @@ func (d *Detector) judgeBlock(ctx context.Context, w *window, batches []store.Ba
 		if t == endMs {
 			availMs = maxMs
 		}
-		n := done
-		for n < len(batches) && batches[n].AvailableMs <= availMs {
-			n++
-		}
-		touched := d.apply(w, batches[done:n], availMs)
-		done = n
-		if touched || d.factBetween(t-StepMs, t) {
+		if f.until(availMs) || d.factBetween(t-StepMs, t) {
 			d.newestMs = t
 		}
 		every := quiet(t - d.newestMs)
@@ -232,18 +258,7 @@ func (d *Detector) apply(w *window, batches []store.BatchRow, availMs int64) boo
 	any := false
 	for _, k := range keys {
 		c := w.reduce(k.node, k.minute, availMs)
-		for _, x := range c.gpu {
-			d.st.putGPU(x)
-		}
-		for _, x := range c.host {
-			d.st.putHost(x)
-		}
-		if len(c.comm) > 0 {
-			d.st.putComm(k.node, k.minute, c.comm)
-		}
-		if len(c.flows) > 0 {
-			d.st.putFlows(k.node, k.minute, c.flows)
-		}
+		d.put(c)
 		if len(c.gpu)+len(c.host)+len(c.comm)+len(c.flows) > 0 {
 			any = true
 			d.pending.cells[k] = c

@@ -11,6 +11,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/detector/feature"
 	"github.com/flopwatch/flopwatch/detector/threshold"
+	"github.com/flopwatch/flopwatch/internal/bundle"
 	"github.com/flopwatch/flopwatch/internal/bundle/score"
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/testenv"
@@ -18,10 +19,9 @@ import (
 
 var answers = flag.String("answers", "", "folder for the answers of TestShared, to score them by hand")
 
-// judgeRecording judges a recording from memory and returns its lines.
-func judgeRecording(t testing.TB, dir string) (runs, findings []string) {
+// configOf is the configuration under which a recording is judged.
+func configOf(t testing.TB, b *bundle.Bundle, epoch uint64) Config {
 	t.Helper()
-	m, b, parties := load(t, dir)
 	profiles, err := threshold.Builtin()
 	if b.Manifest.Profiles != nil {
 		limits := make([]threshold.CustomLimit, len(b.Manifest.Profiles))
@@ -36,14 +36,21 @@ func judgeRecording(t testing.TB, dir string) (runs, findings []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := New(Config{
-		Cluster: b.Manifest.Cluster, Profiles: profiles, SpecialJurisdictions: b.Manifest.SpecialJurisdictions,
+	return Config{
+		Cluster: b.Manifest.Cluster, Profiles: profiles, SpecialJurisdictions: b.Manifest.SpecialJurisdictions, Epoch: epoch,
 		Now: func() time.Time { return time.Unix(0, 0) },
-	}, m, parties)
+	}
+}
+
+// judgeRecording judges a recording from memory and returns its lines.
+func judgeRecording(t testing.TB, dir string) (runs, findings []string) {
+	t.Helper()
+	m, b, parties := load(t, dir)
+	d := New(configOf(t, b, 0), m, parties)
 	if err := d.Backfill(t.Context(), b.Manifest.StartMs, b.Manifest.EndMs); err != nil {
 		t.Fatal(err)
 	}
-	runs, findings, err = Lines(t.Context(), m, b.Manifest.Cluster, 0)
+	runs, findings, err := Lines(t.Context(), m, b.Manifest.Cluster, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +58,39 @@ func judgeRecording(t testing.TB, dir string) (runs, findings []string) {
 		t.Error("no cells were stored")
 	}
 	return runs, findings
+}
+
+// TestRejudge judges the shipped recordings again from their stored cells, with every raw
+// row gone: the verdicts are the same to the byte, under a new epoch.
+func TestRejudge(t *testing.T) {
+	t.Parallel()
+	for _, dir := range testenv.Recordings(t) {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			t.Parallel()
+			m, b, parties := load(t, dir)
+			if err := New(configOf(t, b, 1), m, parties).Backfill(t.Context(), b.Manifest.StartMs, b.Manifest.EndMs); err != nil {
+				t.Fatal(err)
+			}
+			runs, findings, err := Lines(t.Context(), m, b.Manifest.Cluster, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.gpu, m.host, m.fabric, m.flows, m.comm, m.batches = nil, nil, nil, nil, nil, nil
+			if err = New(configOf(t, b, 2), m, parties).Rejudge(t.Context(), b.Manifest.StartMs, b.Manifest.EndMs); err != nil {
+				t.Fatal(err)
+			}
+			again, findingsAgain, err := Lines(t.Context(), m, b.Manifest.Cluster, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(runs) == 0 || !slices.Equal(runs, again) {
+				t.Errorf("runs from cells differ from runs from rows: %d and %d lines", len(again), len(runs))
+			}
+			if !slices.Equal(findings, findingsAgain) {
+				t.Errorf("findings from cells differ:\nrows  %q\ncells %q", findings, findingsAgain)
+			}
+		})
+	}
 }
 
 // TestTwice judges the shipped recording of real machines twice: same rows, same bytes.

@@ -29,6 +29,7 @@ type memory struct {
 	runs     map[string]store.RunRow     // latest version
 	findings map[string]store.FindingRow // latest version
 	cells    int
+	stored   store.Cells // latest versions
 }
 
 // load reads a recording. Rows that share a node and a minute of arrival are a batch.
@@ -192,7 +193,36 @@ func (m *memory) InventoryRows(context.Context, store.AsOf) ([]store.InventoryRo
 
 func (m *memory) PutCells(_ context.Context, c store.Cells, _ store.Provenance) error {
 	m.cells += len(c.GPU) + len(c.Node) + len(c.Comm) + len(c.Flow)
+	// Rows of a minute that is written again take the place of the earlier ones.
+	m.stored.GPU = replace(m.stored.GPU, c.GPU, func(r store.GPUCellRow) any { return [3]any{r.Node, r.GPU, r.MinuteMs} })
+	m.stored.Node = replace(m.stored.Node, c.Node, func(r store.NodeCellRow) any { return [2]any{r.Node, r.MinuteMs} })
+	m.stored.Comm = replace(m.stored.Comm, c.Comm, func(r store.CommCellRow) any { return [6]any{r.Node, r.PID, r.GPU, r.Comm, r.Op, r.MinuteMs} })
+	m.stored.Flow = replace(m.stored.Flow, c.Flow, func(r store.FlowCellRow) any { return [3]any{r.Node, r.Peer, r.MinuteMs} })
 	return nil
+}
+
+func replace[R any](rows, with []R, key func(R) any) []R {
+	again := make(map[any]bool, len(with))
+	for _, r := range with {
+		again[key(r)] = true
+	}
+	return append(slices.DeleteFunc(rows, func(r R) bool { return again[key(r)] }), with...)
+}
+
+func (m *memory) GPUCells(context.Context, store.RowQuery) ([]store.GPUCellRow, error) {
+	return m.stored.GPU, nil
+}
+
+func (m *memory) NodeCells(context.Context, store.RowQuery) ([]store.NodeCellRow, error) {
+	return m.stored.Node, nil
+}
+
+func (m *memory) CommCells(context.Context, store.RowQuery) ([]store.CommCellRow, error) {
+	return m.stored.Comm, nil
+}
+
+func (m *memory) FlowCells(context.Context, store.RowQuery) ([]store.FlowCellRow, error) {
+	return m.stored.Flow, nil
 }
 
 func (m *memory) PutRuns(_ context.Context, _ string, rows []store.RunRow) error {

@@ -27,11 +27,13 @@ import (
 
 // replayOptions are the flags of `flopwatch replay`.
 type replayOptions struct {
-	out     string
-	data    string // working data; empty: a temporary folder that is removed at the end
-	quiet   bool
-	verbose bool
-	stack   stackConfig
+	out  string
+	data string // working data; empty: a temporary folder that is removed at the end
+	// fromCells judges what an earlier replay stored, from minute cells alone.
+	fromCells bool
+	quiet     bool
+	verbose   bool
+	stack     stackConfig
 }
 
 func newReplayCommand() *cobra.Command {
@@ -67,6 +69,7 @@ gives the same files. With --data, a replay that was killed goes on where it sto
 // register adds the flags that say where and how to run.
 func (o *replayOptions) register(cmd *cobra.Command) {
 	f := cmd.Flags()
+	f.BoolVar(&o.fromCells, "from-cells", false, "publish nothing: judge again, from the minute cells alone, what an earlier replay stored in --data or --clickhouse")
 	f.StringVar(&o.data, "data", "", "folder for spools and embedded servers, kept for a later try (default: a temporary one)")
 	f.StringVar(&o.stack.Engine, "engine", "", "the embedded engine's libchdb.so (default: engine/ beside the binary)")
 	f.StringVar(&o.stack.NATS, "nats", "", "URL of a real NATS with JetStream: nats://HOST:PORT or tls://HOST:PORT")
@@ -83,6 +86,9 @@ func (o *replayOptions) register(cmd *cobra.Command) {
 func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.Writer) error {
 	if err := o.stack.check(); err != nil {
 		return err
+	}
+	if o.fromCells && o.data == "" && o.stack.ClickHouse == "" {
+		return usageError{Err: errors.New("--from-cells wants the store of an earlier replay: name its --data folder, or --clickhouse")}
 	}
 	b, err := bundle.Open(dir)
 	if err != nil {
@@ -208,6 +214,9 @@ func (r *replayer) run(ctx context.Context) error {
 	if err := steadily(ctx, r.warn, "look at the database", r.alone); err != nil {
 		return err
 	}
+	if r.o.fromCells {
+		return steadily(ctx, r.warn, "judge", r.judge)
+	}
 	if err := steadily(ctx, r.warn, "import parties", r.importParties); err != nil {
 		return err
 	}
@@ -329,6 +338,7 @@ func (r *replayer) judge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.parties = len(parties.Accounts())
 	m := r.b.Manifest
 	// What an earlier replay into the same store said stays there, under its own epoch.
 	epoch, err := r.s.store.LatestEpoch(ctx, m.Cluster)
@@ -351,7 +361,11 @@ func (r *replayer) judge(ctx context.Context) error {
 			}
 		},
 	}, r.s.store, parties)
-	if err = d.Backfill(ctx, m.StartMs, m.EndMs); err != nil {
+	judge := d.Backfill
+	if r.o.fromCells {
+		judge = d.Rejudge
+	}
+	if err = judge(ctx, m.StartMs, m.EndMs); err != nil {
 		return err
 	}
 	runs, findings, err := detector.Lines(ctx, r.s.store, m.Cluster, epoch)

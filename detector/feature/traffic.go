@@ -77,3 +77,12 @@ func ReduceFlows(rows []Flow, minuteMs int64) []FlowCell {
 func compareFlow(a, b *Flow) int {
 	return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Peer, b.Peer))
 }
+
+// SortComm puts the cells of one node and minute into the order in which ReduceComm gives
+// them.
+func SortComm(cells []CommCell) {
+	slices.SortStableFunc(cells, func(a, b CommCell) int {
+		return compareComm(&Collective{Node: a.Node, PID: a.PID, GPU: a.GPU, Comm: a.Comm, Op: a.Op, NRanks: a.NRanks, Rank: a.Rank},
+			&Collective{Node: b.Node, PID: b.PID, GPU: b.GPU, Comm: b.Comm, Op: b.Op, NRanks: b.NRanks, Rank: b.Rank})
+	})
+}

@@ -1,0 +1,159 @@
+package detector
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+// feed brings what became available into the state, step by step.
+type feed interface {
+	// until takes in what was available by availMs, and reports whether there was anything.
+	until(availMs int64) bool
+}
+
+// rawFeed reduces raw rows, batch by batch.
+type rawFeed struct {
+	d       *Detector
+	w       *window
+	batches []store.BatchRow // by availability
+	done    int
+}
+
+func (f *rawFeed) until(availMs int64) bool {
+	n := f.done
+	for n < len(f.batches) && f.batches[n].AvailableMs <= availMs {
+		n++
+	}
+	touched := f.d.apply(f.w, f.batches[f.done:n], availMs)
+	f.done = n
+	return touched
+}
+
+// cellFeed takes cells as they were stored: raw rows expire, cells stay. A cell holds all
+// rows that ever came for its minute and is seen when the last of them was available, so a
+// judgement from cells is the one from rows wherever nothing came later than the wait.
+type cellFeed struct {
+	d     *Detector
+	cells []storedCells // by availability
+	done  int
+}
+
+// storedCells is one node's minute with the moment from which it is visible.
+type storedCells struct {
+	cells
+	availableMs int64
+}
+
+func (f *cellFeed) until(availMs int64) bool {
+	from := f.done
+	for f.done < len(f.cells) && f.cells[f.done].availableMs <= availMs {
+		f.d.put(f.cells[f.done].cells)
+		f.done++
+	}
+	return f.done > from
+}
+
+// put brings the cells of one node and minute into the state.
+func (d *Detector) put(c cells) {
+	for _, x := range c.gpu {
+		d.st.putGPU(x)
+	}
+	for _, x := range c.host {
+		d.st.putHost(x)
+	}
+	if len(c.comm) > 0 {
+		d.st.putComm(c.node, c.minute, c.comm)
+	}
+	if len(c.flows) > 0 {
+		d.st.putFlows(c.node, c.minute, c.flows)
+	}
+}
+
+// loadCells reads the stored cells of all minutes from fromMs to toMs.
+func (d *Detector) loadCells(ctx context.Context, fromMs, toMs int64) (*cellFeed, error) {
+	q := store.RowQuery{Cluster: d.cfg.Cluster, FromMs: fromMs, ToMs: toMs}
+	by := map[nodeMinute]*storedCells{}
+	at := func(node string, minuteMs, availableMs int64) *storedCells {
+		k := nodeMinute{node, minuteMs}
+		if by[k] == nil {
+			by[k] = &storedCells{cells: cells{node: node, minute: minuteMs}, availableMs: availableMs}
+		}
+		by[k].availableMs = max(by[k].availableMs, availableMs)
+		return by[k]
+	}
+	gpu, err := d.store.GPUCells(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for i := range gpu {
+		c := at(gpu[i].Node, gpu[i].MinuteMs, gpu[i].AvailableMs)
+		c.gpu = append(c.gpu, gpuCell(&gpu[i]))
+	}
+	host, err := d.store.NodeCells(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range host {
+		c := at(r.Node, r.MinuteMs, r.AvailableMs)
+		c.host = append(c.host, feature.NodeCell{
+			Node: r.Node, MinuteMs: r.MinuteMs, AvailableMs: r.AvailableMs, PowerW: r.PowerW, PowerSD: r.PowerSD, PowerCoverMs: r.PowerCoverMs,
+			CPUFrac: r.CPUFrac, CPUCoverMs: r.CPUCoverMs, StorageTxBps: r.StorageTxBps, StorageRxBps: r.StorageRxBps, StorageCoverMs: r.StorageCoverMs,
+			FabricTxBytes: r.FabricTxBytes, FabricRxBytes: r.FabricRxBytes, FabricTxCV: r.FabricTxCV, FabricCoverMs: r.FabricCoverMs,
+			EthernetTxBytes: r.EthernetTxBytes, EthernetRxBytes: r.EthernetRxBytes, EthernetCoverMs: r.EthernetCoverMs,
+		})
+	}
+	comm, err := d.store.CommCells(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range comm {
+		c := at(r.Node, r.MinuteMs, r.AvailableMs)
+		c.comm = append(c.comm, feature.CommCell{
+			Node: r.Node, PID: int(r.PID), GPU: r.GPU, Comm: r.Comm, Op: r.Op, NRanks: r.NRanks, Rank: r.Rank,
+			MinuteMs: r.MinuteMs, AvailableMs: r.AvailableMs, Calls: r.Calls, Bytes: r.Bytes,
+		})
+	}
+	flows, err := d.store.FlowCells(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range flows {
+		c := at(r.Node, r.MinuteMs, r.AvailableMs)
+		c.flows = append(c.flows, feature.FlowCell(r))
+	}
+	f := &cellFeed{d: d}
+	for _, c := range by {
+		feature.SortComm(c.comm)
+		f.cells = append(f.cells, *c)
+	}
+	slices.SortFunc(f.cells, func(a, b storedCells) int {
+		return cmp.Or(cmp.Compare(a.availableMs, b.availableMs), cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
+	})
+	if len(f.cells) == 0 {
+		return nil, fmt.Errorf("no cells of cluster %s from %d ms to %d ms are stored", d.cfg.Cluster, fromMs, toMs)
+	}
+	return f, nil
+}
+
+// gpuCell turns a stored cell into what was reduced: a signal that was not measured has
+// the mean 0 and no cover.
+func gpuCell(r *store.GPUCellRow) feature.GPUCell {
+	c := feature.GPUCell{
+		Node: r.Node, GPU: r.GPU, MinuteMs: r.MinuteMs, AvailableMs: r.AvailableMs, Samples: r.Samples, TensorClockMs: r.TensorClockMs,
+		EnergyJ: feature.Counter(r.EnergyJ), MMACycles: feature.Counter(r.MMACycles),
+	}
+	if r.TensorClockMs > 0 {
+		c.TensorClockMHz = r.TensorClockMHz
+	}
+	for s := range feature.NumSignals {
+		if c.CoverMs[s] = r.CoverMs[s]; c.CoverMs[s] > 0 {
+			c.Mean[s], c.SD[s] = r.Mean[s], r.SD[s]
+		}
+	}
+	return c
+}
