@@ -31,6 +31,7 @@ func activities(ev *feature.Evidence, all bool) []judged {
 	slices.SortFunc(runs, func(a, b run.Run) int { return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.ID, b.ID)) })
 	out := make([]judged, len(runs))
 	for i := range runs {
+		clipDark(ev, &runs[i])
 		out[i].run = runs[i]
 		out[i].trainingProb = trainingProb(eps, training, runs[i].Episodes)
 		if all || workload.IsRun(runs[i].Class) {

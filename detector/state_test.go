@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/run"
 	"github.com/flopwatch/flopwatch/internal/store"
 )
 
@@ -121,6 +122,42 @@ func TestEvidenceHidesWhatLiesAhead(t *testing.T) {
 	}
 	if n := len(s.evidence(base, at, true).GPU[feature.GPUKey{Node: "a"}]); n != 3 {
 		t.Errorf("GPU cells at the end of the data: got %d, want 3", n)
+	}
+}
+
+// TestClipDark: of a run of which nothing is seen any more no more than a pause is counted,
+// whatever its processes did not report; one host that is still seen keeps all of it.
+func TestClipDark(t *testing.T) {
+	t.Parallel()
+	day := int64(24 * 3_600_000)
+	ev := &feature.Evidence{GPU: map[feature.GPUKey][]feature.GPUCell{}, Host: map[string][]feature.NodeCell{}}
+	for m := range int64(60) {
+		for _, n := range []string{"a", "b"} {
+			k := feature.GPUKey{Node: n}
+			ev.GPU[k] = append(ev.GPU[k], feature.GPUCell{Node: n, MinuteMs: base + m*feature.MinuteMs})
+		}
+	}
+	dark := func() *run.Run {
+		return &run.Run{Open: true, StartMs: base, EndMs: base + day, Members: []run.Member{{Node: "a", StartMs: base, EndMs: base + day}, {Node: "b", StartMs: base, EndMs: base + day}}}
+	}
+	r := dark()
+	clipDark(ev, r)
+	want := base + 60*feature.MinuteMs + pauseMs
+	if r.Open || r.EndMs != want || r.Members[0].EndMs != want || r.Members[1].EndMs != want {
+		t.Errorf("a dark run: got %+v, want it to end at %d", r, want)
+	}
+	ev.Host["b"] = []feature.NodeCell{{Node: "b", MinuteMs: base + day - feature.MinuteMs}}
+	if r = dark(); r.EndMs != base+day {
+		t.Fatal("the case is not what it says")
+	}
+	clipDark(ev, r)
+	if !r.Open || r.Members[0].EndMs != base+day {
+		t.Errorf("a run whose host is still seen was cut: %+v", r)
+	}
+	stated := &run.Run{Open: true, StartMs: base, EndMs: base + day, Members: []run.Member{{Node: "c", StartMs: base, EndMs: base + day}}}
+	clipDark(ev, stated)
+	if !stated.Open || stated.EndMs != base+day {
+		t.Errorf("a rental that was never sampled was cut: %+v", stated)
 	}
 }
 

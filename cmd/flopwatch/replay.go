@@ -108,12 +108,17 @@ func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.
 	if err = os.MkdirAll(o.out, 0o755); err != nil {
 		return fmt.Errorf("make output folder: %w", err)
 	}
-	data, resumed, cleanup, err := workFolder(o.data, b)
+	digest, err := b.Digest() // a file that was corrected makes it another recording
 	if err != nil {
 		return err
 	}
-	defer cleanup()
-	o.stack.DataDir, o.stack.Resumed = data, resumed
+	work, err := workFolder(o.data, digest)
+	if err != nil {
+		return err
+	}
+	defer work.cleanup()
+	o.stack.DataDir, o.stack.Resumed = work.dir, work.resumed
+	o.stack.Claim = func(ctx context.Context, st *store.Store) error { return claim(ctx, st, b.Manifest.Cluster, digest) }
 	o.stack.RecordedAvailability = true
 	o.stack.Log = slog.New(slog.DiscardHandler)
 	if o.verbose {
@@ -126,7 +131,10 @@ func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.
 		return err
 	}
 	defer func() { _ = s.stop(context.WithoutCancel(ctx)) }() // a second stop does nothing
-	r := &replayer{b: b, s: s, o: o, profiles: profiles, profileVersion: version, say: say, warn: warn}
+	if err = work.mark(); err != nil {
+		return err
+	}
+	r := &replayer{b: b, s: s, o: o, digest: digest, profiles: profiles, profileVersion: version, say: say, warn: warn}
 	if err := r.run(ctx); err != nil {
 		return fmt.Errorf("replay %s: %w", dir, err)
 	}
@@ -162,40 +170,52 @@ func profilesOf(m bundle.Manifest) ([]threshold.Profile, string, error) {
 
 // workFolder is where spools and embedded servers keep their data. A named folder is
 // kept, and belongs to one recording; resumed says that it was used before.
-func workFolder(data string, b *bundle.Bundle) (dir string, resumed bool, cleanup func(), err error) {
+func workFolder(data, digest string) (w workingFolder, err error) {
 	if data == "" {
-		dir, err = os.MkdirTemp("", "flopwatch-replay-")
+		dir, err := os.MkdirTemp("", "flopwatch-replay-")
 		if err != nil {
-			return "", false, nil, fmt.Errorf("make working folder: %w", err)
+			return w, fmt.Errorf("make working folder: %w", err)
 		}
-		return dir, false, func() { _ = os.RemoveAll(dir) }, nil // temporary: the system's own cleaning is the fallback
+		return workingFolder{
+			dir: dir, mark: func() error { return nil },
+			cleanup: func() { _ = os.RemoveAll(dir) }, // temporary: the system's own cleaning is the fallback
+		}, nil
 	}
 	if err = os.MkdirAll(data, 0o700); err != nil {
-		return "", false, nil, fmt.Errorf("make working folder: %w", err)
+		return w, fmt.Errorf("make working folder: %w", err)
 	}
 	stamp := filepath.Join(data, "recording")
-	want, err := b.Digest() // a file that was corrected makes it another recording
-	if err != nil {
-		return "", false, nil, err
-	}
+	w = workingFolder{dir: data, cleanup: func() {}, mark: func() error {
+		if err := durable.WriteFile(durable.OS{}, stamp, []byte(digest+"\n")); err != nil {
+			return fmt.Errorf("mark working folder: %w", err)
+		}
+		return nil
+	}}
 	got, err := os.ReadFile(stamp)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		if err = durable.WriteFile(durable.OS{}, stamp, []byte(want+"\n")); err != nil {
-			return "", false, nil, fmt.Errorf("mark working folder: %w", err)
-		}
-		return data, false, func() {}, nil
+		return w, nil
 	case err != nil:
-		return "", false, nil, fmt.Errorf("read mark of working folder: %w", err)
-	case strings.TrimSpace(string(got)) != want:
-		return "", false, nil, fmt.Errorf("working folder %s holds another recording, or an earlier state of this one: name a new folder with --data", data)
+		return w, fmt.Errorf("read mark of working folder: %w", err)
+	case strings.TrimSpace(string(got)) != digest:
+		return w, fmt.Errorf("working folder %s holds another recording, or an earlier state of this one: name a new folder with --data", data)
 	}
-	return data, true, func() {}, nil
+	w.resumed = true
+	return w, nil
+}
+
+// workingFolder is a folder for one recording.
+type workingFolder struct {
+	dir     string
+	resumed bool         // it was marked before
+	mark    func() error // makes it this recording's, once its servers are
+	cleanup func()
 }
 
 // replayer takes one recording through a running stack.
 type replayer struct {
 	b              *bundle.Bundle
+	digest         string // of the recording
 	s              *stack
 	o              replayOptions
 	profiles       []threshold.Profile
@@ -211,9 +231,6 @@ type replayer struct {
 }
 
 func (r *replayer) run(ctx context.Context) error {
-	if err := steadily(ctx, r.warn, "look at the database", r.alone); err != nil {
-		return err
-	}
 	if r.o.fromCells {
 		return steadily(ctx, r.warn, "judge", r.judge)
 	}
@@ -230,13 +247,9 @@ func (r *replayer) run(ctx context.Context) error {
 	return writeJSON(filepath.Join(r.o.out, "recording.json"), r.read)
 }
 
-// alone makes sure that the database holds nothing else.
-func (r *replayer) alone(ctx context.Context) error {
-	digest, err := r.b.Digest()
-	if err != nil {
-		return err
-	}
-	err = r.s.store.ClaimRecording(ctx, r.b.Manifest.Cluster, digest)
+// claim makes the database this recording's, if it holds nothing else.
+func claim(ctx context.Context, st *store.Store, cluster, digest string) error {
+	err := st.ClaimRecording(ctx, cluster, digest)
 	if errors.Is(err, store.ErrNotAlone) {
 		return fmt.Errorf("%w: a replay needs a database of its own, name one with --database", err)
 	}
@@ -267,7 +280,7 @@ func (r *replayer) stored(ctx context.Context, published map[string]uint64) erro
 func (r *replayer) publish(ctx context.Context) error {
 	started := time.Now()
 	fleet, err := newFleet(ctx, fleetConfig{
-		DataDir: r.o.stack.DataDir, Cluster: r.b.Manifest.Cluster, Conn: r.s.nc, JetStream: r.s.js, Log: r.o.stack.Log,
+		DataDir: r.o.stack.DataDir, Digest: r.digest, Cluster: r.b.Manifest.Cluster, Conn: r.s.nc, JetStream: r.s.js, Log: r.o.stack.Log,
 	})
 	if err != nil {
 		return err
@@ -398,7 +411,7 @@ func (r *replayer) writeReports(ctx context.Context, d *detector.Detector) error
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make reports folder: %w", err)
 	}
-	paths, err := d.WriteReports(ctx, dir, r.b.Name())
+	paths, err := d.WriteReports(ctx, dir, r.digest)
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,8 @@ type stackConfig struct {
 	ClickHousePasswordFile string
 	Database               string
 
+	// Claim, if set, is asked once the store is there, before anything is made elsewhere.
+	Claim func(ctx context.Context, st *store.Store) error
 	// Resumed: the working folder was used before, so what a broker holds may be its own.
 	Resumed bool
 	// RecordedAvailability takes a row's availability from the recording, not the broker.
@@ -114,6 +116,12 @@ func startStack(ctx context.Context, cfg stackConfig) (_ *stack, err error) {
 	}()
 	if err = s.startStore(ctx, cfg); err != nil {
 		return nil, err
+	}
+	if cfg.Claim != nil {
+		claim := func(ctx context.Context) error { return cfg.Claim(ctx, s.store) }
+		if err = steadily(ctx, func(string, ...any) {}, "look at the database", claim); err != nil {
+			return nil, err
+		}
 	}
 	if err = s.startBroker(ctx, cfg); err != nil {
 		return nil, err

@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/flopwatch/flopwatch/detector"
+	"github.com/flopwatch/flopwatch/detector/flops"
 	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/detector/threshold"
+	"github.com/flopwatch/flopwatch/detector/workload"
 	"github.com/flopwatch/flopwatch/internal/bundle"
 )
 
@@ -148,6 +150,10 @@ func (p *printer) thresholds(runs []detector.RunLine, profiles []threshold.Profi
 		}
 	}
 	if rows == nil {
+		if dark := darkHours(runs); dark > 0 {
+			p.line("  No run that was seen comes near any limit. What rented GPUs without telemetry did in %.1f GPU-h cannot be told.", dark)
+			return
+		}
 		p.line("  No run comes near any limit.")
 		return
 	}
@@ -184,6 +190,17 @@ func against(profiles []threshold.Profile) string {
 	return "Applied: the recording's own limits in place of the built-in rules: " + strings.Join(own, ", ") + "."
 }
 
+// darkHours is the GPU-hours of rentals of which nothing was measured.
+func darkHours(runs []detector.RunLine) float64 {
+	hours := 0.0
+	for _, r := range runs {
+		if r.Class == workload.Unknown && slices.Equal(r.Basis, []string{flops.BasisAllocation}) {
+			hours += gpuHours(r)
+		}
+	}
+	return hours
+}
+
 func (p *printer) findings(findings []report.Finding, profiles []threshold.Profile) {
 	rule := map[string]*threshold.Profile{}
 	for i := range profiles {
@@ -195,7 +212,7 @@ func (p *printer) findings(findings []report.Finding, profiles []threshold.Profi
 		if f.Profile != nil {
 			name, status = *f.Profile, "-"
 			if t := rule[name]; t != nil {
-				status = t.Status
+				status = strings.ReplaceAll(t.StatusAt(f.KnownAtMs), "_", " ")
 				if t.ObligatedParty != threshold.AnyParty {
 					status += ", binds the " + t.ObligatedParty
 				}

@@ -37,7 +37,7 @@ func TestSummaryCountsWhatIsAlike(t *testing.T) {
 	text := out.String()
 	for _, want := range []string{
 		"4 rentals without telemetry: 4 GPUs, 8.0 GPU-h.", "up to 1e+18 FLOP", "1 idle stretch of rented GPUs: 1 GPU, 1.0 GPU-h.",
-		"run-odd", "energy +1", "a b +1", "x 1e+20", "No run comes near any limit.", "Findings: none.", "It has no parties",
+		"run-odd", "energy +1", "a b +1", "x 1e+20", "No run that was seen comes near any limit.", "in 8.0 GPU-h cannot be told", "Findings: none.", "It has no parties",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the summary lacks %q:\n%s", want, text)

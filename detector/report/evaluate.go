@@ -157,6 +157,9 @@ func (v *view) raise(f Finding, p *Profile, subject string, aliases []string, kn
 	f.ConditionsNotAssessed = []string{}
 	if p != nil {
 		f.ConditionsNotAssessed = append(f.ConditionsNotAssessed, p.ConditionsNotAssessed...)
+		if why := v.behind(f.Accounts).reasons; len(why) > 0 {
+			f.Explanation += " In scope because " + strings.Join(why, "; ") + "."
+		}
 		setDue(&f, p)
 	}
 	if len(f.Evidence) > maxEvidence {

@@ -48,7 +48,7 @@ type Folder struct {
 	RunLine   any          // the run's line of runs.jsonl, nil with Run
 	AtMs      int64        // judged moment
 	Cluster   string
-	Recording string // what was replayed; empty: live
+	Recording string // digest of what was replayed; empty: live
 	Detector  string // version of the detector
 	Config    string // digest of the configuration
 	Evidence  iter.Seq[EvidenceFile]

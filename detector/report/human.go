@@ -251,8 +251,8 @@ func alternatives(f *Folder) []string {
 func recompute(p printer, f *Folder, digests []fileDigest) {
 	p("\n## How to recompute\n")
 	if f.Recording != "" {
-		p("    flopwatch replay %s --out DIR\n", cell(f.Recording))
-		p("gives this finding again under the same id, byte for byte, with detector %s and configuration %s.", cell(f.Detector), cell(f.Config))
+		p("    flopwatch replay BUNDLE --out DIR\n")
+		p("of the recording with the SHA-256 `%s` gives this finding again under the same id, byte for byte, with detector %s and configuration %s.", cell(f.Recording), cell(f.Detector), cell(f.Config))
 	} else {
 		p("Judge cluster %s again at %s from the stored rows, with detector %s and configuration %s.", cell(f.Cluster), utc(f.AtMs), cell(f.Detector), cell(f.Config))
 	}

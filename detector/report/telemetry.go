@@ -103,7 +103,7 @@ func telemetryText(account string, lines []Evidence) string {
 	}
 	var what []string
 	if silent > 0 {
-		what = append(what, fmt.Sprintf("%d stretch(es) without a sample while others of the fleet reported", silent))
+		what = append(what, fmt.Sprintf("%d stretch(es) without a sample of the GPUs while others of the fleet, or the host's own meter, reported", silent))
 	}
 	if dark > 0 {
 		what = append(what, fmt.Sprintf("%d stretch(es) without a sample while nothing of the fleet came: what these GPUs did cannot be told", dark))
@@ -114,12 +114,18 @@ func telemetryText(account string, lines []Evidence) string {
 	return fmt.Sprintf("On %d node(s) whose GPUs account %s held: %s. The account held the GPUs; that says nothing about who caused it.", len(nodes), account, strings.Join(what, "; "))
 }
 
+// quiet reports whether a kind of evidence is the absence of samples.
+func quiet(kind string) bool { return kind == kindSilence || kind == kindOutage }
+
 // extend adds a stretch, joining it with one of the same node and kind that it touches.
 func extend(lines []Evidence, e Evidence) []Evidence {
 	for i := range lines {
 		l := &lines[i]
-		if l.Kind == e.Kind && l.Node == e.Node && sameGPU(l.GPU, e.GPU) && e.FromMs <= l.ToMs+feature.MinuteMs && l.FromMs <= e.ToMs+feature.MinuteMs {
+		if (l.Kind == e.Kind || (quiet(l.Kind) && quiet(e.Kind))) && l.Node == e.Node && sameGPU(l.GPU, e.GPU) && e.FromMs <= l.ToMs+feature.MinuteMs && l.FromMs <= e.ToMs+feature.MinuteMs {
 			l.FromMs, l.ToMs = min(l.FromMs, e.FromMs), max(l.ToMs, e.ToMs)
+			if l.Kind != e.Kind { // others reported in a part of it
+				l.Kind = kindSilence
+			}
 			return lines
 		}
 	}
