@@ -170,22 +170,22 @@ func profilesOf(m bundle.Manifest) ([]threshold.Profile, string, error) {
 
 // workFolder is where spools and embedded servers keep their data. A named folder is
 // kept, and belongs to one recording; resumed says that it was used before.
-func workFolder(data, digest string) (w workingFolder, err error) {
+func workFolder(data, digest string) (workingFolder, error) {
 	if data == "" {
 		dir, err := os.MkdirTemp("", "flopwatch-replay-")
 		if err != nil {
-			return w, fmt.Errorf("make working folder: %w", err)
+			return workingFolder{}, fmt.Errorf("make working folder: %w", err)
 		}
 		return workingFolder{
 			dir: dir, mark: func() error { return nil },
 			cleanup: func() { _ = os.RemoveAll(dir) }, // temporary: the system's own cleaning is the fallback
 		}, nil
 	}
-	if err = os.MkdirAll(data, 0o700); err != nil {
-		return w, fmt.Errorf("make working folder: %w", err)
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return workingFolder{}, fmt.Errorf("make working folder: %w", err)
 	}
 	stamp := filepath.Join(data, "recording")
-	w = workingFolder{dir: data, cleanup: func() {}, mark: func() error {
+	w := workingFolder{dir: data, cleanup: func() {}, mark: func() error {
 		if err := durable.WriteFile(durable.OS{}, stamp, []byte(digest+"\n")); err != nil {
 			return fmt.Errorf("mark working folder: %w", err)
 		}
