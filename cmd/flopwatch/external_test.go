@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -130,6 +131,17 @@ func TestServersByName(t *testing.T) {
 			t.Errorf("%s: stderr shows a password: %s", c.name, r.stderr)
 		}
 	}
+
+	// A refusal stays one when it is repeated, and leaves nothing behind over which the next
+	// try would trip.
+	data := filepath.Join(t.TempDir(), "data")
+	for try := range 2 {
+		args := append([]string{"replay", dir, "--out", filepath.Join(t.TempDir(), "answers"), "--data", data}, used...)
+		if r := flopwatch(t, args...); r.code != 1 || !strings.Contains(r.stderr, "of its own") {
+			t.Errorf("nats in use, try %d: exit code %d: %s", try+1, r.code, r.stderr)
+		}
+	}
+	replayed(t, other, append(slices.Clone(servers), "--database", "other")...)
 }
 
 // freeAddress is one that nobody listens on.

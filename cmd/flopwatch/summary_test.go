@@ -7,6 +7,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/detector"
 	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/detector/threshold"
 	"github.com/flopwatch/flopwatch/internal/bundle"
 )
@@ -51,6 +52,23 @@ func TestSummaryCountsWhatIsAlike(t *testing.T) {
 	for line := range strings.Lines(text) {
 		if len(line) > textWidth+1 {
 			t.Errorf("a line has %d columns: %q", len(line)-1, line)
+		}
+	}
+}
+
+// TestSummaryStatusIsOfTheDay: what a rule is depends on when the evidence sufficed.
+func TestSummaryStatusIsOfTheDay(t *testing.T) {
+	t.Parallel()
+	rule := "eu"
+	profiles := []threshold.Profile{{Name: rule, Status: threshold.InForce, ValidFrom: "2025-08-02", ObligatedParty: threshold.Developer, LimitFLOPs: 1e25, Watch: true}}
+	for day, want := range map[int64]string{1_715_000_000_000: "not yet in force", 1_790_000_000_000: "in force, binds the developer"} {
+		var out strings.Builder
+		f := report.Finding{Finding: "fnd-1", Profile: &rule, Limb: report.Capacity, Orders: []string{"o"}, KnownAtMs: day, State: report.Met}
+		if err := printSummary(&out, bundle.Manifest{}, true, nil, []report.Finding{f}, profiles, "out"); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), want) || strings.Contains(want, "yet") == strings.Contains(out.String(), "  in force") {
+			t.Errorf("at %d ms: the summary lacks %q:\n%s", day, want, out.String())
 		}
 	}
 }
