@@ -17,7 +17,7 @@ func compareNodeMinute(a, b nodeMinute) int {
 }
 
 func unlisted(node string) feature.Node {
-	return feature.Node{Node: node, FabricGbps: math.NaN(), TDPW: math.NaN()}
+	return feature.Node{Node: node, GPUCount: -1, FabricGbps: math.NaN(), TDPW: math.NaN()}
 }
 
 // loadFacts reads what the provider and the job layer stated. Each fact carries the
@@ -30,7 +30,7 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 	}
 	for _, r := range inventory {
 		d.st.nodes[r.Node] = feature.Node{
-			Node: r.Node, Site: r.Site, GPUModel: r.GPUModel, Vantage: r.Vantage, GPUCount: max(r.GPUCount, 0),
+			Node: r.Node, Site: r.Site, GPUModel: r.GPUModel, Vantage: r.Vantage, GPUCount: r.GPUCount,
 			FabricGbps: r.FabricGbps, TDPW: boardW(r.TDPW, r.GPUModel), Listed: true,
 		}
 	}
@@ -72,7 +72,7 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 	for _, r := range orders {
 		d.st.orders = append(d.st.orders, feature.Order{
 			Order: r.Order, Account: r.Account, GPUModel: r.GPUModel, DeclaredUse: r.DeclaredUse, AmendedMs: r.AmendedMs,
-			StartMs: r.StartMs, EndMs: r.EndMs, GPUCount: max(r.GPUCount, 0), FabricGbps: r.FabricGbps,
+			StartMs: r.StartMs, EndMs: r.EndMs, GPUCount: r.GPUCount, FabricGbps: r.FabricGbps,
 		})
 	}
 	slices.SortStableFunc(d.st.orders, func(a, b feature.Order) int {

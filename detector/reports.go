@@ -311,7 +311,7 @@ func (e *evidenceRows) orders() [][]string {
 			continue
 		}
 		rows = append(rows, []string{
-			o.Order, o.Account, ms(o.AmendedMs), o.GPUModel, strconv.Itoa(o.GPUCount), measured(o.FabricGbps), optional(o.StartMs), optional(o.EndMs), o.DeclaredUse,
+			o.Order, o.Account, ms(o.AmendedMs), o.GPUModel, count(o.GPUCount), measured(o.FabricGbps), optional(o.StartMs), optional(o.EndMs), o.DeclaredUse,
 		})
 	}
 	return rows
@@ -333,7 +333,7 @@ func (e *evidenceRows) nodes() [][]string {
 	slices.Sort(names)
 	for _, name := range names {
 		if n, ok := e.ev.Nodes[name]; ok {
-			rows = append(rows, []string{n.Node, n.Site, n.GPUModel, strconv.Itoa(n.GPUCount), measured(n.FabricGbps), n.Vantage, measured(n.TDPW)})
+			rows = append(rows, []string{n.Node, n.Site, n.GPUModel, count(n.GPUCount), measured(n.FabricGbps), n.Vantage, measured(n.TDPW)})
 		}
 	}
 	return rows

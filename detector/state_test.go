@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/detector/run"
 	"github.com/flopwatch/flopwatch/internal/store"
 )
@@ -158,6 +159,25 @@ func TestClipDark(t *testing.T) {
 	clipDark(ev, stated)
 	if !stated.Open || stated.EndMs != base+day {
 		t.Errorf("a rental that was never sampled was cut: %+v", stated)
+	}
+}
+
+// TestUnstatedCountIsNotZero: what nobody stated stays empty in the evidence, while a
+// stated zero stays a zero.
+func TestUnstatedCountIsNotZero(t *testing.T) {
+	t.Parallel()
+	e := evidenceRows{
+		ev: &feature.Evidence{
+			Nodes:  map[string]feature.Node{"a": {Node: "a", GPUCount: -1, FabricGbps: nan, TDPW: nan}, "b": {Node: "b", FabricGbps: nan, TDPW: nan}},
+			Orders: []feature.Order{{Order: "o", Account: "x", GPUCount: -1, FabricGbps: nan}},
+		},
+		f: report.Finding{Accounts: []string{"x"}, Evidence: []report.Evidence{{Node: "a"}, {Node: "b"}}},
+	}
+	if got := e.nodes(); got[1][3] != "" || got[2][3] != "0" {
+		t.Errorf("gpu_count of nodes: got %q and %q, want an empty cell and 0", got[1][3], got[2][3])
+	}
+	if got := e.orders(); got[1][4] != "" {
+		t.Errorf("gpu_count of an order: got %q, want an empty cell", got[1][4])
 	}
 }
 

@@ -187,14 +187,14 @@ type Allocation struct {
 type Order struct {
 	Order, Account, GPUModel, DeclaredUse string
 	AmendedMs, StartMs, EndMs             int64
-	GPUCount                              int
+	GPUCount                              int     // -1: not stated
 	FabricGbps                            float64 // NaN: not stated
 }
 
 // Node is a row of the expected inventory. Empty or NaN fields were not stated.
 type Node struct {
 	Node, Site, GPUModel, Vantage string // Vantage: host, outofband
-	GPUCount                      int
+	GPUCount                      int    // -1: not stated; 0: a host without GPUs
 	FabricGbps, TDPW              float64
 	Listed                        bool // false: telemetry came from a node that the inventory lacks
 }

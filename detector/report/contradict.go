@@ -141,7 +141,7 @@ func step(c feature.Counter, prev *feature.GPUCell, of func(*feature.GPUCell) fe
 // them was measured.
 func (v *view) hostContradicts(h *feature.NodeCell, keys []feature.GPUKey) bool {
 	n := v.Ev.Nodes[h.Node]
-	if n.GPUCount == 0 || len(keys) < n.GPUCount {
+	if n.GPUCount <= 0 || len(keys) < n.GPUCount {
 		return false
 	}
 	sum := 0.0

@@ -578,3 +578,15 @@ func TestLateRowsFillSilence(t *testing.T) {
 		t.Errorf("got %q", told(again))
 	}
 }
+
+// TestExtendJoinsAbsence: one stretch without samples is one line, whether others of the
+// fleet reported in all of it or in a part.
+func TestExtendJoinsAbsence(t *testing.T) {
+	t.Parallel()
+	lines := extend(nil, Evidence{Kind: kindSilence, Node: "n", FromMs: t0, ToMs: t0 + hour})
+	lines = extend(lines, Evidence{Kind: kindOutage, Node: "n", FromMs: t0, ToMs: t0 + 2*hour})
+	lines = extend(lines, Evidence{Kind: kindContradiction, Node: "n", FromMs: t0, ToMs: t0 + hour})
+	if len(lines) != 2 || lines[0].Kind != kindSilence || lines[0].ToMs != t0+2*hour || lines[1].Kind != kindContradiction {
+		t.Errorf("got %+v", lines)
+	}
+}
