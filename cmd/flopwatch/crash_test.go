@@ -155,6 +155,7 @@ func countRows(t *testing.T, dir, data string) {
 		wire.KindGPU: store.TableGPUSamples, wire.KindHost: store.TableHostSamples, wire.KindFabric: store.TableFabricSamples, wire.KindFlow: store.TableFlowSamples,
 		wire.KindProcess: store.TableProcessEvents, wire.KindCollective: store.TableCollectiveSamples, wire.KindInventory: store.TableInventory,
 		wire.KindAllocation: store.TableAllocations, wire.KindOrder: store.TableOrders,
+		wire.KindDevice: store.TableGPUDevices, wire.KindStatus: store.TableInstrumentStatus,
 	} {
 		rows, distinct, err := s.Count(t.Context(), table)
 		if err != nil {

@@ -19,6 +19,7 @@ func TestEveryFieldHasAColumn(t *testing.T) {
 		wire.KindGPU: store.TableGPUSamples, wire.KindHost: store.TableHostSamples, wire.KindFabric: store.TableFabricSamples, wire.KindFlow: store.TableFlowSamples,
 		wire.KindProcess: store.TableProcessEvents, wire.KindCollective: store.TableCollectiveSamples, wire.KindInventory: store.TableInventory,
 		wire.KindAllocation: store.TableAllocations, wire.KindOrder: store.TableOrders,
+		wire.KindDevice: store.TableGPUDevices, wire.KindStatus: store.TableInstrumentStatus,
 	}
 	if len(tables) != len(wire.Schema) || len(store.BatchKinds) != len(wire.Schema) {
 		t.Fatalf("%d kinds in the contract, %d tables, %d counted in batches", len(wire.Schema), len(tables), len(store.BatchKinds))

@@ -28,6 +28,8 @@ var kindTables = [...]kindTable{
 	{wire.KindInventory, store.TableInventory, 0, false},
 	{wire.KindAllocation, store.TableAllocations, 0, false},
 	{wire.KindOrder, store.TableOrders, 0, false},
+	{wire.KindDevice, store.TableGPUDevices, 1, false},
+	{wire.KindStatus, store.TableInstrumentStatus, 1, false},
 }
 
 // target is the block of a kind and the way into it.

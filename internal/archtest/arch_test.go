@@ -23,12 +23,17 @@ var rooms = map[string][]string{
 	"cmd/...": {"agent/...", "collector/...", "detector/...", "internal/..."},
 
 	"agent":              {"agent/...", "internal/wire", "internal/durable", "internal/unit"},
-	"agent/host":         {"internal/wire", "internal/unit"},
-	"agent/gpu/...":      {"internal/wire", "internal/unit"},
-	"agent/fabric":       {"internal/wire", "internal/unit"},
-	"agent/job":          {"internal/wire", "internal/unit"},
-	"agent/kernel":       {"internal/wire", "internal/unit", "bpf"},
-	"agent/bmc":          {"internal/wire", "internal/unit"},
+	"agent/source":       {"internal/wire"},
+	"agent/host":         {"agent/source", "internal/wire", "internal/unit"},
+	"agent/gpu":          {"agent/gpu/frame", "agent/source", "internal/wire", "internal/unit"},
+	"agent/gpu/frame":    {},
+	"agent/gpu/nvml":     {"agent/gpu/frame"},            // in the child's process
+	"agent/gpu/nvmlstub": {},                             // fake GPUs: a driver library of our own
+	"agent/exporter":     {"agent/...", "internal/wire"}, // the agent's own health, and its GPUs, for Prometheus
+	"agent/fabric":       {"agent/source", "internal/wire", "internal/unit"},
+	"agent/job":          {"agent/source", "internal/wire", "internal/unit"},
+	"agent/kernel":       {"agent/source", "internal/wire", "internal/unit", "bpf"},
+	"agent/bmc":          {"agent/source", "internal/wire", "internal/unit"},
 	"agent/spool":        {"internal/durable", "internal/unit"}, // holds bytes: knows no version of the wire
 	"agent/ship":         {"agent/spool", "internal/wire", "internal/broker"},
 	"agent/playback":     {"internal/bundle", "internal/wire", "internal/unit"}, // an instrument that reads a recording
@@ -51,6 +56,7 @@ var rooms = map[string][]string{
 	"internal/unit":               {},
 	"internal/durable":            {},
 	"internal/daemon":             {},
+	"internal/supervise":          {}, // keeps processes running
 	"internal/wire":               {"internal/wire/wirepb", "internal/unit"},
 	"internal/wire/wirepb":        {},
 	"internal/broker":             {"internal/wire", "internal/durable", "internal/unit"},
@@ -76,7 +82,7 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":        {"cmd/..."},
 	"github.com/transparency-dev/":  {"detector/ledger"},
 	"google.golang.org/protobuf":    {"internal/wire/..."},
-	"github.com/prometheus/":        {"internal/daemon", "cmd/..."},
+	"github.com/prometheus/client_": {"internal/daemon", "agent/exporter", "cmd/..."},
 	module + "/internal/testenv":    {"internal/testenv/..."}, // products; tests are let through below
 	module + "/internal/wire/wirep": {"internal/wire"},
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,6 +19,10 @@ type ConnectConfig struct {
 	// CredsFile holds the client's JWT and key; RootCAFile, CertFile and KeyFile are for TLS.
 	// All are paths, and "" means without.
 	CredsFile, RootCAFile, CertFile, KeyFile string
+	// NKeyFile holds the seed of the client's nkey; TokenFile a token. "" means without.
+	NKeyFile, TokenFile string
+	// InboxPrefix is where answers come, for who may not subscribe to all inboxes; "": _INBOX.
+	InboxPrefix string
 	// Log gets disconnects and asynchronous errors; nil: nobody does.
 	Log *slog.Logger
 	// Options come last, for tests and for InProcess.
@@ -62,6 +68,23 @@ func Connect(cfg ConnectConfig) (*nats.Conn, error) {
 	}
 	if cfg.CertFile != "" {
 		opts = append(opts, nats.ClientCert(cfg.CertFile, cfg.KeyFile))
+	}
+	if cfg.NKeyFile != "" {
+		key, err := nats.NkeyOptionFromSeed(cfg.NKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("read nkey seed %s: %w", cfg.NKeyFile, err)
+		}
+		opts = append(opts, key)
+	}
+	if cfg.TokenFile != "" {
+		token, err := os.ReadFile(cfg.TokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("read broker token: %w", err)
+		}
+		opts = append(opts, nats.Token(strings.TrimSpace(string(token))))
+	}
+	if cfg.InboxPrefix != "" {
+		opts = append(opts, nats.CustomInboxPrefix(cfg.InboxPrefix))
 	}
 	nc, err := nats.Connect(cfg.URL, append(opts, cfg.Options...)...)
 	if err != nil {

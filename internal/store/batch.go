@@ -11,7 +11,7 @@ import (
 )
 
 // BatchKinds are the kinds of records that a batch counts, in the order of BatchRow.Rows.
-var BatchKinds = [...]string{"gpu", "host", "fabric", "flow", "process", "collective", "inventory", "allocation", "order"}
+var BatchKinds = [...]string{"gpu", "host", "fabric", "flow", "process", "collective", "inventory", "allocation", "order", "device", "status"}
 
 // BatchKey is the identity of a batch.
 type BatchKey struct {

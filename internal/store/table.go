@@ -13,6 +13,8 @@ const (
 	TableFlowSamples       = "flow_samples"
 	TableProcessEvents     = "process_events"
 	TableCollectiveSamples = "collective_samples"
+	TableGPUDevices        = "gpu_devices"
+	TableInstrumentStatus  = "instrument_status"
 	TableInventory         = "inventory"
 	TableAllocations       = "allocations"
 	TableOrders            = "orders"
@@ -66,7 +68,7 @@ type rawTable struct {
 	fields  []field
 }
 
-// rawTables mirrors migrations/0001_raw.sql; a test holds the two together.
+// rawTables mirrors migrations/0001_raw.sql and 0008_live.sql; a test holds the two together.
 var rawTables = map[string]rawTable{
 	TableGPUSamples: {true, []field{
 		{"ts_ms", tI64}, {"gpu_uuid", tLC}, {"gpu", tI64}, {"boot_ms", tNI64},
@@ -74,13 +76,14 @@ var rawTables = map[string]rawTable{
 		{"sm_active_e4", tNU16}, {"sm_occupancy_e4", tNU16}, {"tensor_e4", tNU16}, {"hmma_e4", tNU16}, {"imma_e4", tNU16},
 		{"dfma_e4", tNU16}, {"fp64_e4", tNU16}, {"fp32_e4", tNU16}, {"fp16_e4", tNU16}, {"int_e4", tNU16}, {"dram_e4", tNU16},
 		{"mma_cycles", tNU64}, {"pcie_tx_bps", tNU64}, {"pcie_rx_bps", tNU64}, {"nvlink_tx_bps", tNU64}, {"nvlink_rx_bps", tNU64},
-		{"nvenc_e4", tNU16}, {"nvdec_e4", tNU16},
+		{"nvenc_e4", tNU16}, {"nvdec_e4", tNU16}, {"mem_clock_mhz", tNU16}, {"temp_c", tNI64}, {"clocks_event_reasons", tNU64},
 	}},
 	TableHostSamples: {true, []field{
 		{"ts_ms", tI64}, {"boot_ms", tNI64}, {"power_mw", tNU32}, {"cpu_e4", tNU16}, {"storage_tx_bps", tNU64}, {"storage_rx_bps", tNU64},
 	}},
 	TableFabricSamples: {true, []field{
 		{"ts_ms", tI64}, {"port", tLC}, {"fabric_kind", tNLC}, {"boot_ms", tNI64}, {"tx_bytes", tNU64}, {"rx_bytes", tNU64},
+		{"rate_mbps", tNI64}, {"link_up", tNI64},
 	}},
 	TableFlowSamples: {true, []field{{"ts_ms", tI64}, {"peer", tLC}, {"tx_bytes", tNU64}}},
 	TableProcessEvents: {true, []field{
@@ -90,6 +93,13 @@ var rawTables = map[string]rawTable{
 	TableCollectiveSamples: {true, []field{
 		{"ts_ms", tI64}, {"pid", tI64}, {"gpu", tI64}, {"comm", tLC}, {"op", tLC},
 		{"nranks", tNI64}, {"rank", tNI64}, {"calls", tNI64}, {"bytes", tNI64},
+	}},
+	TableGPUDevices: {true, []field{
+		{"ts_ms", tI64}, {"gpu_uuid", tLC}, {"gpu", tI64}, {"gpu_model", tNLC}, {"pci_bus_id", tNLC}, {"driver_version", tNLC}, {"vbios_version", tNLC},
+		{"mem_total_bytes", tNU64}, {"power_limit_mw", tNI64}, {"sm_clock_max_mhz", tNI64}, {"mig_mode", tNI64}, {"nvlink_count", tNI64}, {"capabilities", tNLC},
+	}},
+	TableInstrumentStatus: {true, []field{
+		{"ts_ms", tI64}, {"instrument", tLC}, {"state", tNLC}, {"reason", tNLC}, {"since_ms", tNI64},
 	}},
 	TableInventory: {false, []field{
 		{"node", tLC}, {"site", tNLC}, {"gpu_model", tNLC}, {"gpu_count", tNI64}, {"fabric_mbps", tNI64}, {"vantage", tNLC}, {"tdp_mw", tNI64},

@@ -20,6 +20,10 @@ func (k Kind) String() string {
 		return "process"
 	case KindCollective:
 		return "collective"
+	case KindDevice:
+		return "device"
+	case KindStatus:
+		return "status"
 	case KindInventory:
 		return "inventory"
 	case KindAllocation:

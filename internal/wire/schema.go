@@ -12,6 +12,8 @@ const (
 	KindFlow       Kind = 4
 	KindProcess    Kind = 5
 	KindCollective Kind = 6
+	KindDevice     Kind = 7  // what the driver says that a GPU is
+	KindStatus     Kind = 8  // what an instrument of the agent can see, and why not more
 	KindInventory  Kind = 32 // provider: expected nodes
 	KindAllocation Kind = 33 // provider: rentals
 	KindOrder      Kind = 34 // provider: versions of contracts
@@ -50,7 +52,8 @@ var Schema = map[Kind][]Field{
 		{22, "fp32_e4", Int, false}, {23, "fp16_e4", Int, false}, {24, "int_e4", Int, false},
 		{25, "dram_e4", Int, false}, {26, "mma_cycles", Int, false}, {27, "pcie_tx_bps", Int, false},
 		{28, "pcie_rx_bps", Int, false}, {29, "nvlink_tx_bps", Int, false}, {30, "nvlink_rx_bps", Int, false},
-		{31, "nvenc_e4", Int, false}, {32, "nvdec_e4", Int, false},
+		{31, "nvenc_e4", Int, false}, {32, "nvdec_e4", Int, false}, {33, "mem_clock_mhz", Int, false},
+		{34, "temp_c", Int, false}, {35, "clocks_event_reasons", Int, false},
 	},
 	KindHost: {
 		{1, "ts_ms", Int, true}, {4, "boot_ms", Int, false},
@@ -58,7 +61,7 @@ var Schema = map[Kind][]Field{
 	},
 	KindFabric: {
 		{1, "ts_ms", Int, true}, {2, "port", Str, true}, {3, "fabric_kind", Str, false}, {4, "boot_ms", Int, false},
-		{10, "tx_bytes", Int, false}, {11, "rx_bytes", Int, false},
+		{10, "tx_bytes", Int, false}, {11, "rx_bytes", Int, false}, {12, "rate_mbps", Int, false}, {13, "link_up", Int, false},
 	},
 	KindFlow: {
 		{1, "ts_ms", Int, true}, {2, "peer", Str, true}, {10, "tx_bytes", Int, false},
@@ -71,6 +74,15 @@ var Schema = map[Kind][]Field{
 	KindCollective: {
 		{1, "ts_ms", Int, true}, {2, "pid", Int, true}, {3, "gpu", Int, true}, {4, "comm", Str, true}, {5, "op", Str, true},
 		{10, "nranks", Int, false}, {11, "rank", Int, false}, {12, "calls", Int, false}, {13, "bytes", Int, false},
+	},
+	KindDevice: {
+		{1, "ts_ms", Int, true}, {2, "gpu_uuid", Str, true}, {3, "gpu", Int, true},
+		{10, "gpu_model", Str, false}, {11, "pci_bus_id", Str, false}, {12, "driver_version", Str, false}, {13, "vbios_version", Str, false},
+		{14, "mem_total_bytes", Int, false}, {15, "power_limit_mw", Int, false}, {16, "sm_clock_max_mhz", Int, false}, {17, "mig_mode", Int, false},
+		{18, "nvlink_count", Int, false}, {19, "capabilities", Str, false},
+	},
+	KindStatus: {
+		{1, "ts_ms", Int, true}, {2, "instrument", Str, true}, {10, "state", Str, false}, {11, "reason", Str, false}, {12, "since_ms", Int, false},
 	},
 	KindInventory: {
 		{1, "node", Str, true}, {10, "site", Str, false}, {11, "gpu_model", Str, false}, {12, "gpu_count", Int, false},

@@ -1,0 +1,72 @@
+package source
+
+import (
+	"context"
+
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// Tick is one moment of sampling, the same for all sources.
+type Tick struct {
+	Seq    uint64 // from 1, without gaps: a tick that no source could take is counted too
+	WallMs int64  // Unix milliseconds UTC
+	BootMs int64  // milliseconds since boot, suspend included (CLOCK_BOOTTIME)
+}
+
+// Source is one instrument. Its methods are called by one goroutine.
+type Source interface {
+	// Name is short and stays: "gpu", "fabric", "job", "host".
+	Name() string
+	// Sample puts what the instrument sees at t into out. It returns within a second; ticks
+	// that come meanwhile pass it by. An error means that the instrument as a whole saw
+	// nothing: it is asked again at the next tick. What a part of it could not see is no error
+	// but a Status, and the values are absent.
+	Sample(ctx context.Context, t Tick, out Sink) error
+	// Close gives back what the source holds.
+	Close() error
+}
+
+// Sink takes rows. Sources share it.
+type Sink interface {
+	// Row adds a row: fill sets the fields of b, which is open. A group names rows whose
+	// columns have the same sources; the first row of a group calls prepare, which may set
+	// them with b.SetSource (nil: all columns are of src). Rows that lack a key are dropped
+	// and counted.
+	Row(kind wire.Kind, src wire.Source, group string, prepare, fill func(b *wire.Builder))
+	// Status says what an instrument, or a part of one, can see now. It is kept, and told
+	// again when it changes and every few minutes.
+	Status(s Status)
+}
+
+// State of an instrument.
+type State string
+
+// States. There is no state "idle": what was not seen is not zero.
+const (
+	Active      State = "active"
+	Degraded    State = "degraded"    // it sees less than it could
+	Stalled     State = "stalled"     // it was asked and does not answer
+	Lost        State = "lost"        // it was there and is gone
+	Unavailable State = "unavailable" // it is not on this host
+)
+
+// Status is what an instrument can see. Reason says in a sentence why it is not active, and
+// how that could be mended where that is known.
+type Status struct {
+	Instrument string // "gpu", "gpu/GPU-uuid", "fabric", ...
+	State      State
+	Reason     string
+}
+
+// GPUProcess is a process that has a context on a GPU.
+type GPUProcess struct {
+	GPU       int
+	PID       int32
+	UsedBytes int64 // -1: the driver does not say
+}
+
+// ProcessLister knows which processes are on the GPUs. ok is false while that is not known:
+// then no process has ended, nobody has looked. seq changes with every new look.
+type ProcessLister interface {
+	GPUProcesses() (list []GPUProcess, seq uint64, ok bool)
+}
