@@ -50,12 +50,12 @@ func all[T any](read func(func(T) error) error) ([]T, error) {
 // processes lists each process at its start, and again at its end, when the end became
 // known. Where both fall into one chunk the one row with the end says all.
 func (p *player) processes() ([]bundle.ProcessRow, error) {
-	return startsAndEnds(p.b.Processes, func(r *bundle.ProcessRow) span { return span{&r.EndMs, &r.ArrivalMs, r.EndArrivalMs} })
+	return startsAndEnds(p.clock.ChunkMs, p.b.Processes, func(r *bundle.ProcessRow) span { return span{&r.EndMs, &r.ArrivalMs, r.EndArrivalMs} })
 }
 
 // allocations lists each rental as processes lists processes.
 func (p *player) allocations() ([]bundle.AllocationRow, error) {
-	return startsAndEnds(p.b.Allocations, func(r *bundle.AllocationRow) span { return span{&r.EndMs, &r.ArrivalMs, r.EndArrivalMs} })
+	return startsAndEnds(p.clock.ChunkMs, p.b.Allocations, func(r *bundle.AllocationRow) span { return span{&r.EndMs, &r.ArrivalMs, r.EndArrivalMs} })
 }
 
 // span is what startsAndEnds reads and changes of a row.
@@ -64,7 +64,7 @@ type span struct {
 	endArrivalMs     int64
 }
 
-func startsAndEnds[T any](read func(func(T) error) error, of func(*T) span) ([]T, error) {
+func startsAndEnds[T any](chunk int64, read func(func(T) error) error, of func(*T) span) ([]T, error) {
 	rows, err := all(read)
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func startsAndEnds[T any](read func(func(T) error) error, of func(*T) span) ([]T
 	out := make([]T, 0, 2*len(rows))
 	for _, r := range rows {
 		s := of(&r)
-		if *s.endMs != 0 && chunkStart(s.endArrivalMs) != chunkStart(*s.arrivalMs) {
+		if *s.endMs != 0 && chunkStart(s.endArrivalMs, chunk) != chunkStart(*s.arrivalMs, chunk) {
 			ended := r
 			*of(&ended).arrivalMs = s.endArrivalMs
 			out = append(out, ended)
@@ -131,7 +131,7 @@ func (p *player) gpu() func(bundle.GPURow) error {
 			uuids[k] = GPUUUID(p.b.Manifest.Cluster, r.Node, r.GPU)
 		}
 		b := t.begin(wire.KindGPU, r.ArrivalMs)
-		b.SetInt(ts, r.TsMs)
+		b.SetInt(ts, p.at(r.TsMs))
 		b.SetStr(uid, uuids[k])
 		b.SetInt(index, int64(r.GPU))
 		for _, f := range p.gpuFields {
@@ -156,7 +156,7 @@ func (p *player) putHost(r bundle.HostRow) error {
 		return err
 	}
 	b, id := t.begin(wire.KindHost, r.ArrivalMs), p.id[wire.KindHost]
-	b.SetInt(id["ts_ms"], r.TsMs)
+	b.SetInt(id["ts_ms"], p.at(r.TsMs))
 	setFloat(b, id["power_mw"], r.PowerW, 1e3)
 	setFloat(b, id["cpu_e4"], r.CPUFrac, 1e4)
 	setFloat(b, id["storage_tx_bps"], r.StorageTxBps, 1)
@@ -170,7 +170,7 @@ func (p *player) putFabric(r bundle.FabricRow) error {
 		return err
 	}
 	b, id := t.begin(wire.KindFabric, r.ArrivalMs), p.id[wire.KindFabric]
-	b.SetInt(id["ts_ms"], r.TsMs)
+	b.SetInt(id["ts_ms"], p.at(r.TsMs))
 	b.SetStr(id["port"], r.Port)
 	setText(b, id["fabric_kind"], r.Kind)
 	setFloat(b, id["tx_bytes"], r.TxBytesTotal, 1)
@@ -184,7 +184,7 @@ func (p *player) putFlow(r bundle.FlowRow) error {
 		return err
 	}
 	b, id := t.begin(wire.KindFlow, r.ArrivalMs), p.id[wire.KindFlow]
-	b.SetInt(id["ts_ms"], r.TsMs)
+	b.SetInt(id["ts_ms"], p.at(r.TsMs))
 	b.SetStr(id["peer"], r.Peer)
 	setFloat(b, id["tx_bytes"], r.TxBytes, 1)
 	return end(b, r.Line)
@@ -196,10 +196,10 @@ func (p *player) putProcess(r bundle.ProcessRow) error {
 		return err
 	}
 	b, id := t.begin(wire.KindProcess, r.ArrivalMs), p.id[wire.KindProcess]
-	b.SetInt(id["start_ms"], r.StartMs)
+	b.SetInt(id["start_ms"], p.at(r.StartMs))
 	b.SetInt(id["pid"], r.PID)
 	if r.EndMs != 0 {
-		b.SetInt(id["end_ms"], r.EndMs)
+		b.SetInt(id["end_ms"], p.at(r.EndMs))
 	}
 	setText(b, id["gpu_list"], gpuList(r.GPUs))
 	setText(b, id["exe"], r.Exe)
@@ -219,7 +219,7 @@ func (p *player) putCollective(r bundle.CollectiveRow) error {
 		return err
 	}
 	b, id := t.begin(wire.KindCollective, r.ArrivalMs), p.id[wire.KindCollective]
-	b.SetInt(id["ts_ms"], r.TsMs)
+	b.SetInt(id["ts_ms"], p.at(r.TsMs))
 	b.SetInt(id["pid"], r.PID)
 	b.SetInt(id["gpu"], int64(r.GPU)) // a key: Absent (-1) stays what it is
 	b.SetStr(id["comm"], r.Comm)
@@ -253,9 +253,9 @@ func (p *player) putAllocation(r bundle.AllocationRow) error {
 	b.SetStr(id["account"], r.Account)
 	b.SetStr(id["node"], r.Node)
 	b.SetStr(id["gpu_list"], gpuList(r.GPUs))
-	b.SetInt(id["start_ms"], r.StartMs)
+	b.SetInt(id["start_ms"], p.at(r.StartMs))
 	if r.EndMs != 0 {
-		b.SetInt(id["end_ms"], r.EndMs)
+		b.SetInt(id["end_ms"], p.at(r.EndMs))
 	}
 	return end(b, r.Line)
 }
@@ -263,16 +263,16 @@ func (p *player) putAllocation(r bundle.AllocationRow) error {
 func (p *player) putOrder(r bundle.OrderRow) error {
 	b, id := p.provider.begin(wire.KindOrder, r.ArrivalMs), p.id[wire.KindOrder]
 	b.SetStr(id["order"], r.Order)
-	b.SetInt(id["amended_ms"], r.AmendedMs)
+	b.SetInt(id["amended_ms"], p.at(r.AmendedMs))
 	setText(b, id["account"], r.Account)
 	setText(b, id["gpu_model"], r.GPUModel)
 	setCount(b, id["gpu_count"], r.GPUCount)
 	setFloat(b, id["fabric_mbps"], r.FabricGbps, 1e3)
 	if r.StartMs != 0 {
-		b.SetInt(id["start_ms"], r.StartMs)
+		b.SetInt(id["start_ms"], p.at(r.StartMs))
 	}
 	if r.EndMs != 0 {
-		b.SetInt(id["end_ms"], r.EndMs)
+		b.SetInt(id["end_ms"], p.at(r.EndMs))
 	}
 	setText(b, id["declared_use"], r.DeclaredUse)
 	return end(b, r.Line)

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	chunkMs = 60_000 // of arrival, one batch a host
+	chunkMs = 60_000 // of arrival, one batch a host; unless Clock says otherwise
 	// maxRows in a batch: a chunk that grows past it is sealed early, well below the
 	// wire's limits.
 	maxRows = 8_000
@@ -42,11 +42,35 @@ type Counts struct {
 
 var errStop = errors.New("stop")
 
+// Clock says when a recording is played. The zero value plays it at its own time, as fast
+// as the sink takes it.
+type Clock struct {
+	// ShiftMs is added to every instant of the recording, in milliseconds.
+	ShiftMs int64
+	// ChunkMs is how much of arrival goes into one batch a host; 0: a minute. Another value
+	// makes other batches: who resumes a play keeps it.
+	ChunkMs int64
+	// Wait, if set, is called before each chunk with the shifted instant by which all of it
+	// had arrived, and returns when the chunk may be handed on.
+	Wait func(ctx context.Context, arrivedMs int64) error
+}
+
 // Play hands the whole recording to the sink. Rows that the bundle's reader refused are
 // in the bundle's report; an error is one that nothing can be read behind.
 func Play(ctx context.Context, b *bundle.Bundle, sink Sink) (Counts, error) {
+	return PlayAt(ctx, b, sink, Clock{})
+}
+
+// PlayAt is Play on another clock. availableMs of the sink's calls is shifted too.
+func PlayAt(ctx context.Context, b *bundle.Bundle, sink Sink, clock Clock) (Counts, error) {
+	if clock.ChunkMs == 0 {
+		clock.ChunkMs = chunkMs
+	}
+	if clock.ChunkMs < 0 {
+		return Counts{}, fmt.Errorf("play recording: chunks of %d ms", clock.ChunkMs)
+	}
 	p := &player{
-		ctx: ctx, b: b, sink: sink, nodes: map[string]*tables{}, counts: Counts{Rows: map[wire.Kind]int{}},
+		ctx: ctx, b: b, sink: sink, clock: clock, nodes: map[string]*tables{}, counts: Counts{Rows: map[wire.Kind]int{}},
 		gpuFields: gpuFields(), id: map[wire.Kind]map[string]uint8{},
 	}
 	for k := range wire.Schema {
@@ -88,6 +112,7 @@ type player struct {
 	ctx       context.Context //nolint:containedctx // a player lives for one call of Play
 	b         *bundle.Bundle
 	sink      Sink
+	clock     Clock
 	nodes     map[string]*tables
 	provider  *tables
 	counts    Counts
@@ -166,7 +191,12 @@ func (p *player) play() error {
 		if !any {
 			break
 		}
-		end = chunkStart(end) + chunkMs
+		end = chunkStart(end, p.clock.ChunkMs) + p.clock.ChunkMs
+		if p.clock.Wait != nil {
+			if err := p.clock.Wait(p.ctx, end+p.clock.ShiftMs); err != nil {
+				return err
+			}
+		}
 		for _, f := range feeds {
 			for f.ok && f.arrivalMs < end {
 				if err := f.take(); err != nil {
@@ -186,13 +216,16 @@ func (p *player) play() error {
 }
 
 // chunkStart is the beginning of the chunk that an instant lies in.
-func chunkStart(ms int64) int64 {
-	r := ms % chunkMs
+func chunkStart(ms, chunk int64) int64 {
+	r := ms % chunk
 	if r < 0 {
-		r += chunkMs
+		r += chunk
 	}
 	return ms - r
 }
+
+// at is an instant of the recording on the clock it is played by.
+func (p *player) at(ms int64) int64 { return ms + p.clock.ShiftMs }
 
 // seal hands over the open chunk, the provider first, then hosts by name.
 func (p *player) seal() error {
@@ -212,7 +245,7 @@ func (p *player) sealProvider() error {
 		return nil
 	}
 	for _, t := range p.build(p.provider) {
-		if err := p.sink.Provider(p.ctx, p.provider.availableMs, t); err != nil {
+		if err := p.sink.Provider(p.ctx, p.at(p.provider.availableMs), t); err != nil {
 			return fmt.Errorf("publish the provider's data: %w", err)
 		}
 	}
@@ -226,7 +259,7 @@ func (p *player) sealNode(node string) error {
 		return nil
 	}
 	built := p.build(t)
-	if err := p.sink.Node(p.ctx, node, t.availableMs, built); err != nil {
+	if err := p.sink.Node(p.ctx, node, p.at(t.availableMs), built); err != nil {
 		return fmt.Errorf("publish telemetry of node %s: %w", node, err)
 	}
 	t.reset()

@@ -131,3 +131,68 @@ func TestPlayTwice(t *testing.T) {
 		t.Fatalf("two plays differ, or nothing was played: %d and %d batches", len(first), len(second))
 	}
 }
+
+// TestPlayAt plays on another clock: chunks are as many rows, later by the shift, and each
+// waits for its time.
+func TestPlayAt(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join("..", "..", "deploy", "recordings", "clean-mix")
+	const shift, chunk = 90 * 60_000, 10_000
+	b, err := bundle.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := &span{}
+	want, err := playback.Play(t.Context(), b, was)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err = bundle.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	is, waits, last := &span{}, 0, int64(0)
+	got, err := playback.PlayAt(t.Context(), b, is, playback.Clock{ShiftMs: shift, ChunkMs: chunk, Wait: func(_ context.Context, arrivedMs int64) error {
+		if (arrivedMs-shift)%chunk != 0 || arrivedMs <= last || is.availableMs > last && last != 0 {
+			t.Errorf("chunk that had arrived by %d after %d, handed on up to %d", arrivedMs, last, is.availableMs)
+		}
+		waits, last = waits+1, arrivedMs
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, n := range want.Rows {
+		if more := got.Rows[k] - n; more < 0 || more > 0 && k != wire.KindProcess && k != wire.KindAllocation { // ends that no longer share their start's chunk
+			t.Errorf("%v: %d rows, %d unshifted", k, got.Rows[k], n)
+		}
+	}
+	if waits < 100 || is.firstMs-was.firstMs != shift || is.lastMs-was.lastMs != shift || is.availableMs-was.availableMs != shift {
+		t.Errorf("%d waits; %+v, unshifted %+v", waits, *is, *was)
+	}
+	stop := fmt.Errorf("enough")
+	if _, err = playback.PlayAt(t.Context(), b, is, playback.Clock{Wait: func(context.Context, int64) error { return stop }}); err != stop { //nolint:errorlint // unchanged
+		t.Errorf("got %v, want the wait's own error", err)
+	}
+}
+
+// span is the event time that a sink was handed.
+type span struct{ firstMs, lastMs, availableMs int64 }
+
+func (s *span) Node(_ context.Context, _ string, availableMs int64, tables []wire.Table) error {
+	s.availableMs = max(s.availableMs, availableMs)
+	for i := range tables {
+		col := tables[i].Column(fieldID(tables[i].Kind, "ts_ms"))
+		if col == nil {
+			continue
+		}
+		for r := range tables[i].Rows {
+			if s.firstMs == 0 || col.Int[r] < s.firstMs {
+				s.firstMs = col.Int[r]
+			}
+			s.lastMs = max(s.lastMs, col.Int[r])
+		}
+	}
+	return nil
+}
+
+func (s *span) Provider(context.Context, int64, wire.Table) error { return nil }
