@@ -35,6 +35,8 @@ const (
 	NVDecE4
 	NVLinkTxKiB // cumulative, field values 138 and 139; where there is no GPM
 	NVLinkRxKiB
+	PCIeTxBytes // cumulative, field values 197 and 198; where there is no GPM
+	PCIeRxBytes
 	NumMetrics
 )
 
@@ -54,6 +56,7 @@ type Device struct {
 // Reading is what one pass over one GPU gave.
 type Reading struct {
 	GPU int
+	Seq uint64 // of the request that it answers
 	// ElapsedUs is when the GPU was read, in microseconds after the child was asked; TookUs is
 	// how long all its calls took.
 	ElapsedUs, TookUs int64

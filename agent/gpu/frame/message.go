@@ -1,0 +1,97 @@
+package frame
+
+// Version of the protocol. Both sides are installed together: another version is refused.
+const Version = 1
+
+// Bounds of what a frame may hold.
+const (
+	MaxBody         = 1 << 16
+	MaxGPUs         = 64 // bits of a mask
+	MaxProcesses    = 1024
+	MaxCapabilities = 64
+	MaxText         = 255 // bytes of a string
+)
+
+// Type of a frame.
+type Type uint8
+
+// Types: requests are below 16.
+const (
+	TypeHello     Type = 1
+	TypeDescribe  Type = 2
+	TypeSample    Type = 3
+	TypeStop      Type = 4
+	TypeWelcome   Type = 16
+	TypeDevice    Type = 17
+	TypeReading   Type = 18
+	TypeProcesses Type = 19
+	TypeFault     Type = 20
+	TypeDone      Type = 21
+)
+
+// Request is what the agent says.
+type Request struct {
+	Type Type
+	// Version of the protocol, in a Hello.
+	Version uint32
+	// Seq of a Sample or a Describe: comes back in what answers it.
+	Seq uint64
+	// BootMs is the agent's tick in milliseconds since boot: the clock by which the child
+	// spaces samples and repeats what was not supported.
+	BootMs int64
+	// Sample and Processes are masks of GPUs: what to read of which; of a Describe, Sample.
+	Sample, Processes uint64
+}
+
+// Welcome is the child's first word. Code 0: the library answers. Else it is the code and
+// the text with which it refused, and the child ends.
+type Welcome struct {
+	Version                                 uint32
+	Code                                    int
+	Text                                    string
+	DriverVersion, NVMLVersion, LibraryPath string
+	GPUs                                    int
+	GPM                                     bool // the library has GPM's functions
+	// Missing are functions that the library lacks, sorted.
+	Missing []string
+}
+
+// Process is a process that has a context on a GPU, as the driver says.
+type Process struct {
+	PID       int32
+	UsedBytes int64 // -1: not known
+}
+
+// Processes of a GPU. Known false: the driver does not say.
+type Processes struct {
+	GPU   int
+	Seq   uint64
+	Known bool
+	List  []Process
+}
+
+// Codes of faults that are not the library's (whose codes are positive).
+const (
+	CodeBusy        = -1 // the agent asked a GPU that has not answered yet
+	CodePanic       = -2 // the binding stumbled over what the library gave it
+	CodeImplausible = -3 // a value that cannot be
+)
+
+// Fault is a call that failed.
+type Fault struct {
+	GPU      int // -1: the library as a whole
+	Seq      uint64
+	Function string
+	Code     int
+	Text     string
+	// Lost: the GPU is gone. Ending: the child ends, to be started again.
+	Lost, Ending bool
+}
+
+// Done ends what a GPU has to say to a request.
+type Done struct {
+	GPU    int
+	Seq    uint64
+	TookUs int64
+	Calls  int // into the library, since the request
+}
