@@ -43,18 +43,11 @@ func Open(ctx context.Context, cfg Config) (*Collector, error) {
 	if c.js, err = jetstream.New(cfg.Conn); err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}
-	if c.leases, err = c.js.KeyValue(ctx, broker.BucketLease); err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", broker.BucketLease, err)
+	if c.leases, c.leaseTTL, err = broker.OpenLeases(ctx, c.js); err != nil {
+		return nil, err // it names the bucket
 	}
 	if c.positions, err = c.js.KeyValue(ctx, broker.BucketCursor); err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", broker.BucketCursor, err)
-	}
-	st, err := c.leases.Status(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read bucket %s: %w", broker.BucketLease, err)
-	}
-	if c.leaseTTL = st.TTL(); c.leaseTTL == 0 {
-		return nil, fmt.Errorf("bucket %s: its keys never expire, a lost collector would hold its partitions for ever", broker.BucketLease)
 	}
 	return c, nil
 }
@@ -102,20 +95,20 @@ func (c *Collector) runPartition(ctx context.Context, w *worker) error {
 
 // hold takes the lease, works while it lasts, and gives it back.
 func (c *Collector) hold(ctx context.Context, w *worker) error {
-	l, err := acquireLease(ctx, c.leases, w.partition.Name, c.cfg.Instance, c.leaseTTL)
+	l, err := broker.AcquireLease(ctx, c.leases, w.partition.Name, c.cfg.Instance, c.leaseTTL)
 	if err != nil {
 		return err
 	}
 	g, held := errgroup.WithContext(ctx)
 	// Either ends the other: run with an error, or with ctx, and then keep does too.
-	g.Go(func() error { return l.keep(held) })
-	g.Go(func() error { return w.run(held, l.epoch) })
+	g.Go(func() error { return l.Keep(held) })
+	g.Go(func() error { return w.run(held, l.Epoch()) })
 	err = g.Wait()
-	if !errors.Is(err, errLeaseLost) {
+	if !errors.Is(err, broker.ErrLeaseLost) {
 		// The caller's context may be over already: giving back is worth a moment.
 		giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		if rerr := l.release(giving); rerr != nil {
+		if rerr := l.Release(giving); rerr != nil {
 			err = errors.Join(err, rerr)
 		}
 	}

@@ -35,6 +35,7 @@ type BatchRow struct {
 	MinTsMs, MaxTsMs   int64   // 0, 0: no rows with an event time
 	Minutes            []int64 // Unix minutes that its telemetry touches, sorted
 	AvailableMs        int64
+	InsertedMs         int64 // when the row came into the store, by the store's clock; not written
 }
 
 type batchBlock struct {
@@ -254,17 +255,47 @@ func (s *Store) Handled(ctx context.Context, spools []SpoolKey) (map[SpoolKey]Ha
 // BatchesAfter returns the batches of a cluster that became available in (after, to],
 // ordered by availability, node, spool and sequence, one row each. toAvailableMs 0: no bound.
 func (s *Store) BatchesAfter(ctx context.Context, cluster string, afterAvailableMs, toAvailableMs int64) ([]BatchRow, error) {
-	sql := "SELECT node, spool, sequence, partition, stream, stream_seq, epoch, digest, prev_digest, boot_id, ticks, wire_version, bytes, min_ts_ms, max_ts_ms, minutes, available_ms"
-	sql += ", " + strings.Join(BatchKinds[:], "_rows, ") + "_rows"
-	sql += " FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND available_ms > %d", afterAvailableMs)
+	where := fmt.Sprintf(" AND available_ms > %d", afterAvailableMs)
 	if toAvailableMs != 0 {
-		sql += fmt.Sprintf(" AND available_ms <= %d", toAvailableMs)
+		where += fmt.Sprintf(" AND available_ms <= %d", toAvailableMs)
 	}
+	return s.batches(ctx, cluster, where)
+}
+
+// BatchesInserted returns the batches whose rows came into the store after insertedAfterMs,
+// by its own clock, and that were available by toAvailableMs: those that a reader by
+// availability has passed already. The order is that of BatchesAfter.
+func (s *Store) BatchesInserted(ctx context.Context, cluster string, insertedAfterMs, toAvailableMs int64) ([]BatchRow, error) {
+	return s.batches(ctx, cluster, fmt.Sprintf(" AND inserted_at > fromUnixTimestamp64Milli(toInt64(%d)) AND available_ms <= %d", insertedAfterMs, toAvailableMs))
+}
+
+// FirstData returns the earliest event time, or availability where a batch has none, of the
+// batches that were available from fromMs on. ok is false where there are none.
+func (s *Store) FirstData(ctx context.Context, cluster string, fromMs int64) (firstMs int64, ok bool, err error) {
+	var first, n proto.ColInt64
+	sql := "SELECT min(if(min_ts_ms > 0, min_ts_ms, available_ms)) AS first, toInt64(count()) AS n FROM " + s.table(TableBatches) +
+		" WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND available_ms >= %d", fromMs)
+	err = s.native.query(ctx, sql, proto.Results{{Name: "first", Data: &first}, {Name: "n", Data: &n}}, func(rows int) error {
+		for i := range rows {
+			firstMs, ok = first[i], n[i] > 0
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("look for the first batch: %w", err)
+	}
+	return firstMs, ok, nil
+}
+
+func (s *Store) batches(ctx context.Context, cluster, where string) ([]BatchRow, error) {
+	sql := "SELECT node, spool, sequence, partition, stream, stream_seq, epoch, digest, prev_digest, boot_id, ticks, wire_version, bytes, min_ts_ms, max_ts_ms, minutes, available_ms, toUnixTimestamp64Milli(inserted_at) AS inserted"
+	sql += ", " + strings.Join(BatchKinds[:], "_rows, ") + "_rows"
+	sql += " FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(cluster) + where
 	sql += " ORDER BY available_ms, node, spool, sequence LIMIT 1 BY node, spool, sequence"
 	var node, spool, partition, stream, boot textColumn
 	var seq, streamSeq, epoch, ticks proto.ColUInt64
 	var version, bytes proto.ColUInt32
-	var minTs, maxTs, available proto.ColInt64
+	var minTs, maxTs, available, inserted proto.ColInt64
 	digest, prev := proto.ColFixedStr{Size: 32}, proto.ColFixedStr{Size: 32}
 	minutes := proto.NewArray[int64](new(proto.ColInt64))
 	var counts [len(BatchKinds)]proto.ColUInt32
@@ -272,7 +303,7 @@ func (s *Store) BatchesAfter(ctx context.Context, cluster string, afterAvailable
 		{Name: "node", Data: &node}, {Name: "spool", Data: &spool}, {Name: "sequence", Data: &seq}, {Name: "partition", Data: &partition}, {Name: "stream", Data: &stream},
 		{Name: "stream_seq", Data: &streamSeq}, {Name: "epoch", Data: &epoch}, {Name: "digest", Data: &digest}, {Name: "prev_digest", Data: &prev}, {Name: "boot_id", Data: &boot},
 		{Name: "ticks", Data: &ticks}, {Name: "wire_version", Data: &version}, {Name: "bytes", Data: &bytes}, {Name: "min_ts_ms", Data: &minTs}, {Name: "max_ts_ms", Data: &maxTs},
-		{Name: "minutes", Data: minutes}, {Name: "available_ms", Data: &available},
+		{Name: "minutes", Data: minutes}, {Name: "available_ms", Data: &available}, {Name: "inserted", Data: &inserted},
 	}
 	for i, k := range BatchKinds {
 		res = append(res, proto.ResultColumn{Name: k + "_rows", Data: &counts[i]})
@@ -283,7 +314,7 @@ func (s *Store) BatchesAfter(ctx context.Context, cluster string, afterAvailable
 			r := BatchRow{
 				BatchKey:  BatchKey{cluster, node.at(i), spool.at(i), seq[i]},
 				Partition: partition.at(i), Stream: stream.at(i), StreamSeq: streamSeq[i], Epoch: epoch[i], BootID: boot.at(i), Ticks: ticks[i],
-				WireVersion: version[i], Bytes: bytes[i], MinTsMs: minTs[i], MaxTsMs: maxTs[i], AvailableMs: available[i],
+				WireVersion: version[i], Bytes: bytes[i], MinTsMs: minTs[i], MaxTsMs: maxTs[i], AvailableMs: available[i], InsertedMs: inserted[i],
 				Minutes: append([]int64(nil), minutes.Row(i)...),
 			}
 			copy(r.Digest[:], digest.Row(i))

@@ -37,6 +37,8 @@ const (
 	TableParties       = "parties"
 	TablePartyAccounts = "party_accounts"
 
+	TablePositions = "detector_positions"
+
 	TableRecordings = "recordings"
 
 	tableMigrations = "schema_migrations"
@@ -48,7 +50,7 @@ func RawTables() []string { return slices.Sorted(maps.Keys(rawTables)) }
 func isTable(name string) bool {
 	switch name {
 	case TableBatches, TableGaps, TableQuarantine, TableGPUMinute, TableNodeMinute, TableCommMinute, TableFlowMinute,
-		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts, TableRecordings:
+		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts, TablePositions, TableRecordings:
 		return true
 	}
 	_, ok := rawTables[name]

@@ -85,7 +85,7 @@ func (s *Store) checkEpoch(ctx context.Context, table, cluster string, epoch uin
 // LatestEpoch is the newest epoch under which verdicts on a cluster stand; 0: none do.
 func (s *Store) LatestEpoch(ctx context.Context, cluster string) (uint64, error) {
 	latest := uint64(0)
-	for _, table := range []string{TableRuns, TableFindings} {
+	for _, table := range []string{TableRuns, TableFindings, TablePositions} {
 		e, err := s.epoch(ctx, table, cluster)
 		if err != nil {
 			return 0, err
@@ -259,6 +259,15 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 
 // LatestRuns returns the latest version of each run, sorted by id.
 func (s *Store) LatestRuns(ctx context.Context, cluster string) ([]RunRow, error) {
+	return s.runs(ctx, cluster, "")
+}
+
+// RunsAsOf returns the latest version of each run that is no later than version, sorted by id.
+func (s *Store) RunsAsOf(ctx context.Context, cluster string, version uint64) ([]RunRow, error) {
+	return s.runs(ctx, cluster, fmt.Sprintf(" AND version <= %d", version))
+}
+
+func (s *Store) runs(ctx context.Context, cluster, where string) ([]RunRow, error) {
 	var sel selection
 	id, class, by, doc := sel.text("run_id"), sel.text("class"), sel.text("superseded_by"), sel.text("doc")
 	detector, profile, config := sel.text("detector_version"), sel.text("profile_version"), sel.text("config_digest")
@@ -272,7 +281,7 @@ func (s *Store) LatestRuns(ctx context.Context, cluster string) ([]RunRow, error
 		f[i] = sel.float64(name)
 	}
 	coverage := sel.float64("coverage_frac")
-	sql := sel.sql() + " FROM " + s.table(TableRuns) + " WHERE cluster = " + quote(cluster) + " ORDER BY run_id, epoch DESC, version DESC LIMIT 1 BY run_id"
+	sql := sel.sql() + " FROM " + s.table(TableRuns) + " WHERE cluster = " + quote(cluster) + where + " ORDER BY run_id, epoch DESC, version DESC LIMIT 1 BY run_id"
 	var out []RunRow
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
@@ -313,6 +322,16 @@ func (s *Store) RunMembers(ctx context.Context, cluster, runID string, version, 
 // LatestFindings returns the latest version of each finding, sorted by id, retracted ones
 // among them.
 func (s *Store) LatestFindings(ctx context.Context, cluster string) ([]FindingRow, error) {
+	return s.findings(ctx, cluster, "")
+}
+
+// FindingsAsOf returns the latest version of each finding that is no later than version, as
+// LatestFindings does.
+func (s *Store) FindingsAsOf(ctx context.Context, cluster string, version uint64) ([]FindingRow, error) {
+	return s.findings(ctx, cluster, fmt.Sprintf(" AND version <= %d", version))
+}
+
+func (s *Store) findings(ctx context.Context, cluster, where string) ([]FindingRow, error) {
 	var sel selection
 	id, profile, limb, subject := sel.text("finding_id"), sel.text("profile"), sel.text("limb"), sel.text("subject")
 	state, severity, doc := sel.text("state"), sel.text("severity"), sel.text("doc")
@@ -325,7 +344,7 @@ func (s *Store) LatestFindings(ctx context.Context, cluster string) ([]FindingRo
 	sel.add("retracted_", "toUInt8(retracted)", retracted)
 	sel.add("version", "version", version)
 	sel.add("epoch", "epoch", epoch)
-	sql := sel.sql() + " FROM " + s.table(TableFindings) + " WHERE cluster = " + quote(cluster) + " ORDER BY finding_id, epoch DESC, version DESC LIMIT 1 BY finding_id"
+	sql := sel.sql() + " FROM " + s.table(TableFindings) + " WHERE cluster = " + quote(cluster) + where + " ORDER BY finding_id, epoch DESC, version DESC LIMIT 1 BY finding_id"
 	var out []FindingRow
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {

@@ -1,0 +1,129 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrLeaseLost says that somebody else may hold the lease now.
+var ErrLeaseLost = errors.New("lease lost")
+
+// Lease is the right to do something alone: a key that only its holder renews and that
+// expires without. Its methods may be used by several goroutines; Keep by one.
+type Lease struct {
+	kv    jetstream.KeyValue
+	key   string
+	value []byte
+	epoch uint64
+	ttl   time.Duration
+
+	rev     atomic.Uint64
+	renewed atomic.Int64 // since begun, monotonic, nanoseconds
+	begun   time.Time
+}
+
+// OpenLeases opens the bucket of leases, and says how long one lives without renewal.
+func OpenLeases(ctx context.Context, js jetstream.JetStream) (kv jetstream.KeyValue, ttl time.Duration, err error) {
+	if kv, err = js.KeyValue(ctx, BucketLease); err != nil {
+		return nil, 0, fmt.Errorf("open bucket %s: %w", BucketLease, err)
+	}
+	st, err := kv.Status(ctx)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read bucket %s: %w", BucketLease, err)
+	}
+	if ttl = st.TTL(); ttl == 0 {
+		return nil, 0, fmt.Errorf("bucket %s: its keys never expire, a holder that is lost would hold its lease for ever", BucketLease)
+	}
+	return kv, ttl, nil
+}
+
+// AcquireLease waits until the key is free and takes it. Instance names the holder, for
+// people.
+func AcquireLease(ctx context.Context, kv jetstream.KeyValue, key, instance string, ttl time.Duration) (*Lease, error) {
+	l := &Lease{kv: kv, key: key, value: []byte(instance), ttl: ttl, begun: time.Now()}
+	for {
+		start := time.Since(l.begun)
+		rev, err := kv.Create(ctx, key, l.value)
+		if err == nil {
+			l.epoch = rev
+			l.rev.Store(rev)
+			l.renewed.Store(int64(start))
+			return l, nil
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) {
+			return nil, fmt.Errorf("take lease %s: %w", key, err)
+		}
+		if err := wait(ctx, ttl/4); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Epoch is the revision under which the lease was taken: later holders have higher ones.
+func (l *Lease) Epoch() uint64 { return l.epoch }
+
+// Held returns nil while the lease can be relied on, else ErrLeaseLost. It asks nobody: a
+// process that was stopped for a while knows by its own clock.
+func (l *Lease) Held() error {
+	if since := time.Since(l.begun) - time.Duration(l.renewed.Load()); since > l.ttl*2/3 {
+		return fmt.Errorf("%w: %s was last renewed %s ago", ErrLeaseLost, l.key, since.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// Keep renews until ctx ends (nil) or the lease can no longer be relied on (ErrLeaseLost).
+func (l *Lease) Keep(ctx context.Context) error {
+	for {
+		if err := wait(ctx, l.ttl/3); err != nil {
+			return nil //nolint:nilerr // told to stop
+		}
+		attempt, cancel := context.WithTimeout(ctx, l.ttl/4)
+		start := time.Since(l.begun)
+		rev, err := l.kv.Update(attempt, l.key, l.value, l.rev.Load())
+		cancel()
+		switch {
+		case err == nil:
+			l.rev.Store(rev)
+			l.renewed.Store(int64(start))
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // told to stop
+		case IsWrongRevision(err):
+			return ErrLeaseLost
+		// Without an answer the lease stands as long as it surely lives.
+		case l.Held() != nil:
+			return fmt.Errorf("%w: renew lease %s: %w", ErrLeaseLost, l.key, err)
+		}
+	}
+}
+
+// Release gives the lease back, so that another need not wait for it to expire.
+func (l *Lease) Release(ctx context.Context) error {
+	err := l.kv.Delete(ctx, l.key, jetstream.LastRevision(l.rev.Load()))
+	if err != nil && !IsWrongRevision(err) {
+		return fmt.Errorf("release lease %s: %w", l.key, err)
+	}
+	return nil
+}
+
+// IsWrongRevision reports whether a compare-and-set failed because somebody else wrote.
+func IsWrongRevision(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+}
+
+// wait waits for d or the end of ctx, which is its error.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("wait: %w", ctx.Err())
+	case <-t.C:
+		return nil
+	}
+}
