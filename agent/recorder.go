@@ -51,6 +51,9 @@ func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 // Tick counts a sampling tick, whether it gave rows or not.
 func (r *Recorder) Tick() { r.ticks++ }
 
+// TickTo counts all ticks up to the n-th.
+func (r *Recorder) TickTo(n uint64) { r.ticks = max(r.ticks, n) }
+
 // Seal makes a batch of the tables and puts it into the spool. It returns the batch's
 // sequence, and 0 if there was nothing to seal. The tables stay the caller's and are not
 // changed. availableMs is the time at which a replay's rows were known, 0 live. After an

@@ -1,0 +1,167 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/flopwatch/flopwatch/agent/source"
+)
+
+// work is one tick for one source; done is closed when the source has had it.
+type work struct {
+	tick source.Tick
+	done chan struct{}
+}
+
+// panicPause bounds how many ticks a source is left alone after a panic: 1, 2, 4, ...
+const panicPause = 256
+
+// worker is a source and the goroutine that asks it.
+type worker struct {
+	src   source.Source
+	name  string
+	sink  *sink
+	board *board
+	lg    *slog.Logger
+
+	in   chan work
+	stop chan struct{} // closed: no tick comes any more
+	once sync.Once
+	done chan struct{} // closed at the goroutine's end
+
+	// busySince is the boot time of the tick in hand plus one, 0: none.
+	busySince atomic.Int64
+	samples   atomic.Uint64
+	missed    atomic.Uint64
+	errs      atomic.Uint64
+	panics    atomic.Uint64
+	lastUs    atomic.Int64
+	totalUs   atomic.Int64
+	stalled   atomic.Bool
+
+	// Owned by the goroutine.
+	failing bool
+	pause   uint64 // ticks after a panic
+	until   uint64 // the tick before which it is left alone
+}
+
+func newWorker(src source.Source, out *sink, lg *slog.Logger) *worker {
+	return &worker{src: src, name: src.Name(), sink: out, board: out.board, lg: lg.With(slog.String("source", src.Name())),
+		in: make(chan work, 1), stop: make(chan struct{}), done: make(chan struct{})}
+}
+
+// offer hands a tick over, unless the source is busy: then it misses it.
+func (w *worker) offer(t source.Tick) (done <-chan struct{}, ok bool) {
+	if !w.busySince.CompareAndSwap(0, t.BootMs+1) {
+		w.missed.Add(1)
+		return nil, false
+	}
+	d := make(chan struct{})
+	w.in <- work{t, d} // empty, as nobody was busy
+	return d, true
+}
+
+// busyMs is for how long the tick in hand has been there.
+func (w *worker) busyMs(nowBootMs int64) int64 {
+	if since := w.busySince.Load(); since > 0 {
+		return nowBootMs - since + 1
+	}
+	return 0
+}
+
+// end says that no tick comes any more.
+func (w *worker) end() { w.once.Do(func() { close(w.stop) }) }
+
+// run asks the source until end or ctx, and closes it.
+func (w *worker) run(ctx context.Context) {
+	defer close(w.done)
+	defer w.close(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.stop:
+			return
+		case job := <-w.in:
+			w.sample(ctx, job.tick)
+			w.busySince.Store(0)
+			close(job.done)
+		}
+	}
+}
+
+func (w *worker) close(ctx context.Context) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.lg.LogAttrs(ctx, slog.LevelError, "source panicked at its end", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	if err := w.src.Close(); err != nil {
+		w.lg.LogAttrs(ctx, slog.LevelWarn, "source did not end well", slog.Any("err", err))
+	}
+}
+
+// sample asks the source once.
+func (w *worker) sample(ctx context.Context, t source.Tick) {
+	if t.Seq < w.until {
+		w.missed.Add(1)
+		return
+	}
+	start := time.Now()
+	err, panicked := w.ask(ctx, t)
+	us := time.Since(start).Microseconds()
+	w.lastUs.Store(us)
+	w.totalUs.Add(us)
+	if panicked {
+		w.panics.Add(1)
+		w.pause = min(max(1, 2*w.pause), panicPause)
+		w.until = t.Seq + 1 + w.pause
+	} else {
+		w.pause = 0
+	}
+	switch {
+	case ctx.Err() != nil: // what it says while it is being stopped means nothing
+	case err == nil:
+		w.samples.Add(1)
+		if _, said := w.board.own(w.name); !said {
+			w.board.set(source.Status{Instrument: w.name, State: source.Active})
+		}
+		w.board.override(w.name, nil)
+		if w.failing {
+			w.failing = false
+			w.lg.LogAttrs(ctx, slog.LevelInfo, "source answers again")
+		}
+	default:
+		w.errs.Add(1)
+		// Where the source itself says what is wrong, it knows better.
+		if own, said := w.board.own(w.name); !said || own.State == source.Active {
+			w.board.override(w.name, &source.Status{State: source.Degraded, Reason: "it saw nothing: " + err.Error()})
+		}
+		if !w.failing {
+			w.failing = true
+			w.lg.LogAttrs(ctx, slog.LevelWarn, "source saw nothing", slog.Any("err", err))
+		}
+	}
+	if w.stalled.Swap(false) {
+		if err == nil {
+			w.board.override(w.name, nil)
+		}
+		w.lg.LogAttrs(ctx, slog.LevelInfo, "source has come back", slog.Int64("took_ms", us/1000))
+	}
+}
+
+// ask turns a panic into an error that names the source.
+func (w *worker) ask(ctx context.Context, t source.Tick) (err error, panicked bool) { //nolint:revive,staticcheck // the error is the result; the flag says how it came
+	defer func() {
+		if p := recover(); p != nil {
+			err, panicked = fmt.Errorf("source %s panicked: %v", w.name, p), true
+			w.lg.LogAttrs(ctx, slog.LevelError, "source panicked", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	return w.src.Sample(ctx, t, w.sink), false
+}
