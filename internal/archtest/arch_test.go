@@ -20,7 +20,10 @@ const module = "github.com/flopwatch/flopwatch"
 // rooms says which of our packages a room may import. "x/..." is x and all below it; of
 // several rows that fit a package, the longest counts.
 var rooms = map[string][]string{
-	"cmd/...": {"agent/...", "collector/...", "detector/...", "internal/..."},
+	"cmd/...": {"agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
+
+	"deploy":      {}, // files; tests alone
+	"deploy/nats": {"internal/wire", "internal/broker", "internal/durable"},
 
 	"agent":              {"agent/...", "internal/wire", "internal/durable", "internal/unit"},
 	"agent/source":       {"internal/wire"},
@@ -72,7 +75,7 @@ var rooms = map[string][]string{
 // owners says which rooms may import an outside dependency, tests included. One heavy
 // dependency, one room.
 var owners = map[string][]string{
-	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker", "internal/testenv/...", "internal/e2e", "cmd/..."},
+	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker", "internal/testenv/...", "internal/e2e", "deploy/nats", "cmd/..."},
 	"github.com/ClickHouse/":        {"internal/store/...", "internal/testenv/...", "internal/e2e"},
 	"github.com/ebitengine/purego":  {"internal/store/embedded/..."},
 	"github.com/NVIDIA/go-nvml":     {"agent/gpu/nvml"},

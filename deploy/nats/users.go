@@ -1,0 +1,329 @@
+package nats
+
+import (
+	_ "embed" // flopwatch.conf
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nkeys"
+
+	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/durable"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+//go:embed flopwatch.conf
+var serverConf []byte
+
+// Role says what a user is for.
+type Role string
+
+// Roles of users.
+const (
+	Node      Role = "node"      // one host's agent
+	Provider  Role = "provider"  // who publishes a cluster's inventory, allocations and orders
+	Collector Role = "collector" // all collectors together
+	Detector  Role = "detector"  // all detectors together
+)
+
+// Roles lists them all.
+func Roles() []Role { return []Role{Node, Provider, Collector, Detector} }
+
+// Names of what Init makes in the directory.
+const (
+	serverFile = "flopwatch.conf"
+	edgeFile   = "edge.conf"
+	fleetFile  = "fleet.conf"
+	usersDir   = "users.d"
+	userSuffix = ".user"
+)
+
+// User may publish and subscribe to the list of its role and names.
+type User struct {
+	Role    Role
+	Cluster string // of a node or provider
+	Name    string // of a node, as its agent reports it; "" elsewhere
+	// Key is the public half of the user's nkey, U...; the seed never leaves its owner.
+	Key string
+}
+
+// check reports what is missing or too much.
+func (u User) check() error {
+	switch u.Role {
+	case Node:
+		if u.Cluster == "" || u.Name == "" {
+			return errors.New("a node needs its cluster and its name")
+		}
+	case Provider:
+		if u.Cluster == "" || u.Name != "" {
+			return errors.New("a provider needs its cluster and no name")
+		}
+	case Collector, Detector:
+		if u.Cluster != "" || u.Name != "" {
+			return fmt.Errorf("a %s has neither cluster nor name", u.Role)
+		}
+	default:
+		return fmt.Errorf("role %q: wanted one of %v", u.Role, Roles())
+	}
+	return nil
+}
+
+func (u User) edge() bool { return u.Role == Node || u.Role == Provider }
+
+// file is the user's own, in users.d. Tokens have no dots, so no two users share one.
+func (u User) file() string {
+	switch u.Role {
+	case Node:
+		return "node." + wire.Token(u.Cluster) + "." + wire.Token(u.Name) + userSuffix
+	case Provider:
+		return "provider." + wire.Token(u.Cluster) + userSuffix
+	default:
+		return string(u.Role) + userSuffix
+	}
+}
+
+// InboxPrefix is where the user's answers come: inbox_prefix in its daemon's [nats]. No
+// other user may listen there.
+func (u User) InboxPrefix() string {
+	switch u.Role {
+	case Node:
+		return "_INBOX.node." + wire.Token(u.Cluster) + "." + wire.Token(u.Name)
+	case Provider:
+		return "_INBOX.provider." + wire.Token(u.Cluster)
+	default:
+		return "_INBOX." + string(u.Role)
+	}
+}
+
+// permissions are all that the user may do.
+func (u User) permissions() (publish, subscribe []string) {
+	const (
+		api = "$JS.API."
+		get = api + "DIRECT.GET."
+	)
+	subscribe = []string{u.InboxPrefix() + ".>"}
+	switch u.Role {
+	case Node:
+		commit := wire.CommitSubject(u.Cluster, u.Name)
+		publish = []string{wire.NodeSubject(u.Cluster, u.Name), get + broker.CommitStream + "." + commit}
+		subscribe = append(subscribe, commit)
+	case Provider:
+		commit := wire.CommitSubject(u.Cluster, "")
+		for _, k := range []wire.Kind{wire.KindInventory, wire.KindAllocation, wire.KindOrder} {
+			publish = append(publish, wire.ProviderSubject(u.Cluster, k))
+		}
+		publish = append(publish, get+broker.CommitStream+"."+commit)
+		subscribe = append(subscribe, commit)
+	case Collector:
+		// It makes streams and buckets and brings them up to date; it deletes and purges none.
+		// The account holds nothing but flopwatch's.
+		publish = []string{api + "INFO", api + "STREAM.INFO.*", api + "STREAM.CREATE.*", api + "STREAM.UPDATE.*"}
+		streams := []string{broker.ProviderStream}
+		leases := []string{"collector-provider"}
+		for p := range wire.Partitions {
+			streams = append(streams, broker.NodeStream(p))
+			leases = append(leases, "collector-"+strconv.Itoa(p))
+		}
+		for _, s := range streams {
+			for _, verb := range []string{"CREATE", "DURABLE.CREATE", "DELETE", "INFO", "MSG.NEXT"} {
+				publish = append(publish, api+"CONSUMER."+verb+"."+s+".collector")
+			}
+			// Acks; "*" twice where newer servers put domain and account.
+			publish = append(publish, "$JS.ACK."+s+".collector.>", "$JS.ACK.*.*."+s+".collector.>",
+				// Where the reader is, and what is being written.
+				"$KV."+broker.BucketCursor+"."+s, "$KV."+broker.BucketIntent+"."+s)
+		}
+		for _, l := range leases {
+			publish = append(publish, "$KV."+broker.BucketLease+"."+l)
+		}
+		for _, b := range []string{broker.BucketLease, broker.BucketIntent, broker.BucketCursor} {
+			publish = append(publish, get+"KV_"+b+".>")
+		}
+		publish = append(publish, wire.CommitSubjects)
+	case Detector:
+		publish = []string{
+			api + "STREAM.INFO.KV_" + broker.BucketLease, get + "KV_" + broker.BucketLease + ".>",
+			"$KV." + broker.BucketLease + ".detector",
+		}
+	}
+	return publish, subscribe
+}
+
+// Stanza is the user in the server's configuration language.
+func (u User) Stanza() (string, error) {
+	if err := u.check(); err != nil {
+		return "", err
+	}
+	if !nkeys.IsValidPublicUserKey(u.Key) {
+		return "", fmt.Errorf("key %q is not the public key of a user: one begins with U and has 56 characters", u.Key)
+	}
+	publish, subscribe := u.permissions()
+	var b strings.Builder
+	title := string(u.Role)
+	if u.edge() {
+		title += " " + strconv.Quote(u.Cluster)
+	}
+	if u.Name != "" {
+		title += " " + strconv.Quote(u.Name)
+	}
+	fmt.Fprintf(&b, "  # %s\n  {\n    nkey: %s\n    permissions {\n", title, u.Key)
+	list := func(verb string, subjects []string) {
+		fmt.Fprintf(&b, "      %s {allow: [\n", verb)
+		for _, s := range subjects {
+			fmt.Fprintf(&b, "        %q\n", s)
+		}
+		b.WriteString("      ]}\n")
+	}
+	list("publish", publish)
+	list("subscribe", subscribe)
+	b.WriteString("    }\n  }\n")
+	return b.String(), nil
+}
+
+// Init makes the directory, or brings it to order: flopwatch.conf if there is none, and
+// the files put together.
+func Init(dir string) error { return change(dir, func() error { return nil }) }
+
+// Add puts a user in, or gives the one that is there another key.
+func Add(dir string, u User) error {
+	text, err := u.Stanza()
+	if err != nil {
+		return fmt.Errorf("add user: %w", err)
+	}
+	return change(dir, func() error { return write(filepath.Join(dir, usersDir, u.file()), text) })
+}
+
+// Remove takes a user out; fs.ErrNotExist says that there is none. Its connections end
+// with the server's next reload.
+func Remove(dir string, u User) error {
+	if err := u.check(); err != nil {
+		return fmt.Errorf("remove user: %w", err)
+	}
+	return change(dir, func() error { return os.Remove(filepath.Join(dir, usersDir, u.file())) })
+}
+
+// change alters users.d alone, in a directory that is in order, and puts it together again.
+func change(dir string, alter func() error) (err error) {
+	users := filepath.Join(dir, usersDir)
+	if err = (durable.OS{}).MkdirAll(users); err != nil {
+		return fmt.Errorf("make directory of users: %w", err)
+	}
+	lock, err := durable.OS{}.Lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		return fmt.Errorf("change users in %s: %w", dir, err)
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	// The server has a user of its own, and there is no secret in here.
+	if err = errors.Join(os.Chmod(dir, 0o755), os.Chmod(users, 0o755)); err != nil {
+		return fmt.Errorf("open directory of users to the server: %w", err)
+	}
+	conf := filepath.Join(dir, serverFile)
+	if _, err = os.Stat(conf); errors.Is(err, fs.ErrNotExist) {
+		err = write(conf, string(serverConf))
+	}
+	if err == nil {
+		err = alter()
+	}
+	if err == nil {
+		err = assemble(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("change users in %s: %w", dir, err)
+	}
+	return nil
+}
+
+// write replaces a file that everyone may read.
+func write(name, text string) error {
+	if err := durable.WriteFile(durable.OS{}, name, []byte(text)); err != nil {
+		return err
+	}
+	return os.Chmod(name, 0o644)
+}
+
+// assemble writes the files that the server reads from those of users.d, in the order of
+// their names.
+func assemble(dir string) error {
+	files, err := os.ReadDir(filepath.Join(dir, usersDir))
+	if err != nil {
+		return err
+	}
+	var edge, fleet strings.Builder
+	for _, b := range []*strings.Builder{&edge, &fleet} {
+		b.WriteString("# Written by `flopwatch nats-user` from users.d; changes here are lost.\nusers: [\n")
+	}
+	for _, f := range files {
+		if filepath.Ext(f.Name()) != userSuffix {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, usersDir, f.Name()))
+		if err != nil {
+			return err
+		}
+		if role, _, _ := strings.Cut(f.Name(), "."); (User{Role: Role(role)}).edge() {
+			edge.Write(text)
+		} else {
+			fleet.Write(text)
+		}
+	}
+	for name, b := range map[string]*strings.Builder{edgeFile: &edge, fleetFile: &fleet} {
+		b.WriteString("]\n")
+		if err := write(filepath.Join(dir, name), b.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Key reads the seed in a file, or makes one there that its owner alone may read, and
+// returns its public half.
+func Key(seedFile string) (public string, err error) {
+	seed, err := os.ReadFile(seedFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return newKey(seedFile)
+	case err != nil:
+		return "", fmt.Errorf("read seed: %w", err)
+	}
+	pair, err := nkeys.ParseDecoratedNKey(seed)
+	if err != nil {
+		return "", fmt.Errorf("read seed %s: %w", seedFile, err)
+	}
+	defer pair.Wipe()
+	if public, err = pair.PublicKey(); err != nil {
+		return "", fmt.Errorf("read seed %s: %w", seedFile, err)
+	}
+	if !nkeys.IsValidPublicUserKey(public) {
+		return "", fmt.Errorf("read seed %s: it is not a user's", seedFile)
+	}
+	return public, nil
+}
+
+func newKey(seedFile string) (public string, err error) {
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		return "", fmt.Errorf("make key: %w", err)
+	}
+	defer pair.Wipe()
+	seed, err := pair.Seed()
+	if err != nil {
+		return "", fmt.Errorf("make key: %w", err)
+	}
+	if public, err = pair.PublicKey(); err != nil {
+		return "", fmt.Errorf("make key: %w", err)
+	}
+	f, err := os.OpenFile(seedFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", fmt.Errorf("make key: %w", err)
+	}
+	_, err = f.Write(append(seed, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", fmt.Errorf("make key: %w", errors.Join(err, os.Remove(seedFile)))
+	}
+	return public, nil
+}
