@@ -12,6 +12,8 @@ FUZZTIME ?= 10s
 # What tests may not skip for want of.
 REQUIRE ?= engine,nats
 OUT ?= out
+# NVIDIA's header marks functions as deprecated that the binding wraps and nobody here calls.
+export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 BUNDLES ?= $(wildcard ../shared/bundles/*)
 
 .PHONY: help
@@ -19,12 +21,26 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: binaries engine ## all commands and the embedded ClickHouse engine, to bin/
+build: binaries engine $(STUB) ## all commands and the embedded ClickHouse engine, to bin/
 
 .PHONY: binaries
-binaries: ## all commands to bin/, static
+binaries: ## all commands to bin/: static, but for flopwatch-nvml, which loads NVIDIA's library
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+	@# Never -z now: every function of the library binds when it is first called, if it is there at all.
+	CGO_ENABLED=1 $(GO) build -trimpath -ldflags="-s -w -extldflags=-Wl,-z,lazy" -o bin/flopwatch-nvml ./cmd/flopwatch-nvml
+
+# What `flopwatch up --fake-gpus` needs; a host without a C compiler does without.
+STUB := $(if $(shell command -v gcc),stub,no-stub)
+
+.PHONY: stub
+stub: ## fake GPUs: a libnvidia-ml.so.1 of our own, to bin/stub (needs gcc)
+	@command -v gcc > /dev/null || { echo "make stub needs gcc and the C library's headers (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
+	$(GO) run agent/gpu/nvmlstub/mkstub.go bin/stub
+
+.PHONY: no-stub
+no-stub:
+	@echo "gcc is missing: bin/stub is not built, so there are no fake GPUs (Debian: apt-get install gcc libc6-dev)" >&2
 
 .PHONY: engine
 engine: ## the embedded ClickHouse engine: an npm package of pinned version and digest

@@ -1,0 +1,226 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"github.com/NVIDIA/go-nvml/pkg/dl"
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+)
+
+// gpmMetricBytes is what C says of nvmlGpmMetric_t. go-nvml v0.13.0-1 had 1,624 here, and
+// gave 0 for all metrics but the first, with success.
+const gpmMetricBytes = 40
+
+// call is a function of the library that the child may call.
+type call uint8
+
+const (
+	callInit call = iota
+	callDriverVersion
+	callNVMLVersion
+	callCount
+	callHandle
+	callUUID
+	callName
+	callPCI
+	callVBIOS
+	callPowerLimit
+	callMaxClock
+	callMIG
+	callUtilization
+	callMemoryV2
+	callMemory
+	callClock
+	callTemperature
+	callTemperatureV
+	callEventReasons
+	callThrottleReasons
+	callFields
+	callPower
+	callEnergy
+	callGPMSupport
+	callGPMAlloc
+	callGPMFree
+	callGPMSample
+	callGPMMetrics
+	callProcesses
+	callMPS
+	numCalls
+)
+
+// symbols that a call may bind to, the newest first: go-nvml takes the newest that is there.
+var symbols = [numCalls][]string{
+	callInit:            {"nvmlInit_v2", "nvmlInit"},
+	callDriverVersion:   {"nvmlSystemGetDriverVersion"},
+	callNVMLVersion:     {"nvmlSystemGetNVMLVersion"},
+	callCount:           {"nvmlDeviceGetCount_v2", "nvmlDeviceGetCount"},
+	callHandle:          {"nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"},
+	callUUID:            {"nvmlDeviceGetUUID"},
+	callName:            {"nvmlDeviceGetName"},
+	callPCI:             {"nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2", "nvmlDeviceGetPciInfo"},
+	callVBIOS:           {"nvmlDeviceGetVbiosVersion"},
+	callPowerLimit:      {"nvmlDeviceGetEnforcedPowerLimit"},
+	callMaxClock:        {"nvmlDeviceGetMaxClockInfo"},
+	callMIG:             {"nvmlDeviceGetMigMode"},
+	callUtilization:     {"nvmlDeviceGetUtilizationRates"},
+	callMemoryV2:        {"nvmlDeviceGetMemoryInfo_v2"},
+	callMemory:          {"nvmlDeviceGetMemoryInfo"},
+	callClock:           {"nvmlDeviceGetClockInfo"},
+	callTemperature:     {"nvmlDeviceGetTemperature"},
+	callTemperatureV:    {"nvmlDeviceGetTemperatureV"},
+	callEventReasons:    {"nvmlDeviceGetCurrentClocksEventReasons"},
+	callThrottleReasons: {"nvmlDeviceGetCurrentClocksThrottleReasons"},
+	callFields:          {"nvmlDeviceGetFieldValues"},
+	callPower:           {"nvmlDeviceGetPowerUsage"},
+	callEnergy:          {"nvmlDeviceGetTotalEnergyConsumption"},
+	callGPMSupport:      {"nvmlGpmQueryDeviceSupport"},
+	callGPMAlloc:        {"nvmlGpmSampleAlloc"},
+	callGPMFree:         {"nvmlGpmSampleFree"},
+	callGPMSample:       {"nvmlGpmSampleGet"},
+	callGPMMetrics:      {"nvmlGpmMetricsGet"},
+	callProcesses:       {"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetComputeRunningProcesses"},
+	callMPS:             {"nvmlDeviceGetMPSComputeRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v2", "nvmlDeviceGetMPSComputeRunningProcesses"},
+}
+
+// texts of the library's codes. The library's own nvmlErrorString is one function more that
+// may be missing.
+var texts = map[nvml.Return]string{
+	nvml.ERROR_UNINITIALIZED:             "the library is not initialised",
+	nvml.ERROR_INVALID_ARGUMENT:          "invalid argument",
+	nvml.ERROR_NOT_SUPPORTED:             "not supported",
+	nvml.ERROR_NO_PERMISSION:             "no permission",
+	nvml.ERROR_NOT_FOUND:                 "not found",
+	nvml.ERROR_INSUFFICIENT_SIZE:         "insufficient size",
+	nvml.ERROR_INSUFFICIENT_POWER:        "a power cable of the GPU is not attached",
+	nvml.ERROR_DRIVER_NOT_LOADED:         "NVIDIA's kernel driver is not loaded",
+	nvml.ERROR_TIMEOUT:                   "time-out",
+	nvml.ERROR_IRQ_ISSUE:                 "the kernel has an interrupt problem with the GPU",
+	nvml.ERROR_LIBRARY_NOT_FOUND:         "the library is not there",
+	nvml.ERROR_FUNCTION_NOT_FOUND:        "the driver lacks the function",
+	nvml.ERROR_CORRUPTED_INFOROM:         "the GPU's infoROM is corrupt",
+	nvml.ERROR_GPU_IS_LOST:               "the GPU has fallen off the bus, or cannot be reached",
+	nvml.ERROR_RESET_REQUIRED:            "the GPU needs a reset",
+	nvml.ERROR_OPERATING_SYSTEM:          "the operating system or its container forbids it",
+	nvml.ERROR_LIB_RM_VERSION_MISMATCH:   "library and kernel driver are of different versions; the driver was replaced without a reload",
+	nvml.ERROR_IN_USE:                    "in use",
+	nvml.ERROR_MEMORY:                    "out of memory",
+	nvml.ERROR_NO_DATA:                   "no data",
+	nvml.ERROR_INSUFFICIENT_RESOURCES:    "insufficient resources",
+	nvml.ERROR_ARGUMENT_VERSION_MISMATCH: "the driver does not know this version of the structure",
+	nvml.ERROR_DEPRECATED:                "the function is gone from this driver",
+	nvml.ERROR_NOT_READY:                 "not ready",
+	nvml.ERROR_GPU_NOT_FOUND:             "no such GPU",
+	nvml.ERROR_INVALID_STATE:             "invalid state",
+	nvml.ERROR_UNKNOWN:                   "unknown error inside the driver",
+}
+
+func text(ret nvml.Return) string {
+	if s, ok := texts[ret]; ok {
+		return s
+	}
+	return fmt.Sprintf("unknown code %d", int(ret))
+}
+
+// library is the loaded library and what it has.
+type library struct {
+	api    nvml.Interface
+	have   [numCalls]bool
+	driver string
+}
+
+func (l *library) gpm() bool {
+	return l.have[callGPMAlloc] && l.have[callGPMSample] && l.have[callGPMMetrics] && l.have[callGPMSupport]
+}
+
+// open loads the library and says what it is. With a code in the welcome there is no
+// library.
+func open(path string) (*library, frame.Welcome) {
+	w := frame.Welcome{Version: frame.Version}
+	refuse := func(ret nvml.Return, why string) (*library, frame.Welcome) {
+		w.Code, w.Text = int(ret), why
+		return nil, w
+	}
+	if n := unsafe.Sizeof(nvml.GpmMetric{}); n != gpmMetricBytes {
+		return refuse(nvml.ERROR_ARGUMENT_VERSION_MISMATCH, fmt.Sprintf("this build of go-nvml takes nvmlGpmMetric_t for %d bytes, it has %d: its GPM values would be wrong", n, gpmMetricBytes))
+	}
+	name := path
+	if name == "" {
+		name = "libnvidia-ml.so.1"
+	}
+	// go-nvml loads and initialises in one step, and does not say why a library cannot be
+	// loaded: so it is loaded here first, and stays.
+	handle := dl.New(name, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
+	if err := handle.Open(); err != nil {
+		return refuse(nvml.ERROR_LIBRARY_NOT_FOUND, err.Error())
+	}
+	w.LibraryPath = mapped(name)
+	l := &library{}
+	for c, names := range symbols {
+		for _, s := range names {
+			if handle.Lookup(s) == nil {
+				l.have[c] = true
+				break
+			}
+		}
+		if !l.have[c] {
+			w.Missing = append(w.Missing, names[0])
+		}
+	}
+	slices.Sort(w.Missing)
+	w.GPM = l.gpm()
+	for _, c := range []call{callInit, callCount, callHandle, callUUID} {
+		if !l.have[c] {
+			return refuse(nvml.ERROR_FUNCTION_NOT_FOUND, fmt.Sprintf("%s has no %s: it is not NVIDIA's management library", w.LibraryPath, symbols[c][0]))
+		}
+	}
+	l.api = nvml.New(nvml.WithLibraryPath(name))
+	if ret := l.api.Init(); ret != nvml.SUCCESS {
+		return refuse(ret, text(ret))
+	}
+	if l.have[callDriverVersion] {
+		if v, ret := l.api.SystemGetDriverVersion(); ret == nvml.SUCCESS {
+			w.DriverVersion = frame.Clean(v)
+		}
+	}
+	if l.have[callNVMLVersion] {
+		if v, ret := l.api.SystemGetNVMLVersion(); ret == nvml.SUCCESS {
+			w.NVMLVersion = frame.Clean(v)
+		}
+	}
+	l.driver = w.DriverVersion
+	n, ret := l.api.DeviceGetCount()
+	if ret != nvml.SUCCESS {
+		return refuse(ret, "count GPUs: "+text(ret))
+	}
+	w.GPUs = max(0, min(n, frame.MaxGPUs))
+	return l, w
+}
+
+// mapped is the file that was loaded: what the loader found is in the process's own map.
+func mapped(name string) string {
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return name
+	}
+	defer func() { _ = f.Close() }() // was only read
+	base := filepath.Base(name)
+	if real, lerr := filepath.EvalSymlinks(name); lerr == nil {
+		base = filepath.Base(real)
+	}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if at := strings.IndexByte(s.Text(), '/'); at >= 0 && strings.HasPrefix(filepath.Base(s.Text()[at:]), strings.TrimSuffix(base, ".1")) {
+			return s.Text()[at:]
+		}
+	}
+	return name
+}

@@ -1,0 +1,94 @@
+// Command flopwatch-nvml reads GPUs through NVIDIA's management library for flopwatch-agent,
+// which starts it and talks to it over its standard input and output. It is of no use by hand.
+//
+//	flopwatch-nvml [-library FILE]
+//	flopwatch-nvml -version
+//
+// It does without internal/daemon, which brings an HTTP server along: this process is small,
+// and does nothing but wait in the driver.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/nvml"
+)
+
+// Exit codes, as of all commands.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	code, err := run(os.Args[1:], os.Stdout, os.Stderr)
+	if err != nil {
+		_, _ = fmt.Fprintf(os.Stderr, "flopwatch-nvml: %v\n", err) // there is nowhere else to say it
+	}
+	os.Exit(code)
+}
+
+func run(args []string, stdout, stderr io.Writer) (code int, err error) {
+	flags := flag.NewFlagSet("flopwatch-nvml", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	library := flags.String("library", "", "`path` of libnvidia-ml.so.1; empty: as the loader finds it")
+	version := flags.Bool("version", false, "print the build and exit")
+	if err = flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return 0, nil
+	} else if err != nil {
+		return exitUsage, nil // flags has said it
+	}
+	if *version {
+		return printVersion(stdout)
+	}
+	if flags.NArg() > 0 {
+		return exitUsage, errors.New("usage: flopwatch-nvml [-library FILE], started by flopwatch-agent")
+	}
+	// Workers wait in the driver, on threads of their own: one thread's worth of Go is plenty.
+	runtime.GOMAXPROCS(1)
+	out, err := answers()
+	if err != nil {
+		return exitFailure, err
+	}
+	// No signal is caught: there is nothing to lose, and a hung driver must not keep it.
+	switch err = nvml.Serve(context.Background(), os.Stdin, out, nvml.Config{Library: *library}); {
+	case errors.Is(err, nvml.ErrNoCgo):
+		return exitUsage, err
+	case err != nil:
+		return exitFailure, err
+	}
+	return 0, nil
+}
+
+func printVersion(w io.Writer) (int, error) {
+	version := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version + " " + info.GoVersion
+	}
+	if _, err := fmt.Fprintln(w, version); err != nil {
+		return exitFailure, fmt.Errorf("print version: %w", err)
+	}
+	return 0, nil
+}
+
+// answers takes the standard output away from everybody else: a driver library that prints
+// something must not print between frames. What is printed goes to standard error.
+func answers() (*os.File, error) {
+	fd, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("keep the way to the agent: %w", err)
+	}
+	if err = unix.Dup3(2, 1, 0); err != nil {
+		return nil, fmt.Errorf("turn standard output to standard error: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "answers"), nil
+}
