@@ -1,0 +1,288 @@
+package nvmlstub
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Library and Shared are the names of the two files of a stub, in one directory.
+const (
+	Library = "libnvidia-ml.so.1"
+	Shared  = "nvml.shm"
+)
+
+// headerModule has NVIDIA's nvml.h in its module cache; nothing of it is copied into ours.
+const headerModule = "github.com/NVIDIA/go-nvml"
+
+//go:embed lib/*.c lib/*.h
+var sources embed.FS
+
+// Options says which variant of the library to build. The zero value is the whole one.
+type Options struct {
+	// OldDriver builds the likes of a 470 driver: no GPM, no third version of the process
+	// lists, no power fields. What it lacks is really missing from the symbol table.
+	OldDriver bool
+	// Without names further functions that are to be missing. A '*' at the end stands for any rest.
+	Without []string
+	// Header is NVIDIA's nvml.h; empty: that of the module cache.
+	Header string
+	// CC is the C compiler; empty: gcc. Flags come last on its command line.
+	CC    string
+	Flags []string
+}
+
+// since470 is what came after the 470 drivers, as far as an agent could meet it. It is no
+// record of a certain release.
+var since470 = []string{
+	"nvmlGpm*", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+	"nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetSupportedClocksEventReasons",
+	"nvmlDeviceGetTemperatureV", "nvmlDeviceGetProcessesUtilizationInfo", "nvmlDeviceGetRunningProcessDetailList", "nvmlDeviceGetHandleByUUIDV",
+	"nvmlDeviceGetPciInfoExt", "nvmlDeviceGetModuleId", "nvmlDeviceGetNumaNodeId", "nvmlDeviceGetJpgUtilization", "nvmlDeviceGetOfaUtilization",
+	"nvmlDeviceGetGpuFabricInfo*", "nvmlSystemGetConfCompute*", "nvmlDeviceGetConfCompute*", "nvmlDeviceGetCapabilities",
+	"nvmlDevicePowerSmoothing*", "nvmlDeviceWorkloadPowerProfile*", "nvmlDeviceGetSramEccErrorStatus", "nvmlDeviceGetPlatformInfo",
+	"nvmlEventSetWait_v3", "nvmlSystemEventSet*", "nvmlDeviceGetRemappedRows_v2", "nvmlDeviceGetDramEncryptionMode", "nvmlDeviceGetMarginTemperature",
+}
+
+var (
+	declared    = regexp.MustCompile(`(?m)^(?:DEPRECATED\([0-9.]+\)\s+)?nvmlReturn_t\s+DECLDIR\s+(nvml\w+)\s*\(`)
+	implemented = regexp.MustCompile(`(?m)^STUB nvmlReturn_t (nvml\w+)\(`)
+	byMacro     = regexp.MustCompile(`(?m)^(?:TEXT|NUMBER|ENGINE|PROCESSES)\((nvml\w+),`)
+	processList = regexp.MustCompile(`(?m)^PROCESSES\((nvml\w+),`)
+)
+
+// Build compiles the library into dir, as dir/libnvidia-ml.so.1, and returns its path. It
+// needs gcc and, without Options.Header, the go command in a checkout of this module; the
+// error says which is missing. A library that is already there is replaced, never written into:
+// a process that has it open keeps its own.
+func Build(ctx context.Context, dir string, o Options) (string, error) {
+	cc, err := exec.LookPath(cmp.Or(o.CC, "gcc"))
+	if err != nil {
+		return "", fmt.Errorf("build the NVML stub: a C compiler is needed (Debian: apt-get install gcc libc6-dev): %w", err)
+	}
+	header := o.Header
+	if header == "" {
+		if header, err = findHeader(ctx); err != nil {
+			return "", err
+		}
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("build the NVML stub: %w", err)
+	}
+	if err = os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make the NVML stub's directory: %w", err)
+	}
+	tmp, err := os.MkdirTemp(dir, ".build-")
+	if err != nil {
+		return "", fmt.Errorf("make a directory to build the NVML stub in: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	files, err := unpack(tmp, header, o)
+	if err != nil {
+		return "", err
+	}
+	aside, lib := filepath.Join(tmp, Library), filepath.Join(dir, Library)
+	args := []string{
+		"-std=gnu11", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pthread",
+		"-DNVML_NO_UNVERSIONED_FUNC_DEFS", "-D_GNU_SOURCE",
+		"-I", tmp, "-idirafter", filepath.Dir(header), "-Wl,-soname," + Library, "-Wl,--version-script=" + filepath.Join(tmp, "exports"), "-o", aside,
+	}
+	if o.OldDriver {
+		args = append(args, "-DSTUB_OLD_DRIVER")
+	}
+	args = slices.Concat(args, files, []string{"-lm", "-ldl"}, o.Flags)
+	cmd := exec.CommandContext(ctx, cc, args...)
+	if out, cerr := cmd.CombinedOutput(); cerr != nil {
+		return "", fmt.Errorf("compile the NVML stub against %s: %w: %s", header, cerr, bytes.TrimSpace(out))
+	}
+	if err = os.Rename(aside, lib); err != nil {
+		return "", fmt.Errorf("put the NVML stub in place: %w", err)
+	}
+	return lib, nil
+}
+
+// findHeader asks the go command where the module with the header is, and has it fetched if need be.
+func findHeader(ctx context.Context) (string, error) {
+	if _, err := exec.LookPath("go"); err != nil {
+		return "", fmt.Errorf("find nvml.h: give its path, or put the go command on PATH: %w", err)
+	}
+	dir, err := moduleDir(ctx)
+	if err == nil && dir == "" {
+		if out, derr := exec.CommandContext(ctx, "go", "mod", "download", headerModule).CombinedOutput(); derr != nil {
+			return "", fmt.Errorf("fetch nvml.h with module %s: %w: %s", headerModule, derr, bytes.TrimSpace(out))
+		}
+		dir, err = moduleDir(ctx)
+	}
+	if err != nil {
+		return "", err
+	}
+	header := filepath.Join(dir, "gen", "nvml", "nvml.h")
+	if _, err = os.Stat(header); err != nil {
+		return "", fmt.Errorf("find nvml.h in module %s: %w", headerModule, err)
+	}
+	return header, nil
+}
+
+func moduleDir(ctx context.Context) (string, error) {
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", headerModule)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("find nvml.h: ask for module %s in a checkout of flopwatch: %w: %s", headerModule, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// unpack writes the sources, and what is generated from the header, to a directory, and
+// returns the files to compile.
+func unpack(dir, header string, o Options) (files []string, err error) {
+	text, err := os.ReadFile(header)
+	if err != nil {
+		return nil, fmt.Errorf("read nvml.h: %w", err)
+	}
+	functions := headerFunctions(text)
+	if len(functions) < 100 {
+		return nil, fmt.Errorf("read %s: %d functions found, which is not NVIDIA's nvml.h", header, len(functions))
+	}
+	entries, err := sources.ReadDir("lib")
+	if err != nil {
+		return nil, fmt.Errorf("list the NVML stub's sources: %w", err)
+	}
+	ours := map[string]bool{}
+	for _, e := range entries {
+		src, rerr := sources.ReadFile(path.Join("lib", e.Name()))
+		if rerr != nil {
+			return nil, fmt.Errorf("read the NVML stub's sources: %w", rerr)
+		}
+		for _, name := range sourceFunctions(src) {
+			ours[name] = true
+		}
+		file := filepath.Join(dir, e.Name())
+		if err = os.WriteFile(file, src, 0o644); err != nil {
+			return nil, fmt.Errorf("write the NVML stub's sources: %w", err)
+		}
+		if path.Ext(e.Name()) == ".c" {
+			files = append(files, file)
+		}
+	}
+	var missing []string
+	for name := range ours {
+		if !slices.Contains(functions, name) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return nil, fmt.Errorf("read %s: it lacks %s", header, strings.Join(missing, ", "))
+	}
+	without := o.Without
+	if o.OldDriver {
+		without = slices.Concat(without, since470)
+	}
+	generated := map[string]string{
+		"functions.h": functionsHeader(functions),
+		"rest.c":      restSource(functions, ours),
+		"exports":     exports(functions, without, o.OldDriver),
+	}
+	for name, content := range generated {
+		if err = os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return nil, fmt.Errorf("write the NVML stub's generated sources: %w", err)
+		}
+	}
+	return append(files, filepath.Join(dir, "rest.c")), nil
+}
+
+// headerFunctions are the functions that the header declares, sorted, but nvmlErrorString,
+// which alone returns no status.
+func headerFunctions(header []byte) []string {
+	var names []string
+	for _, m := range declared.FindAllSubmatch(header, -1) {
+		names = append(names, string(m[1]))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// sourceFunctions are the functions that a source of ours defines.
+func sourceFunctions(src []byte) []string {
+	var names []string
+	for _, re := range []*regexp.Regexp{implemented, byMacro} {
+		for _, m := range re.FindAllSubmatch(src, -1) {
+			names = append(names, string(m[1]))
+		}
+	}
+	for _, m := range processList.FindAllSubmatch(src, -1) {
+		names = append(names, string(m[1])+"_v2", string(m[1])+"_v3")
+	}
+	return names
+}
+
+func functionsHeader(functions []string) string {
+	var b strings.Builder
+	b.WriteString("enum {\n")
+	for _, f := range functions {
+		fmt.Fprintf(&b, "    FN_%s,\n", f)
+	}
+	b.WriteString("    FN_COUNT\n};\n#define FN_NAMES")
+	for _, f := range functions {
+		fmt.Fprintf(&b, " \\\n    %q,", f)
+	}
+	b.WriteString("\n")
+	return b.String()
+}
+
+// restSource defines the functions that we do not: they take whatever they are given.
+func restSource(functions []string, ours map[string]bool) string {
+	var b strings.Builder
+	b.WriteString("#include \"functions.h\"\nint stub_unsupported(int fn);\n")
+	for _, f := range functions {
+		if !ours[f] {
+			fmt.Fprintf(&b, "__attribute__((visibility(\"default\"))) int %s(void);\nint %s(void) { return stub_unsupported(FN_%s); }\n", f, f, f)
+		}
+	}
+	return b.String()
+}
+
+// exports is a version script: a function that it calls local is missing for whoever loads the library.
+func exports(functions, without []string, old bool) string {
+	var b strings.Builder
+	b.WriteString("{\n  global: nvmlErrorString;\n")
+	var local []string
+	for _, f := range functions {
+		gone := slices.ContainsFunc(without, func(p string) bool { return fits(p, f) }) || old && strings.HasSuffix(f, "_v1")
+		if gone {
+			local = append(local, f)
+			continue
+		}
+		fmt.Fprintf(&b, "  %s;\n", f)
+	}
+	b.WriteString("  local:\n")
+	for _, f := range local {
+		fmt.Fprintf(&b, "  %s;\n", f)
+	}
+	b.WriteString("  *;\n};\n")
+	return b.String()
+}
+
+// fits reports whether a name is a pattern's: the same, or beginning as the pattern does before its '*'.
+func fits(pattern, name string) bool {
+	if begin, any := strings.CutSuffix(pattern, "*"); any {
+		return strings.HasPrefix(name, begin)
+	}
+	return pattern == name
+}
+
+// ErrForeign says that a file is not the stub's shared memory, or of another version.
+var ErrForeign = errors.New("not the NVML stub's shared memory of this version")

@@ -1,0 +1,2 @@
+// Package nvmlstub is fake GPUs.
+package nvmlstub

@@ -1,0 +1,137 @@
+package nvmlstub
+
+import (
+	"math"
+	"unsafe"
+)
+
+// The structs of lib/layout.h, field for field: layout_test.go compares all offsets.
+
+const (
+	magic   = "FWNVMLSH"
+	version = 1
+
+	// MaxGPUs and the others are the room in the shared memory.
+	MaxGPUs      = 16
+	MaxSegments  = 64 // a GPU
+	MaxProcesses = 64
+	MaxFaults    = 32
+	MaxEvents    = 64
+
+	maxFunctions = 512
+	maxLinks     = 36
+	never        = math.MaxInt64
+	latestUs     = 1 << 52
+)
+
+type segment struct {
+	startUs, lengthUs int64
+	stepUs, phaseUs   int64
+	comm              float64
+	kind, pstate      uint32
+	reasons           uint64
+	level             [2]Level
+}
+
+type gpu struct {
+	uuid                                                       [48]byte
+	name                                                       [64]byte
+	serial, vbios, boardPart                                   [32]byte
+	pciDomain, pciBus, pciDevice, pciDeviceID, pciSubsystemID  uint32
+	minor, moduleID, boardID, brand, architecture              uint32
+	ccMajor, ccMinor                                           uint32
+	cores, busWidth, numaNode                                  uint32
+	powerLimitMW, powerDefaultMW, powerMinMW, powerMaxMW       uint32
+	maxClockMHz                                                [4]uint32
+	nvlinks, nvlinkVersion, nvlinkMBps                         uint32
+	pcieGen, pcieWidth, pcieMaxGen, pcieMaxWidth               uint32
+	gpm, powerInstant                                          uint32
+	ecc, mig                                                   uint32
+	tempShutdownC, tempSlowdownC, tempMemMaxC, tempGPUMaxC     uint32
+	retiredSBE, retiredDBE, retiredPending                     uint32
+	remappedCor, remappedUnc, remappedPending, remappedFailed  uint32
+	pcieReplays, segments                                      uint32
+	memTotal, memReserved, bar1Total, bar1Used                 uint64
+	eccCorrected, eccUncorrected                               uint64
+	nvlinkCRCFlit, nvlinkCRCData, nvlinkReplay, nvlinkRecovery uint64
+	energyStartMJ, nvlinkTxStart, nvlinkRxStart                uint64
+	pcieTxStart, pcieRxStart                                   uint64
+	pcieWrap                                                   uint64
+	lostUs, resetUs                                            int64
+	idle                                                       Level
+	idleReasons                                                uint64
+	idlePstate, _                                              uint32
+	segment                                                    [MaxSegments]segment
+}
+
+type process struct {
+	pid, gpus, kind, _ uint32
+	usedBytes          uint64
+	fromUs, toUs       int64
+	name               [32]byte
+}
+
+type event struct {
+	atUs       int64
+	kind, data uint64
+	gpu, _     uint32
+}
+
+type fault struct {
+	function     [64]byte
+	id           uint64
+	gpus         uint32
+	code         int32
+	delayUs      int64
+	fromUs, toUs int64
+}
+
+type config struct {
+	gpus, processes, events, faults uint32
+	manual                          uint32
+	cudaVersion                     int32
+	baseBootUs, baseEpochUs         int64
+	repeatUs                        int64
+	driver, nvml                    [80]byte
+	gpu                             [MaxGPUs]gpu
+	process                         [MaxProcesses]process
+	event                           [MaxEvents]event
+	fault                           [MaxFaults]fault
+}
+
+type header struct {
+	magic                               [8]byte
+	version, _                          uint32
+	size, configOffset, functionsOffset uint64
+	seq                                 uint64
+	nowUs                               int64
+	faultLeft                           [MaxFaults]int64
+	_                                   [4096 - 312]byte
+}
+
+type function struct {
+	name     [64]byte
+	state, _ uint32
+	calls    [MaxGPUs + 1]uint64
+}
+
+type memory struct {
+	header   header
+	config   config
+	function [maxFunctions]function
+}
+
+const (
+	memorySize      = int(unsafe.Sizeof(memory{}))
+	configOffset    = unsafe.Offsetof(memory{}.config)
+	functionsOffset = unsafe.Offsetof(memory{}.function)
+)
+
+func text(b []byte) string {
+	for i, c := range b {
+		if c == 0 {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}

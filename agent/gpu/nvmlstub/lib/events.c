@@ -1,0 +1,106 @@
+// Event sets: each delivers what the scenario lists from the moment of its registration on.
+#include <stdlib.h>
+#include <time.h>
+
+#include "stub.h"
+
+#define SET_MAGIC 0x46574553u
+#define POLL_US 5000
+#define KNOWN_EVENTS                                                                                                           \
+    (nvmlEventTypeSingleBitEccError | nvmlEventTypeDoubleBitEccError | nvmlEventTypeXidCriticalError | nvmlEventTypePState |   \
+     nvmlEventTypeClock)
+
+// A set belongs to one thread at a time, as the header asks of its users.
+struct nvmlEventSet_st {
+    uint32_t magic, pad;
+    uint64_t types[STUB_MAX_GPUS];
+    int64_t from_us[STUB_MAX_GPUS]; // delivered up to here, not with it
+    uint32_t next;                  // index of the event to look at next
+};
+
+static bool alive(nvmlEventSet_t s) { return s != NULL && s->magic == SET_MAGIC; }
+
+STUB nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set) {
+    CALL(nvmlEventSetCreate);
+    NEED(set != NULL);
+    struct nvmlEventSet_st *s = calloc(1, sizeof *s);
+    if (s == NULL) return NVML_ERROR_MEMORY;
+    s->magic = SET_MAGIC;
+    *set = s;
+    return NVML_SUCCESS;
+}
+
+STUB nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set) {
+    CALL(nvmlEventSetFree);
+    NEED(alive(set));
+    set->magic = 0;
+    free(set);
+    return NVML_SUCCESS;
+}
+
+STUB nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long *types) {
+    DEVICE(nvmlDeviceGetSupportedEventTypes);
+    NEED(types != NULL);
+    *types = (unsigned long long)KNOWN_EVENTS;
+    return NVML_SUCCESS;
+}
+
+STUB nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types, nvmlEventSet_t set) {
+    DEVICE(nvmlDeviceRegisterEvents);
+    NEED(alive(set));
+    if ((types & ~(unsigned long long)KNOWN_EVENTS) != 0) return NVML_ERROR_NOT_SUPPORTED;
+    if (set->types[c.index] == 0) set->from_us[c.index] = c.now_us;
+    set->types[c.index] |= types;
+    return NVML_SUCCESS;
+}
+
+static bool next_event(const struct call *c, nvmlEventSet_t set, const struct stub_event **found) {
+    for (; set->next < c->conf->events; set->next++) {
+        const struct stub_event *e = &c->conf->event[set->next];
+        if (e->at_us > c->now_us) return false;
+        if (!(set->types[e->gpu] & e->type) || e->at_us <= set->from_us[e->gpu]) continue;
+        set->next++;
+        *found = e;
+        return true;
+    }
+    return false;
+}
+
+static int64_t monotonic_us(void) {
+    struct timespec t;
+    if (clock_gettime(CLOCK_MONOTONIC, &t) != 0) return 0;
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+// The timeout is of the real clock; the events are due by the scenario's.
+static nvmlReturn_t event_wait(int fn, nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms, bool instances) {
+    struct call c __attribute__((cleanup(call_end)));
+    nvmlReturn_t r = call_begin(&c, fn, STUB_NO_GPU);
+    if (r != NVML_SUCCESS) return r;
+    NEED(alive(set) && data != NULL);
+    int64_t end = monotonic_us() + (int64_t)timeout_ms * 1000;
+    for (;;) {
+        const struct stub_event *e;
+        if (next_event(&c, set, &e)) {
+            data->device = any_handle(e->gpu); // of a lost GPU too: that is what its last event is about
+            data->eventType = e->type;
+            data->eventData = e->data;
+            if (instances) data->gpuInstanceId = data->computeInstanceId = 0xffffffffu;
+            return NVML_SUCCESS;
+        }
+        int64_t left = end - monotonic_us();
+        if (left <= 0) return NVML_ERROR_TIMEOUT;
+        call_end(&c);
+        wait_us(left < POLL_US ? left : POLL_US);
+        r = call_again(&c);
+        if (r != NVML_SUCCESS) return r;
+    }
+}
+
+STUB nvmlReturn_t nvmlEventSetWait(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms) {
+    return event_wait(FN_nvmlEventSetWait, set, data, timeout_ms, false);
+}
+
+STUB nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms) {
+    return event_wait(FN_nvmlEventSetWait_v2, set, data, timeout_ms, true);
+}

@@ -1,0 +1,146 @@
+// The shared memory of the stub: what Go writes and the library reads. layout.go holds the
+// same structs; a test compares every offset. Raise STUB_VERSION with every change.
+#ifndef FLOPWATCH_STUB_LAYOUT_H
+#define FLOPWATCH_STUB_LAYOUT_H
+
+#include <stdint.h>
+
+#define STUB_MAGIC "FWNVMLSH"
+#define STUB_VERSION 1u
+#define STUB_MAX_GPUS 16
+#define STUB_MAX_SEGMENTS 64
+#define STUB_MAX_PROCESSES 64
+#define STUB_MAX_FAULTS 32
+#define STUB_MAX_EVENTS 64
+#define STUB_MAX_FUNCTIONS 512
+#define STUB_MAX_LINKS 36
+#define STUB_NO_GPU STUB_MAX_GPUS // the column and the mask bit of calls that name no GPU
+#define STUB_NEVER INT64_MAX
+
+// What a GPU does, as numbers that can be integrated over time. 0..1 unless the name says.
+enum stub_quantity {
+    STUB_GR,
+    STUB_SM,
+    STUB_OCCUPANCY,
+    STUB_INTEGER,
+    STUB_TENSOR,
+    STUB_DFMA,
+    STUB_HMMA,
+    STUB_IMMA,
+    STUB_DRAM,
+    STUB_FP64,
+    STUB_FP32,
+    STUB_FP16,
+    STUB_NVDEC,
+    STUB_NVENC,
+    STUB_UTIL,
+    STUB_MEM_UTIL,
+    STUB_POWER_W,
+    STUB_SM_MHZ,
+    STUB_MEM_MHZ,
+    STUB_NVLINK_TX_BPS, // bytes a second
+    STUB_NVLINK_RX_BPS,
+    STUB_PCIE_TX_BPS,
+    STUB_PCIE_RX_BPS,
+    STUB_MEM_USED_BYTES,
+    STUB_TEMP_C,
+    STUB_MEM_TEMP_C,
+    STUB_QUANTITIES
+};
+
+// A stretch of a scenario: steps of step_us, each a computing part and then, for the share
+// comm of the step, a communicating part. No step: computing all the time.
+struct stub_segment {
+    int64_t start_us, length_us; // in the scenario, or in its cycle where it repeats
+    int64_t step_us, phase_us;   // phase_us: how far the first step has got at the start
+    double comm;
+    uint32_t kind, pstate;
+    uint64_t reasons; // nvmlClocksEventReason bits
+    double level[2][STUB_QUANTITIES];
+};
+
+struct stub_gpu {
+    char uuid[48], name[64], serial[32], vbios[32], board_part[32];
+    uint32_t pci_domain, pci_bus, pci_device, pci_device_id, pci_subsystem_id;
+    uint32_t minor, module_id, board_id, brand, architecture, cc_major, cc_minor;
+    uint32_t cores, bus_width, numa_node;
+    uint32_t power_limit_mw, power_default_mw, power_min_mw, power_max_mw;
+    uint32_t max_clock_mhz[4]; // by nvmlClockType_t
+    uint32_t nvlinks, nvlink_version, nvlink_mbps;
+    uint32_t pcie_gen, pcie_width, pcie_max_gen, pcie_max_width;
+    uint32_t gpm, power_instant; // 0 or 1; power_instant: GetPowerUsage is no average
+    uint32_t ecc, mig;           // 0, 1, or 2 for not supported
+    uint32_t temp_shutdown_c, temp_slowdown_c, temp_mem_max_c, temp_gpu_max_c;
+    uint32_t retired_sbe, retired_dbe, retired_pending;
+    uint32_t remapped_cor, remapped_unc, remapped_pending, remapped_failed;
+    uint32_t pcie_replays, segments;
+    uint64_t mem_total, mem_reserved, bar1_total, bar1_used;
+    uint64_t ecc_corrected, ecc_uncorrected;                                         // both volatile and aggregate
+    uint64_t nvlink_crc_flit, nvlink_crc_data, nvlink_replay, nvlink_recovery;       // a link
+    uint64_t energy_start_mj, nvlink_tx_start, nvlink_rx_start, pcie_tx_start, pcie_rx_start;
+    uint64_t pcie_wrap;        // the PCIe counters' modulus, 0: none
+    int64_t lost_us, reset_us; // from when on it is lost; when its counters began again at zero
+    double idle[STUB_QUANTITIES];
+    uint64_t idle_reasons;
+    uint32_t idle_pstate, pad;
+    struct stub_segment segment[STUB_MAX_SEGMENTS];
+};
+
+struct stub_process {
+    uint32_t pid, gpus, type, pad; // type: 0 compute, 1 graphics, 2 MPS client
+    uint64_t used_bytes;
+    int64_t from_us, to_us; // in the cycle where the scenario repeats
+    char name[32];
+};
+
+struct stub_event {
+    int64_t at_us; // since the scenario's start, whether it repeats or not
+    uint64_t type, data;
+    uint32_t gpu, pad;
+};
+
+struct stub_fault {
+    char function[64]; // a name, a beginning and '*', or '*'
+    uint64_t id;       // never used twice
+    uint32_t gpus;
+    int32_t code;      // what is returned; 0: only the delay
+    int64_t delay_us;  // of the real clock
+    int64_t from_us, to_us;
+};
+
+struct stub_config {
+    uint32_t gpus, processes, events, faults;
+    uint32_t manual; // 1: header.now_us is the time
+    int32_t cuda_version;
+    int64_t base_boot_us, base_epoch_us; // the scenario's start
+    int64_t repeat_us;                   // length of the cycle, 0: plays once
+    char driver[80], nvml[80];
+    struct stub_gpu gpu[STUB_MAX_GPUS];
+    struct stub_process process[STUB_MAX_PROCESSES];
+    struct stub_event event[STUB_MAX_EVENTS];
+    struct stub_fault fault[STUB_MAX_FAULTS];
+};
+
+struct stub_header {
+    char magic[8];
+    uint32_t version, pad;
+    uint64_t size, config_offset, functions_offset;
+    uint64_t seq;   // odd while config is being written
+    int64_t now_us; // where config.manual is 1
+    int64_t fault_left[STUB_MAX_FAULTS]; // how many more calls; below 0: no end
+    char reserved[4096 - 312];
+};
+
+struct stub_function {
+    char name[64];
+    uint32_t state, pad; // 0 free, 1 being named, 2 named
+    uint64_t calls[STUB_MAX_GPUS + 1];
+};
+
+struct stub_memory {
+    struct stub_header header;
+    struct stub_config config;
+    struct stub_function function[STUB_MAX_FUNCTIONS];
+};
+
+#endif

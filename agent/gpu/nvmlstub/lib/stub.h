@@ -1,0 +1,75 @@
+// What the parts of the library share.
+#ifndef FLOPWATCH_STUB_H
+#define FLOPWATCH_STUB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "layout.h"
+#include "nvml.h"
+
+#include "functions.h" // generated: FN_nvmlInit_v2 and so on
+
+#define STUB __attribute__((visibility("default")))
+
+struct nvmlDevice_st {
+    unsigned int index;
+};
+
+// A call into the library. Between its begin and its end the configuration does not change.
+struct call {
+    const struct stub_config *conf;
+    const struct stub_gpu *gpu;
+    int64_t now_us; // since the scenario's start
+    unsigned int index;
+    bool locked;
+};
+
+nvmlReturn_t call_begin(struct call *c, int fn, unsigned int gpu);
+nvmlReturn_t call_begin_device(struct call *c, int fn, nvmlDevice_t device);
+void call_end(struct call *c);
+nvmlReturn_t call_again(struct call *c);
+nvmlReturn_t device_handle(const struct call *c, unsigned int index, nvmlDevice_t *device);
+bool device_index(nvmlDevice_t device, unsigned int *index);
+nvmlDevice_t any_handle(unsigned int index);
+int64_t epoch_us(const struct call *c, int64_t at_us);
+void wait_us(int64_t us);
+nvmlReturn_t put_string(char *to, unsigned int length, const char *from);
+int stub_unsupported(int fn);
+
+// CALL and DEVICE begin a call, count it, meet its fault, and return where it ends there.
+#define CALL(fn)                                                     \
+    struct call c __attribute__((cleanup(call_end)));                \
+    do {                                                             \
+        nvmlReturn_t begun = call_begin(&c, FN_##fn, STUB_NO_GPU);   \
+        if (begun != NVML_SUCCESS) return begun;                     \
+    } while (0)
+
+#define DEVICE(fn)                                                   \
+    struct call c __attribute__((cleanup(call_end)));                \
+    do {                                                             \
+        nvmlReturn_t begun = call_begin_device(&c, FN_##fn, device); \
+        if (begun != NVML_SUCCESS) return begun;                     \
+    } while (0)
+
+#define NEED(condition)                                              \
+    do {                                                             \
+        if (!(condition)) return NVML_ERROR_INVALID_ARGUMENT;        \
+    } while (0)
+
+// model.c: the scenario's functions of time.
+int64_t cycle_us(const struct stub_config *conf, int64_t at_us);
+const struct stub_segment *segment_at(const struct stub_config *conf, const struct stub_gpu *g, int64_t at_us);
+double value_at(const struct call *c, int q, int64_t at_us);
+double integral(const struct stub_config *conf, const struct stub_gpu *g, int q, int64_t to_us); // value x seconds from 0
+double mean_of_last(const struct call *c, int q, int64_t window_us);
+uint64_t counter(const struct call *c, int q, uint64_t start, double scale);
+uint64_t to_u64(double v);
+unsigned int to_percent(double fraction);
+bool config_valid(struct stub_config *conf);
+
+// device.c, read by fields.c too.
+unsigned int power_mw(const struct call *c, bool instant);
+
+#endif

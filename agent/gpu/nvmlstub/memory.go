@@ -1,0 +1,390 @@
+package nvmlstub
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Memory is a stub's shared memory. Its methods may be called from several goroutines; of
+// several processes, one at a time may change it.
+type Memory struct {
+	mu     sync.Mutex
+	m      *memory
+	raw    []byte
+	lastID uint64 // of faults
+}
+
+// Create makes the shared memory of a scenario. A file of that name is replaced: who has it
+// open keeps the old one until it initializes NVML anew.
+func Create(path string, s Scenario) (*Memory, error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return nil, fmt.Errorf("create the NVML stub's memory: %w", err)
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	defer func() { _ = tmp.Close() }()
+	if err = tmp.Truncate(int64(memorySize)); err == nil {
+		err = tmp.Chmod(0o644)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create the NVML stub's memory: %w", err)
+	}
+	m, err := mapFile(tmp)
+	if err != nil {
+		return nil, err
+	}
+	h := &m.m.header
+	copy(h.magic[:], magic)
+	h.version, h.size, h.configOffset, h.functionsOffset = version, uint64(memorySize), uint64(configOffset), uint64(functionsOffset)
+	if err = m.SetScenario(s); err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		_ = m.Close()
+		return nil, fmt.Errorf("create the NVML stub's memory %s: %w", path, err)
+	}
+	return m, nil
+}
+
+// Open opens shared memory that another process created.
+func Open(path string) (*Memory, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the NVML stub's memory: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("open the NVML stub's memory: %w", err)
+	}
+	if st.Size() != int64(memorySize) {
+		return nil, fmt.Errorf("open %s: %w: %d bytes, wanted %d", path, ErrForeign, st.Size(), memorySize)
+	}
+	m, err := mapFile(f)
+	if err != nil {
+		return nil, err
+	}
+	h := &m.m.header
+	if string(h.magic[:]) != magic || h.version != version || h.size != uint64(memorySize) || h.configOffset != uint64(configOffset) ||
+		h.functionsOffset != uint64(functionsOffset) || m.m.config.gpus < 1 || m.m.config.gpus > MaxGPUs {
+		_ = m.Close()
+		return nil, fmt.Errorf("open %s: %w", path, ErrForeign)
+	}
+	for i := range m.m.config.fault {
+		m.lastID = max(m.lastID, m.m.config.fault[i].id)
+	}
+	return m, nil
+}
+
+func mapFile(f *os.File) (*Memory, error) {
+	raw, err := syscall.Mmap(int(f.Fd()), 0, memorySize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map the NVML stub's memory: %w", err)
+	}
+	return &Memory{m: (*memory)(unsafe.Pointer(unsafe.SliceData(raw))), raw: raw}, nil
+}
+
+// Close unmaps the memory; the file stays. No method may be called after it.
+func (m *Memory) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.raw == nil {
+		return nil
+	}
+	raw := m.raw
+	m.m, m.raw = nil, nil
+	if err := syscall.Munmap(raw); err != nil {
+		return fmt.Errorf("unmap the NVML stub's memory: %w", err)
+	}
+	return nil
+}
+
+// change lets the library see all of a change or nothing of it: while the number is odd it waits.
+func (m *Memory) change(f func(*config) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	seq := &m.m.header.seq
+	before := atomic.LoadUint64(seq) &^ 1
+	next := m.m.config
+	if err := f(&next); err != nil {
+		return err
+	}
+	atomic.StoreUint64(seq, before+1)
+	m.m.config = next
+	atomic.StoreUint64(seq, before+2)
+	return nil
+}
+
+// SetScenario replaces everything: GPUs, load, processes, events, faults, and the start of time.
+func (m *Memory) SetScenario(s Scenario) error {
+	boot, err := bootUs()
+	if err != nil {
+		return err
+	}
+	atomic.StoreInt64(&m.m.header.nowUs, 0)
+	err = m.change(func(c *config) error {
+		*c = config{baseBootUs: boot, baseEpochUs: s.Epoch.UnixMicro()}
+		if s.Epoch.IsZero() {
+			c.baseEpochUs = time.Now().UnixMicro()
+		}
+		if s.Manual {
+			c.manual = 1
+		}
+		return s.fill(c)
+	})
+	if err != nil {
+		return err
+	}
+	return m.SetFaults(s.Faults...)
+}
+
+func bootUs() (int64, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0, fmt.Errorf("read the boot clock: %w", err)
+	}
+	return t.Sec*1e6 + t.Nsec/1e3, nil
+}
+
+// SetNow moves the clock to a time since the scenario's start, and makes it the test's from here on.
+func (m *Memory) SetNow(now time.Duration) error {
+	atomic.StoreInt64(&m.m.header.nowUs, us(now))
+	if m.config().manual == 1 {
+		return nil
+	}
+	return m.change(func(c *config) error {
+		c.manual = 1
+		return nil
+	})
+}
+
+// UseRealClock lets the machine's clock run from a time since the scenario's start.
+func (m *Memory) UseRealClock(now time.Duration) error {
+	boot, err := bootUs()
+	if err != nil {
+		return err
+	}
+	return m.change(func(c *config) error {
+		c.manual, c.baseBootUs = 0, boot-us(now)
+		return nil
+	})
+}
+
+// Now is the time since the scenario's start.
+func (m *Memory) Now() (time.Duration, error) {
+	c := m.config()
+	if c.manual == 1 {
+		return time.Duration(atomic.LoadInt64(&m.m.header.nowUs)) * time.Microsecond, nil
+	}
+	boot, err := bootUs()
+	return time.Duration(max(0, boot-c.baseBootUs)) * time.Microsecond, err
+}
+
+// config is for reading.
+func (m *Memory) config() *config {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &m.m.config
+}
+
+// GPUs is how many there are.
+func (m *Memory) GPUs() int { return int(m.config().gpus) }
+
+// UUID and Name are what the stub says of a GPU.
+func (m *Memory) UUID(gpu int) string { return text(m.config().gpu[gpu].uuid[:]) }
+
+// Name is a GPU's product name.
+func (m *Memory) Name(gpu int) string { return text(m.config().gpu[gpu].name[:]) }
+
+// SetFaults replaces all faults; without any, what hangs goes on.
+func (m *Memory) SetFaults(list ...Fault) error {
+	if len(list) > MaxFaults {
+		return fmt.Errorf("nvmlstub: %d faults, wanted at most %d", len(list), MaxFaults)
+	}
+	return m.change(func(c *config) error {
+		for i, f := range list {
+			gpus, err := mask(f.GPUs, "a fault")
+			if err != nil {
+				return err
+			}
+			if f.GPUs == nil {
+				gpus = 1<<(NoGPU+1) - 1
+			}
+			m.lastID++
+			q := fault{id: m.lastID, gpus: gpus, code: f.Code, delayUs: us(f.Delay), fromUs: us(f.From), toUs: until(f.To)}
+			if err = put(q.function[:], "function", f.Function); err != nil {
+				return err
+			}
+			if f.Function == "" || f.Delay < 0 || f.Count < 0 {
+				return fmt.Errorf("nvmlstub: fault %d: function %q, delay %v, count %d", i, f.Function, f.Delay, f.Count)
+			}
+			c.fault[i] = q
+			left := f.Count
+			if left == 0 {
+				left = -1
+			}
+			atomic.StoreInt64(&m.m.header.faultLeft[i], left)
+		}
+		clear(c.fault[len(list):])
+		c.faults = uint32(len(list))
+		return nil
+	})
+}
+
+// SetProcesses replaces all processes.
+func (m *Memory) SetProcesses(list ...Process) error {
+	return m.change(func(c *config) error {
+		clear(c.process[:])
+		return fillProcesses(c, list)
+	})
+}
+
+// SetEvents replaces all events.
+func (m *Memory) SetEvents(list ...Event) error {
+	return m.change(func(c *config) error { return fillEvents(c, list) })
+}
+
+// SetSegments replaces a GPU's load. Its counters become those of the new load from the start,
+// so change it before something reads, or at the end of all that was read.
+func (m *Memory) SetSegments(gpu int, list ...Segment) error {
+	return m.change(func(c *config) error {
+		if gpu < 0 || gpu >= int(c.gpus) {
+			return fmt.Errorf("nvmlstub: GPU %d of %d", gpu, c.gpus)
+		}
+		clear(c.gpu[gpu].segment[:])
+		return fillSegments(&c.gpu[gpu], list, c.repeatUs)
+	})
+}
+
+// SetLost loses a GPU from a time on; a negative time brings it back.
+func (m *Memory) SetLost(gpu int, at time.Duration) error {
+	return m.change(func(c *config) error {
+		if gpu < 0 || gpu >= int(c.gpus) {
+			return fmt.Errorf("nvmlstub: GPU %d of %d", gpu, c.gpus)
+		}
+		c.gpu[gpu].lostUs = us(at)
+		if at < 0 {
+			c.gpu[gpu].lostUs = never
+		}
+		return nil
+	})
+}
+
+// ResetCounters lets a GPU's counters count from zero from a time on, as after a reload of the driver.
+func (m *Memory) ResetCounters(gpu int, at time.Duration) error {
+	return m.change(func(c *config) error {
+		if gpu < 0 || gpu >= int(c.gpus) || at < 0 {
+			return fmt.Errorf("nvmlstub: GPU %d of %d, at %v", gpu, c.gpus, at)
+		}
+		c.gpu[gpu].resetUs = us(at)
+		return nil
+	})
+}
+
+// Calls is how often a function was called for a GPU; NoGPU: without one. A function that no
+// process has called, or that does not exist, has 0.
+func (m *Memory) Calls(name string, gpu int) uint64 {
+	return m.Snapshot()[name].of(gpu)
+}
+
+// Counts are the calls of a function by GPU, the last entry those without one.
+type Counts [MaxGPUs + 1]uint64
+
+func (c Counts) of(gpu int) uint64 {
+	if gpu < 0 || gpu > NoGPU {
+		return 0
+	}
+	return c[gpu]
+}
+
+// Calls are counts by function, without those that nobody called.
+type Calls map[string]Counts
+
+// Snapshot reads all counters.
+func (m *Memory) Snapshot() Calls {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := Calls{}
+	for i := range m.m.function {
+		f := &m.m.function[i]
+		if atomic.LoadUint32(&f.state) != 2 {
+			continue
+		}
+		var n Counts
+		for g := range n {
+			n[g] = atomic.LoadUint64(&f.calls[g])
+		}
+		if n != (Counts{}) {
+			out[text(f.name[:])] = n
+		}
+	}
+	return out
+}
+
+// Since is what was called after an earlier snapshot.
+func (c Calls) Since(before Calls) Calls {
+	out := Calls{}
+	for name, n := range c {
+		for g, was := range before[name] {
+			n[g] -= was
+		}
+		if n != (Counts{}) {
+			out[name] = n
+		}
+	}
+	return out
+}
+
+// Total is the number of calls, of all functions, for a GPU; NoGPU: without one; -1: all.
+func (c Calls) Total(gpu int) (sum uint64) {
+	for _, n := range c {
+		for g, v := range n {
+			if gpu == -1 || g == gpu {
+				sum += v
+			}
+		}
+	}
+	return sum
+}
+
+// Truth is what a GPU did in a stretch of time, exactly. Means are over the stretch.
+type Truth struct {
+	EnergyJ                         float64
+	Mean                            Level
+	NVLinkTxBytes, NVLinkRxBytes    float64
+	PCIeTxBytes, PCIeRxBytes        float64
+	TensorSeconds, TensorMegacycles float64 // the integrals of the tensor fraction, and of it times the SM clock in MHz
+	BusySeconds                     float64 // with a kernel on it
+}
+
+// Truth integrates from one time since the scenario's start to another.
+func (m *Memory) Truth(gpu int, from, to time.Duration) Truth {
+	return m.config().truth(gpu, us(from), us(to))
+}
+
+// At is what a GPU does at a moment.
+func (m *Memory) At(gpu int, t time.Duration) Level { return m.config().at(gpu, us(t)) }
+
+func (c *config) truth(i int, fromUs, toUs int64) Truth {
+	between := func(f func(*Level) float64) float64 { return c.integral(i, f, toUs) - c.integral(i, f, fromUs) }
+	var t Truth
+	var sum Level
+	for q := range NumQuantities {
+		sum[q] = between(func(l *Level) float64 { return l[q] })
+		if toUs > fromUs {
+			t.Mean[q] = sum[q] * 1e6 / float64(toUs-fromUs)
+		}
+	}
+	t.EnergyJ, t.TensorSeconds, t.BusySeconds = sum[PowerW], sum[Tensor], sum[Util]
+	t.NVLinkTxBytes, t.NVLinkRxBytes, t.PCIeTxBytes, t.PCIeRxBytes = sum[NVLinkTxBps], sum[NVLinkRxBps], sum[PCIeTxBps], sum[PCIeRxBps]
+	t.TensorMegacycles = between(func(l *Level) float64 { return l[Tensor] * l[SMClockMHz] })
+	return t
+}

@@ -1,0 +1,226 @@
+package nvmlstub
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// Model is a kind of GPU with the figures of its data sheet.
+type Model int
+
+// Models.
+const (
+	H100SXM Model = iota
+	H200
+	B200
+	A100 // no GPM
+	L40S // no GPM, no NVLink
+	numModels
+)
+
+type figures struct {
+	name, board, vbios                   string
+	pciID, pciSub                        uint32
+	arch, brand, ccMajor, ccMinor, cores uint32
+	busWidth                             uint32
+	memMiB, reservedMiB, bar1MiB         uint64
+	limitW, minW                         uint32
+	smMHz, memMHz, videoMHz              uint32
+	nvlinks, nvlinkVersion, nvlinkMBps   uint32
+	pcieGen                              uint32
+	gpm, instant                         uint32
+	mig                                  uint32 // 2: not supported
+	idleW, idleSMMHz                     float64
+}
+
+const (
+	archAmpere, archAda, archHopper, archBlackwell = 7, 8, 9, 10
+	brandNVIDIA                                    = 14
+	mib                                            = 1 << 20
+)
+
+var models = [numModels]figures{
+	H100SXM: {name: "NVIDIA H100 80GB HBM3", board: "692-2G520-0200-000", vbios: "96.00.89.00.01", pciID: 0x233010de, pciSub: 0x16c110de,
+		arch: archHopper, brand: brandNVIDIA, ccMajor: 9, cores: 16896, busWidth: 5120, memMiB: 81559, reservedMiB: 551, bar1MiB: 131072,
+		limitW: 700, minW: 200, smMHz: 1980, memMHz: 2619, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 6, nvlinkMBps: 26562,
+		pcieGen: 5, gpm: 1, idleW: 72, idleSMMHz: 345},
+	H200: {name: "NVIDIA H200", board: "692-2G520-0280-000", vbios: "96.00.BC.00.01", pciID: 0x233510de, pciSub: 0x18be10de,
+		arch: archHopper, brand: brandNVIDIA, ccMajor: 9, cores: 16896, busWidth: 6144, memMiB: 143771, reservedMiB: 607, bar1MiB: 262144,
+		limitW: 700, minW: 200, smMHz: 1980, memMHz: 3201, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 6, nvlinkMBps: 26562,
+		pcieGen: 5, gpm: 1, idleW: 76, idleSMMHz: 345},
+	B200: {name: "NVIDIA B200", board: "692-2G525-0220-500", vbios: "97.00.88.00.0F", pciID: 0x290110de, pciSub: 0x199910de,
+		arch: archBlackwell, brand: brandNVIDIA, ccMajor: 10, cores: 18944, busWidth: 8192, memMiB: 183359, reservedMiB: 718, bar1MiB: 262144,
+		limitW: 1000, minW: 200, smMHz: 1965, memMHz: 3996, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 7, nvlinkMBps: 53125,
+		pcieGen: 5, gpm: 1, idleW: 140, idleSMMHz: 120},
+	A100: {name: "NVIDIA A100-SXM4-80GB", board: "692-2G506-0212-002", vbios: "92.00.45.00.05", pciID: 0x20b210de, pciSub: 0x147f10de,
+		arch: archAmpere, brand: brandNVIDIA, ccMajor: 8, cores: 6912, busWidth: 5120, memMiB: 81920, reservedMiB: 635, bar1MiB: 131072,
+		limitW: 400, minW: 100, smMHz: 1410, memMHz: 1593, videoMHz: 1290, nvlinks: 12, nvlinkVersion: 4, nvlinkMBps: 25781,
+		pcieGen: 4, instant: 1, idleW: 55, idleSMMHz: 210},
+	L40S: {name: "NVIDIA L40S", board: "900-2G133-0080-000", vbios: "95.02.66.00.02", pciID: 0x26b910de, pciSub: 0x185110de,
+		arch: archAda, brand: brandNVIDIA, ccMajor: 8, ccMinor: 9, cores: 18176, busWidth: 384, memMiB: 46068, reservedMiB: 562, bar1MiB: 65536,
+		limitW: 350, minW: 100, smMHz: 2520, memMHz: 9001, videoMHz: 1965, pcieGen: 4, mig: 2, idleW: 35, idleSMMHz: 210},
+}
+
+// String is the product's name.
+func (m Model) String() string {
+	if m < 0 || m >= numModels {
+		return fmt.Sprintf("Model(%d)", int(m))
+	}
+	return models[m].name
+}
+
+// Idle is what a GPU of the model does between segments.
+func (m Model) Idle() Level {
+	f := models[m]
+	return Level{PowerW: f.idleW, SMClockMHz: f.idleSMMHz, MemClockMHz: float64(f.memMHz), TempC: 31, MemTempC: 38}
+}
+
+// fill makes the shared form of a GPU at a place.
+func (g *GPU) fill(c *gpu, index int, repeatUs int64) error {
+	if g.Model < 0 || g.Model >= numModels {
+		return fmt.Errorf("model %d is not known", g.Model)
+	}
+	f := models[g.Model]
+	limit := orDefault(g.PowerLimitMW, f.limitW*1000)
+	*c = gpu{
+		pciBus: []uint32{0x18, 0x2a, 0x3a, 0x5d, 0x9a, 0xab, 0xba, 0xdb}[index%8], pciDomain: uint32(index / 8), pciDeviceID: f.pciID, pciSubsystemID: f.pciSub,
+		minor: uint32(index), moduleID: uint32(index + 1), boardID: uint32(0x1800 + 0x100*index), brand: f.brand, architecture: f.arch,
+		ccMajor: f.ccMajor, ccMinor: f.ccMinor, cores: f.cores, busWidth: f.busWidth, numaNode: uint32(index % 8 / 4),
+		powerLimitMW: limit, powerDefaultMW: f.limitW * 1000, powerMinMW: f.minW * 1000, powerMaxMW: f.limitW * 1000,
+		maxClockMHz: [4]uint32{f.smMHz, f.smMHz, f.memMHz, f.videoMHz},
+		nvlinks:     f.nvlinks, nvlinkVersion: f.nvlinkVersion, nvlinkMBps: f.nvlinkMBps,
+		pcieGen: f.pcieGen, pcieWidth: 16, pcieMaxGen: f.pcieGen, pcieMaxWidth: 16, gpm: f.gpm, powerInstant: f.instant, ecc: 1, mig: f.mig,
+		tempShutdownC: 92, tempSlowdownC: 89, tempMemMaxC: 95, tempGPUMaxC: 87,
+		memTotal: f.memMiB * mib, memReserved: f.reservedMiB * mib, bar1Total: f.bar1MiB * mib, bar1Used: mib,
+		eccCorrected: g.ECCCorrected, eccUncorrected: g.ECCUncorrected,
+		nvlinkCRCFlit: g.NVLinkErrors, nvlinkCRCData: g.NVLinkErrors, nvlinkReplay: g.NVLinkErrors, nvlinkRecovery: g.NVLinkErrors,
+		energyStartMJ: g.EnergyStartMJ, pcieWrap: g.PCIeWrapBytes, lostUs: until(g.LostAt), resetUs: until(g.ResetAt),
+		idle: g.Model.Idle(), idleReasons: 1, idlePstate: 0,
+	}
+	if g.MIG {
+		if f.mig == 2 {
+			return fmt.Errorf("%s has no MIG", f.name)
+		}
+		c.mig = 1
+	}
+	for _, t := range []struct {
+		to         []byte
+		what, text string
+	}{
+		{c.name[:], "name", orDefault(g.Name, f.name)},
+		{c.uuid[:], "UUID", orDefault(g.UUID, fmt.Sprintf("GPU-f10b0000-0000-4000-8000-%04x%08x", int(g.Model), index))},
+		{c.serial[:], "serial", orDefault(g.Serial, fmt.Sprintf("16544230%05d", index))},
+		{c.vbios[:], "VBIOS version", orDefault(g.VBIOS, f.vbios)},
+		{c.boardPart[:], "board part number", f.board},
+	} {
+		if err := put(t.to, t.what, t.text); err != nil {
+			return err
+		}
+	}
+	return fillSegments(c, g.Segments, repeatUs)
+}
+
+// part is a share of a figure.
+func part(of uint32, share float64) float64 { return float64(of) * share }
+
+// TrainSegment is a stretch of a training on every GPU: big matrix products, then an exchange
+// of gradients over NVLink. A step takes 1.2 s, a quarter of it communication.
+func TrainSegment(m Model, start, length time.Duration) Segment {
+	f := models[m]
+	link := part(f.nvlinks*f.nvlinkMBps, 1e6)
+	work := Level{
+		GRActive: 1, SMActive: 0.93, SMOccupancy: 0.31, Integer: 0.12, Tensor: 0.62, HMMA: 0.62, DRAM: 0.38, FP32: 0.11, FP16: 0.03,
+		Util: 1, MemUtil: 0.55, PowerW: part(f.limitW, 0.94), SMClockMHz: part(f.smMHz, 0.86), MemClockMHz: float64(f.memMHz),
+		NVLinkTxBps: 0.04 * link, NVLinkRxBps: 0.04 * link, PCIeTxBps: 0.2e9, PCIeRxBps: 0.5e9,
+		MemUsedBytes: math.Round(float64(f.memMiB)*0.86) * mib, TempC: 63, MemTempC: 74,
+	}
+	talk := work
+	talk[SMActive], talk[SMOccupancy], talk[Integer], talk[Tensor], talk[HMMA], talk[DRAM], talk[FP32] = 0.42, 0.09, 0.05, 0.02, 0.02, 0.21, 0.02
+	talk[MemUtil], talk[PowerW], talk[SMClockMHz] = 0.3, part(f.limitW, 0.52), part(f.smMHz, 0.95)
+	talk[NVLinkTxBps], talk[NVLinkRxBps], talk[PCIeTxBps], talk[PCIeRxBps] = 0.62*link, 0.62*link, 6e9, 6e9
+	return Segment{Start: start, Length: length, Kind: Train, Step: 1200 * time.Millisecond, Comm: 0.25, Compute: work, Communicate: talk, Reasons: 4}
+}
+
+// CheckpointSegment is a pause of a training that writes its state: memory held, GPUs all but idle.
+func CheckpointSegment(m Model, start, length time.Duration) Segment {
+	f := models[m]
+	l := TrainSegment(m, 0, 1).Compute
+	wait := m.Idle()
+	wait[MemUsedBytes], wait[PowerW], wait[SMClockMHz], wait[PCIeTxBps] = l[MemUsedBytes], part(f.limitW, 0.19), float64(f.smMHz), 11e9
+	wait[GRActive], wait[Util], wait[SMActive], wait[TempC], wait[MemTempC] = 0.04, 0.04, 0.01, 45, 56
+	return Segment{Start: start, Length: length, Kind: Checkpoint, Compute: wait}
+}
+
+// InferSegment serves requests: memory full, bound by memory bandwidth, little NVLink, in
+// bursts of 0.7 s.
+func InferSegment(m Model, start, length time.Duration) Segment {
+	f := models[m]
+	busy := Level{
+		GRActive: 0.96, SMActive: 0.58, SMOccupancy: 0.18, Integer: 0.14, Tensor: 0.09, HMMA: 0.09, DRAM: 0.66, FP32: 0.06, FP16: 0.04,
+		Util: 0.97, MemUtil: 0.72, PowerW: part(f.limitW, 0.57), SMClockMHz: float64(f.smMHz), MemClockMHz: float64(f.memMHz),
+		PCIeTxBps: 0.3e9, PCIeRxBps: 0.2e9, MemUsedBytes: math.Round(float64(f.memMiB)*0.91) * mib, TempC: 52, MemTempC: 63,
+	}
+	if f.nvlinks > 0 {
+		busy[NVLinkTxBps], busy[NVLinkRxBps] = 4e9, 4e9
+	}
+	calm := busy.With(0.35, GRActive, SMActive, SMOccupancy, Integer, Tensor, HMMA, DRAM, FP32, FP16, Util, MemUtil, NVLinkTxBps, NVLinkRxBps)
+	calm[PowerW] = part(f.limitW, 0.33)
+	return Segment{Start: start, Length: length, Kind: Infer, Step: 700 * time.Millisecond, Comm: 0.3, Compute: busy, Communicate: calm}
+}
+
+// BurnSegment is a stress test of one GPU for itself: all power, no communication.
+func BurnSegment(m Model, start, length time.Duration) Segment {
+	f := models[m]
+	l := TrainSegment(m, 0, 1).Compute
+	l[SMActive], l[Tensor], l[HMMA], l[PowerW], l[NVLinkTxBps], l[NVLinkRxBps] = 0.99, 0.88, 0.88, part(f.limitW, 0.995), 0, 0
+	l[PCIeTxBps], l[PCIeRxBps], l[SMClockMHz], l[TempC] = 0, 0, part(f.smMHz, 0.74), 71
+	return Segment{Start: start, Length: length, Kind: Burn, Compute: l, Reasons: 4}
+}
+
+// Training is n GPUs that train from start for a length; the clock is the machine's.
+func Training(m Model, n int, start, length time.Duration) Scenario {
+	s := Scenario{GPUs: make([]GPU, max(n, 0))}
+	for i := range s.GPUs {
+		s.GPUs[i] = GPU{Model: m, EnergyStartMJ: 5e9 + uint64(i)*1e7, Segments: []Segment{TrainSegment(m, start, length)}}
+	}
+	return s
+}
+
+// H100x8Training is a host of eight H100 that train from start for a length.
+func H100x8Training(start, length time.Duration) Scenario { return Training(H100SXM, 8, start, length) }
+
+// Cycle is the length of Demo's cycle.
+const Cycle = 64 * time.Minute
+
+// Demo is what `flopwatch up --fake-gpus N` shows: for ever 64 minutes of three idle, forty of training on all GPUs
+// with a checkpoint of 40 s in the middle, three idle, twelve of inference on the first half
+// of the GPUs (one at least), six idle. The training's process is pid on all GPUs; 0: none.
+func Demo(m Model, n int, pid uint32) Scenario {
+	s := Scenario{GPUs: make([]GPU, max(n, 0)), Repeat: Cycle}
+	if m < 0 || m >= numModels {
+		return s // Create says so
+	}
+	train, serve := 3*time.Minute, 46*time.Minute
+	half, pause := 20*time.Minute, 40*time.Second
+	var all, some []int
+	for i := range s.GPUs {
+		g := GPU{Model: m, EnergyStartMJ: 5e9 + uint64(i)*1e7, Segments: []Segment{
+			TrainSegment(m, train, half-pause), CheckpointSegment(m, train+half-pause, pause), TrainSegment(m, train+half, half),
+		}}
+		all = append(all, i)
+		if i < max(1, n/2) {
+			some = append(some, i)
+			g.Segments = append(g.Segments, InferSegment(m, serve, 12*time.Minute))
+		}
+		s.GPUs[i] = g
+	}
+	if pid != 0 {
+		used := func(seg Segment) uint64 { return uint64(seg.Compute[MemUsedBytes]) }
+		s.Processes = []Process{
+			{PID: pid, GPUs: all, UsedBytes: used(TrainSegment(m, 0, 1)), From: train, To: train + 2*half, Name: "train"},
+			{PID: pid, GPUs: some, UsedBytes: used(InferSegment(m, 0, 1)), From: serve, To: serve + 12*time.Minute, Name: "serve"},
+		}
+	}
+	return s
+}

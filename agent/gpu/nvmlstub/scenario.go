@@ -1,0 +1,264 @@
+package nvmlstub
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+// Kind says what a segment plays; the library does not look at it.
+type Kind uint32
+
+// Kinds.
+const (
+	Idle Kind = iota
+	Train
+	Infer
+	Burn
+	Checkpoint
+	Other
+)
+
+// Scenario is all that a stub shows. All times are counted from its start.
+type Scenario struct {
+	GPUs []GPU
+	// Repeat is the length of a cycle; 0: the segments play once, and then the GPUs idle.
+	Repeat                     time.Duration
+	DriverVersion, NVMLVersion string // empty: 580.95.05, and 13 before it
+	CUDAVersion                int    // as NVML counts, 13000; 0: that
+	Processes                  []Process
+	Events                     []Event
+	Faults                     []Fault
+	// Manual starts with the clock that SetNow moves, at 0, and not with the machine's.
+	Manual bool
+	// Epoch is what the stub's time stamps take for its start; zero: the moment of Create.
+	Epoch time.Time
+}
+
+// GPU is one device. Empty fields are filled from the model and the GPU's place.
+type GPU struct {
+	Model                     Model
+	Name, UUID, Serial, VBIOS string
+	PowerLimitMW              uint32
+	EnergyStartMJ             uint64 // of the counter at the scenario's start
+	PCIeWrapBytes             uint64 // modulus of the PCIe counters; 0: they do not wrap
+	ECCCorrected              uint64
+	ECCUncorrected            uint64
+	NVLinkErrors              uint64 // of each kind, a link
+	MIG                       bool   // shown as enabled; there are no instances
+	LostAt                    time.Duration
+	ResetAt                   time.Duration // from when on its counters count from zero, above 0
+	Segments                  []Segment     // by time, apart from each other; idle between them
+}
+
+// Segment is a stretch of load. A step computes and then, for the share Comm of it,
+// communicates; without a step there is only Compute.
+type Segment struct {
+	Start, Length time.Duration
+	Kind          Kind
+	Step, Phase   time.Duration
+	Comm          float64
+	Compute       Level
+	Communicate   Level
+	PState        uint32
+	Reasons       uint64 // bits of nvmlClocksEventReasons
+}
+
+// Process is a process on some GPUs. Times are in the cycle where the scenario repeats; To 0 is for ever.
+type Process struct {
+	PID       uint32
+	GPUs      []int
+	UsedBytes uint64 // on each
+	Type      ProcessType
+	From, To  time.Duration
+	Name      string
+}
+
+// ProcessType says in which of NVML's lists a process is.
+type ProcessType uint32
+
+// Process types.
+const (
+	ComputeProcess ProcessType = iota
+	GraphicsProcess
+	MPSProcess
+)
+
+// XidEvent is the type of critical Xid errors, as NVML counts types.
+const XidEvent = 8
+
+// Event is delivered to event sets that were registered before it; Type 0 is XidEvent.
+type Event struct {
+	At         time.Duration
+	GPU        int
+	Type, Data uint64
+}
+
+// Fault makes calls fail or hang: the first that fits a call is met. Function is a name, a
+// beginning and '*', or '*'. GPUs nil is all of them and the calls that name none; NoGPU
+// stands for the latter. To 0 is for ever, Count 0 is every time. Code 0 lets the call succeed
+// after the delay. A delay is of the machine's clock, and ends when the fault is taken away.
+type Fault struct {
+	Function string
+	GPUs     []int
+	Code     int32
+	Delay    time.Duration
+	From, To time.Duration
+	Count    int64
+}
+
+// NoGPU is the place of calls that name no GPU.
+const NoGPU = MaxGPUs
+
+// Codes of NVML that faults are made of; the header has the rest.
+const (
+	CodeNotSupported    = 3
+	CodeNoPermission    = 4
+	CodeDriverNotLoaded = 9
+	CodeTimeout         = 10
+	CodeGPULost         = 15
+	CodeUnknown         = 999
+)
+
+// Hang is a delay that no test outlives: it ends when its fault is taken away.
+const Hang = 1000 * time.Hour
+
+func us(d time.Duration) int64 { return d.Microseconds() }
+
+func until(d time.Duration) int64 {
+	if d <= 0 {
+		return never
+	}
+	return us(d)
+}
+
+// put copies a text and ends it; it must leave room for the end.
+func put(to []byte, what, s string) error {
+	if len(s) >= len(to) {
+		return fmt.Errorf("nvmlstub: %s %q is longer than %d bytes", what, s, len(to)-1)
+	}
+	clear(to)
+	copy(to, s)
+	return nil
+}
+
+func mask(gpus []int, what string) (uint32, error) {
+	var m uint32
+	for _, g := range gpus {
+		if g < 0 || g > NoGPU {
+			return 0, fmt.Errorf("nvmlstub: %s names GPU %d, wanted 0 to %d", what, g, MaxGPUs-1)
+		}
+		m |= 1 << g
+	}
+	return m, nil
+}
+
+func (s *Scenario) fill(c *config) error {
+	if len(s.GPUs) < 1 || len(s.GPUs) > MaxGPUs {
+		return fmt.Errorf("nvmlstub: %d GPUs, wanted 1 to %d", len(s.GPUs), MaxGPUs)
+	}
+	if s.Repeat < 0 || us(s.Repeat) > latestUs {
+		return fmt.Errorf("nvmlstub: a cycle of %v", s.Repeat)
+	}
+	c.gpus, c.repeatUs, c.cudaVersion = uint32(len(s.GPUs)), us(s.Repeat), int32(orDefault(s.CUDAVersion, 13000))
+	driver := orDefault(s.DriverVersion, "580.95.05")
+	if err := put(c.driver[:], "driver version", driver); err != nil {
+		return err
+	}
+	if err := put(c.nvml[:], "NVML version", orDefault(s.NVMLVersion, "13."+driver)); err != nil {
+		return err
+	}
+	for i := range s.GPUs {
+		if err := s.GPUs[i].fill(&c.gpu[i], i, us(s.Repeat)); err != nil {
+			return fmt.Errorf("nvmlstub: GPU %d: %w", i, err)
+		}
+	}
+	if err := fillProcesses(c, s.Processes); err != nil {
+		return err
+	}
+	return fillEvents(c, s.Events)
+}
+
+func orDefault[T comparable](v, instead T) T {
+	var zero T
+	if v == zero {
+		return instead
+	}
+	return v
+}
+
+func fillProcesses(c *config, list []Process) error {
+	if len(list) > MaxProcesses {
+		return fmt.Errorf("nvmlstub: %d processes, wanted at most %d", len(list), MaxProcesses)
+	}
+	for i, p := range list {
+		m, err := mask(p.GPUs, "a process")
+		if err != nil {
+			return err
+		}
+		if p.Type > MPSProcess {
+			return fmt.Errorf("nvmlstub: process %d has type %d", p.PID, p.Type)
+		}
+		q := process{pid: p.PID, gpus: m, kind: uint32(p.Type), usedBytes: p.UsedBytes, fromUs: us(p.From), toUs: until(p.To)}
+		if err = put(q.name[:], "process name", p.Name); err != nil {
+			return err
+		}
+		c.process[i] = q
+	}
+	c.processes = uint32(len(list))
+	return nil
+}
+
+func fillEvents(c *config, list []Event) error {
+	if len(list) > MaxEvents {
+		return fmt.Errorf("nvmlstub: %d events, wanted at most %d", len(list), MaxEvents)
+	}
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b Event) int { return int(us(a.At) - us(b.At)) })
+	for i, e := range list {
+		if e.GPU < 0 || e.GPU >= int(c.gpus) {
+			return fmt.Errorf("nvmlstub: an event names GPU %d of %d", e.GPU, c.gpus)
+		}
+		c.event[i] = event{atUs: us(e.At), kind: orDefault(e.Type, XidEvent), data: e.Data, gpu: uint32(e.GPU)}
+	}
+	c.events = uint32(len(list))
+	return nil
+}
+
+func fillSegments(g *gpu, list []Segment, repeatUs int64) error {
+	if len(list) > MaxSegments {
+		return fmt.Errorf("%d segments, wanted at most %d", len(list), MaxSegments)
+	}
+	var end int64
+	for i, s := range list {
+		q := segment{
+			startUs: us(s.Start), lengthUs: us(s.Length), stepUs: us(s.Step), phaseUs: us(s.Phase), comm: s.Comm,
+			kind: uint32(s.Kind), pstate: s.PState, reasons: s.Reasons, level: [2]Level{s.Compute, s.Communicate},
+		}
+		switch {
+		case q.startUs < end:
+			return fmt.Errorf("segment %d starts at %v, before the one ahead of it ends", i, s.Start)
+		case q.lengthUs <= 0 || q.startUs > latestUs || q.lengthUs > latestUs:
+			return fmt.Errorf("segment %d: start %v, length %v", i, s.Start, s.Length)
+		case q.stepUs < 0 || q.phaseUs < 0 || q.stepUs > latestUs || q.phaseUs > latestUs:
+			return fmt.Errorf("segment %d: step %v, phase %v", i, s.Step, s.Phase)
+		case !(s.Comm >= 0 && s.Comm <= 1):
+			return fmt.Errorf("segment %d: comm %v, wanted 0 to 1", i, s.Comm)
+		}
+		for _, l := range q.level {
+			for k, v := range l {
+				if math.IsNaN(v) || v < 0 || v > 1e18 {
+					return fmt.Errorf("segment %d: quantity %d is %v", i, k, v)
+				}
+			}
+		}
+		end = q.startUs + q.lengthUs
+		g.segment[i] = q
+	}
+	if repeatUs > 0 && end > repeatUs {
+		return fmt.Errorf("its segments end at %v, after the cycle", time.Duration(end)*time.Microsecond)
+	}
+	g.segments = uint32(len(list))
+	return nil
+}
