@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/flopwatch/flopwatch/agent/host"
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
@@ -124,7 +125,7 @@ func New(cfg Config) (*Agent, error) {
 		cfg.PendingRows = 10_000
 	}
 	if cfg.Clocks == nil {
-		cfg.Clocks = Clocks
+		cfg.Clocks = host.Clocks
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

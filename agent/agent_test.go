@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flopwatch/flopwatch/agent/host"
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/agent/spool"
 	"github.com/flopwatch/flopwatch/internal/durable"
@@ -627,7 +628,7 @@ func TestApply(t *testing.T) {
 type stepClock struct{ wall, boot atomic.Int64 }
 
 func (c *stepClock) read() (int64, int64) {
-	w, b := Clocks()
+	w, b := host.Clocks()
 	return w + c.wall.Load(), b + c.boot.Load()
 }
 

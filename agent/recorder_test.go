@@ -32,7 +32,7 @@ func privacy(tb testing.TB) *Privacy {
 	return p
 }
 
-func host(tb testing.TB, tsMs int64) wire.Table {
+func hostTable(tb testing.TB, tsMs int64) wire.Table {
 	tb.Helper()
 	b := wire.NewBuilder(wire.KindHost, wire.SourceProcfs)
 	b.Begin()
@@ -91,7 +91,7 @@ func TestSeal(t *testing.T) {
 	for i := range int64(3) {
 		r.Tick()
 		r.Tick()
-		if seq := seal(t, r, 0, host(t, i), wire.Table{Kind: wire.KindGPU}); seq != uint64(i)+1 {
+		if seq := seal(t, r, 0, hostTable(t, i), wire.Table{Kind: wire.KindGPU}); seq != uint64(i)+1 {
 			t.Errorf("batch %d is sealed as %d", i+1, seq)
 		}
 	}
@@ -123,7 +123,7 @@ func TestGaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range int64(60) {
-		seal(t, r, 0, host(t, i))
+		seal(t, r, 0, hostTable(t, i))
 	}
 	_, all := batches(t, sp)
 	last, first := all[len(all)-1], all[0]
@@ -145,7 +145,7 @@ func TestReplay(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range upTo {
-			if seq := seal(t, r, 10*i, host(t, i)); seq != uint64(i)+1 {
+			if seq := seal(t, r, 10*i, hostTable(t, i)); seq != uint64(i)+1 {
 				t.Errorf("batch %d is sealed as %d", i+1, seq)
 			}
 		}
