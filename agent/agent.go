@@ -497,7 +497,8 @@ func (a *Agent) sealRest(ctx context.Context, sealed <-chan struct{}) error {
 // are.
 type Change struct {
 	Interval, SealEvery time.Duration
-	// Remove ends sources by name; Add starts new ones, after that.
+	// Remove ends sources by name; Add starts new ones, after that. The agent closes those of
+	// Add, also the ones that it does not start because of an error.
 	Remove []string
 	Add    []source.Source
 }
@@ -508,7 +509,11 @@ func (a *Agent) Apply(ctx context.Context, ch Change) error {
 	a.mu.Lock()
 	if a.launch == nil {
 		a.mu.Unlock()
-		return errors.New("change agent: it does not run")
+		err := errors.New("it does not run")
+		for _, s := range ch.Add {
+			err = errors.Join(err, s.Close())
+		}
+		return fmt.Errorf("change agent: %w", err)
 	}
 	if ch.Interval > 0 && ch.Interval != a.interval {
 		a.interval = ch.Interval
@@ -543,12 +548,16 @@ func (a *Agent) Apply(ctx context.Context, ch Change) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, s := range ch.Add {
-		if err := a.addable(s); err != nil {
-			return fmt.Errorf("change agent: %w", err)
-		}
+	for i, s := range ch.Add {
+		err := a.addable(s)
 		if a.launch == nil {
-			return errors.New("change agent: it is being stopped")
+			err = errors.New("it is being stopped")
+		}
+		if err != nil {
+			for _, s := range ch.Add[i:] {
+				err = errors.Join(err, s.Close())
+			}
+			return fmt.Errorf("change agent: %w", err)
 		}
 		w := newWorker(s, a.sink, a.lg)
 		a.workers = append(a.workers, w)
@@ -602,4 +611,11 @@ func (a *Agent) Stats() Stats {
 			Stalled: w.stalled.Load()})
 	}
 	return st
+}
+
+// Interval of the ticks, as it is now.
+func (a *Agent) Interval() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.interval
 }

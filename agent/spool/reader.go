@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"sort"
+
+	"github.com/flopwatch/flopwatch/internal/durable"
 )
 
 // Reader reads synced frames in order. It belongs to one goroutine; a spool may have
@@ -66,21 +68,56 @@ func (s *Spool) find(from uint64) (*segment, *ref) {
 	return nil, nil
 }
 
+// OldestMs is when the oldest frame that is not committed was appended, Unix milliseconds; 0
+// if there is none, or if the spool has no clock.
+func (s *Spool) OldestMs() (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, fmt.Errorf("read spool: %w", ErrClosed)
+	}
+	g, at := s.find(s.pos.committed + 1)
+	if at == nil {
+		return 0, nil
+	}
+	f, err := s.file(g)
+	if err != nil {
+		return 0, fmt.Errorf("read frame %d of spool: %w", at.seq, err)
+	}
+	var b [frameHeader]byte
+	if _, err := f.ReadAt(b[:], int64(at.off)-frameHeader); err != nil {
+		return 0, fmt.Errorf("read frame %d of spool: %w", at.seq, err)
+	}
+	h, ok := parseFrameHeader(b[:])
+	if !ok || h.seq != at.seq {
+		return 0, nil // damaged: its reader says so
+	}
+	return h.atMs, nil
+}
+
+// file is the open file of a segment.
+func (s *Spool) file(g *segment) (durable.File, error) {
+	if g == s.segments[len(s.segments)-1] {
+		return s.active, nil
+	}
+	if s.reading == nil || s.readBase != g.base {
+		if err := s.closeReading(); err != nil {
+			return nil, err
+		}
+		file, err := s.fs.Open(s.path(g.name()))
+		if err != nil {
+			return nil, err
+		}
+		s.reading, s.readBase = file, g.base
+	}
+	return s.reading, nil
+}
+
 // readFrame returns nil without an error if the frame is damaged, which it has noted then.
 func (s *Spool) readFrame(g *segment, at ref, buf []byte) ([]byte, error) {
-	f := s.active
-	if g != s.segments[len(s.segments)-1] {
-		if s.reading == nil || s.readBase != g.base {
-			if err := s.closeReading(); err != nil {
-				return nil, err
-			}
-			file, err := s.fs.Open(s.path(g.name()))
-			if err != nil {
-				return nil, err
-			}
-			s.reading, s.readBase = file, g.base
-		}
-		f = s.reading
+	f, err := s.file(g)
+	if err != nil {
+		return nil, err
 	}
 	n := frameHeader + int(at.len)
 	if cap(buf) < n {

@@ -447,3 +447,43 @@ func FuzzGaps(f *testing.F) {
 		}
 	})
 }
+
+// TestOldest: the time of the oldest frame that is not committed.
+func TestOldest(t *testing.T) {
+	now := time.UnixMilli(1000)
+	s, err := Open(Config{Dir: t.TempDir(), FS: durable.NoSync(durable.OS{}), SegmentBytes: 200, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(ms int64) {
+		t.Helper()
+		if got, err := s.OldestMs(); err != nil || got != ms {
+			t.Errorf("got %d, %v, want %d", got, err, ms)
+		}
+	}
+	want(0)
+	for i := range 5 {
+		now = time.UnixMilli(int64(1000 + i))
+		if err := s.Append(s.NextSequence(), make([]byte, 60)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	want(1000)
+	if err := s.Commit(2); err != nil {
+		t.Fatal(err)
+	}
+	want(1002)
+	if err := s.Commit(5); err != nil {
+		t.Fatal(err)
+	}
+	want(0)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.OldestMs(); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}
