@@ -15,6 +15,8 @@ OUT ?= out
 # NVIDIA's header marks functions as deprecated that the binding wraps and nobody here calls.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 BUNDLES ?= $(wildcard ../shared/bundles/*)
+# What `flopwatch up --fake-gpus` needs; a host without a C compiler does without.
+STUB := $(if $(shell command -v gcc),stub,no-stub)
 
 .PHONY: help
 help: ## this list
@@ -29,9 +31,6 @@ binaries: ## all commands to bin/: static, but for flopwatch-nvml, which loads N
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
 	@# Never -z now: every function of the library binds when it is first called, if it is there at all.
 	CGO_ENABLED=1 $(GO) build -trimpath -ldflags="-s -w -extldflags=-Wl,-z,lazy" -o bin/flopwatch-nvml ./cmd/flopwatch-nvml
-
-# What `flopwatch up --fake-gpus` needs; a host without a C compiler does without.
-STUB := $(if $(shell command -v gcc),stub,no-stub)
 
 .PHONY: stub
 stub: ## fake GPUs: a libnvidia-ml.so.1 of our own, to bin/stub (needs gcc)
@@ -96,6 +95,20 @@ score: build ## replay every recording in BUNDLES and print one line each agains
 	    pairs+=("$$b" "$$dir"); \
 	  fi; \
 	done; bin/flopwatch score --table "$${pairs[@]}"
+
+# What the agent costs; WINDOW is how long to measure. What rivals.sh cannot bring is left out.
+WINDOW ?= 120s
+MINUTES ?= 30
+RIVALS ?= .cache/rivals
+
+.PHONY: bench-agent
+bench-agent: binaries stub ## what agent and child cost on 8 fake GPUs, side by side with rivals (WINDOW=120s)
+	sh internal/benchagent/rivals.sh $(RIVALS)
+	$(GO) run ./internal/benchagent bench -window $(WINDOW) -rivals $(RIVALS) -out $(OUT)
+
+.PHONY: soak-agent
+soak-agent: binaries stub ## MINUTES (30) of the agent with faults on fake GPUs: does memory, or anything, grow?
+	$(GO) run ./internal/benchagent soak -minutes $(MINUTES) -out $(OUT)
 
 .PHONY: clean
 clean: ## remove what was built; the caches of Go and npm stay

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+)
+
+// Limits of DESIGN.md 6 for the agent.
+const (
+	limitCPU, stretchCPU     = 0.35, 0.15 // % of a core
+	limitRSS, stretchRSS     = 25.0, 15.0 // MiB, all processes
+	limitCalls               = 12.0       // into NVML, a GPU and second
+	limitBytes, stretchBytes = 30.0, 15.0 // a GPU sample of 25 values
+	sampleValues             = 25
+)
+
+const (
+	gpus        = 8
+	memoryEvery = 2 * time.Second
+)
+
+// figures of one contender over the window.
+type figures struct {
+	cpu, user, sys                   float64 // % of a core
+	rssMax, rssMean, pssMax, anonMax float64 // MiB
+	calls                            float64 // a GPU and second
+	switches                         float64 // a second
+	processes, threads               int
+	servedBytes                      float64 // a second, by scrapes
+}
+
+type benchOptions struct {
+	bin, stub, rivals, work string
+	warmup, window          time.Duration
+}
+
+func runBench(ctx context.Context, o benchOptions, out io.Writer) (err error) {
+	g := &group{}
+	defer func() { err = errors.Join(err, g.stop()) }()
+	pids, err := startWork(g, o.work)
+	if err != nil {
+		return err
+	}
+	site, err := startSite(ctx, g, o.bin, o.stub, o.work, pids)
+	if err != nil {
+		return err
+	}
+	others, missing, err := startRivals(ctx, g, o.rivals, o.work, o.stub, pids)
+	if err != nil {
+		return err
+	}
+	all := append([]*contender{site.contender()}, others...)
+
+	scrapeCtx, stopScrapes := context.WithCancel(ctx)
+	var scrapes sync.WaitGroup
+	defer scrapes.Wait()
+	defer stopScrapes()
+	for _, c := range all {
+		if c.served != nil {
+			scrapes.Go(func() { c.served.run(scrapeCtx) })
+		}
+	}
+	if !wait(ctx, o.warmup) {
+		return ctx.Err()
+	}
+	before := site.commit.sofar()
+	result, load, err := measure(ctx, all, o.window)
+	if err != nil {
+		return err
+	}
+	got := site.commit.sofar()
+	stopScrapes()
+	scrapes.Wait()
+	for _, c := range all {
+		if c.served != nil && c.served.err != nil {
+			return c.served.err
+		}
+	}
+	return report(out, o, all, result, missing, load, before, got)
+}
+
+// measure watches all contenders over the same window.
+func measure(ctx context.Context, all []*contender, window time.Duration) (result []figures, load string, err error) {
+	type point struct {
+		usage
+		calls uint64
+		bytes uint64
+		at    time.Time
+	}
+	look := func(c *contender) (p point, err error) {
+		if err = c.proc.ended(); err != nil {
+			return p, err
+		}
+		if p.usage, err = readTree(c.proc.pid()); err != nil {
+			return p, err
+		}
+		p.calls, p.at = c.stub.calls(), time.Now()
+		return p, nil
+	}
+	first := make([]point, len(all))
+	last := make([]point, len(all))
+	result = make([]figures, len(all))
+	looks := 0.0
+	end := time.Now().Add(window)
+	for i, c := range all {
+		if first[i], err = look(c); err != nil {
+			return nil, "", err
+		}
+		if c.served != nil {
+			first[i].bytes = c.served.total()
+		}
+	}
+	for time.Now().Before(end) {
+		if !wait(ctx, min(memoryEvery, time.Until(end))) {
+			return nil, "", ctx.Err()
+		}
+		looks++
+		for i, c := range all {
+			if last[i], err = look(c); err != nil {
+				return nil, "", err
+			}
+			f, u := &result[i], last[i].usage
+			f.rssMax = max(f.rssMax, mib(u.RSSBytes))
+			f.rssMean += mib(u.RSSBytes)
+			f.pssMax = max(f.pssMax, mib(u.PSSBytes))
+			f.anonMax = max(f.anonMax, mib(u.AnonRSS))
+			f.processes, f.threads = max(f.processes, u.Processes), max(f.threads, u.Threads)
+		}
+	}
+	for i, c := range all {
+		f, a, b := &result[i], first[i], last[i]
+		s := b.at.Sub(a.at).Seconds()
+		percent := func(from, to uint64) float64 { return 100 * float64(to-from) / clockTicks / s }
+		f.user, f.sys = percent(a.UserTicks, b.UserTicks), percent(a.SysTicks, b.SysTicks)
+		f.cpu = f.user + f.sys
+		f.rssMean /= looks
+		f.calls = float64(b.calls-a.calls) / gpus / s
+		f.switches = float64(int64(b.Switches-a.Switches)) / s
+		if c.served != nil {
+			f.servedBytes = float64(c.served.total()-a.bytes) / s
+		}
+	}
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return nil, "", fmt.Errorf("read load: %w", err)
+	}
+	return result, strings.Join(strings.Fields(string(text))[:2], ", "), nil
+}
+
+func mib(b int64) float64 { return float64(b) / (1 << 20) }
+
+// report prints the table, and returns an error if a limit is broken.
+func report(out io.Writer, o benchOptions, all []*contender, result []figures, missing []string, load string, before, got shipped) error {
+	rows := got.GPURows - before.GPURows
+	if rows == 0 {
+		return errors.New("no GPU sample arrived in the window")
+	}
+	wantRows := uint64(o.window.Seconds()) * gpus
+	bytes := float64(got.Bytes-before.Bytes) / float64(rows)
+	values := float64(got.GPUValues-before.GPUValues) / float64(rows)
+
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d fake H100s at 1 Hz, one run side by side: %s behind %s of warm-up; load of the machine (1, 5 min) %s\n\n", gpus, o.window, o.warmup, load)
+	for _, c := range all {
+		fmt.Fprintf(&b, "  %s %s: %s\n", c.name, c.version, c.note)
+	}
+	for _, m := range missing {
+		fmt.Fprintf(&b, "  left out: %s\n", m)
+	}
+	b.WriteByte('\n')
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	line := func(name, limit, stretch string, value func(i int) string) {
+		fmt.Fprintf(w, "%s\t%s\t%s\t", name, limit, stretch)
+		for i := range all {
+			fmt.Fprintf(w, "%s\t", value(i))
+		}
+		fmt.Fprintln(w)
+	}
+	number := func(format string, f func(figures) float64) func(int) string {
+		return func(i int) string { return fmt.Sprintf(format, f(result[i])) }
+	}
+	mine := func(format string, v float64) func(int) string {
+		return func(i int) string {
+			if all[i].ours {
+				return fmt.Sprintf(format, v)
+			}
+			return ""
+		}
+	}
+	line("", "hold", "stretch", func(i int) string { return all[i].name })
+	line("CPU, % of a core", fmt.Sprint(limitCPU), fmt.Sprint(stretchCPU), number("%.2f", func(f figures) float64 { return f.cpu }))
+	line("user", "", "", number("%.2f", func(f figures) float64 { return f.user }))
+	line("system", "", "", number("%.2f", func(f figures) float64 { return f.sys }))
+	line("RSS of all processes, MiB, max", fmt.Sprint(limitRSS), fmt.Sprint(stretchRSS), number("%.1f", func(f figures) float64 { return f.rssMax }))
+	line("mean", "", "", number("%.1f", func(f figures) float64 { return f.rssMean }))
+	line("PSS, MiB, max", "", "", number("%.1f", func(f figures) float64 { return f.pssMax }))
+	line("of RSS anonymous, MiB, max", "", "", number("%.1f", func(f figures) float64 { return f.anonMax }))
+	line("NVML calls a GPU and second", fmt.Sprint(limitCalls), "", number("%.2f", func(f figures) float64 { return f.calls }))
+	line("context switches a second", "", "", number("%.0f", func(f figures) float64 { return f.switches }))
+	line("processes / threads", "", "", func(i int) string { return fmt.Sprintf("%d / %d", result[i].processes, result[i].threads) })
+	line("bytes a GPU sample, shipped", fmt.Sprint(limitBytes), fmt.Sprint(stretchBytes), mine("%.1f", bytes))
+	line("values a GPU sample", "", "", mine("%.1f", values))
+	line(fmt.Sprintf("bytes a sample of %d values", sampleValues), fmt.Sprint(limitBytes), fmt.Sprint(stretchBytes), mine("%.1f", bytes*sampleValues/values))
+	line("bytes a GPU and second, served", "", "", func(i int) string {
+		if all[i].served == nil {
+			return ""
+		}
+		return fmt.Sprintf("%.0f", result[i].servedBytes/gpus)
+	})
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print table: %w", err)
+	}
+	fmt.Fprintf(&b, "\nshipped in the window: %d frames, %d bytes, %d GPU samples (%d expected, give or take a batch), %d repeats, %d doubled rows, %d sequences missing\n",
+		got.Frames-before.Frames, got.Bytes-before.Bytes, rows, wantRows, got.Repeats, got.Doubled, got.MissingSequences)
+
+	var broken []string
+	hold := func(what string, value, limit float64) {
+		if !(value <= limit) {
+			broken = append(broken, fmt.Sprintf("%s: %.2f, at most %g", what, value, limit))
+		}
+	}
+	for i, f := range result {
+		if all[i].ours {
+			hold("CPU, % of a core", f.cpu, limitCPU)
+			hold("RSS, MiB", f.rssMax, limitRSS)
+			hold("NVML calls a GPU and second", f.calls, limitCalls)
+		}
+	}
+	hold(fmt.Sprintf("bytes a GPU sample of %d values", sampleValues), bytes*sampleValues/values, limitBytes)
+	if got.Doubled > 0 || got.MissingSequences > 0 {
+		broken = append(broken, "rows doubled or missing")
+	}
+	// A batch at either end of the window may lie in it or not: seal_every is 10 s.
+	if slack := uint64(12 * gpus); rows+slack < wantRows {
+		broken = append(broken, fmt.Sprintf("%d GPU samples of %d", rows, wantRows))
+	}
+	if len(broken) == 0 {
+		b.WriteString("\nall limits hold\n")
+	}
+	if _, err := io.WriteString(out, b.String()); err != nil {
+		return fmt.Errorf("print table: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(o.work, "bench-agent.txt"), []byte(b.String()), 0o644); err != nil {
+		return fmt.Errorf("keep table: %w", err)
+	}
+	if len(broken) > 0 {
+		return fmt.Errorf("limits broken: %s", strings.Join(broken, "; "))
+	}
+	return nil
+}
