@@ -30,7 +30,9 @@ type fleetConfig struct {
 	Cluster   string
 	Conn      *nats.Conn
 	JetStream jetstream.JetStream
-	Log       *slog.Logger
+	// Live batches carry no availability of their own: the broker's time is theirs.
+	Live bool
+	Log  *slog.Logger
 }
 
 // fleet is the recorded hosts: a spool, a recorder and a ship each, and one more for the
@@ -78,7 +80,7 @@ func (f *fleet) Node(_ context.Context, node string, availableMs int64, tables [
 	if err != nil {
 		return err
 	}
-	_, err = m.recorder.Seal(availableMs, tables...)
+	_, err = m.recorder.Seal(f.available(availableMs), tables...)
 	return err //nolint:wrapcheck // the caller names the node
 }
 
@@ -88,8 +90,15 @@ func (f *fleet) Provider(_ context.Context, availableMs int64, table wire.Table)
 	if err != nil {
 		return err
 	}
-	_, err = m.recorder.Seal(availableMs, table)
+	_, err = m.recorder.Seal(f.available(availableMs), table)
 	return err //nolint:wrapcheck // the caller names the provider
+}
+
+func (f *fleet) available(ms int64) int64 {
+	if f.cfg.Live {
+		return 0
+	}
+	return ms
 }
 
 // member starts a host the first time that it is heard of.
@@ -131,14 +140,25 @@ func (f *fleet) member(node string) (_ *recorded, err error) {
 	return m, nil
 }
 
-// drain waits until every batch of every host is committed: stored, and not to be sent again.
-func (f *fleet) drain(ctx context.Context) error {
-	for _, m := range f.members { // in any order: all have to be empty
+// flush makes what was sealed durable, so that it is shipped.
+func (f *fleet) flush() error {
+	for _, m := range f.members {
 		if err := m.recorder.Flush(); err != nil {
 			return err
 		}
 	}
-	for _, m := range f.members {
+	return nil
+}
+
+// failed is closed when a ship has ended, or all have been closed.
+func (f *fleet) failed() <-chan struct{} { return f.shipping.Done() }
+
+// drain waits until every batch of every host is committed: stored, and not to be sent again.
+func (f *fleet) drain(ctx context.Context) error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	for _, m := range f.members { // in any order: all have to be empty
 		if err := m.ship.Drain(ctx); err != nil {
 			return err
 		}

@@ -1,5 +1,6 @@
-// Command flopwatch is the analyst's and operator's tool: it replays recordings through
-// the whole product, scores the answers, and runs the embedded ClickHouse engine.
+// Command flopwatch is the analyst's and operator's tool: it runs the whole product on one
+// machine (up) and tells what it found (runs, findings) and how it is (doctor), replays
+// recordings, scores the answers, and runs the embedded servers.
 package main
 
 import (
@@ -37,7 +38,8 @@ It is an engineering tool. Nothing that it prints is legal advice.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{Err: err} })
-	root.AddCommand(newReplayCommand(), newDemoCommand(), newScoreCommand(), newClickhouseCommand())
+	root.AddCommand(newUpCommand(), newRunsCommand(), newFindingsCommand(),
+		newReplayCommand(), newDemoCommand(), newScoreCommand(), newClickhouseCommand(), newNATSCommand(), newPlayCommand())
 	return root
 }
 

@@ -1,0 +1,418 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flopwatch/flopwatch/cmd/flopwatch/up"
+	"github.com/flopwatch/flopwatch/detector"
+	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/detector/threshold"
+	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/supervise"
+)
+
+// askOptions say which store is asked, and for what.
+type askOptions struct {
+	data         string
+	clickhouse   store.Config
+	passwordFile string
+	cluster      string
+	since        string
+	sinceMs      int64 // of since; 0: from the beginning
+	json, all    bool
+}
+
+// register adds the flags that runs and findings share.
+func (o *askOptions) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.data, "data", "", "data directory of a running `flopwatch up`")
+	f.StringVar(&o.clickhouse.URL, "clickhouse", "", "URL of another ClickHouse: http(s)://HOST:PORT or clickhouse://HOST:PORT")
+	f.StringVar(&o.clickhouse.User, "clickhouse-user", "", "user for --clickhouse")
+	f.StringVar(&o.passwordFile, "clickhouse-password-file", "", "file with the password for --clickhouse")
+	f.StringVar(&o.clickhouse.Database, "database", "", "database of flopwatch's tables in --clickhouse (default flopwatch)")
+	f.StringVar(&o.cluster, "cluster", "", "cluster to ask for (needed with --clickhouse)")
+	f.StringVar(&o.since, "since", "", "only what is not older: 90m, 24h, 7d, 2026-11-22 or 2026-11-22T15:04 (UTC)")
+	f.BoolVar(&o.json, "json", false, "one line of JSON each, as a replay writes them")
+	f.BoolVar(&o.all, "all", false, "what no longer stands too")
+	cmd.Args = noArgs
+}
+
+// check reads what can be read without a store.
+func (o *askOptions) check(now time.Time) (err error) {
+	switch {
+	case (o.data == "") == (o.clickhouse.URL == ""):
+		return usageError{Err: errors.New("name the data directory of a running `flopwatch up` with --data, or a store with --clickhouse")}
+	case o.data != "" && (o.clickhouse.User != "" || o.passwordFile != "" || o.clickhouse.Database != ""):
+		return usageError{Err: errors.New("--clickhouse-user, --clickhouse-password-file and --database are for the server that --clickhouse names")}
+	case o.data == "" && o.cluster == "":
+		return usageError{Err: errors.New("--cluster NAME is required with --clickhouse")}
+	}
+	if o.sinceMs, err = parseSince(o.since, now); err != nil {
+		return usageError{Err: err}
+	}
+	return nil
+}
+
+// parseSince reads a length of time before now, or a date in UTC; "" is 0.
+func parseSince(text string, now time.Time) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n int
+		if _, err := fmt.Sscanf(days, "%d", &n); err == nil && fmt.Sprint(n) == days && n >= 0 {
+			return now.AddDate(0, 0, -n).UnixMilli(), nil
+		}
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d).UnixMilli(), nil
+	}
+	for _, layout := range []string{time.DateOnly, "2006-01-02T15:04", "2006-01-02 15:04", time.RFC3339} {
+		if t, err := time.ParseInLocation(layout, text, time.UTC); err == nil {
+			return t.UnixMilli(), nil
+		}
+	}
+	return 0, fmt.Errorf("--since %q: wanted 90m, 24h, 7d, 2026-11-22 or 2026-11-22T15:04", text)
+}
+
+// asked is an open store and what is known of who fills it.
+type asked struct {
+	store   *store.Store
+	cluster string
+	state   *up.State // nil: another store than a tree's
+	now     time.Time
+}
+
+// open opens the store that is meant.
+func (o *askOptions) open(ctx context.Context, now time.Time) (*asked, error) {
+	if o.data == "" {
+		if o.passwordFile != "" {
+			text, err := os.ReadFile(o.passwordFile)
+			if err != nil {
+				return nil, fmt.Errorf("read --clickhouse-password-file: %w", err)
+			}
+			o.clickhouse.Password = strings.TrimRight(string(text), "\r\n")
+		}
+		st, err := store.Open(ctx, o.clickhouse)
+		if err != nil {
+			return nil, fmt.Errorf("--clickhouse: %w", err)
+		}
+		return &asked{st, o.cluster, nil, now}, nil
+	}
+	l, err := up.NewLayout(o.data)
+	if err != nil {
+		return nil, err
+	}
+	s, err := up.ReadState(l)
+	if err != nil {
+		return nil, fmt.Errorf("%w: start it with `flopwatch up --data %s`", err, o.data)
+	}
+	pid, err := supervise.Holder(l.Run())
+	if err != nil {
+		return nil, err
+	}
+	if pid == 0 {
+		return nil, fmt.Errorf("flopwatch up is not running on %s: start it with `flopwatch up --data %s`, it goes on with what it had", l.Root, o.data)
+	}
+	st, err := openState(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("%w: `flopwatch doctor --data %s` says more", err, o.data)
+	}
+	return &asked{st, cmp.Or(o.cluster, s.Source.Cluster), &s, now}, nil
+}
+
+// nothing says why there is no answer yet: how far was judged, and what is to be expected.
+func (a *asked) nothing(ctx context.Context, what string) (string, error) {
+	p, ok, err := a.store.Position(ctx, a.cluster)
+	if err != nil {
+		return "", err
+	}
+	if ok && p.JudgedMs > 0 {
+		return fmt.Sprintf("No %s: cluster %s was judged up to %s UTC, from %s UTC on.", what, a.cluster, stamp(p.JudgedMs), stamp(p.StartMs)), nil
+	}
+	first, has, err := a.store.FirstData(ctx, a.cluster, 0)
+	if err != nil {
+		return "", err
+	}
+	if !has {
+		return fmt.Sprintf("No %s: no telemetry of cluster %s has arrived yet.", what, a.cluster), nil
+	}
+	if a.state == nil {
+		return fmt.Sprintf("No %s: there is telemetry of cluster %s from %s UTC on, and no detector has judged it yet.", what, a.cluster, stamp(first)), nil
+	}
+	at := time.UnixMilli(max(first, a.state.StartedAt.UnixMilli())).Add(a.state.Wait() + time.Minute)
+	if at.Before(a.now) {
+		return fmt.Sprintf("No %s: there is telemetry from %s UTC on, and nothing was judged by %s UTC, when the first verdict was due. `flopwatch doctor` says more.", what, stamp(first), at.UTC().Format("15:04")), nil
+	}
+	return fmt.Sprintf("No %s yet: a minute is judged %s after it, expect the first verdict at about %s UTC.", what, a.state.Wait(), at.UTC().Format("15:04")), nil
+}
+
+// printJSON writes lines, and says on stderr why there are none.
+func printJSON(stdout io.Writer, lines []string) error {
+	for _, l := range lines {
+		if _, err := fmt.Fprintln(stdout, l); err != nil {
+			return fmt.Errorf("print: %w", err)
+		}
+	}
+	return nil
+}
+
+func newRunsCommand() *cobra.Command {
+	var o askOptions
+	var classes []string
+	cmd := &cobra.Command{
+		Use:   "runs --data DIR",
+		Short: "List what GPUs worked on: class, size, FLOPs, who",
+		Long: `Runs lists the activities that the detector sees, as of its latest verdict: trainings and other work, the largest
+first. Those that go on are marked "open". Idle GPUs and rentals of which nothing was measured are counted below the
+table; --all lists them, and runs that a later verdict put together with others.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.ask(cmd, func(ctx context.Context, a *asked, out io.Writer) error {
+				return o.runs(ctx, a, classes, out, cmd.ErrOrStderr())
+			})
+		},
+	}
+	o.register(cmd)
+	cmd.Flags().StringSliceVar(&classes, "class", nil, "only these classes, or beginnings of them: training, inference, ...")
+	return cmd
+}
+
+func newFindingsCommand() *cobra.Command {
+	var o askOptions
+	var limbs []string
+	cmd := &cobra.Command{
+		Use:   "findings --data DIR",
+		Short: "List findings: which rule's condition was met, by whom, since when",
+		Long: `Findings lists what the detector found, as of its latest verdict, the latest first. --all lists those too that a
+later verdict took back. The report of a finding lies in DIR/reports.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.ask(cmd, func(ctx context.Context, a *asked, out io.Writer) error {
+				return o.findings(ctx, a, limbs, out, cmd.ErrOrStderr())
+			})
+		},
+	}
+	o.register(cmd)
+	cmd.Flags().StringSliceVar(&limbs, "limb", nil, "only these limbs: actual, projected, capacity, changed_arrangement, cluster, red_flag, telemetry")
+	return cmd
+}
+
+// ask opens the store, answers and closes it.
+func (o *askOptions) ask(cmd *cobra.Command, answer func(context.Context, *asked, io.Writer) error) (err error) {
+	now := time.Now()
+	if err = o.check(now); err != nil {
+		return err
+	}
+	a, err := o.open(cmd.Context(), now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.store.Close()) }()
+	return answer(cmd.Context(), a, cmd.OutOrStdout())
+}
+
+// runs answers `flopwatch runs`.
+func (o *askOptions) runs(ctx context.Context, a *asked, classes []string, stdout, stderr io.Writer) error {
+	rows, err := a.store.LatestRuns(ctx, a.cluster)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(rows, func(x, y store.RunRow) int {
+		return cmp.Or(cmp.Compare(x.StartMs, y.StartMs), strings.Compare(x.RunID, y.RunID))
+	})
+	var docs []string
+	var superseded map[string]string
+	for _, r := range rows {
+		if r.SupersededBy != "" && !o.all || r.EndMs != 0 && r.EndMs < o.sinceMs || !begins(r.Class, classes) {
+			continue
+		}
+		if r.SupersededBy != "" {
+			if superseded == nil {
+				superseded = map[string]string{}
+			}
+			superseded[r.RunID] = r.SupersededBy
+		}
+		docs = append(docs, r.Doc)
+	}
+	if len(docs) == 0 {
+		return o.none(ctx, a, "runs", len(rows), "--class, --since", stdout, stderr)
+	}
+	if o.json {
+		return printJSON(stdout, docs)
+	}
+	runs, err := decode[detector.RunLine](docs)
+	if err != nil {
+		return err
+	}
+	p := &printer{w: stdout}
+	o.heading(ctx, a, p)
+	p.liveRuns(runs, superseded, o.all || len(classes) > 0)
+	return p.err
+}
+
+// none says why nothing is listed.
+func (o *askOptions) none(ctx context.Context, a *asked, what string, others int, filters string, stdout, stderr io.Writer) error {
+	text := fmt.Sprintf("No such %s: %d of cluster %s are left out by %s or for want of --all.", what, others, a.cluster, filters)
+	if others == 0 {
+		var err error
+		if text, err = a.nothing(ctx, what); err != nil {
+			return err
+		}
+	}
+	w := stdout
+	if o.json {
+		w = stderr
+	}
+	if _, err := fmt.Fprintln(w, text); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// heading says of what and of when the answer is.
+func (o *askOptions) heading(ctx context.Context, a *asked, p *printer) {
+	judged := "not judged yet"
+	if pos, ok, err := a.store.Position(ctx, a.cluster); err == nil && ok && pos.JudgedMs > 0 {
+		judged = "judged up to " + stamp(pos.JudgedMs) + " UTC"
+	}
+	p.line("Cluster %s, %s", a.cluster, judged)
+	if a.state != nil && a.state.Source.Kind == up.FakeGPUs {
+		p.line("Everything of these GPUs is made up (%s).", up.FakeName)
+	}
+}
+
+// begins reports whether name is one of the wanted, or begins with one and a '_'.
+func begins(name string, wanted []string) bool {
+	return len(wanted) == 0 || slices.ContainsFunc(wanted, func(w string) bool { return name == w || strings.HasPrefix(name, w+"_") })
+}
+
+// liveRuns writes runs as a live store has them, the largest first.
+func (p *printer) liveRuns(runs []detector.RunLine, superseded map[string]string, all bool) {
+	slices.SortStableFunc(runs, func(x, y detector.RunLine) int {
+		return cmp.Or(cmp.Compare(y.FLOPsModel.Best, x.FLOPsModel.Best), cmp.Compare(y.FLOPsExecuted.Best, x.FLOPsExecuted.Best))
+	})
+	var rows []string
+	var dark, idle []detector.RunLine
+	for _, r := range runs {
+		if !all && r.Class == "unknown" && slices.Equal(r.Basis, []string{"allocation"}) {
+			dark = append(dark, r)
+			continue
+		}
+		if !all && r.Class == "idle" {
+			idle = append(idle, r)
+			continue
+		}
+		end := "open"
+		if r.EndedMs != nil {
+			end = stamp(*r.EndedMs)
+		}
+		if by := superseded[r.Run]; by != "" {
+			end = "now part of " + by
+		}
+		limit := "-"
+		for _, t := range r.Thresholds {
+			if t.Probability >= nearEnough {
+				limit = fmt.Sprintf("%s %.2f", t.Profile, t.Probability)
+				break
+			}
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%s %.2f\t%d\t%s\t%s\t%.1f\t%s\t%s\t%.0f %%\t%s\t%s", r.Run, r.Class, r.ClassProbability, gpus(r), stamp(r.StartedMs), end, gpuHours(r),
+			interval(r.FLOPsExecuted.Low, r.FLOPsExecuted.Best, r.FLOPsExecuted.High), interval(r.FLOPsModel.Low, r.FLOPsModel.Best, r.FLOPsModel.High),
+			100*r.CoverageFrac, first(r.Accounts, 2, "-"), limit))
+	}
+	p.line("")
+	if rows != nil {
+		p.line("Runs (%d; FLOPs as low / best / high of a 90 %% interval; times in UTC)", len(rows))
+		p.table("run\tclass\tGPUs\tsince\tuntil\tGPU-h\texecuted FLOP\tmodel FLOP\tcoverage\taccounts\tlimit exceeded", rows)
+	} else {
+		p.line("Nothing was at work.")
+	}
+	if len(dark) > 0 {
+		p.line("  %s without telemetry: %s. What ran is unknown.", plural(len(dark), "rental"), amount(dark))
+	}
+	if len(idle) > 0 {
+		p.line("  %s: %s.", plural(len(idle), "idle stretch", "idle stretches"), amount(idle))
+	}
+}
+
+// findings answers `flopwatch findings`.
+func (o *askOptions) findings(ctx context.Context, a *asked, limbs []string, stdout, stderr io.Writer) error {
+	rows, err := a.store.LatestFindings(ctx, a.cluster)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(rows, func(x, y store.FindingRow) int {
+		return cmp.Or(cmp.Compare(x.KnownAtMs, y.KnownAtMs), strings.Compare(x.FindingID, y.FindingID))
+	})
+	var docs []string
+	for _, r := range rows {
+		if r.Retracted && !o.all || r.KnownAtMs < o.sinceMs || len(limbs) > 0 && !slices.Contains(limbs, r.Limb) {
+			continue
+		}
+		if r.Retracted && !o.json {
+			// Its line says what it was when it stood.
+			if r.Doc, err = withState(r.Doc, "taken back"); err != nil {
+				return err
+			}
+		}
+		docs = append(docs, r.Doc)
+	}
+	if len(docs) == 0 {
+		return o.none(ctx, a, "findings", len(rows), "--limb, --since", stdout, stderr)
+	}
+	if o.json {
+		return printJSON(stdout, docs)
+	}
+	found, err := decode[report.Finding](docs)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(found)
+	profiles, err := a.profiles()
+	if err != nil {
+		return err
+	}
+	p := &printer{w: stdout}
+	o.heading(ctx, a, p)
+	p.findings(found, profiles)
+	p.line("")
+	for _, l := range wrap(notLegalAdvice, textWidth) {
+		p.line("%s", l)
+	}
+	return p.err
+}
+
+// profiles are the rules that a tree applies, for their legal status; another store's are
+// taken to be the built-in ones.
+func (a *asked) profiles() ([]threshold.Profile, error) {
+	if a.state != nil {
+		if own, err := up.ReadProfiles(up.Layout{Root: a.state.Data}); err != nil || own != nil {
+			return own, err
+		}
+	}
+	return threshold.Builtin()
+}
+
+// withState is a finding's line with another state.
+func withState(doc, state string) (string, error) {
+	var f report.Finding
+	if err := json.Unmarshal([]byte(doc), &f); err != nil {
+		return "", fmt.Errorf("read back a finding: %w", err)
+	}
+	f.State = state
+	text, err := json.Marshal(f)
+	if err != nil {
+		return "", fmt.Errorf("encode a finding: %w", err)
+	}
+	return string(text), nil
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flopwatch/flopwatch/deploy/nats"
+)
+
+// natsDir is where an installation keeps the server's configuration.
+const natsDir = "/etc/flopwatch/nats"
+
+// newNATSUserCommand keeps the users of a fleet's NATS server: files alone, no server is
+// asked.
+func newNATSUserCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "nats-user",
+		Short: "Make keys and permissions for a fleet's NATS server",
+		Long: `nats-user makes nkeys and keeps who may say what on a NATS server for a fleet.
+
+On each host:        flopwatch nats-user key --seed /etc/flopwatch/agent.nk
+prints the public key; the seed stays where it was made. On the server:
+                     flopwatch nats-user add --role node --cluster C --node N --key U...
+which prints the line that the daemon's [nats] needs; then
+                     nats-server --signal reload`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	var dir, seed, role string
+	var u nats.User
+	key := &cobra.Command{
+		Use: "key", Short: "Make a seed, unless the file is there, and print its public key", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if seed == "" {
+				return usageError{Err: errors.New("--seed is needed: the file that keeps the seed")}
+			}
+			public, err := nats.Key(seed)
+			if err != nil {
+				return err // it names the file
+			}
+			return say(cmd, public)
+		},
+	}
+	key.Flags().StringVar(&seed, "seed", "", "`file` that keeps the seed; it is made with mode 0600")
+
+	// who makes a command that is about one user.
+	who := func(use, short string, run func(*cobra.Command) error) *cobra.Command {
+		cmd := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			u.Role = nats.Role(role)
+			return run(cmd)
+		}}
+		f := cmd.Flags()
+		f.StringVar(&dir, "dir", natsDir, "`directory` of the server's configuration")
+		f.StringVar(&role, "role", "", fmt.Sprintf("what the user is: one of %v", nats.Roles()))
+		f.StringVar(&u.Cluster, "cluster", "", "cluster of a node or provider")
+		f.StringVar(&u.Name, "node", "", "name of a node, as its agent reports it")
+		return cmd
+	}
+	add := who("add", "Put a user in, or give it another key", func(cmd *cobra.Command) error {
+		if err := nats.Add(dir, u); err != nil {
+			return err // it names what is wrong
+		}
+		return say(cmd, fmt.Sprintf("inbox_prefix = %q", u.InboxPrefix()))
+	})
+	add.Flags().StringVar(&u.Key, "key", "", "public `key` of the user, U...")
+	remove := who("remove", "Take a user out", func(*cobra.Command) error { return nats.Remove(dir, u) })
+	initialize := &cobra.Command{
+		Use: "init", Short: "Make the directory with the server's configuration, without users", Args: noArgs,
+		RunE: func(*cobra.Command, []string) error { return nats.Init(dir) },
+	}
+	initialize.Flags().StringVar(&dir, "dir", natsDir, "`directory` of the server's configuration")
+	root.AddCommand(initialize, key, add, remove)
+	return root
+}
+
+func say(cmd *cobra.Command, line string) error {
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), line); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
