@@ -82,3 +82,12 @@ func (p *Ports) take(ctx context.Context) (health, clickhouse *net.TCPListener, 
 	release(p.Health, p.ClickHouse)
 	return taken[p.Health], taken[p.ClickHouse], nil
 }
+
+// DefaultAddresses are where a tree listens unless told otherwise.
+func DefaultAddresses() []string {
+	var out []string
+	for i := range new(Ports).all() {
+		out = append(out, address(DefaultPort+i))
+	}
+	return out
+}
