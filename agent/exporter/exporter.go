@@ -1,0 +1,329 @@
+package exporter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/flopwatch/flopwatch/agent"
+	"github.com/flopwatch/flopwatch/agent/ship"
+	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/agent/spool"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// Broker is how the connection is.
+type Broker struct {
+	Up    bool
+	Downs uint64 // how often it was lost
+}
+
+// Spool is what of the spool is shown; *spool.Spool has it.
+type Spool interface {
+	Stats() spool.Stats
+	OldestMs() (int64, error)
+	Synced() uint64
+	Acked() uint64
+	Committed() uint64
+	Gaps() []spool.Gap
+}
+
+// Config of an exporter. Agent, Spool, Ship and Broker are needed; the functions may be
+// called from any goroutine.
+type Config struct {
+	Build, Node   string
+	Agent         func() agent.Stats
+	Spool         Spool
+	SpoolMaxBytes int64
+	Ship          func() ship.Stats
+	Broker        func() Broker
+	// NVML tells of the child that reads GPUs; ok is false where there is none. nil: never.
+	NVML func() (st NVML, ok bool)
+	// GPUs are the last readings. nil: there are none.
+	GPUs func() []GPU
+	// Now is the wall clock; nil: the system's.
+	Now func() time.Time
+	Log *slog.Logger // nil: none
+}
+
+// NVML is the instrument of GPUs, seen from outside.
+type NVML struct {
+	Starts, Restarts, Kills, Abandoned uint64        // of flopwatch-nvml
+	Calls                              uint64        // into NVIDIA's library
+	Readings, Dropped                  uint64        // passes over a GPU, and those nobody fetched
+	LastPass                           time.Duration // of one GPU
+	GPUs, Stalled                      int
+	Faults                             []Fault
+}
+
+// Fault is a call into the library that failed.
+type Fault struct {
+	Function, Result string // as the library names them
+	Count            uint64
+}
+
+// Exporter shows the agent's health, and GPUs.
+type Exporter struct {
+	cfg Config
+
+	mu     sync.Mutex // guards below
+	digest string
+	gpus   bool
+	failed bool // the spool did not tell its age, and that was logged
+}
+
+var _ prometheus.Collector = (*Exporter)(nil)
+
+// New returns an exporter.
+func New(cfg Config) *Exporter {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Exporter{cfg: cfg}
+}
+
+// SetConfig says which configuration is in force, by its digest.
+func (e *Exporter) SetConfig(digest string) {
+	e.mu.Lock()
+	e.digest = digest
+	e.mu.Unlock()
+}
+
+// ShowGPUs says whether the page has the GPUs.
+func (e *Exporter) ShowGPUs(show bool) {
+	e.mu.Lock()
+	e.gpus = show
+	e.mu.Unlock()
+}
+
+// Register puts the exporter into a registry, and what client_golang knows of the process.
+func (e *Exporter) Register(reg prometheus.Registerer) error {
+	for _, c := range []prometheus.Collector{e, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := reg.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// metric is one name on the page.
+type metric struct {
+	desc *prometheus.Desc
+	typ  prometheus.ValueType
+}
+
+func counter(name, help string, labels ...string) metric {
+	return metric{prometheus.NewDesc("flopwatch_agent_"+name, help, labels, nil), prometheus.CounterValue}
+}
+
+func gauge(name, help string, labels ...string) metric {
+	return metric{prometheus.NewDesc("flopwatch_agent_"+name, help, labels, nil), prometheus.GaugeValue}
+}
+
+func (m metric) value(v float64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(m.desc, m.typ, v, labels...)
+}
+
+var (
+	buildInfo   = gauge("build_info", "Which build this is.", "version")
+	configInfo  = gauge("config_info", "Which configuration is in force.", "digest", "node")
+	ticks       = counter("ticks_total", "Sampling ticks, missed ones included.")
+	missedTicks = counter("missed_ticks_total", "Ticks at which nothing was sampled: the host was suspended or overloaded.")
+	lastTick    = gauge("last_tick_timestamp_seconds", "When the last tick was.")
+	clockSteps  = counter("clock_steps_total", "Steps of the wall clock.")
+
+	srcSamples = counter("source_samples_total", "Ticks that a source answered.", "source")
+	srcMissed  = counter("source_missed_ticks_total", "Ticks that passed a source by, as it was busy or had panicked.", "source")
+	srcErrors  = counter("source_errors_total", "Ticks at which a source saw nothing.", "source")
+	srcPanics  = counter("source_panics_total", "Panics of a source.", "source")
+	srcSeconds = counter("source_seconds_total", "Time that a source took to answer.", "source")
+	srcLast    = gauge("source_last_seconds", "Time that a source took for its last answer.", "source")
+	srcStalled = gauge("source_stalled", "1: the source was asked and does not answer.", "source")
+
+	rowsTaken   = counter("rows_total", "Rows that sources gave.", "kind")
+	rowsRefused = counter("rows_refused_total", "Rows that lacked a key or broke the contract in another way.", "kind")
+	rowsLost    = counter("rows_lost_total", "Rows that were given up because the spool took nothing for too long.", "kind")
+	rowsPending = gauge("rows_pending", "Rows in memory, not in the spool yet.")
+
+	sealedBatches = counter("sealed_batches_total", "Batches put into the spool.")
+	sealedBytes   = counter("sealed_bytes_total", "Bytes of the batches put into the spool.")
+	sealErrors    = counter("seal_errors_total", "Attempts to put a batch into the spool that failed.")
+
+	spoolFrames    = gauge("spool_frames", "Frames on disk, committed ones that wait for their segment included.")
+	spoolBytes     = gauge("spool_bytes", "Bytes on disk.")
+	spoolMaxBytes  = gauge("spool_max_bytes", "Bound of the bytes on disk.")
+	spoolOldest    = gauge("spool_oldest_seconds", "Age of the oldest frame that the collector has not stored; 0: it has all.")
+	spoolGaps      = gauge("spool_gaps", "Ranges of frames that were given up and that the collector has still to be told of.")
+	spoolEvicted   = counter("spool_evicted_frames_total", "Frames that were given up because the spool was full or they were too old.")
+	spoolCorrupt   = counter("spool_corrupt_stretches_total", "Damaged stretches found on disk, kept in quarantine.")
+	spoolSyncError = counter("spool_sync_errors_total", "Syncs of the spool that failed.")
+	seqSealed      = gauge("sequence_sealed", "Last batch that is durable in the spool.")
+	seqAcked       = gauge("sequence_acked", "Last batch up to which the broker has all.")
+	seqCommitted   = gauge("sequence_committed", "Last batch up to which the collector has stored all.")
+
+	shipPublished = counter("published_total", "Frames published, repeats included.")
+	shipAcked     = counter("acked_total", "Frames that the broker acknowledged.")
+	shipResent    = counter("resent_total", "Frames sent again for want of a commit mark.")
+	shipErrors    = counter("publish_errors_total", "Errors of publishing.")
+	shipMarks     = counter("commit_marks_total", "Commit marks of the collector.")
+	shipBadMarks  = counter("bad_commit_marks_total", "Commit marks that could not be read or were another's.")
+	brokerUp      = gauge("broker_up", "1: there is a connection to the broker.")
+	brokerDowns   = counter("broker_disconnects_total", "How often the connection to the broker was lost.")
+
+	instrument = gauge("instrument_state", "1: the instrument is in that state. No state is idle: what was not seen is not zero.", "instrument", "state")
+
+	nvmlStarts    = counter("nvml_starts_total", "Starts of flopwatch-nvml.")
+	nvmlRestarts  = counter("nvml_restarts_total", "Starts of flopwatch-nvml after it had ended unasked.")
+	nvmlKills     = counter("nvml_kills_total", "How often flopwatch-nvml was killed because no GPU answered.")
+	nvmlAbandoned = counter("nvml_abandoned_total", "Processes flopwatch-nvml that hang in the kernel and were left behind.")
+	nvmlCalls     = counter("nvml_calls_total", "Calls into NVIDIA's library.")
+	nvmlReadings  = counter("nvml_readings_total", "Passes over a GPU.")
+	nvmlDropped   = counter("nvml_readings_dropped_total", "Passes over a GPU that came too late to be used.")
+	nvmlLastPass  = gauge("nvml_last_pass_seconds", "Time that all calls of the last pass over a GPU took.")
+	nvmlGPUs      = gauge("nvml_gpus", "GPUs that are watched.")
+	nvmlStalled   = gauge("nvml_gpus_stalled", "GPUs that were asked and do not answer.")
+	nvmlFaults    = counter("nvml_faults_total", "Calls into NVIDIA's library that failed.", "function", "result")
+)
+
+var states = []source.State{source.Active, source.Degraded, source.Stalled, source.Lost, source.Unavailable}
+
+// Describe implements prometheus.Collector. It announces nothing: which series there are
+// depends on the host.
+func (e *Exporter) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (e *Exporter) Collect(out chan<- prometheus.Metric) {
+	put := func(m metric, v float64, labels ...string) { out <- m.value(v, labels...) }
+	e.mu.Lock()
+	digest, gpus := e.digest, e.gpus
+	e.mu.Unlock()
+	put(buildInfo, 1, e.cfg.Build)
+	put(configInfo, 1, digest, e.cfg.Node)
+
+	st := e.cfg.Agent()
+	put(ticks, float64(st.Tick.Seq))
+	put(missedTicks, float64(st.MissedTicks))
+	if st.Tick.Seq > 0 {
+		put(lastTick, float64(st.Tick.WallMs)/1000)
+	}
+	put(clockSteps, float64(st.ClockSteps))
+	for _, s := range st.Sources {
+		put(srcSamples, float64(s.Samples), s.Name)
+		put(srcMissed, float64(s.Missed), s.Name)
+		put(srcErrors, float64(s.Errors), s.Name)
+		put(srcPanics, float64(s.Panics), s.Name)
+		put(srcSeconds, s.Total.Seconds(), s.Name)
+		if s.Samples+s.Errors > 0 {
+			put(srcLast, s.Last.Seconds(), s.Name)
+		}
+		put(srcStalled, one(s.Stalled), s.Name)
+	}
+	kinds := func(m metric, rows map[wire.Kind]uint64) {
+		for _, k := range slices.Sorted(maps.Keys(rows)) {
+			put(m, float64(rows[k]), k.String())
+		}
+	}
+	kinds(rowsTaken, st.Rows)
+	kinds(rowsRefused, st.RefusedRows)
+	kinds(rowsLost, st.LostRows)
+	put(rowsPending, float64(st.PendingRows))
+	put(sealedBatches, float64(st.Batches))
+	put(sealedBytes, float64(st.Bytes))
+	put(sealErrors, float64(st.SealErrors))
+	for _, i := range st.Instruments {
+		for _, state := range states {
+			put(instrument, one(i.State == state), i.Instrument, string(state))
+		}
+	}
+	e.spool(put)
+
+	sh := e.cfg.Ship()
+	put(shipPublished, float64(sh.Published))
+	put(shipAcked, float64(sh.Acked))
+	put(shipResent, float64(sh.Resent))
+	put(shipErrors, float64(sh.Errors))
+	put(shipMarks, float64(sh.Marks))
+	put(shipBadMarks, float64(sh.BadMarks))
+	b := e.cfg.Broker()
+	put(brokerUp, one(b.Up))
+	put(brokerDowns, float64(b.Downs))
+
+	e.nvml(put)
+	if gpus && e.cfg.GPUs != nil {
+		for _, g := range e.cfg.GPUs() {
+			g.collect(e.cfg.Node, out)
+		}
+	}
+}
+
+func (e *Exporter) spool(put func(m metric, v float64, labels ...string)) {
+	sp := e.cfg.Spool
+	st := sp.Stats()
+	put(spoolFrames, float64(st.Frames))
+	put(spoolBytes, float64(st.Bytes))
+	put(spoolMaxBytes, float64(e.cfg.SpoolMaxBytes))
+	put(spoolGaps, float64(len(sp.Gaps())))
+	put(spoolEvicted, float64(st.EvictedFrames))
+	put(spoolCorrupt, float64(st.CorruptStretches))
+	put(spoolSyncError, float64(st.SyncErrors))
+	put(seqSealed, float64(sp.Synced()))
+	put(seqAcked, float64(sp.Acked()))
+	put(seqCommitted, float64(sp.Committed()))
+	oldest, err := sp.OldestMs()
+	switch {
+	case err != nil:
+		e.mu.Lock()
+		first := !e.failed
+		e.failed = true
+		e.mu.Unlock()
+		if first {
+			e.cfg.Log.LogAttrs(context.Background(), slog.LevelWarn, "the age of the spool is not known", slog.Any("err", err))
+		}
+	case oldest == 0:
+		put(spoolOldest, 0)
+	default:
+		put(spoolOldest, max(0, float64(e.cfg.Now().UnixMilli()-oldest)/1000))
+	}
+}
+
+func (e *Exporter) nvml(put func(m metric, v float64, labels ...string)) {
+	if e.cfg.NVML == nil {
+		return
+	}
+	st, ok := e.cfg.NVML()
+	if !ok {
+		return
+	}
+	put(nvmlStarts, float64(st.Starts))
+	put(nvmlRestarts, float64(st.Restarts))
+	put(nvmlKills, float64(st.Kills))
+	put(nvmlAbandoned, float64(st.Abandoned))
+	put(nvmlCalls, float64(st.Calls))
+	put(nvmlReadings, float64(st.Readings))
+	put(nvmlDropped, float64(st.Dropped))
+	if st.Readings > 0 {
+		put(nvmlLastPass, st.LastPass.Seconds())
+	}
+	put(nvmlGPUs, float64(st.GPUs))
+	put(nvmlStalled, float64(st.Stalled))
+	for _, f := range st.Faults {
+		put(nvmlFaults, float64(f.Count), f.Function, f.Result)
+	}
+}
+
+func one(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
