@@ -7,6 +7,7 @@ SHELL := bash
 GO ?= go
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := .cache/bin/golangci-lint-$(GOLANGCI_VERSION)
+KUBEVALIDATE := .cache/bin/kubectl-validate-v0.0.4
 ENGINE_FETCH := internal/store/embedded/engine/fetch.sh
 FUZZTIME ?= 10s
 # What tests may not skip for want of.
@@ -109,6 +110,23 @@ bench-agent: binaries stub ## what agent and child cost on 8 fake GPUs, side by 
 .PHONY: soak-agent
 soak-agent: binaries stub ## MINUTES (30) of the agent with faults on fake GPUs: does memory, or anything, grow?
 	$(GO) run ./internal/benchagent soak -minutes $(MINUTES) -out $(OUT)
+
+.PHONY: install
+install: ## what `make build` made: binaries, units, configuration (DESTDIR, PREFIX, SYSCONFDIR, COMPONENTS; deploy/README.md)
+	@BUILD="$(CURDIR)/bin" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" COMPONENTS="$(COMPONENTS)" bash deploy/install.sh install
+
+.PHONY: uninstall
+uninstall: ## remove what install put there; data and edited configuration stay
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" bash deploy/install.sh uninstall
+
+.PHONY: manifests
+manifests: $(KUBEVALIDATE) ## check the Kubernetes manifests against Kubernetes' own schemas
+	@$(KUBEVALIDATE) deploy/kubernetes/daemonset.yaml deploy/kubernetes/secret.yaml
+
+# A module of its own pins it: go.mod of the product knows nothing of Kubernetes.
+$(KUBEVALIDATE): deploy/kubernetes/validate/go.sum
+	@mkdir -p $(@D)
+	$(GO) -C deploy/kubernetes/validate build -trimpath -o $(CURDIR)/$@ sigs.k8s.io/kubectl-validate
 
 .PHONY: clean
 clean: ## remove what was built; the caches of Go and npm stay
