@@ -1,0 +1,466 @@
+package job
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// Fields of wire.KindProcess.
+const (
+	fieldStart     = 1
+	fieldPID       = 2
+	fieldEnd       = 10
+	fieldGPUs      = 11
+	fieldExe       = 12
+	fieldLauncher  = 13
+	fieldJobSource = 14
+	fieldJobID     = 15
+	fieldUser      = 16
+)
+
+const (
+	maxProcesses = 4096
+	maxGPUs      = 256
+	tickMs       = 10     // of the kernel, USER_HZ, the same on every architecture of Go
+	stepMs       = 1000   // the wall clock was stepped if it moved more against the boot clock
+	patienceMs   = 30_000 // how long the driver may take to list processes
+)
+
+// Config of the instrument.
+type Config struct {
+	Procfs string // where procfs is mounted; default "/proc"
+	Passwd string // names of users; default "/etc/passwd"
+	// StateFile keeps which processes were told of, for the next agent; "": none is kept. Its
+	// directory exists. It holds names of users: only the agent may read it.
+	StateFile string
+	BootID    string // of the host, needed with StateFile
+}
+
+// Job is the instrument "job": rows of wire.KindProcess as processes come, change and end.
+type Job struct {
+	cfg    Config
+	lister source.ProcessLister
+	fs     *procfs
+	users  users
+
+	known map[int32]*process
+	order []*process // by pid, so that rows come in an order
+	seq   uint64     // of the last list
+	begun bool
+
+	haveBase  bool
+	baseMs    int64 // Unix ms of the boot, for new processes
+	offsetMs  int64 // wall - boot when baseMs was read
+	restored  bool
+	dirty     bool // the state file lags behind
+	ended     []ended
+	stateErr  error // it cannot be written
+	lostErr   error // that of the last agent could not be read; told for a while
+	savedMs   int64
+	firstMs   int64 // boot ms of the first tick
+	listedMs  int64 // boot ms of the last list
+	everKnown bool
+
+	missing    map[int32]bool // listed, not in /proc, at the last list
+	hidden     int            // the same at two lists running
+	refused    int            // listed, may not be read, at the last list
+	unreadable int            // known processes whose state could not be read, now
+	denied     error          // why, the last time
+	over       int            // listed beyond maxProcesses
+	namespace  int8           // 0: not looked; 1: the host's; 2: another
+
+	told  health
+	look  map[int32][]int
+	row   *process
+	endMs int64 // of the row; 0: none
+	fill  func(b *wire.Builder)
+	names func(b *wire.Builder)
+}
+
+// process is one process that was on a GPU.
+type process struct {
+	pid      int32
+	start    uint64 // ticks since boot
+	startMs  int64
+	gpus     []int // sorted
+	gpuList  string
+	exe      string
+	launcher string
+	user     string
+	owner    owner
+	seenMs   int64 // Unix ms at which it was last seen alive
+	gone     bool
+}
+
+// New returns the instrument. The lister is asked at every tick, from Sample's goroutine.
+func New(cfg Config, lister source.ProcessLister) *Job {
+	if cfg.Procfs == "" {
+		cfg.Procfs = "/proc"
+	}
+	if cfg.Passwd == "" {
+		cfg.Passwd = "/etc/passwd"
+	}
+	j := &Job{
+		cfg: cfg, lister: lister, fs: newProcfs(cfg.Procfs), users: users{path: cfg.Passwd},
+		known: map[int32]*process{}, missing: map[int32]bool{}, look: map[int32][]int{},
+	}
+	j.fill = j.fillRow
+	j.names = func(b *wire.Builder) { b.SetSource(fieldGPUs, wire.SourceNVML) }
+	return j
+}
+
+// Name returns "job".
+func (j *Job) Name() string { return "job" }
+
+// Close keeps the state for the next agent.
+func (j *Job) Close() error {
+	if j.dirty {
+		return j.save()
+	}
+	return nil
+}
+
+// Sample tells which processes came, changed and ended. An error means that procfs could
+// not be read.
+func (j *Job) Sample(ctx context.Context, t source.Tick, out source.Sink) error {
+	if err := j.rebase(t); err != nil {
+		return err
+	}
+	if !j.restored {
+		j.restored, j.firstMs = true, t.BootMs
+		j.restore(t, out)
+	}
+	if err := j.alive(t, out); err != nil {
+		return err
+	}
+	list, seq, ok := j.lister.GPUProcesses()
+	if ok {
+		j.everKnown, j.listedMs = true, t.BootMs
+		if !j.begun || seq != j.seq {
+			j.begun, j.seq = true, seq
+			if err := j.take(ctx, list, t, out); err != nil {
+				return err
+			}
+		}
+	}
+	j.keep(t)
+	j.tell(t, ok, out)
+	return nil
+}
+
+// rebase reads when the host was started: at first, and when the wall clock was stepped.
+func (j *Job) rebase(t source.Tick) error {
+	offset := t.WallMs - t.BootMs
+	if d := offset - j.offsetMs; j.haveBase && -stepMs <= d && d <= stepMs {
+		return nil
+	}
+	s, err := j.fs.bootSeconds()
+	if err != nil {
+		return fmt.Errorf("read when the host was started from %s/stat: %w", j.cfg.Procfs, err)
+	}
+	j.haveBase, j.baseMs, j.offsetMs = true, s*1000, offset
+	return nil
+}
+
+// alive looks at every known process, and tells those that have ended.
+func (j *Job) alive(t source.Tick, out source.Sink) error {
+	j.unreadable = 0
+	ended := false
+	for _, p := range j.order {
+		s, err := j.fs.stat(p.pid)
+		switch {
+		case err == nil && s.start == p.start:
+			p.seenMs = t.WallMs
+		case err == nil || errors.Is(err, errGone):
+			if !ended {
+				if _, serr := os.Stat(filepath.Join(j.cfg.Procfs, "stat")); serr != nil {
+					return fmt.Errorf("look at processes: procfs is not at %s any more: %w", j.cfg.Procfs, serr)
+				}
+			}
+			ended, p.gone = true, true
+		default:
+			j.unreadable++
+			j.denied = err
+		}
+	}
+	if !ended {
+		return nil
+	}
+	for _, p := range j.order {
+		if p.gone {
+			delete(j.known, p.pid)
+			j.end(p, t, out)
+		}
+	}
+	j.order = slices.DeleteFunc(j.order, func(p *process) bool { return p.gone })
+	return nil
+}
+
+// add takes a process in, and tells of it.
+func (j *Job) add(p *process, out source.Sink) {
+	j.known[p.pid] = p
+	at, _ := slices.BinarySearchFunc(j.order, p.pid, func(p *process, pid int32) int { return int(p.pid) - int(pid) })
+	j.order = slices.Insert(j.order, at, p)
+	j.dirty = true
+	j.put(p, 0, out)
+}
+
+// end tells that a process has ended.
+func (j *Job) end(p *process, t source.Tick, out source.Sink) {
+	j.dirty = true
+	if j.cfg.StateFile != "" && len(j.ended) < maxProcesses {
+		j.ended = append(j.ended, ended{p, t.BootMs})
+	}
+	j.put(p, max(p.seenMs, p.startMs, 1), out)
+}
+
+// take compares a new list with what is known.
+func (j *Job) take(ctx context.Context, list []source.GPUProcess, t source.Tick, out source.Sink) error {
+	clear(j.look)
+	for _, l := range list {
+		if l.PID > 0 && l.GPU >= 0 && l.GPU < maxGPUs {
+			j.look[l.PID] = append(j.look[l.PID], l.GPU)
+		}
+	}
+	j.over, j.hidden, j.refused = 0, 0, 0
+	missing := map[int32]bool{}
+	for _, pid := range slices.Sorted(maps.Keys(j.look)) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		gpus := j.look[pid]
+		slices.Sort(gpus)
+		if p := j.known[pid]; p != nil {
+			j.update(p, gpus, out)
+			continue
+		}
+		if len(j.known) >= maxProcesses {
+			j.over++
+			continue
+		}
+		p, err := j.meet(pid, t)
+		if err != nil {
+			switch {
+			case !errors.Is(err, errGone):
+				j.refused++
+				j.denied = err
+			case j.missing[pid]:
+				j.hidden++ // not one that ended between the list and the look
+				fallthrough
+			default:
+				missing[pid] = true
+			}
+			continue
+		}
+		p.setGPUs(gpus)
+		j.add(p, out)
+	}
+	j.missing = missing
+	return nil
+}
+
+// meet reads who a process is.
+func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
+	s, err := j.fs.stat(pid)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{pid: pid, start: s.start, startMs: j.baseMs + int64(s.start)*tickMs, seenMs: t.WallMs}
+	s.comm = slices.Clone(s.comm)
+	if p.exe = j.fs.exe(pid); p.exe == "" {
+		p.exe = clean(string(s.comm))
+	}
+	if uid, ok := j.fs.uid(pid); ok {
+		p.user = j.users.name(uid, t.BootMs)
+	}
+	if b, cerr := j.fs.read(pid, "cgroup", maxCgroup); cerr == nil {
+		p.owner = parseCgroup(b)
+	}
+	p.launcher = j.fs.launcher(s, p.owner)
+	// What was read belongs to one process only if its number was not given away meanwhile.
+	if again, aerr := j.fs.stat(pid); aerr != nil || again.start != p.start {
+		return nil, errGone
+	}
+	return p, nil
+}
+
+// update tells that the GPUs or the job of a process have changed, if they have.
+func (j *Job) update(p *process, gpus []int, out source.Sink) {
+	changed := false
+	for _, g := range gpus {
+		if !slices.Contains(p.gpus, g) {
+			changed = true
+		}
+	}
+	if changed {
+		p.setGPUs(gpus)
+	}
+	if b, err := j.fs.read(p.pid, "cgroup", maxCgroup); err == nil {
+		if o := parseCgroup(b); o.source != "" && o != p.owner {
+			p.owner, changed = o, true
+		}
+	}
+	if changed {
+		j.dirty = true
+		j.put(p, 0, out)
+	}
+}
+
+// setGPUs adds GPUs to those that the process was seen on.
+func (p *process) setGPUs(gpus []int) {
+	p.gpus = append(p.gpus, gpus...)
+	slices.Sort(p.gpus)
+	p.gpus = slices.Compact(p.gpus)
+	var list []byte
+	for i, g := range p.gpus {
+		if i > 0 {
+			list = append(list, ' ')
+		}
+		list = strconv.AppendInt(list, int64(g), 10)
+	}
+	p.gpuList = string(list)
+}
+
+// put adds a row; endMs is 0 for a process that runs.
+func (j *Job) put(p *process, endMs int64, out source.Sink) {
+	j.row, j.endMs = p, endMs
+	out.Row(wire.KindProcess, wire.SourceProcfs, "process", j.names, j.fill)
+}
+
+func (j *Job) fillRow(b *wire.Builder) {
+	p := j.row
+	b.SetInt(fieldStart, p.startMs)
+	b.SetInt(fieldPID, int64(p.pid))
+	if j.endMs > 0 {
+		b.SetInt(fieldEnd, j.endMs)
+	}
+	for _, v := range [...]struct {
+		field uint8
+		value string
+	}{
+		{fieldGPUs, p.gpuList}, {fieldExe, p.exe}, {fieldLauncher, p.launcher}, {fieldJobSource, p.owner.source}, {fieldJobID, p.owner.id}, {fieldUser, p.user},
+	} {
+		if v.value != "" {
+			b.SetStr(v.field, v.value)
+		}
+	}
+}
+
+// health is what the state of the instrument rests on.
+type health struct {
+	any        bool
+	listed     int8 // 0: not yet, and that is early; 1: it is; 2: it was; 3: it never was
+	hidden     int
+	unreadable int
+	over       int
+	away       bool // in another PID namespace than the host's
+	state      bool // the state file cannot be kept
+}
+
+// tell says how the instrument is, when that has changed.
+func (j *Job) tell(t source.Tick, ok bool, out source.Sink) {
+	now := health{any: true, hidden: j.hidden, unreadable: j.unreadable + j.refused, over: j.over, away: j.elsewhere(), state: j.stateErr != nil || j.lostErr != nil}
+	switch {
+	case ok || j.everKnown && t.BootMs-j.listedMs < patienceMs:
+		now.listed = 1
+	case j.everKnown:
+		now.listed = 2
+	case t.BootMs-j.firstMs >= patienceMs:
+		now.listed = 3
+	}
+	if now == j.told || now.listed == 0 {
+		return
+	}
+	j.told = now
+	s := source.Status{Instrument: "job", State: source.Active}
+	if reasons := j.reasons(now); len(reasons) > 0 {
+		s.State, s.Reason = source.Degraded, strings.Join(reasons, "; ")
+	}
+	if now.listed == 3 {
+		s.State, s.Reason = source.Unavailable, "no list of the GPUs' processes has come: the status of gpu says why"
+	}
+	out.Status(s)
+}
+
+func (j *Job) reasons(h health) []string {
+	var r []string
+	if h.listed == 2 {
+		r = append(r, "the GPUs' processes cannot be listed now, so new ones are not seen: the status of gpu says why")
+	}
+	if h.away {
+		r = append(r, "the agent is in a PID namespace of its own, where the driver names few or no processes of others: run it in the host's (hostPID: true, or --pid=host)")
+	}
+	if h.hidden > 0 || h.unreadable > 0 {
+		what := fmt.Sprintf("of the GPUs' processes %d are not in %s and %d may not be read", h.hidden, j.cfg.Procfs, h.unreadable)
+		if errno, ok := errors.AsType[syscall.Errno](j.denied); ok && h.unreadable > 0 {
+			what += fmt.Sprintf(" (%v)", errno)
+		}
+		if option := j.hidepid(); option != "" {
+			what += fmt.Sprintf(": procfs is mounted with %s, so put the agent's user into the group of its gid= option (systemd: ProtectProc=default), or give it CAP_SYS_PTRACE", option)
+		} else if !h.away {
+			what += ": the agent has to be in the PID namespace of the GPUs' processes and see all users' (systemd: ProtectProc=default)"
+		}
+		r = append(r, what)
+	}
+	if h.over > 0 {
+		r = append(r, fmt.Sprintf("%d processes beyond the first %d are left out", h.over, maxProcesses))
+	}
+	if h.state {
+		r = append(r, fmt.Sprintf("ends of processes that came while no agent ran are not told: %v", cmp.Or(j.stateErr, j.lostErr)))
+	}
+	return r
+}
+
+// hostPIDNamespace is the inode of the first PID namespace, a constant of the kernel.
+const hostPIDNamespace = "pid:[4026531836]"
+
+// elsewhere reports whether the agent is in a PID namespace of its own. It is asked once.
+func (j *Job) elsewhere() bool {
+	if j.namespace == 0 {
+		j.namespace = 1
+		if link, err := os.Readlink(filepath.Join(j.cfg.Procfs, "self/ns/pid")); err == nil && link != hostPIDNamespace {
+			j.namespace = 2
+		}
+	}
+	return j.namespace == 2
+}
+
+// hidepid returns the option with which procfs hides processes of others, or "".
+func (j *Job) hidepid() string {
+	data, err := os.ReadFile(filepath.Join(j.cfg.Procfs, "self/mountinfo"))
+	if err != nil {
+		return ""
+	}
+	return parseHidepid(string(data), j.cfg.Procfs)
+}
+
+// parseHidepid finds the option in lines as "22 27 0:21 / /proc rw - proc proc rw,hidepid=2".
+func parseHidepid(mountinfo, at string) string {
+	found := ""
+	for line := range strings.Lines(mountinfo) {
+		head, tail, ok := strings.Cut(strings.TrimSpace(line), " - ")
+		f, g := strings.Fields(head), strings.Fields(tail)
+		if !ok || len(f) < 5 || len(g) < 3 || f[4] != at || g[0] != "proc" {
+			continue
+		}
+		found = "" // the last mount is on top
+		for option := range strings.SplitSeq(g[2], ",") {
+			if strings.HasPrefix(option, "hidepid=") && option != "hidepid=0" && option != "hidepid=off" && clean(option) == option {
+				found = option
+			}
+		}
+	}
+	return found
+}
