@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -102,7 +101,7 @@ func Build(ctx context.Context, dir string, o Options) (string, error) {
 		args = append(args, "-DSTUB_OLD_DRIVER")
 	}
 	args = slices.Concat(args, files, []string{"-lm", "-ldl"}, o.Flags)
-	cmd := exec.CommandContext(ctx, cc, args...)
+	cmd := exec.CommandContext(ctx, cc, args...) //nolint:gosec // G204: the compiler is the caller's choice, the rest our own
 	if out, cerr := cmd.CombinedOutput(); cerr != nil {
 		return "", fmt.Errorf("compile the NVML stub against %s: %w: %s", header, cerr, bytes.TrimSpace(out))
 	}
@@ -110,6 +109,27 @@ func Build(ctx context.Context, dir string, o Options) (string, error) {
 		return "", fmt.Errorf("put the NVML stub in place: %w", err)
 	}
 	return lib, nil
+}
+
+// Install copies a library that was built before into a directory, beside which its shared
+// memory is then looked for, and returns its path there.
+func Install(library, dir string) (string, error) {
+	content, err := os.ReadFile(library)
+	if err != nil {
+		return "", fmt.Errorf("read the NVML stub (`make stub` builds it): %w", err)
+	}
+	if err = os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make the NVML stub's directory: %w", err)
+	}
+	to := filepath.Join(dir, Library)
+	aside := to + ".new" // whoever has the old one open keeps it whole
+	if err = os.WriteFile(aside, content, 0o755); err == nil {
+		err = os.Rename(aside, to)
+	}
+	if err != nil {
+		return "", fmt.Errorf("install the NVML stub: %w", err)
+	}
+	return to, nil
 }
 
 // findHeader asks the go command where the module with the header is, and has it fetched if need be.
@@ -278,11 +298,8 @@ func exports(functions, without []string, old bool) string {
 
 // fits reports whether a name is a pattern's: the same, or beginning as the pattern does before its '*'.
 func fits(pattern, name string) bool {
-	if begin, any := strings.CutSuffix(pattern, "*"); any {
+	if begin, open := strings.CutSuffix(pattern, "*"); open {
 		return strings.HasPrefix(name, begin)
 	}
 	return pattern == name
 }
-
-// ErrForeign says that a file is not the stub's shared memory, or of another version.
-var ErrForeign = errors.New("not the NVML stub's shared memory of this version")

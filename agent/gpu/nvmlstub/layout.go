@@ -2,10 +2,12 @@ package nvmlstub
 
 import (
 	"math"
+	"structs"
 	"unsafe"
 )
 
-// The structs of lib/layout.h, field for field: layout_test.go compares all offsets.
+// The structs of lib/layout.h, field for field and in its order: layout_test.go compares all
+// offsets. Fields that only the library reads stay, for their room.
 
 const (
 	magic   = "FWNVMLSH"
@@ -19,12 +21,12 @@ const (
 	MaxEvents    = 64
 
 	maxFunctions = 512
-	maxLinks     = 36
 	never        = math.MaxInt64
 	latestUs     = 1 << 52
 )
 
 type segment struct {
+	_                 structs.HostLayout
 	startUs, lengthUs int64
 	stepUs, phaseUs   int64
 	comm              float64
@@ -34,6 +36,7 @@ type segment struct {
 }
 
 type gpu struct {
+	_                                                          structs.HostLayout
 	uuid                                                       [48]byte
 	name                                                       [64]byte
 	serial, vbios, boardPart                                   [32]byte
@@ -65,6 +68,7 @@ type gpu struct {
 }
 
 type process struct {
+	_                  structs.HostLayout
 	pid, gpus, kind, _ uint32
 	usedBytes          uint64
 	fromUs, toUs       int64
@@ -72,12 +76,14 @@ type process struct {
 }
 
 type event struct {
+	_          structs.HostLayout
 	atUs       int64
 	kind, data uint64
 	gpu, _     uint32
 }
 
 type fault struct {
+	_            structs.HostLayout
 	function     [64]byte
 	id           uint64
 	gpus         uint32
@@ -87,6 +93,7 @@ type fault struct {
 }
 
 type config struct {
+	_                               structs.HostLayout
 	gpus, processes, events, faults uint32
 	manual                          uint32
 	cudaVersion                     int32
@@ -99,7 +106,8 @@ type config struct {
 	fault                           [MaxFaults]fault
 }
 
-type header struct {
+type memoryHeader struct {
+	_                                   structs.HostLayout
 	magic                               [8]byte
 	version, _                          uint32
 	size, configOffset, functionsOffset uint64
@@ -110,13 +118,15 @@ type header struct {
 }
 
 type function struct {
+	_        structs.HostLayout
 	name     [64]byte
 	state, _ uint32
 	calls    [MaxGPUs + 1]uint64
 }
 
 type memory struct {
-	header   header
+	_        structs.HostLayout
+	header   memoryHeader
 	config   config
 	function [maxFunctions]function
 }

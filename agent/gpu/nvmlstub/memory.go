@@ -1,6 +1,7 @@
 package nvmlstub
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,6 +22,9 @@ type Memory struct {
 	raw    []byte
 	lastID uint64 // of faults
 }
+
+// ErrForeign says that a file is not the stub's shared memory, or of another version.
+var ErrForeign = errors.New("not the NVML stub's shared memory of this version")
 
 // Create makes the shared memory of a scenario. A file of that name is replaced: who has it
 // open keeps the old one until it initializes NVML anew.
@@ -108,17 +112,23 @@ func (m *Memory) Close() error {
 }
 
 // change lets the library see all of a change or nothing of it: while the number is odd it waits.
-func (m *Memory) change(f func(*config) error) error {
+func (m *Memory) change(f func(*config) error) error { return m.changeCounted(f, nil) }
+
+// changeCounted changes as well how often each fault is met.
+func (m *Memory) changeCounted(f func(*config) error, left []int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	seq := &m.m.header.seq
-	before := atomic.LoadUint64(seq) &^ 1
+	before := atomic.LoadUint64(seq) &^ 1 // a writer that died may have left it odd
 	next := m.m.config
 	if err := f(&next); err != nil {
 		return err
 	}
 	atomic.StoreUint64(seq, before+1)
 	m.m.config = next
+	for i, n := range left {
+		atomic.StoreInt64(&m.m.header.faultLeft[i], n)
+	}
 	atomic.StoreUint64(seq, before+2)
 	return nil
 }
@@ -157,7 +167,7 @@ func bootUs() (int64, error) {
 // SetNow moves the clock to a time since the scenario's start, and makes it the test's from here on.
 func (m *Memory) SetNow(now time.Duration) error {
 	atomic.StoreInt64(&m.m.header.nowUs, us(now))
-	if m.config().manual == 1 {
+	if look(m, func(c *config) bool { return c.manual == 1 }) {
 		return nil
 	}
 	return m.change(func(c *config) error {
@@ -180,36 +190,45 @@ func (m *Memory) UseRealClock(now time.Duration) error {
 
 // Now is the time since the scenario's start.
 func (m *Memory) Now() (time.Duration, error) {
-	c := m.config()
-	if c.manual == 1 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.m.config.manual == 1 {
 		return time.Duration(atomic.LoadInt64(&m.m.header.nowUs)) * time.Microsecond, nil
 	}
 	boot, err := bootUs()
-	return time.Duration(max(0, boot-c.baseBootUs)) * time.Microsecond, err
+	return time.Duration(max(0, boot-m.m.config.baseBootUs)) * time.Microsecond, err
 }
 
-// config is for reading.
-func (m *Memory) config() *config {
+// look reads the configuration while nobody of this process changes it.
+func look[T any](m *Memory, f func(*config) T) T {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &m.m.config
+	return f(&m.m.config)
 }
 
 // GPUs is how many there are.
-func (m *Memory) GPUs() int { return int(m.config().gpus) }
+func (m *Memory) GPUs() int { return look(m, func(c *config) int { return int(c.gpus) }) }
 
-// UUID and Name are what the stub says of a GPU.
-func (m *Memory) UUID(gpu int) string { return text(m.config().gpu[gpu].uuid[:]) }
+// UUID is what the stub calls a GPU.
+func (m *Memory) UUID(gpu int) string {
+	return look(m, func(c *config) string { return text(c.gpu[gpu].uuid[:]) })
+}
 
 // Name is a GPU's product name.
-func (m *Memory) Name(gpu int) string { return text(m.config().gpu[gpu].name[:]) }
+func (m *Memory) Name(gpu int) string {
+	return look(m, func(c *config) string { return text(c.gpu[gpu].name[:]) })
+}
 
 // SetFaults replaces all faults; without any, what hangs goes on.
 func (m *Memory) SetFaults(list ...Fault) error {
 	if len(list) > MaxFaults {
 		return fmt.Errorf("nvmlstub: %d faults, wanted at most %d", len(list), MaxFaults)
 	}
-	return m.change(func(c *config) error {
+	left := make([]int64, len(list))
+	for i, f := range list {
+		left[i] = orDefault(f.Count, -1)
+	}
+	return m.changeCounted(func(c *config) error {
 		for i, f := range list {
 			gpus, err := mask(f.GPUs, "a fault")
 			if err != nil {
@@ -227,16 +246,11 @@ func (m *Memory) SetFaults(list ...Fault) error {
 				return fmt.Errorf("nvmlstub: fault %d: function %q, delay %v, count %d", i, f.Function, f.Delay, f.Count)
 			}
 			c.fault[i] = q
-			left := f.Count
-			if left == 0 {
-				left = -1
-			}
-			atomic.StoreInt64(&m.m.header.faultLeft[i], left)
 		}
 		clear(c.fault[len(list):])
 		c.faults = uint32(len(list))
 		return nil
-	})
+	}, left)
 }
 
 // SetProcesses replaces all processes.
@@ -367,14 +381,17 @@ type Truth struct {
 
 // Truth integrates from one time since the scenario's start to another.
 func (m *Memory) Truth(gpu int, from, to time.Duration) Truth {
-	return m.config().truth(gpu, us(from), us(to))
+	return look(m, func(c *config) Truth { return c.truth(gpu, us(from), us(to)) })
 }
 
 // At is what a GPU does at a moment.
-func (m *Memory) At(gpu int, t time.Duration) Level { return m.config().at(gpu, us(t)) }
+func (m *Memory) At(gpu int, t time.Duration) Level {
+	return look(m, func(c *config) Level { return c.at(gpu, us(t)) })
+}
 
 func (c *config) truth(i int, fromUs, toUs int64) Truth {
-	between := func(f func(*Level) float64) float64 { return c.integral(i, f, toUs) - c.integral(i, f, fromUs) }
+	// Nothing is below zero but by the rounding of two large sums.
+	between := func(f func(*Level) float64) float64 { return max(0, c.integral(i, f, toUs)-c.integral(i, f, fromUs)) }
 	var t Truth
 	var sum Level
 	for q := range NumQuantities {

@@ -62,6 +62,14 @@ var models = [numModels]figures{
 		limitW: 350, minW: 100, smMHz: 2520, memMHz: 9001, videoMHz: 1965, pcieGen: 4, mig: 2, idleW: 35, idleSMMHz: 210},
 }
 
+// figures are a model's; of one that is not known, nothing: Create refuses it.
+func (m Model) figures() figures {
+	if m < 0 || m >= numModels {
+		return figures{}
+	}
+	return models[m]
+}
+
 // String is the product's name.
 func (m Model) String() string {
 	if m < 0 || m >= numModels {
@@ -72,16 +80,16 @@ func (m Model) String() string {
 
 // Idle is what a GPU of the model does between segments.
 func (m Model) Idle() Level {
-	f := models[m]
+	f := m.figures()
 	return Level{PowerW: f.idleW, SMClockMHz: f.idleSMMHz, MemClockMHz: float64(f.memMHz), TempC: 31, MemTempC: 38}
 }
 
 // fill makes the shared form of a GPU at a place.
-func (g *GPU) fill(c *gpu, index int, repeatUs int64) error {
+func (g *GPU) fill(c *gpu, host uint32, index int, repeatUs int64) error {
 	if g.Model < 0 || g.Model >= numModels {
 		return fmt.Errorf("model %d is not known", g.Model)
 	}
-	f := models[g.Model]
+	f := g.Model.figures()
 	limit := orDefault(g.PowerLimitMW, f.limitW*1000)
 	*c = gpu{
 		pciBus: []uint32{0x18, 0x2a, 0x3a, 0x5d, 0x9a, 0xab, 0xba, 0xdb}[index%8], pciDomain: uint32(index / 8), pciDeviceID: f.pciID, pciSubsystemID: f.pciSub,
@@ -93,7 +101,7 @@ func (g *GPU) fill(c *gpu, index int, repeatUs int64) error {
 		pcieGen: f.pcieGen, pcieWidth: 16, pcieMaxGen: f.pcieGen, pcieMaxWidth: 16, gpm: f.gpm, powerInstant: f.instant, ecc: 1, mig: f.mig,
 		tempShutdownC: 92, tempSlowdownC: 89, tempMemMaxC: 95, tempGPUMaxC: 87,
 		memTotal: f.memMiB * mib, memReserved: f.reservedMiB * mib, bar1Total: f.bar1MiB * mib, bar1Used: mib,
-		eccCorrected: g.ECCCorrected, eccUncorrected: g.ECCUncorrected,
+		eccCorrected: g.ECCCorrected, eccUncorrected: g.ECCUncorrected, remappedUnc: g.RemappedRows,
 		nvlinkCRCFlit: g.NVLinkErrors, nvlinkCRCData: g.NVLinkErrors, nvlinkReplay: g.NVLinkErrors, nvlinkRecovery: g.NVLinkErrors,
 		energyStartMJ: g.EnergyStartMJ, pcieWrap: g.PCIeWrapBytes, lostUs: until(g.LostAt), resetUs: until(g.ResetAt),
 		idle: g.Model.Idle(), idleReasons: 1, idlePstate: 0,
@@ -109,8 +117,8 @@ func (g *GPU) fill(c *gpu, index int, repeatUs int64) error {
 		what, text string
 	}{
 		{c.name[:], "name", orDefault(g.Name, f.name)},
-		{c.uuid[:], "UUID", orDefault(g.UUID, fmt.Sprintf("GPU-f10b0000-0000-4000-8000-%04x%08x", int(g.Model), index))},
-		{c.serial[:], "serial", orDefault(g.Serial, fmt.Sprintf("16544230%05d", index))},
+		{c.uuid[:], "UUID", orDefault(g.UUID, fmt.Sprintf("GPU-f10b%04x-%04x-4000-8000-%04x%08x", host>>16, host&0xffff, int(g.Model), index))},
+		{c.serial[:], "serial", orDefault(g.Serial, fmt.Sprintf("1%010d%02d", host, index))},
 		{c.vbios[:], "VBIOS version", orDefault(g.VBIOS, f.vbios)},
 		{c.boardPart[:], "board part number", f.board},
 	} {
@@ -127,7 +135,7 @@ func part(of uint32, share float64) float64 { return float64(of) * share }
 // TrainSegment is a stretch of a training on every GPU: big matrix products, then an exchange
 // of gradients over NVLink. A step takes 1.2 s, a quarter of it communication.
 func TrainSegment(m Model, start, length time.Duration) Segment {
-	f := models[m]
+	f := m.figures()
 	link := part(f.nvlinks*f.nvlinkMBps, 1e6)
 	work := Level{
 		GRActive: 1, SMActive: 0.93, SMOccupancy: 0.31, Integer: 0.12, Tensor: 0.62, HMMA: 0.62, DRAM: 0.38, FP32: 0.11, FP16: 0.03,
@@ -144,7 +152,7 @@ func TrainSegment(m Model, start, length time.Duration) Segment {
 
 // CheckpointSegment is a pause of a training that writes its state: memory held, GPUs all but idle.
 func CheckpointSegment(m Model, start, length time.Duration) Segment {
-	f := models[m]
+	f := m.figures()
 	l := TrainSegment(m, 0, 1).Compute
 	wait := m.Idle()
 	wait[MemUsedBytes], wait[PowerW], wait[SMClockMHz], wait[PCIeTxBps] = l[MemUsedBytes], part(f.limitW, 0.19), float64(f.smMHz), 11e9
@@ -155,7 +163,7 @@ func CheckpointSegment(m Model, start, length time.Duration) Segment {
 // InferSegment serves requests: memory full, bound by memory bandwidth, little NVLink, in
 // bursts of 0.7 s.
 func InferSegment(m Model, start, length time.Duration) Segment {
-	f := models[m]
+	f := m.figures()
 	busy := Level{
 		GRActive: 0.96, SMActive: 0.58, SMOccupancy: 0.18, Integer: 0.14, Tensor: 0.09, HMMA: 0.09, DRAM: 0.66, FP32: 0.06, FP16: 0.04,
 		Util: 0.97, MemUtil: 0.72, PowerW: part(f.limitW, 0.57), SMClockMHz: float64(f.smMHz), MemClockMHz: float64(f.memMHz),
@@ -171,7 +179,7 @@ func InferSegment(m Model, start, length time.Duration) Segment {
 
 // BurnSegment is a stress test of one GPU for itself: all power, no communication.
 func BurnSegment(m Model, start, length time.Duration) Segment {
-	f := models[m]
+	f := m.figures()
 	l := TrainSegment(m, 0, 1).Compute
 	l[SMActive], l[Tensor], l[HMMA], l[PowerW], l[NVLinkTxBps], l[NVLinkRxBps] = 0.99, 0.88, 0.88, part(f.limitW, 0.995), 0, 0
 	l[PCIeTxBps], l[PCIeRxBps], l[SMClockMHz], l[TempC] = 0, 0, part(f.smMHz, 0.74), 71
@@ -198,9 +206,6 @@ const Cycle = 64 * time.Minute
 // of the GPUs (one at least), six idle. The training's process is pid on all GPUs; 0: none.
 func Demo(m Model, n int, pid uint32) Scenario {
 	s := Scenario{GPUs: make([]GPU, max(n, 0)), Repeat: Cycle}
-	if m < 0 || m >= numModels {
-		return s // Create says so
-	}
 	train, serve := 3*time.Minute, 46*time.Minute
 	half, pause := 20*time.Minute, 40*time.Second
 	var all, some []int

@@ -1,6 +1,7 @@
 package nvmlstub
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -23,6 +24,7 @@ const (
 // Scenario is all that a stub shows. All times are counted from its start.
 type Scenario struct {
 	GPUs []GPU
+	Host uint32 // part of UUIDs and serials, so that the GPUs of several hosts differ
 	// Repeat is the length of a cycle; 0: the segments play once, and then the GPUs idle.
 	Repeat                     time.Duration
 	DriverVersion, NVMLVersion string // empty: 580.95.05, and 13 before it
@@ -45,6 +47,7 @@ type GPU struct {
 	PCIeWrapBytes             uint64 // modulus of the PCIe counters; 0: they do not wrap
 	ECCCorrected              uint64
 	ECCUncorrected            uint64
+	RemappedRows              uint32 // for uncorrectable errors
 	NVLinkErrors              uint64 // of each kind, a link
 	MIG                       bool   // shown as enabled; there are no instances
 	LostAt                    time.Duration
@@ -170,7 +173,7 @@ func (s *Scenario) fill(c *config) error {
 		return err
 	}
 	for i := range s.GPUs {
-		if err := s.GPUs[i].fill(&c.gpu[i], i, us(s.Repeat)); err != nil {
+		if err := s.GPUs[i].fill(&c.gpu[i], s.Host, i, us(s.Repeat)); err != nil {
 			return fmt.Errorf("nvmlstub: GPU %d: %w", i, err)
 		}
 	}
@@ -215,7 +218,7 @@ func fillEvents(c *config, list []Event) error {
 		return fmt.Errorf("nvmlstub: %d events, wanted at most %d", len(list), MaxEvents)
 	}
 	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b Event) int { return int(us(a.At) - us(b.At)) })
+	slices.SortStableFunc(list, func(a, b Event) int { return cmp.Compare(us(a.At), us(b.At)) })
 	for i, e := range list {
 		if e.GPU < 0 || e.GPU >= int(c.gpus) {
 			return fmt.Errorf("nvmlstub: an event names GPU %d of %d", e.GPU, c.gpus)

@@ -20,7 +20,8 @@ static struct stub_memory *shm;
 static bool writable;
 static int shm_fd = -1;
 static struct stub_config conf; // a checked copy of shm->config
-static uint64_t conf_seq = 1;   // of the copy; odd: there is none
+static bool copied;             // whether conf is one
+static uint64_t conf_seq;       // of the copy
 static int slot[FN_COUNT];      // where a function is counted, -1: nowhere
 static struct nvmlDevice_st handles[STUB_MAX_GPUS];
 
@@ -110,7 +111,7 @@ static nvmlReturn_t map_memory(void) {
         return NVML_ERROR_DRIVER_NOT_LOADED;
     }
     if (shm_fd >= 0) close(shm_fd);
-    shm = m, shm_fd = fd, writable = rw, conf_seq = 1;
+    shm = m, shm_fd = fd, writable = rw, copied = false;
     for (int fn = 0; fn < FN_COUNT; fn++) slot[fn] = find_slot(fn);
     for (unsigned int i = 0; i < STUB_MAX_GPUS; i++) handles[i].index = i;
     return NVML_SUCCESS;
@@ -125,20 +126,19 @@ static bool whole(void) {
 
 // copy_config takes a copy that nobody was writing meanwhile. The lock is held for writing.
 static bool copy_config(void) {
+    copied = false;
     for (int tries = 0; tries < 100; tries++) {
         uint64_t before = __atomic_load_n(&shm->header.seq, __ATOMIC_ACQUIRE);
         if (before % 2 == 0) {
             memcpy(&conf, &shm->config, sizeof conf);
             __atomic_thread_fence(__ATOMIC_ACQUIRE);
             if (__atomic_load_n(&shm->header.seq, __ATOMIC_ACQUIRE) == before) {
-                bool ok = same_layout(&shm->header) && config_valid(&conf);
-                conf_seq = ok ? before : 1;
-                return ok;
+                conf_seq = before;
+                return copied = same_layout(&shm->header) && config_valid(&conf);
             }
         }
         wait_us(1000);
     }
-    conf_seq = 1;
     return false;
 }
 
@@ -149,7 +149,7 @@ static nvmlReturn_t lock_current(void) {
         nvmlReturn_t r = NVML_SUCCESS;
         if (inits == 0) r = NVML_ERROR_UNINITIALIZED;
         else if (!whole()) r = NVML_ERROR_DRIVER_NOT_LOADED;
-        if (r == NVML_SUCCESS && __atomic_load_n(&shm->header.seq, __ATOMIC_ACQUIRE) == conf_seq) return NVML_SUCCESS;
+        if (r == NVML_SUCCESS && copied && __atomic_load_n(&shm->header.seq, __ATOMIC_ACQUIRE) == conf_seq) return NVML_SUCCESS;
         pthread_rwlock_unlock(&lock);
         if (r != NVML_SUCCESS) return r;
         pthread_rwlock_wrlock(&lock);
