@@ -589,6 +589,7 @@ type Stats struct {
 	Rows, RefusedRows, LostRows map[wire.Kind]uint64
 	PendingRows                 int    // in memory
 	Batches, Bytes, SealErrors  uint64 // sealed frames and their size; attempts that failed
+	SealFailing                 bool   // the last attempt failed: the spool takes nothing
 	Instruments                 []StatusAt
 	// Conditions say in sentences what is wrong with the agent itself, as of the last tick.
 	Conditions []string
@@ -599,7 +600,7 @@ func (a *Agent) Stats() Stats {
 	st := Stats{Instruments: a.board.all()}
 	a.sink.counts(&st)
 	a.seal.mu.Lock()
-	st.Batches, st.Bytes, st.SealErrors = a.seal.batches, a.seal.bytes, a.seal.errs
+	st.Batches, st.Bytes, st.SealErrors, st.SealFailing = a.seal.batches, a.seal.bytes, a.seal.errs, a.seal.lastErr != nil
 	a.seal.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()

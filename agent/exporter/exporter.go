@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -65,8 +66,9 @@ type NVML struct {
 
 // Fault is a call into the library that failed.
 type Fault struct {
-	Function, Result string // as the library names them
-	Count            uint64
+	Function string // of the library; empty: the binding
+	Code     int    // NVML's, or above those one of agent/gpu/frame's
+	Count    uint64
 }
 
 // Exporter shows the agent's health, and GPUs.
@@ -192,7 +194,7 @@ var (
 	nvmlLastPass  = gauge("nvml_last_pass_seconds", "Time that all calls of the last pass over a GPU took.")
 	nvmlGPUs      = gauge("nvml_gpus", "GPUs that are watched.")
 	nvmlStalled   = gauge("nvml_gpus_stalled", "GPUs that were asked and do not answer.")
-	nvmlFaults    = counter("nvml_faults_total", "Calls into NVIDIA's library that failed.", "function", "result")
+	nvmlFaults    = counter("nvml_faults_total", "Calls into NVIDIA's library that failed.", "function", "code")
 )
 
 var states = []source.State{source.Active, source.Degraded, source.Stalled, source.Lost, source.Unavailable}
@@ -317,7 +319,7 @@ func (e *Exporter) nvml(put func(m metric, v float64, labels ...string)) {
 	put(nvmlGPUs, float64(st.GPUs))
 	put(nvmlStalled, float64(st.Stalled))
 	for _, f := range st.Faults {
-		put(nvmlFaults, float64(f.Count), f.Function, f.Result)
+		put(nvmlFaults, float64(f.Count), f.Function, strconv.Itoa(f.Code))
 	}
 }
 

@@ -79,7 +79,7 @@ func config() Config {
 		Broker: func() Broker { return Broker{Up: true, Downs: 2} },
 		NVML: func() (NVML, bool) {
 			return NVML{Starts: 2, Restarts: 1, Kills: 1, Calls: 8000, Readings: 936, Dropped: 1, LastPass: 250 * time.Microsecond, GPUs: 3, Stalled: 1,
-				Faults: []Fault{{"nvmlDeviceGetPowerUsage", "NVML_ERROR_GPU_IS_LOST", 3}}}, true
+				Faults: []Fault{{"nvmlDeviceGetPowerUsage", 15, 3}}}, true
 		},
 		GPUs: func() []GPU { return []GPU{full, partly, stale} },
 		Now:  func() time.Time { return time.UnixMilli(1_700_000_300_500) },
