@@ -11,8 +11,8 @@
 // The agent speaks first (Hello), the child answers (Welcome) when the library is loaded or
 // has refused. From then on the agent asks and the child answers. Every GPU that a Sample
 // names is answered by a Done with the same Seq, behind what there was to say: at most one
-// Reading, one Processes, a Device if it changed, and Faults. The agent does not name a GPU
-// again before its Done. A Describe is answered by a Device and a Done per GPU.
+// Reading, one Processes, a Device if it changed, and Faults. A Describe is a Sample that
+// always brings the Device. The agent does not name a GPU again before its Done.
 //
 // It must not know NVML, nor the wire contract. Decoders check what they read before they
 // use it: lengths, ranges, UTF-8, no bytes left over. What they fill, strings and lists

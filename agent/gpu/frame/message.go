@@ -39,7 +39,8 @@ type Request struct {
 	// BootMs is the agent's tick in milliseconds since boot: the clock by which the child
 	// spaces samples and repeats what was not supported.
 	BootMs int64
-	// Sample and Processes are masks of GPUs: what to read of which; of a Describe, Sample.
+	// Sample and Processes are masks of GPUs: what to read of which. A Describe does the same,
+	// and describes them anew.
 	Sample, Processes uint64
 }
 

@@ -26,6 +26,7 @@ type call uint8
 
 const (
 	callInit call = iota
+	callShutdown
 	callDriverVersion
 	callNVMLVersion
 	callCount
@@ -61,6 +62,7 @@ const (
 // symbols that a call may bind to, the newest first: go-nvml takes the newest that is there.
 var symbols = [numCalls][]string{
 	callInit:            {"nvmlInit_v2", "nvmlInit"},
+	callShutdown:        {"nvmlShutdown"},
 	callDriverVersion:   {"nvmlSystemGetDriverVersion"},
 	callNVMLVersion:     {"nvmlSystemGetNVMLVersion"},
 	callCount:           {"nvmlDeviceGetCount_v2", "nvmlDeviceGetCount"},

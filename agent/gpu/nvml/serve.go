@@ -184,7 +184,9 @@ func settle(busy *sync.WaitGroup, lib *library) {
 	defer patience.Stop()
 	select {
 	case <-idle:
-		_ = lib.api.Shutdown() // the process ends
+		if lib.have[callShutdown] {
+			_ = lib.api.Shutdown() // the process ends
+		}
 	case <-patience.C:
 	}
 }

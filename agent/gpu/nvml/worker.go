@@ -65,7 +65,7 @@ func (w *worker) run() {
 		bit := uint64(1) << w.index
 		w.out = w.out[:0]
 		w.guard(func() { w.look(m.Type == frame.TypeDescribe) })
-		if m.Type == frame.TypeSample && m.Sample&bit != 0 && w.handle != nil && !w.broken {
+		if m.Sample&bit != 0 && w.handle != nil && !w.broken {
 			w.guard(w.pass)
 		}
 		if w.described {

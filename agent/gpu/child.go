@@ -1,0 +1,217 @@
+package gpu
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+)
+
+const (
+	writeWait   = 100 * time.Millisecond // a pipe that takes no request for so long has no reader
+	stderrEvery = time.Minute
+	stderrLines = 10 // per stderrEvery
+	lineBytes   = 500
+)
+
+// child is one flopwatch-nvml. What is below exited belongs to Source.mu.
+type child struct {
+	cmd    *exec.Cmd
+	in     *os.File // requests
+	out    *os.File // answers
+	errs   *os.File // log lines
+	exited chan struct{}
+	err    error // of Wait, once exited is closed
+
+	started   time.Time
+	welcome   *frame.Welcome
+	lastFrame time.Time
+	readyAt   time.Time
+	killedAt  time.Time // zero: not killed
+	why       string    // why it was killed, or what it said was wrong
+	lastLine  string    // of its log
+	restart   bool      // it asked to be started again
+}
+
+// start starts a child. It is called with s.mu held.
+func (s *Source) start(now time.Time) (*child, error) {
+	var files [6]*os.File // read and write ends of requests, answers and log lines
+	closeAll := func() {
+		for _, f := range files {
+			if f != nil {
+				_ = f.Close() // pipes that nobody has used
+			}
+		}
+	}
+	for i := 0; i < len(files); i += 2 {
+		var err error
+		if files[i], files[i+1], err = os.Pipe(); err != nil {
+			closeAll()
+			return nil, fmt.Errorf("make a pipe to flopwatch-nvml: %w", err)
+		}
+	}
+	var args []string
+	if s.cfg.Library != "" {
+		args = append(args, "-library", s.cfg.Library)
+	}
+	c := &child{in: files[1], out: files[2], errs: files[4], exited: make(chan struct{}), started: now, lastFrame: now}
+	//nolint:noctx,gosec // the child outlives a tick, and Close ends it; its path is the operator's
+	c.cmd = exec.Command(s.cfg.Child, args...)
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = files[0], files[3], files[5]
+	c.cmd.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, s.cfg.Env...)
+	c.cmd.Dir = "/"
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	begun := make(chan error)
+	go c.hold(begun, s.wake)
+	err := <-begun
+	for _, i := range []int{0, 3, 5} { // the child's ends
+		_ = files[i].Close() // the child has its own
+		files[i] = nil
+	}
+	if err != nil {
+		closeAll()
+		return nil, err // it names the program
+	}
+	go s.listen(c)
+	go s.lines(c)
+	return c, nil
+}
+
+// hold starts the child and waits for its end. It keeps its thread to itself: the kernel
+// kills the child when the thread that started it ends.
+func (c *child) hold(begun chan<- error, wake func()) {
+	runtime.LockOSThread()
+	err := c.cmd.Start()
+	begun <- err
+	if err != nil {
+		runtime.UnlockOSThread()
+		return
+	}
+	c.err = c.cmd.Wait()
+	close(c.exited)
+	wake()
+	runtime.UnlockOSThread()
+}
+
+// works reports whether the child has GPUs to read.
+func (c *child) works() bool {
+	return c.welcome != nil && c.welcome.Version == frame.Version && c.welcome.Code == 0 && c.welcome.GPUs > 0
+}
+
+// ended reports whether the child has been reaped.
+func (c *child) ended() bool {
+	select {
+	case <-c.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// closePipes makes an abandoned child's readers end.
+func (c *child) closePipes() {
+	for _, f := range []*os.File{c.in, c.out, c.errs} {
+		_ = f.Close() // closed twice at worst
+	}
+}
+
+// send writes a request. A child that does not take it is not well.
+func (c *child) send(b []byte) error {
+	if err := c.in.SetWriteDeadline(time.Now().Add(writeWait)); err != nil {
+		return fmt.Errorf("ask flopwatch-nvml: %w", err)
+	}
+	if _, err := c.in.Write(b); err != nil {
+		return fmt.Errorf("ask flopwatch-nvml: %w", err)
+	}
+	return nil
+}
+
+// epitaph says how the child ended.
+func (c *child) epitaph() string {
+	said := ""
+	if c.lastLine != "" {
+		said = ": " + c.lastLine
+	}
+	if c.why != "" {
+		return c.why
+	}
+	if e, ok := errors.AsType[*exec.ExitError](c.err); ok {
+		switch code := e.ExitCode(); {
+		case code == 127:
+			return "flopwatch-nvml ended with exit 127: NVIDIA's library lacks a function that it should have" + said
+		case code >= 0:
+			return fmt.Sprintf("flopwatch-nvml ended with exit %d%s", code, said)
+		}
+		return fmt.Sprintf("flopwatch-nvml was ended by a signal (%s)%s", e.ProcessState, said)
+	}
+	if c.err != nil {
+		return fmt.Sprintf("flopwatch-nvml ended: %v%s", c.err, said)
+	}
+	return "flopwatch-nvml ended" + said
+}
+
+// listen reads the child's answers until they end.
+func (s *Source) listen(c *child) {
+	r := frame.NewReader(bufio.NewReaderSize(c.out, 4096))
+	for {
+		t, body, err := r.Next()
+		if err == nil {
+			err = s.receive(c, t, body)
+		}
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, frame.ErrCorrupt) {
+			s.mu.Lock()
+			s.kill(c, time.Now(), "what flopwatch-nvml says cannot be understood: "+err.Error())
+			s.mu.Unlock()
+		}
+		s.wake()
+		_ = c.out.Close() // the child has ended, or is about to
+		return
+	}
+}
+
+// lines passes the child's log lines on, not too many.
+func (s *Source) lines(c *child) {
+	defer func() { _ = c.errs.Close() }() // was only read
+	var (
+		since   time.Time
+		lines   int
+		skipped int
+	)
+	r := bufio.NewReaderSize(c.errs, lineBytes)
+	for {
+		b, more, err := r.ReadLine()
+		if err != nil {
+			return
+		}
+		line := frame.Clean(string(b))
+		for more && err == nil { // the rest of a long line
+			_, more, err = r.ReadLine()
+		}
+		if line == "" {
+			continue
+		}
+		s.mu.Lock()
+		c.lastLine = line
+		s.mu.Unlock()
+		if now := time.Now(); now.Sub(since) > stderrEvery {
+			since, lines = now, 0
+		}
+		if lines++; lines > stderrLines {
+			skipped++
+			continue
+		}
+		s.cfg.Log.LogAttrs(context.Background(), slog.LevelWarn, "flopwatch-nvml says", slog.String("line", line), slog.Int("lines_skipped", skipped))
+		skipped = 0
+	}
+}

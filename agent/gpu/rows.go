@@ -1,0 +1,116 @@
+package gpu
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// fieldOf is the wire contract's field of a metric, wire.KindGPU; 0: it does not travel.
+var fieldOf = [frame.NumMetrics]uint8{
+	frame.UtilE4: 10, frame.MemUsedBytes: 11, frame.PowerMW: 12, frame.EnergyMJ: 13, frame.SMClockMHz: 14, frame.SMActiveE4: 15,
+	frame.SMOccupancyE4: 16, frame.TensorE4: 17, frame.HMMAE4: 18, frame.IMMAE4: 19, frame.DFMAE4: 20, frame.FP64E4: 21,
+	frame.FP32E4: 22, frame.FP16E4: 23, frame.IntE4: 24, frame.DRAME4: 25, frame.PCIeTxBps: 27, frame.PCIeRxBps: 28,
+	frame.NVLinkTxBps: 29, frame.NVLinkRxBps: 30, frame.NVEncE4: 31, frame.NVDecE4: 32, frame.MemClockMHz: 33, frame.TempC: 34,
+	frame.ClocksEventReasons: 35,
+}
+
+// gpmOnly are the metrics that come from GPM or not at all.
+var gpmOnly = []frame.Metric{
+	frame.SMActiveE4, frame.SMOccupancyE4, frame.TensorE4, frame.HMMAE4, frame.IMMAE4, frame.DFMAE4, frame.FP64E4, frame.FP32E4,
+	frame.FP16E4, frame.IntE4, frame.DRAME4, frame.NVDecE4,
+}
+
+// Rates of links come from GPM or from counters: by these two, rows fall into groups.
+var links = [2][2]frame.Metric{{frame.PCIeTxBps, frame.PCIeRxBps}, {frame.NVLinkTxBps, frame.NVLinkRxBps}}
+
+var groups = [4]string{"nvml", "gpm pcie", "gpm nvlink", "gpm"}
+
+// rower fills rows without allocating: its functions are made once, and read what is set.
+type rower struct {
+	prepare    [len(groups)]func(*wire.Builder)
+	fill       func(*wire.Builder)
+	fillDevice func(*wire.Builder)
+	uuid       string
+	reading    *timed
+	device     *frame.Device
+	tsMs       int64
+}
+
+func (r *rower) init() {
+	for i := range groups {
+		r.prepare[i] = func(b *wire.Builder) {
+			for _, m := range gpmOnly {
+				b.SetSource(fieldOf[m], wire.SourceGPM)
+			}
+			for l, pair := range links {
+				for _, m := range pair {
+					if i>>l&1 == 1 {
+						b.SetSource(fieldOf[m], wire.SourceGPM)
+					}
+				}
+			}
+		}
+	}
+	r.fill = r.setReading
+	r.fillDevice = r.setDevice
+}
+
+// row puts a reading into the sink. fromGPM is by which way the GPU's link rates last came:
+// a reading without them stays with its neighbours.
+func (r *rower) row(out source.Sink, uuid string, t *timed, fromGPM *[2]bool) {
+	group := 0
+	for l, pair := range links {
+		for _, m := range pair {
+			if t.Has(m) {
+				fromGPM[l] = t.FromGPM>>m&1 == 1
+			}
+		}
+		if fromGPM[l] {
+			group |= 1 << l
+		}
+	}
+	r.uuid, r.reading = uuid, t
+	out.Row(wire.KindGPU, wire.SourceNVML, groups[group], r.prepare[group], r.fill)
+}
+
+func (r *rower) setReading(b *wire.Builder) {
+	wall, boot := r.reading.atMs()
+	b.SetInt(1, wall)
+	b.SetStr(2, r.uuid)
+	b.SetInt(3, int64(r.reading.GPU))
+	b.SetInt(4, boot)
+	for m := range frame.NumMetrics {
+		if fieldOf[m] != 0 && r.reading.Has(m) {
+			b.SetInt(fieldOf[m], r.reading.Values[m])
+		}
+	}
+}
+
+func (r *rower) deviceRow(out source.Sink, d *frame.Device, wallMs int64) {
+	r.device, r.tsMs = d, wallMs
+	out.Row(wire.KindDevice, wire.SourceNVML, "", nil, r.fillDevice)
+}
+
+func (r *rower) setDevice(b *wire.Builder) {
+	d := r.device
+	b.SetInt(1, r.tsMs)
+	b.SetStr(2, d.UUID)
+	b.SetInt(3, int64(d.Index))
+	for i, s := range [...]string{d.Name, d.PCIBusID, d.DriverVersion, d.VBIOSVersion} {
+		if s != "" {
+			b.SetStr(uint8(10+i), s)
+		}
+	}
+	for i, v := range [...]int64{d.MemTotalBytes, d.PowerLimitMW, d.SMClockMaxMHz, int64(d.MIGMode), int64(d.NVLinks)} {
+		if v >= 0 {
+			b.SetInt(uint8(14+i), v)
+		}
+	}
+	caps := slices.Clone(d.Capabilities)
+	slices.Sort(caps)
+	b.SetStr(19, strings.Join(caps, ","))
+}

@@ -1,0 +1,417 @@
+package gpu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+	"github.com/flopwatch/flopwatch/agent/source"
+)
+
+const (
+	maxChildren  = 2 // alive at once, one of them abandoned
+	healthyAfter = time.Minute
+	closeWait    = time.Second
+)
+
+// Codes of the library that mean: there is nothing to see on this host, as it is.
+var absent = map[int]string{
+	2:  "",
+	4:  "; the agent's user needs /dev/nvidiactl and /dev/nvidia* for reading and writing",
+	9:  "; load it (modprobe nvidia), or leave the host without GPU instrument ([gpu] enabled = false)",
+	12: "; install NVIDIA's driver, set [gpu] library to the file, or leave the host without GPU instrument ([gpu] enabled = false)",
+	13: "",
+	18: "; reload the kernel driver, or reboot",
+	25: "",
+}
+
+var (
+	_ source.Source        = (*Source)(nil)
+	_ source.ProcessLister = (*Source)(nil)
+)
+
+// Source is the instrument. Sample and Close are called by one goroutine, all else by any.
+type Source struct {
+	cfg  Config
+	news chan struct{} // something came, cap 1
+
+	mu        sync.Mutex
+	child     *child // nil: none runs
+	abandoned []*child
+	gpus      []*gpuState
+	pending   int // GPUs asked in the current Sample that have not answered
+	seq       uint64
+	nextStart time.Time
+	backoff   time.Duration
+	absent    string // why there is nothing to see; empty: there is
+	down      string // why no child answers; empty: one does
+	library   frame.Welcome
+	lookMs    int64 // boot time of the next look at processes
+	deviceMs  int64 // and of the next description
+	newLists  bool  // processes came since the last look was put together
+	procs     []source.GPUProcess
+	procSeq   uint64
+	procOK    bool
+	hidden    int // looks in a row in which no listed process was in /proc
+	closed    bool
+	stats     Stats
+	faults    map[FaultKey]*faultCount
+	states    map[int]source.Status // of GPUs, for Latest
+
+	// Of the goroutine that calls Sample.
+	request  []byte
+	emit     []timed
+	owner    []int // GPU of each of emit
+	devices  []frame.Device
+	say      []source.Status
+	said     map[string]source.Status
+	rows     rower
+	deadline *time.Timer
+}
+
+// New returns the instrument. Nothing runs before the first Sample.
+func New(cfg Config) (*Source, error) {
+	cfg = cfg.withDefaults()
+	if cfg.Child == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find flopwatch-nvml: %w", err)
+		}
+		cfg.Child = filepath.Join(filepath.Dir(exe), "flopwatch-nvml")
+	}
+	for _, p := range []*string{&cfg.Child, &cfg.Library} {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", *p, err)
+		}
+		*p = abs
+	}
+	s := &Source{cfg: cfg, news: make(chan struct{}, 1), faults: map[FaultKey]*faultCount{}, said: map[string]source.Status{}, states: map[int]source.Status{}}
+	s.rows.init()
+	return s, nil
+}
+
+// Name implements source.Source.
+func (s *Source) Name() string { return "gpu" }
+
+// wake tells Sample that something came.
+func (s *Source) wake() {
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+// Sample implements source.Source: it asks all GPUs that are ready to be asked, waits a little
+// for their answers, and hands on what has come, late answers included.
+func (s *Source) Sample(ctx context.Context, t source.Tick, out source.Sink) error {
+	if s.deadline == nil {
+		s.deadline = time.NewTimer(s.cfg.AnswerWait)
+	} else {
+		s.deadline.Reset(s.cfg.AnswerWait)
+	}
+	defer s.deadline.Stop()
+	asked := false
+	for waiting := true; waiting; {
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return errors.New("sample GPUs: the instrument is closed")
+		}
+		s.supervise(time.Now())
+		if !asked && s.ready() {
+			asked = true
+			s.ask(t)
+		}
+		waiting = s.pending > 0 || !asked && s.child != nil && s.child.killedAt.IsZero() && s.child.welcome == nil
+		s.mu.Unlock()
+		if !waiting {
+			break
+		}
+		select {
+		case <-s.news:
+		case <-s.deadline.C:
+			waiting = false
+		case <-ctx.Done():
+			waiting = false
+		}
+	}
+	s.tell(t, out)
+	return nil
+}
+
+// ready reports whether the child answers.
+func (s *Source) ready() bool {
+	c := s.child
+	return c != nil && c.killedAt.IsZero() && c.works()
+}
+
+// supervise starts, buries, kills and abandons children. It is called with s.mu held.
+func (s *Source) supervise(now time.Time) {
+	for i := 0; i < len(s.abandoned); {
+		if s.abandoned[i].ended() {
+			s.abandoned = append(s.abandoned[:i], s.abandoned[i+1:]...)
+			continue
+		}
+		i++
+	}
+	if c := s.child; c != nil {
+		switch {
+		case c.ended():
+			s.bury(c, now)
+		case !c.killedAt.IsZero():
+			if now.Sub(c.killedAt) > s.cfg.ReapTimeout {
+				s.abandon(c, now)
+			}
+		case c.welcome == nil && now.Sub(c.started) > s.cfg.HelloTimeout:
+			s.kill(c, now, fmt.Sprintf("NVIDIA's library was not ready within %s: a call into the driver hangs", s.cfg.HelloTimeout))
+		case c.welcome != nil && !c.works() && now.Sub(c.readyAt) > s.cfg.ReapTimeout:
+			s.kill(c, now, "it did not end when it was told to")
+		case c.works() && s.allStalled(now) && now.Sub(c.lastFrame) > s.cfg.KillAfter:
+			s.kill(c, now, fmt.Sprintf("no GPU has answered for %s: flopwatch-nvml was killed", s.cfg.KillAfter))
+		case c.works() && s.backoff != 0 && now.Sub(c.readyAt) > healthyAfter:
+			s.backoff = 0
+		}
+	}
+	if s.child != nil || now.Before(s.nextStart) || s.closed {
+		return
+	}
+	if len(s.abandoned) >= maxChildren {
+		s.down = fmt.Sprintf("%d flopwatch-nvml hang in the kernel and cannot be ended: no other is started; the driver or a GPU needs a reset", len(s.abandoned))
+		return
+	}
+	c, err := s.start(now)
+	if err != nil {
+		s.missing(now, "cannot start "+s.cfg.Child+": "+cause(err)+"; install flopwatch-nvml beside the agent, or set [gpu] child")
+		return
+	}
+	s.child = c
+	s.stats.Starts++
+	hello := frame.Request{Type: frame.TypeHello, Version: frame.Version}
+	if err = c.send(frame.AppendRequest(nil, &hello)); err != nil {
+		s.kill(c, now, err.Error())
+	}
+}
+
+// cause is the last link of an error's chain: what the system said.
+func cause(err error) string {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err.Error()
+		}
+		err = next
+	}
+}
+
+func (s *Source) allStalled(now time.Time) bool {
+	for _, g := range s.gpus {
+		if !g.asked || now.Sub(g.askedAt) < s.cfg.StallAfter {
+			return false
+		}
+	}
+	return len(s.gpus) > 0
+}
+
+// missing takes note that there is nothing to see, once, and when to look again.
+func (s *Source) missing(now time.Time, why string) {
+	if s.absent != why {
+		s.cfg.Log.LogAttrs(context.Background(), slog.LevelWarn, "GPUs are not watched", slog.String("reason", why), slog.Duration("next_look", s.cfg.RetryEvery))
+	}
+	s.absent, s.down = why, ""
+	s.nextStart = now.Add(jitter(s.cfg.RetryEvery))
+}
+
+// jitter is d, give or take a tenth.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
+}
+
+// bury takes note of a child's end and decides when the next one starts.
+func (s *Source) bury(c *child, now time.Time) {
+	s.child = nil
+	c.closePipes()
+	s.release()
+	if c.welcome != nil && s.absent != "" {
+		s.nextStart = now.Add(jitter(s.cfg.RetryEvery))
+		return
+	}
+	why := c.epitaph()
+	if c.welcome == nil && strings.Contains(c.lastLine, "built without cgo") {
+		s.missing(now, s.cfg.Child+" was "+c.lastLine[strings.Index(c.lastLine, "built without cgo"):])
+		return
+	}
+	s.failed(now, why, c.restart)
+}
+
+// failed takes note that the child is gone. Of one that asked for it, the next starts at once,
+// if it has not just started itself.
+func (s *Source) failed(now time.Time, why string, again bool) {
+	if s.backoff == 0 {
+		s.backoff = s.cfg.BackoffMin
+	} else {
+		s.backoff = min(2*s.backoff, s.cfg.BackoffMax)
+	}
+	s.stats.Restarts++
+	wait := jitter(s.backoff)
+	if again && s.backoff == s.cfg.BackoffMin {
+		wait = 0
+	}
+	s.down, s.nextStart = why, now.Add(wait)
+	s.cfg.Log.LogAttrs(context.Background(), slog.LevelWarn, "flopwatch-nvml is started again", slog.String("reason", why), slog.Duration("wait", wait), slog.Uint64("restarts", s.stats.Restarts))
+}
+
+// release forgets what was asked of a child that is gone.
+func (s *Source) release() {
+	s.pending = 0
+	for _, g := range s.gpus {
+		g.forget()
+	}
+}
+
+// kill ends a child for a reason. Its end is seen by supervise.
+func (s *Source) kill(c *child, now time.Time, why string) {
+	if !c.killedAt.IsZero() || c.ended() {
+		return
+	}
+	c.killedAt, c.why = now, why
+	s.stats.Kills++
+	if err := s.signal(c); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.cfg.Log.LogAttrs(context.Background(), slog.LevelError, "cannot kill flopwatch-nvml", slog.String("error", err.Error()))
+	}
+	if c == s.child {
+		s.pending = 0
+	}
+}
+
+// signal kills the process.
+func (s *Source) signal(c *child) error { return killProcess(c.cmd.Process) }
+
+// killProcess is replaced by tests that need a child which cannot be killed.
+var killProcess = (*os.Process).Kill
+
+// abandon gives up on a child that the kernel does not end.
+func (s *Source) abandon(c *child, now time.Time) {
+	s.child = nil
+	s.abandoned = append(s.abandoned, c)
+	s.stats.Abandoned++
+	c.closePipes()
+	s.release()
+	s.failed(now, c.why+"; it hangs in the kernel and was left behind", false)
+}
+
+// ask sends the tick's request. It is called with s.mu held and the child ready.
+func (s *Source) ask(t source.Tick) {
+	now := time.Now()
+	s.seq++
+	s.pending = 0
+	q := frame.Request{Type: frame.TypeSample, Seq: s.seq, BootMs: t.BootMs}
+	look := s.cfg.ProcessInterval > 0 && t.BootMs >= s.lookMs
+	if t.BootMs >= s.deviceMs {
+		q.Type = frame.TypeDescribe
+		s.deviceMs = t.BootMs + s.cfg.DeviceInterval.Milliseconds()
+	}
+	if look {
+		s.lookMs = t.BootMs + s.cfg.ProcessInterval.Milliseconds() - s.cfg.Interval.Milliseconds()/2
+	}
+	for i, g := range s.gpus {
+		if g.asked || t.BootMs < g.nextMs {
+			continue
+		}
+		q.Sample |= 1 << i
+		if look {
+			q.Processes |= 1 << i
+		}
+		g.asked, g.askedAt, g.seq, g.tick, g.failing = true, now, s.seq, t, false
+		s.pending++
+	}
+	if q.Sample == 0 {
+		return
+	}
+	s.request = frame.AppendRequest(s.request[:0], &q)
+	if err := s.child.send(s.request); err != nil {
+		s.kill(s.child, now, err.Error())
+	}
+}
+
+// receive takes a frame of a child. The body is borrowed.
+func (s *Source) receive(c *child, t frame.Type, body []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c != s.child || !c.killedAt.IsZero() {
+		return nil // what was left behind may talk
+	}
+	c.lastFrame = time.Now()
+	switch t {
+	case frame.TypeWelcome:
+		return s.met(c, body)
+	case frame.TypeDevice:
+		var d frame.Device
+		if err := frame.DecodeDevice(body, &d); err != nil {
+			return err // it says what was decoded
+		}
+		g, err := s.gpu(d.Index)
+		if err != nil {
+			return err
+		}
+		if g.described && g.device.UUID != d.UUID {
+			g.changed()
+		}
+		if !g.described {
+			g.fromGPM = [2]bool{d.GPM, d.GPM}
+		}
+		g.device, g.described, g.tell = d, true, true
+	case frame.TypeReading:
+		var r frame.Reading
+		if err := frame.DecodeReading(body, &r); err != nil {
+			return err // it says what was decoded
+		}
+		g, err := s.gpu(r.GPU)
+		if err != nil || r.Seq != g.seq || !g.asked {
+			return err
+		}
+		if g.take(&r) {
+			s.stats.Dropped++
+		}
+		g.pace(r.TookUs, s.cfg.Interval)
+		s.stats.Readings++
+		s.stats.LastPass = time.Duration(r.TookUs) * time.Microsecond
+	case frame.TypeProcesses:
+		return s.listed(body)
+	case frame.TypeFault:
+		return s.faulted(c, body)
+	case frame.TypeDone:
+		var d frame.Done
+		if err := frame.DecodeDone(body, &d); err != nil {
+			return err // it says what was decoded
+		}
+		g, err := s.gpu(d.GPU)
+		if err != nil || d.Seq != g.seq || !g.asked {
+			return err
+		}
+		g.asked = false
+		s.stats.Calls += uint64(d.Calls)
+		if g.lost != "" && !g.failing {
+			g.lost, g.lostMs = "", 0
+		}
+		if d.Seq == s.seq {
+			if s.pending--; s.pending == 0 {
+				s.wake()
+			}
+		}
+	default:
+		return fmt.Errorf("answer of type %d: %w", t, frame.ErrCorrupt)
+	}
+	return nil
+}

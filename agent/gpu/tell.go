@@ -1,0 +1,294 @@
+package gpu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+	"github.com/flopwatch/flopwatch/agent/source"
+)
+
+// hiddenLooks is how many looks in a row have to find no listed process before that is said.
+const hiddenLooks = 3
+
+// tell hands on what has come: rows, devices, statuses, processes. The sink is not called
+// with the lock held.
+func (s *Source) tell(t source.Tick, out source.Sink) {
+	s.mu.Lock()
+	s.emit, s.owner, s.devices, s.say = s.emit[:0], s.owner[:0], s.devices[:0], s.say[:0]
+	for i, g := range s.gpus {
+		if g.tell && g.device.UUID != "" {
+			s.devices = append(s.devices, g.device)
+			g.tell = false
+		}
+		if g.device.UUID == "" {
+			g.waiting = 0 // nobody could tell whose they are
+			continue
+		}
+		for _, p := range g.pending[:g.waiting] {
+			s.emit = append(s.emit, p)
+			s.owner = append(s.owner, i)
+		}
+		g.waiting = 0
+	}
+	s.judge(t)
+	look := s.newLists
+	s.newLists = false
+	gpus := s.gpus
+	s.mu.Unlock()
+
+	for i := range s.devices {
+		s.rows.deviceRow(out, &s.devices[i], t.WallMs)
+	}
+	for i := range s.emit {
+		// UUIDs and ways of rates are changed by readers of answers alone: once a device, so
+		// the lock is short.
+		g := gpus[s.owner[i]]
+		s.mu.Lock()
+		uuid, from := g.device.UUID, g.fromGPM
+		s.mu.Unlock()
+		s.rows.row(out, uuid, &s.emit[i], &from)
+		s.mu.Lock()
+		g.fromGPM = from
+		s.mu.Unlock()
+	}
+	for _, st := range s.say {
+		out.Status(st)
+	}
+	if look {
+		s.lookAt()
+	}
+}
+
+// judge puts into s.say what has changed in what can be seen. It is called with s.mu held.
+func (s *Source) judge(t source.Tick) {
+	now := time.Now()
+	whole := source.Status{Instrument: "gpu"}
+	stalled, lost, unknown := 0, 0, 0
+	for i, g := range s.gpus {
+		st, reason, ok := g.state(now, t.BootMs, &s.cfg)
+		switch {
+		case s.absent != "":
+			st, reason, ok = source.Lost, s.absent, g.described
+		case s.down != "":
+			st, reason, ok = source.Stalled, s.down, g.described
+		}
+		if !ok {
+			unknown++
+			continue
+		}
+		switch st {
+		case source.Stalled:
+			stalled++
+		case source.Lost:
+			lost++
+		}
+		status := source.Status{Instrument: g.name(), State: st, Reason: reason}
+		s.states[i] = status
+		if status.Instrument != "" {
+			s.tellStatus(status)
+		}
+	}
+	s.gone()
+	s.stats.Stalled, s.stats.Lost, s.stats.GPUs = stalled, lost, len(s.gpus)
+	n := len(s.gpus)
+	switch {
+	case s.absent != "":
+		whole.State, whole.Reason = source.Unavailable, s.absent
+		s.stats.GPUs = 0
+	case s.down != "":
+		whole.State, whole.Reason = source.Stalled, s.down
+	case s.child == nil || s.child.welcome == nil:
+		if s.child == nil || now.Sub(s.child.started) < s.cfg.StallAfter {
+			return // it is starting
+		}
+		whole.State, whole.Reason = source.Stalled, "flopwatch-nvml was started, and NVIDIA's library is not ready yet"
+	case unknown == n:
+		return // nothing has been read yet
+	case stalled+lost == n && stalled > 0:
+		whole.State, whole.Reason = source.Stalled, fmt.Sprintf("of %d GPUs %d do not answer and %d are lost", n, stalled, lost)
+	case lost == n:
+		whole.State, whole.Reason = source.Lost, fmt.Sprintf("all of %d GPUs are lost", n)
+	case stalled+lost > 0:
+		whole.State, whole.Reason = source.Degraded, fmt.Sprintf("of %d GPUs %d do not answer and %d are lost", n, stalled, lost)
+	case !s.library.GPM:
+		whole.State = source.Degraded
+		whole.Reason = fmt.Sprintf("the driver (%s) lacks GPM, as it came before it: what tensor cores and memory do is not seen; a driver of 2023 or later has it", s.library.DriverVersion)
+	case s.hidden >= hiddenLooks:
+		whole.State, whole.Reason = source.Degraded, fmt.Sprintf("the processes on the GPUs are not in %s: run the agent in the host's PID namespace (hostPID)", s.cfg.ProcFS)
+	default:
+		whole.State = source.Active
+	}
+	s.tellStatus(whole)
+}
+
+// gone tells of GPUs that were there before the driver was started again with fewer, or others.
+func (s *Source) gone() {
+	if len(s.said) <= len(s.gpus)+1 || s.absent != "" || s.down != "" {
+		return
+	}
+	here := map[string]bool{"gpu": true}
+	for _, g := range s.gpus {
+		if g.name() == "" {
+			return // it may be one of them
+		}
+		here[g.name()] = true
+	}
+	for name := range s.said {
+		if !here[name] {
+			s.tellStatus(source.Status{Instrument: name, State: source.Lost, Reason: "the driver does not list it any more"})
+		}
+	}
+}
+
+func (s *Source) tellStatus(st source.Status) {
+	if s.said[st.Instrument] != st {
+		s.said[st.Instrument] = st
+		s.say = append(s.say, st)
+	}
+}
+
+// lookAt puts a list of processes together: what the driver named, and what /proc has. A GPU
+// that did not answer this time keeps what it had.
+func (s *Source) lookAt() {
+	s.mu.Lock()
+	var all []source.GPUProcess
+	known, missing := false, false
+	for i, g := range s.gpus {
+		known = known || g.looked
+		missing = missing || !g.looked && !g.unlistable && g.lost == "" && !g.asked
+		for _, p := range g.procs {
+			all = append(all, source.GPUProcess{GPU: i, PID: p.PID, UsedBytes: p.UsedBytes})
+		}
+	}
+	s.mu.Unlock()
+	listed := len(all)
+	all = slices.DeleteFunc(all, func(p source.GPUProcess) bool {
+		_, err := os.Lstat(filepath.Join(s.cfg.ProcFS, strconv.Itoa(int(p.PID))))
+		return errors.Is(err, os.ErrNotExist)
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if listed > 0 && len(all) == 0 {
+		s.hidden++
+	} else {
+		s.hidden = 0
+	}
+	s.procs, s.procOK = all, known && !missing && s.hidden == 0
+	s.procSeq++
+}
+
+// GPUProcesses implements source.ProcessLister. The list is the caller's.
+func (s *Source) GPUProcesses() (list []source.GPUProcess, seq uint64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.procs), s.procSeq, s.procOK
+}
+
+// Latest is the last that is known of a GPU.
+type Latest struct {
+	Device frame.Device
+	// Reading with the rates that were made of counters. It is empty while State is not
+	// Active or Degraded: an old value is not a value.
+	Reading frame.Reading
+	WallMs  int64 // when it was read
+	State   source.State
+	Reason  string
+}
+
+// Latest gives all GPUs that have been described, by index.
+func (s *Source) Latest() []Latest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Latest, 0, len(s.gpus))
+	for i, g := range s.gpus {
+		if !g.described || g.device.UUID == "" {
+			continue
+		}
+		l := Latest{Device: g.device, State: s.states[i].State, Reason: s.states[i].Reason}
+		l.Device.Capabilities = slices.Clone(g.device.Capabilities)
+		if g.read && (l.State == source.Active || l.State == source.Degraded) {
+			l.Reading = g.latest.Reading
+			l.WallMs, _ = g.latest.atMs()
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// Stats counts what the instrument did since it was made.
+type Stats struct {
+	Starts, Restarts, Kills, Abandoned uint64 // of the child
+	Readings                           uint64
+	Dropped                            uint64 // readings that nobody asked for in time
+	Calls                              uint64 // into the library
+	Faults                             map[FaultKey]uint64
+	LastPass                           time.Duration // over one GPU
+	GPUs, Stalled, Lost                int
+	ChildPID                           int // 0: none runs
+	Library                            frame.Welcome
+}
+
+// Stats gives a copy.
+func (s *Source) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.stats
+	st.Faults = make(map[FaultKey]uint64, len(s.faults))
+	for k, n := range maps.All(s.faults) {
+		st.Faults[k] = n.n
+	}
+	st.Library = s.library
+	if s.child != nil {
+		st.ChildPID = s.child.cmd.Process.Pid
+	}
+	return st
+}
+
+// Close implements source.Source: it ends the child, by force if it does not end within a second.
+func (s *Source) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	c := s.child
+	s.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	stop := frame.Request{Type: frame.TypeStop}
+	_ = c.send(frame.AppendRequest(nil, &stop)) // it reads the end of its input as well
+	_ = c.in.Close()                            // it is told, or does not listen
+	if c.wait(closeWait) {
+		return nil
+	}
+	s.mu.Lock()
+	s.kill(c, time.Now(), "the agent ends")
+	s.mu.Unlock()
+	if c.wait(closeWait) {
+		return nil
+	}
+	c.closePipes()
+	return errors.New("end flopwatch-nvml: it hangs in the kernel and was left behind")
+}
+
+// wait reports whether the child ends in time.
+func (c *child) wait(patience time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	select {
+	case <-c.exited:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
