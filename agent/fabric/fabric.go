@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/flopwatch/flopwatch/agent/source"
@@ -142,7 +143,7 @@ func (f *Fabric) scan(t source.Tick, out source.Sink) error {
 	}
 	for name, p := range known {
 		p.close()
-		if here(now, name) {
+		if slices.ContainsFunc(now, func(p port) bool { return p.name == name }) {
 			continue // another device under the same name
 		}
 		if len(f.lost) < maxPorts {
@@ -152,15 +153,6 @@ func (f *Fabric) scan(t source.Tick, out source.Sink) error {
 	}
 	f.ports, f.over, f.scanned, f.rescan, f.scanAt = now, over, true, false, t.BootMs
 	return nil
-}
-
-func here(ports []port, name string) bool {
-	for i := range ports {
-		if ports[i].name == name {
-			return true
-		}
-	}
-	return false
 }
 
 // sample reads one port and puts its row.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -130,10 +131,8 @@ func parseMountstats(b []byte, put func(device string, t traffic), other func(fs
 		line, b, _ = bytes.Cut(b, []byte{'\n'})
 		if rest, ok := bytes.CutPrefix(line, []byte("device ")); ok {
 			device, fstype = mountLine(string(rest))
-			for _, kind := range blind {
-				if fstype == kind {
-					other(kind)
-				}
+			if slices.Contains(blind, fstype) {
+				other(fstype)
 			}
 			continue
 		}

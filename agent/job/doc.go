@@ -53,6 +53,8 @@
 //
 // # Crash, buffers, goroutines, budget
 //
-// It starts no goroutine; a Job belongs to one. At most 4,096 processes are kept. A tick
-// reads one file a process (stat), a new list two (stat, cgroup).
+// It starts no goroutine; a Job belongs to one. At most 4,096 processes are kept. A tick is
+// one poll of pidfds, at most 512, and a read of stat for each process that has none; a new
+// list reads one file a process (cgroup). The state file is written when something changed,
+// and once a minute while there are processes.
 package job

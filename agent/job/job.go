@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
@@ -56,8 +58,9 @@ type Job struct {
 	users  users
 
 	known map[int32]*process
-	order []*process // by pid, so that rows come in an order
-	seq   uint64     // of the last list
+	order []*process    // by pid, so that rows come in an order
+	polls []unix.PollFd // of order
+	seq   uint64        // of the last list
 	begun bool
 
 	haveBase  bool
@@ -101,6 +104,7 @@ type process struct {
 	user     string
 	owner    owner
 	seenMs   int64 // Unix ms at which it was last seen alive
+	watch    int   // its pidfd; -1: none
 	gone     bool
 }
 
@@ -126,10 +130,13 @@ func (j *Job) Name() string { return "job" }
 
 // Close keeps the state for the next agent.
 func (j *Job) Close() error {
-	if j.dirty {
-		return j.save()
+	for _, p := range j.order {
+		p.unwatch()
 	}
-	return nil
+	if !j.restored {
+		return nil // it has not read what the last agent left
+	}
+	return j.save()
 }
 
 // Sample tells which processes came, changed and ended. An error means that procfs could
@@ -149,10 +156,10 @@ func (j *Job) Sample(ctx context.Context, t source.Tick, out source.Sink) error 
 	if ok {
 		j.everKnown, j.listedMs = true, t.BootMs
 		if !j.begun || seq != j.seq {
-			j.begun, j.seq = true, seq
 			if err := j.take(ctx, list, t, out); err != nil {
 				return err
 			}
+			j.begun, j.seq = true, seq
 		}
 	}
 	j.keep(t)
@@ -177,13 +184,22 @@ func (j *Job) rebase(t source.Tick) error {
 // alive looks at every known process, and tells those that have ended.
 func (j *Job) alive(t source.Tick, out source.Sink) error {
 	j.unreadable = 0
+	watched := j.poll()
 	ended := false
-	for _, p := range j.order {
-		s, err := j.fs.stat(p.pid)
+	for i, p := range j.order {
+		var err error
+		if !watched || p.watch < 0 {
+			var s stat
+			if s, err = j.fs.stat(p.pid); err == nil && s.start != p.start {
+				err = errGone
+			}
+		} else if j.polls[i].Revents != 0 {
+			err = errGone
+		}
 		switch {
-		case err == nil && s.start == p.start:
+		case err == nil:
 			p.seenMs = t.WallMs
-		case err == nil || errors.Is(err, errGone):
+		case errors.Is(err, errGone):
 			if !ended {
 				if _, serr := os.Stat(filepath.Join(j.cfg.Procfs, "stat")); serr != nil {
 					return fmt.Errorf("look at processes: procfs is not at %s any more: %w", j.cfg.Procfs, serr)
@@ -204,7 +220,7 @@ func (j *Job) alive(t source.Tick, out source.Sink) error {
 			j.end(p, t, out)
 		}
 	}
-	j.order = slices.DeleteFunc(j.order, func(p *process) bool { return p.gone })
+	j.order, j.polls = slices.DeleteFunc(j.order, func(p *process) bool { return p.gone }), j.polls[:0]
 	return nil
 }
 
@@ -212,7 +228,7 @@ func (j *Job) alive(t source.Tick, out source.Sink) error {
 func (j *Job) add(p *process, out source.Sink) {
 	j.known[p.pid] = p
 	at, _ := slices.BinarySearchFunc(j.order, p.pid, func(p *process, pid int32) int { return int(p.pid) - int(pid) })
-	j.order = slices.Insert(j.order, at, p)
+	j.order, j.polls = slices.Insert(j.order, at, p), j.polls[:0]
 	j.dirty = true
 	j.put(p, 0, out)
 }
@@ -220,6 +236,7 @@ func (j *Job) add(p *process, out source.Sink) {
 // end tells that a process has ended.
 func (j *Job) end(p *process, t source.Tick, out source.Sink) {
 	j.dirty = true
+	p.unwatch()
 	if j.cfg.StateFile != "" && len(j.ended) < maxProcesses {
 		j.ended = append(j.ended, ended{p, t.BootMs})
 	}
@@ -277,7 +294,7 @@ func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{pid: pid, start: s.start, startMs: j.baseMs + int64(s.start)*tickMs, seenMs: t.WallMs}
+	p := &process{pid: pid, start: s.start, startMs: j.baseMs + int64(s.start)*tickMs, seenMs: t.WallMs, watch: j.watch(pid)}
 	s.comm = slices.Clone(s.comm)
 	if p.exe = j.fs.exe(pid); p.exe == "" {
 		p.exe = clean(string(s.comm))
@@ -291,6 +308,7 @@ func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
 	p.launcher = j.fs.launcher(s, p.owner)
 	// What was read belongs to one process only if its number was not given away meanwhile.
 	if again, aerr := j.fs.stat(pid); aerr != nil || again.start != p.start {
+		p.unwatch()
 		return nil, errGone
 	}
 	return p, nil
@@ -298,12 +316,7 @@ func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
 
 // update tells that the GPUs or the job of a process have changed, if they have.
 func (j *Job) update(p *process, gpus []int, out source.Sink) {
-	changed := false
-	for _, g := range gpus {
-		if !slices.Contains(p.gpus, g) {
-			changed = true
-		}
-	}
+	changed := slices.ContainsFunc(gpus, func(g int) bool { return !slices.Contains(p.gpus, g) })
 	if changed {
 		p.setGPUs(gpus)
 	}

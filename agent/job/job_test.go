@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/internal/testenv/race"
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -513,9 +515,15 @@ func TestRealProcesses(t *testing.T) {
 	if err = in.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = out.Read(make([]byte, 1)) // its end
-	_ = shell.Wait()                 // "read" at an end of file fails: the status is no matter
+	// It has exited, and nobody has reaped it yet.
+	if err = unix.Waitid(unix.P_PID, shell.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
 	ended := sample(first)
+	_ = shell.Wait() // its status is no matter
+	if err = first.Close(); err != nil {
+		t.Error(err)
+	}
 	if g := strings.Split(ended, "|"); len(g) != 9 || g[0] != f[0] || g[1] != f[1] || g[2] == "-" {
 		t.Errorf("end %q", ended)
 	}
@@ -567,7 +575,40 @@ func BenchmarkTick(b *testing.B) {
 	}
 }
 
-// BenchmarkRealStat reads one line of a real procfs, which a tick does for each process.
+// BenchmarkRealTick is a second of 16 real processes, each a shell that waits.
+func BenchmarkRealTick(b *testing.B) {
+	l, s := &lister{}, newSink(b)
+	var pairs []int
+	for i := range 16 {
+		c := exec.CommandContext(b.Context(), "/bin/sh", "-c", "read x")
+		if _, err := c.StdinPipe(); err != nil {
+			b.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			b.Skipf("no shell here: %v", err)
+		}
+		defer func() { _ = c.Process.Kill(); _ = c.Wait() }()
+		pairs = append(pairs, c.Process.Pid, i%8)
+	}
+	l.set(pairs...)
+	j := New(Config{}, l)
+	defer j.Close()
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if i++; i%10 == 0 {
+			l.seq++
+		}
+		if err := j.Sample(b.Context(), source.Tick{WallMs: 1e12, BootMs: 1e6}, s); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if n := strings.Count(s.take(), "\n") + 1; n != 16 {
+		b.Errorf("%d rows, want 16", n)
+	}
+}
+
+// BenchmarkRealStat reads one line of a real procfs, which a tick does for each process that cannot be watched.
 func BenchmarkRealStat(b *testing.B) {
 	p := newProcfs("/proc")
 	b.ReportAllocs()

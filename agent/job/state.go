@@ -117,7 +117,7 @@ func (j *Job) restore(t source.Tick, out source.Sink) {
 	}
 	for _, v := range s.Processes {
 		p := &process{
-			pid: v.PID, start: v.Start, startMs: v.StartMs, seenMs: v.SeenMs, exe: clean(v.Exe), launcher: v.Launcher, user: v.User,
+			watch: j.watch(v.PID), pid: v.PID, start: v.Start, startMs: v.StartMs, seenMs: v.SeenMs, exe: clean(v.Exe), launcher: v.Launcher, user: v.User,
 			owner: owner{source: v.Source, id: v.JobID, step: v.Step, slurm: v.Slurm},
 		}
 		p.setGPUs(v.GPUs)
@@ -127,6 +127,8 @@ func (j *Job) restore(t source.Tick, out source.Sink) {
 			j.end(p, t, out)
 		case len(j.known) < maxProcesses && j.known[p.pid] == nil:
 			j.add(p, out)
+		default:
+			p.unwatch()
 		}
 	}
 }
