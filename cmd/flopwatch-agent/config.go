@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed" // the commented file
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+// defaultFile is the commented file: it documents every key. A test holds it to the defaults
+// below, and to the copy in deploy/config.
+//
+//go:embed flopwatch-agent.toml
+var defaultFile string
+
+// config is the file. The commented file says what each key means.
+type config struct {
+	Cluster     string        `toml:"cluster"`
+	Node        string        `toml:"node"`
+	DataDir     string        `toml:"data_dir"`
+	SiteKeyFile string        `toml:"site_key_file"`
+	ClearNames  bool          `toml:"clear_names"`
+	Interval    time.Duration `toml:"interval" live:"true"`
+	SealEvery   time.Duration `toml:"seal_every" live:"true"`
+	GPU         gpuConfig     `toml:"gpu" live:"true"`
+	Fabric      fabricConfig  `toml:"fabric" live:"true"`
+	Job         jobConfig     `toml:"job" live:"true"`
+	Host        hostConfig    `toml:"host" live:"true"`
+	Spool       spoolConfig   `toml:"spool"`
+	NATS        natsConfig    `toml:"nats"`
+	Metrics     metricsConfig `toml:"metrics"`
+	Log         logConfig     `toml:"log"`
+}
+
+type gpuConfig struct {
+	Enabled         bool          `toml:"enabled"`
+	Library         string        `toml:"library"`
+	Child           string        `toml:"child"`
+	ProcessInterval time.Duration `toml:"process_interval"`
+}
+
+type fabricConfig struct {
+	Enabled bool `toml:"enabled"`
+}
+
+type jobConfig struct {
+	Enabled bool `toml:"enabled"`
+}
+
+type hostConfig struct {
+	Enabled bool   `toml:"enabled"`
+	Sysfs   string `toml:"sysfs"`
+	Procfs  string `toml:"procfs"`
+}
+
+type spoolConfig struct {
+	MaxBytes int64         `toml:"max_bytes"`
+	MaxAge   time.Duration `toml:"max_age"`
+}
+
+type natsConfig struct {
+	URL         string `toml:"url"`
+	CredsFile   string `toml:"creds_file"`
+	NKeyFile    string `toml:"nkey_file"`
+	TokenFile   string `toml:"token_file"`
+	InboxPrefix string `toml:"inbox_prefix"`
+	RootCAFile  string `toml:"root_ca_file"`
+	CertFile    string `toml:"cert_file"`
+	KeyFile     string `toml:"key_file"`
+}
+
+type metricsConfig struct {
+	Listen string `toml:"listen"`
+	GPU    bool   `toml:"gpu" live:"true"`
+}
+
+type logConfig struct {
+	Format string     `toml:"format"`
+	Level  slog.Level `toml:"level" live:"true"`
+}
+
+func defaults() config {
+	return config{
+		DataDir: "/var/lib/flopwatch-agent", Interval: time.Second, SealEvery: 10 * time.Second,
+		GPU: gpuConfig{Enabled: true, ProcessInterval: 10 * time.Second}, Fabric: fabricConfig{Enabled: true}, Job: jobConfig{Enabled: true},
+		Host:    hostConfig{Enabled: true, Sysfs: "/sys", Procfs: "/proc"},
+		Spool:   spoolConfig{MaxBytes: 1 << 30},
+		NATS:    natsConfig{URL: "nats://127.0.0.1:4222"},
+		Metrics: metricsConfig{Listen: "127.0.0.1:9469"},
+		Log:     logConfig{Format: "text", Level: slog.LevelInfo},
+	}
+}
+
+// loadConfig reads a file. Errors name the file and the key, and say what would be right.
+func loadConfig(path string) (cfg config, digest string, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return cfg, "", fmt.Errorf("read configuration: %w", err)
+	}
+	cfg = defaults()
+	meta, err := toml.NewDecoder(bytes.NewReader(text)).Decode(&cfg)
+	if err != nil {
+		return cfg, "", fmt.Errorf("configuration %s: %w", path, err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return cfg, "", fmt.Errorf("configuration %s: %w", path, unknownKey(unknown[0]))
+	}
+	if err := cfg.validate(); err != nil {
+		return cfg, "", fmt.Errorf("configuration %s: %w", path, err)
+	}
+	sum := sha256.Sum256(text)
+	return cfg, hex.EncodeToString(sum[:]), nil
+}
+
+// unknownKey names the key and those that its table has.
+func unknownKey(key toml.Key) error {
+	t := reflect.TypeFor[config]()
+	where := "at the top of the file"
+	for i, part := range key[:len(key)-1] {
+		f, ok := fieldOf(t, part)
+		if !ok || f.Type.Kind() != reflect.Struct {
+			break
+		}
+		t, where = f.Type, "in ["+strings.Join(key[:i+1], ".")+"]"
+	}
+	var known []string
+	for i := range t.NumField() {
+		known = append(known, t.Field(i).Tag.Get("toml"))
+	}
+	slices.Sort(known)
+	return fmt.Errorf("unknown key %s: there are %s %s", key, strings.Join(known, ", "), where)
+}
+
+func fieldOf(t reflect.Type, key string) (reflect.StructField, bool) {
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Tag.Get("toml") == key {
+			return f, true
+		}
+	}
+	return reflect.StructField{}, false
+}
+
+func (c *config) validate() error {
+	if c.Cluster == "" {
+		return errors.New(`cluster is missing: the name of the cluster, such as "main"`)
+	}
+	for _, n := range []struct{ key, value string }{{"cluster", c.Cluster}, {"node", c.Node}} {
+		if len(n.value) > 255 || strings.ContainsFunc(n.value, func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0xFFFD }) {
+			return fmt.Errorf("%s %q: a name of at most 255 bytes, without blanks", n.key, n.value)
+		}
+	}
+	for _, p := range []struct{ key, value string }{{"data_dir", c.DataDir}, {"host.sysfs", c.Host.Sysfs}, {"host.procfs", c.Host.Procfs}} {
+		if !filepath.IsAbs(p.value) {
+			return fmt.Errorf("%s %q: a path from the root on, such as %q", p.key, p.value, "/var/lib/flopwatch-agent")
+		}
+	}
+	for _, p := range []struct{ key, value string }{{"site_key_file", c.SiteKeyFile}, {"gpu.library", c.GPU.Library}, {"gpu.child", c.GPU.Child},
+		{"nats.creds_file", c.NATS.CredsFile}, {"nats.nkey_file", c.NATS.NKeyFile}, {"nats.token_file", c.NATS.TokenFile},
+		{"nats.root_ca_file", c.NATS.RootCAFile}, {"nats.cert_file", c.NATS.CertFile}, {"nats.key_file", c.NATS.KeyFile}} {
+		if p.value != "" && !filepath.IsAbs(p.value) {
+			return fmt.Errorf(`%s %q: a path from the root on, or ""`, p.key, p.value)
+		}
+	}
+	for _, d := range []struct {
+		key             string
+		value, min, max time.Duration
+	}{
+		{"interval", c.Interval, 200 * time.Millisecond, time.Minute},
+		{"seal_every", c.SealEvery, c.Interval, 5 * time.Minute},
+		{"gpu.process_interval", c.GPU.ProcessInterval, time.Second, 10 * time.Minute},
+	} {
+		if d.value < d.min || d.value > d.max {
+			return fmt.Errorf("%s %q: from %q to %q, with a unit", d.key, d.value, d.min, d.max)
+		}
+	}
+	if c.Interval%time.Millisecond != 0 {
+		return fmt.Errorf("interval %q: whole milliseconds", c.Interval)
+	}
+	if c.Spool.MaxBytes < 1<<20 {
+		return fmt.Errorf("spool.max_bytes %d: at least %d (1 MiB)", c.Spool.MaxBytes, 1<<20)
+	}
+	if c.Spool.MaxAge != 0 && c.Spool.MaxAge < time.Minute {
+		return fmt.Errorf(`spool.max_age %q: at least "1m", or "0s" for without end`, c.Spool.MaxAge)
+	}
+	if c.Job.Enabled && !c.GPU.Enabled {
+		// The default of both is true; who switches GPUs off means jobs too.
+		c.Job.Enabled = false
+	}
+	if err := c.NATS.validate(); err != nil {
+		return err
+	}
+	if c.Metrics.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
+			return fmt.Errorf(`metrics.listen %q: an address and a port, such as "127.0.0.1:9469", or ""`, c.Metrics.Listen)
+		}
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		return fmt.Errorf("log.format %q: text or json", c.Log.Format)
+	}
+	return nil
+}
+
+func (c *natsConfig) validate() error {
+	for u := range strings.SplitSeq(c.URL, ",") {
+		p, err := url.Parse(strings.TrimSpace(u))
+		// The text of err may hold a password.
+		if err != nil || p.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, p.Scheme) {
+			return errors.New("nats.url: nats://HOST:PORT or tls://HOST:PORT, several separated by commas")
+		}
+	}
+	ways := 0
+	for _, f := range []string{c.CredsFile, c.NKeyFile, c.TokenFile} {
+		if f != "" {
+			ways++
+		}
+	}
+	if ways > 1 {
+		return errors.New("nats.creds_file, nats.nkey_file and nats.token_file: one of them")
+	}
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		return errors.New("nats.cert_file and nats.key_file: both or neither")
+	}
+	if strings.ContainsAny(c.InboxPrefix, " \t*>") || strings.HasPrefix(c.InboxPrefix, ".") || strings.HasSuffix(c.InboxPrefix, ".") {
+		return fmt.Errorf("nats.inbox_prefix %q: a subject without wildcards, such as %q", c.InboxPrefix, "_INBOX_node-1")
+	}
+	return nil
+}
+
+// frozen are the keys that differ and that a running agent cannot change.
+func frozen(old, fresh config) []string {
+	return differ(reflect.ValueOf(old), reflect.ValueOf(fresh), "")
+}
+
+func differ(old, fresh reflect.Value, prefix string) (keys []string) {
+	t := old.Type()
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Tag.Get("live") == "true" {
+			continue
+		}
+		key := prefix + f.Tag.Get("toml")
+		if f.Type.Kind() == reflect.Struct {
+			keys = append(keys, differ(old.Field(i), fresh.Field(i), key+".")...)
+		} else if !old.Field(i).Equal(fresh.Field(i)) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flopwatch/flopwatch/agent"
+	"github.com/flopwatch/flopwatch/agent/exporter"
+	"github.com/flopwatch/flopwatch/agent/host"
+	"github.com/flopwatch/flopwatch/agent/ship"
+	"github.com/flopwatch/flopwatch/agent/spool"
+	"github.com/flopwatch/flopwatch/internal/daemon"
+	"github.com/flopwatch/flopwatch/internal/durable"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// settings are the configuration in force.
+type settings struct {
+	path   string
+	cfg    config
+	digest string
+	level  *slog.LevelVar
+	lg     *slog.Logger
+}
+
+// segmentBytes is small: what a restart reads back at once stays in the process's memory for
+// a while, and half an hour of eight GPUs fits.
+const segmentBytes = 1 << 20
+
+// sample wires and runs; what it opens it closes, in the order last in, first out.
+func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) {
+	cfg, lg := s.cfg, s.lg
+	node, err := host.Name(cfg.Node)
+	if err != nil {
+		return err // it says what to set
+	}
+	bootID, err := host.BootID(cfg.Host.Procfs)
+	if err != nil {
+		return err // it names the file
+	}
+	privacy, err := openPrivacy(cfg)
+	if err != nil {
+		return err
+	}
+	sp, err := openSpool(ctx, cfg, node, lg)
+	if err != nil {
+		return err // it names the directory
+	}
+	defer func() { err = errors.Join(err, sp.Close()) }()
+	rec, err := agent.NewRecorder(agent.RecorderConfig{Cluster: cfg.Cluster, Node: node, Spool: sp, Privacy: privacy, BootID: bootID, Clock: host.Clocks})
+	if err != nil {
+		return err // it says what is missing
+	}
+	nc, l, err := connect(cfg.NATS, node, lg)
+	if err != nil {
+		return daemon.UsageError{Err: fmt.Errorf("configuration %s: %w", s.path, err)}
+	}
+	defer nc.Close()
+	js, err := ship.JetStream(nc)
+	if err != nil {
+		return err // it says what failed
+	}
+	sh, err := ship.New(ship.Config{Conn: nc, JetStream: js, Spool: sp, Cluster: cfg.Cluster, Node: node, BackoffMax: retryMax, Log: lg})
+	if err != nil {
+		return err // it says what is missing
+	}
+	inst := &instruments{lg: lg, bootID: bootID}
+	sources, err := inst.all(cfg)
+	if err != nil {
+		return err // it names the source
+	}
+	a, err := agent.New(agent.Config{Node: node, Recorder: rec, Sources: sources, Ship: shipper{sh, nc}, Interval: cfg.Interval, SealEvery: cfg.SealEvery, Log: lg})
+	if err != nil {
+		return err // it says what is wrong
+	}
+	d := &agentDaemon{settings: s, agent: a, spool: sp, ship: sh, link: l, inst: inst, node: node, maxBytes: cfg.Spool.MaxBytes, notify: daemon.Notifier{Log: lg}}
+	return d.run(ctx, hup)
+}
+
+func openPrivacy(cfg config) (*agent.Privacy, error) {
+	if cfg.ClearNames {
+		return agent.ClearPrivacy(), nil
+	}
+	path := cfg.SiteKeyFile
+	if path == "" {
+		path = filepath.Join(cfg.DataDir, "site.key")
+	}
+	key, err := agent.LoadOrCreateSiteKey(path)
+	if err != nil {
+		return nil, err // it names the file
+	}
+	return agent.NewPrivacy(key)
+}
+
+// openSpool opens the spool of this cluster and node: under another name the collector would
+// refuse what an earlier one left, so each has a spool of its own.
+func openSpool(ctx context.Context, cfg config, node string, lg *slog.Logger) (*spool.Spool, error) {
+	root := filepath.Join(cfg.DataDir, "spool")
+	name := wire.Token(cfg.Cluster) + "." + wire.Token(node)
+	dir := filepath.Join(root, name)
+	sp, err := spool.Open(spool.Config{Dir: dir, MaxBytes: cfg.Spool.MaxBytes, MaxAge: cfg.Spool.MaxAge, SegmentBytes: segmentBytes, Now: time.Now})
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, fmt.Errorf("another flopwatch-agent runs on data_dir %s: %w", cfg.DataDir, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	others, err := os.ReadDir(root)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("look for other spools: %w", err), sp.Close())
+	}
+	for _, o := range others {
+		if o.IsDir() && o.Name() != name {
+			lg.LogAttrs(ctx, slog.LevelWarn, "there is a spool of another cluster or node; start an agent of that name to ship it, or remove it", slog.String("dir", filepath.Join(root, o.Name())))
+		}
+	}
+	if st := sp.Stats(); st.TornBytes > 0 || st.CorruptStretches > 0 {
+		lg.LogAttrs(ctx, slog.LevelWarn, "the spool was repaired", slog.Int64("torn_bytes", st.TornBytes), slog.Int("quarantined", st.CorruptStretches))
+	}
+	return sp, nil
+}
+
+// agentDaemon is the running process.
+type agentDaemon struct {
+	*settings
+	agent *agent.Agent
+	spool *spool.Spool
+	ship  *ship.Ship
+	link  *link
+	inst  *instruments
+	node  string
+	// maxBytes of the spool.
+	maxBytes int64
+	notify   daemon.Notifier
+	export   *exporter.Exporter
+}
+
+func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
+	// The answers to a monitor go on until all is drained.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	var served errgroup.Group
+	d.export = exporter.New(exporter.Config{
+		Build: daemon.ReadBuild().String(), Node: d.node, Agent: d.agent.Stats, Spool: d.spool, SpoolMaxBytes: d.cfg.Spool.MaxBytes, Ship: d.ship.Stats,
+		Broker: func() exporter.Broker {
+			st := d.link.state()
+			return exporter.Broker{Up: st.Up, Downs: st.Downs}
+		},
+		NVML: d.inst.nvml, GPUs: func() []exporter.GPU { return d.inst.latest(time.Now(), d.agent.Interval()) },
+		Log: d.lg,
+	})
+	d.export.SetConfig(d.digest)
+	d.export.ShowGPUs(d.cfg.Metrics.GPU)
+	if d.cfg.Metrics.Listen != "" {
+		ln, err := daemon.Listen(ctx, d.cfg.Metrics.Listen)
+		if err != nil {
+			return fmt.Errorf("serve metrics (metrics.listen): %w", err)
+		}
+		reg := prometheus.NewRegistry()
+		if err = d.export.Register(reg); err != nil {
+			return errors.Join(err, ln.Close())
+		}
+		served.Go(func() error { return daemon.Serve(serving, ln, reg, d.health) })
+	}
+
+	g, gctx := errgroup.WithContext(ctx)
+	ticking := make(chan struct{})
+	g.Go(func() error {
+		defer close(ticking)
+		return d.agent.Run(gctx)
+	})
+	g.Go(func() error { return daemon.Watchdog(gctx, d.alive) })
+	g.Go(func() error {
+		d.lg.LogAttrs(ctx, slog.LevelInfo, "sampling", slog.String("cluster", d.cfg.Cluster), slog.String("node", d.node),
+			slog.String("build", daemon.ReadBuild().String()), slog.String("config_digest", d.digest))
+		d.notify.Ready(ctx, "sampling as "+d.node)
+		for {
+			select {
+			case <-gctx.Done():
+				d.notify.Stopping(ctx)
+				return nil
+			case <-ticking: // by an error, which ends the group
+				return nil
+			case <-hup:
+				d.notify.Reloading(ctx)
+				d.reload(gctx)
+				d.notify.Ready(ctx, "sampling as "+d.node)
+			}
+		}
+	})
+	err := g.Wait()
+	st, sent := d.agent.Stats(), d.ship.Stats()
+	d.lg.LogAttrs(ctx, slog.LevelInfo, "stopped", slog.Uint64("ticks", st.Tick.Seq), slog.Uint64("batches", st.Batches),
+		slog.Uint64("published", sent.Published), slog.Uint64("in_spool", d.spool.Synced()-d.spool.Committed()))
+	stopServing()
+	return errors.Join(err, served.Wait())
+}
+
+// alive says whether ticks come: what systemd's watchdog asks.
+func (d *agentDaemon) alive() bool {
+	st := d.agent.Stats()
+	if st.Tick.Seq == 0 {
+		return true // the first one is still to come
+	}
+	_, boot := host.Clocks()
+	return boot-st.Tick.BootMs < max(10_000, 3*d.agent.Interval().Milliseconds())
+}
