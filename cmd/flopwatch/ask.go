@@ -155,7 +155,7 @@ func (a *asked) nothing(ctx context.Context, what string) (string, error) {
 	if at.Before(a.now) {
 		return fmt.Sprintf("No %s: there is telemetry from %s UTC on, and nothing was judged by %s UTC, when the first verdict was due. `flopwatch doctor` says more.", what, stamp(first), at.UTC().Format("15:04")), nil
 	}
-	return fmt.Sprintf("No %s yet: a minute is judged %s after it, expect the first verdict at about %s UTC.", what, a.state.Wait(), at.UTC().Format("15:04")), nil
+	return fmt.Sprintf("No %s yet: a minute is judged %s after it, expect the first verdict at about %s UTC.", what, up.Plain(a.state.Wait()), at.UTC().Format("15:04")), nil
 }
 
 // printJSON writes lines, and says on stderr why there are none.

@@ -34,7 +34,7 @@ func newNATSCommand() *cobra.Command {
 			}
 			ctx, stop := untilStdinEnds(cmd.Context(), cmd.InOrStdin(), watch)
 			defer stop()
-			return serveNATS(ctx, dir, tokenFile, port, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			return serveNATS(ctx, dir, tokenFile, port, textLog(cmd.ErrOrStderr()))
 		},
 	}
 	f := cmd.Flags()
@@ -78,3 +78,6 @@ func untilStdinEnds(ctx context.Context, stdin io.Reader, watch bool) (context.C
 	}
 	return ctx, cancel
 }
+
+// textLog is the log of a child.
+func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/agent/playback"
 	"github.com/flopwatch/flopwatch/agent/ship"
+	"github.com/flopwatch/flopwatch/cmd/flopwatch/up"
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/bundle"
 	"github.com/flopwatch/flopwatch/internal/daemon"
@@ -64,7 +65,7 @@ func newPlayCommand() *cobra.Command {
 			}
 			ctx, stop := untilStdinEnds(cmd.Context(), cmd.InOrStdin(), watch)
 			defer stop()
-			return play(ctx, args[0], o, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			return play(ctx, args[0], o, textLog(cmd.ErrOrStderr()))
 		},
 	}
 	f := cmd.Flags()
@@ -252,7 +253,7 @@ func (p *player) metrics() prometheus.Gatherer {
 func (p *player) health() daemon.Health {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := daemon.Health{State: daemon.OK, Details: map[string]any{"plays_until": time.UnixMilli(p.endMs).UTC(), "ended": p.ended}}
+	h := daemon.Health{State: daemon.OK, Details: map[string]any{up.PlaysUntil: time.UnixMilli(p.endMs).UTC(), "ended": p.ended}}
 	if p.ended {
 		h.State = daemon.Degraded
 		h.Reasons = []string{"the recording ended at " + stamp(p.endMs) + " UTC: nothing more comes, its hosts are silent from then on"}

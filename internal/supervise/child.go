@@ -36,9 +36,9 @@ func (c *child) run(ctx context.Context) {
 		c.set(func(st *Status) {
 			st.State, st.PID, st.LastExit, st.Details = Down, 0, exit, nil
 			st.Restarts++
-			st.Reasons = []string{fmt.Sprintf("restarted %d times, last: %s", st.Restarts, exit)}
-			if st.Restarts == 1 {
-				st.Reasons = []string{"restarted once: " + exit}
+			st.Reasons = []string{"it died: " + exit}
+			if st.Restarts > 1 {
+				st.Reasons = []string{fmt.Sprintf("it died %d times, last: %s", st.Restarts, exit)}
 			}
 		})
 		c.s.pids()

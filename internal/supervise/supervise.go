@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // State of a child.
@@ -270,7 +272,10 @@ func exitText(st *os.ProcessState, err error, last string) string {
 	if st != nil {
 		text = fmt.Sprintf("exit %d", st.ExitCode())
 		if ws, ok := st.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-			text = "killed by signal " + ws.Signal().String()
+			text = "killed by " + unix.SignalName(ws.Signal())
+			if ws.Signal() == syscall.SIGKILL {
+				last = "" // it could not say why
+			}
 		}
 	} else if err != nil {
 		text = err.Error()

@@ -199,7 +199,7 @@ func TestRestart(t *testing.T) {
 		}
 	}
 	r.until("it is back", func() bool { return r.state(0).State == supervise.Ready && r.state(0).Restarts == 3 })
-	if got := r.state(0).LastExit; got != "killed by signal killed: serving" {
+	if got := r.state(0).LastExit; got != "killed by SIGKILL" {
 		t.Errorf("last exit %q", got)
 	}
 	if err := r.end(); err != nil {

@@ -68,6 +68,7 @@ type tree struct {
 	l     Layout
 	bin   string
 	state State
+	fresh bool // the data directory is new
 	out   *lines
 	sup   *supervise.Supervisor
 	lg    *slog.Logger
@@ -120,6 +121,7 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 		}
 		source.Cluster, manifest = b.Manifest.Cluster, &b.Manifest
 	}
+	t.fresh = before == nil
 	if err = source.belongs(before, l.Root); err != nil {
 		return err
 	}
@@ -328,7 +330,7 @@ func (t *tree) changed(st supervise.Status) {
 
 // tell says what changes until ctx ends, and keeps state.json.
 func (t *tree) tell(ctx context.Context) error {
-	was := map[string]supervise.State{}
+	said := map[string]supervise.State{}
 	summed := false
 	for {
 		select {
@@ -341,8 +343,10 @@ func (t *tree) tell(ctx context.Context) error {
 		t.queue = nil
 		t.mu.Unlock()
 		for _, st := range news {
-			t.sayState(was[st.Name], st)
-			was[st.Name] = st.State
+			if st.State != said[st.Name] && st.State != supervise.Starting {
+				t.sayState(said[st.Name], st)
+				said[st.Name] = st.State
+			}
 		}
 		if err := t.save(false); err != nil {
 			t.lg.LogAttrs(ctx, slog.LevelWarn, "write state", slog.Any("err", err))
@@ -354,23 +358,11 @@ func (t *tree) tell(ctx context.Context) error {
 	}
 }
 
-// sayState says one line where a child's state is another than before. Being started again
-// is said once, when it dies, and once when it is back.
-func (t *tree) sayState(before supervise.State, st supervise.Status) {
-	if st.State == before || st.State == supervise.Starting {
-		return
-	}
+// sayState says one line on a child whose state is another than was said last.
+func (t *tree) sayState(said supervise.State, st supervise.Status) {
 	text := string(st.State)
-	switch st.State {
-	case supervise.Ready:
-		if before == supervise.Down {
-			text = "is back"
-		}
-	case supervise.Down:
-		text = "died, and is started again"
-	case supervise.Stopped:
-		text = "stopped"
-	default:
+	if said == supervise.Down && (st.State == supervise.Ready || st.State == supervise.Degraded) {
+		text = "is back, " + text
 	}
 	if len(st.Reasons) > 0 {
 		text += ": " + strings.Join(st.Reasons, "; ")
@@ -397,7 +389,14 @@ func (t *tree) summary() {
 	say("  samples   %s, cluster %s", t.state.Source, t.state.Source.Cluster)
 	switch t.state.Source.Kind {
 	case Recording:
-		say("            its first %s came at once, the rest comes at its own pace", plain(t.o.Ahead))
+		text := "it goes on at its own pace"
+		if t.fresh && t.o.Ahead > 0 {
+			text = "its first " + Plain(t.o.Ahead) + " came at once, the rest comes at its own pace"
+		}
+		if ends := t.ends(); ends != "" {
+			text += ", until " + ends + " UTC"
+		}
+		say("            %s", text)
 	case FakeGPUs:
 		say("            nothing of the GPUs is real: every name says %s", FakeName)
 	default:
@@ -408,12 +407,27 @@ func (t *tree) summary() {
 		t.state.ClickHouseUser, short(t.l.ClickHousePassword()), address(t.o.Ports.ClickHouse))
 	say("  health    curl %s/healthz", t.state.HealthURL)
 	say("  logs      %s", short(t.l.path("log")))
-	say("  verdicts  a minute is judged %s after it: expect the first at about %s UTC", plain(t.o.Wait), time.Now().UTC().Add(t.o.Wait+time.Minute).Format("15:04"))
+	say("  verdicts  a minute is judged %s after it: expect the first at about %s UTC", Plain(t.o.Wait), time.Now().UTC().Add(t.o.Wait+time.Minute).Format("15:04"))
 	say("")
 }
 
-// plain writes a duration without zeros behind it.
-func plain(d time.Duration) string {
+// ends is when a recording ends on the wall clock; "": not known.
+func (t *tree) ends() string {
+	for _, st := range t.sup.Status() {
+		if text, ok := st.Details[PlaysUntil].(string); ok {
+			if at, err := time.Parse(time.RFC3339, text); err == nil {
+				return at.UTC().Format("15:04 on 2006-01-02")
+			}
+		}
+	}
+	return ""
+}
+
+// PlaysUntil is the detail of a play's health that says when its recording ends.
+const PlaysUntil = "plays_until"
+
+// Plain writes a duration without zeros behind it.
+func Plain(d time.Duration) string {
 	s := d.String()
 	for _, zero := range []string{"m0s", "h0m"} {
 		if strings.HasSuffix(s, zero) {
