@@ -1,0 +1,288 @@
+package deploy_test
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/nvmlstub"
+	"github.com/flopwatch/flopwatch/deploy/nats"
+	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/testenv"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// boot starts a systemd that has this machine's files, under an overlay that ends with it,
+// and its network. $1 is the repository, which it sees as /mnt; $2 a scratch folder.
+//
+//go:embed testdata/boot.sh
+var boot string
+
+// guest is a running systemd.
+type guest struct{ pid string }
+
+func newGuest(t *testing.T) *guest {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", "bash", "-c", boot, "boot", testenv.Root(t), t.TempDir())
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // and its init with it
+		_ = cmd.Wait()         // killed
+	})
+	g := &guest{}
+	wait(t, "systemd runs", func() bool {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out.String())
+		}
+		g.pid = strings.TrimSpace(string(children))
+		if g.pid == "" {
+			return false
+		}
+		state, _ := g.try(t, "systemctl", "is-system-running") // it fails until it does
+		return strings.HasPrefix(state, "running") || strings.HasPrefix(state, "degraded")
+	})
+	return g
+}
+
+func (g *guest) try(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	return command(t, []string{"SYSTEMD_PAGER="}, "nsenter", append([]string{"-t", g.pid, "-m", "-p", "-u", "-i", "-C", "-r", "-w"}, args...)...)
+}
+
+func (g *guest) run(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := g.try(t, args...)
+	if err != nil {
+		journal, _ := g.try(t, "journalctl", "--no-pager", "-o", "cat", "-n", "40", "-p", "info") // what it has
+		t.Fatalf("%v: %v\n%s\n%s", args, err, out, journal)
+	}
+	return out
+}
+
+// shows gives properties of the agent's unit.
+func (g *guest) shows(t *testing.T, property string) string {
+	t.Helper()
+	return strings.TrimSpace(g.run(t, "systemctl", "show", "-P", property, "flopwatch-agent"))
+}
+
+func wait(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(60 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// TestAgentUnderSystemd installs, starts, reloads, kills, stops and uninstalls the agent's
+// unit under a real systemd, with fake GPUs and a NATS server on the fleet's configuration:
+// the sandbox lets it do its work. It needs root and namespaces, so it runs only where
+// FLOPWATCH_REQUIRE lists systemd-boot.
+func TestAgentUnderSystemd(t *testing.T) {
+	if !testenv.Required("systemd-boot") {
+		testenv.Need(t, "systemd-boot", errors.New("runs only if it is asked for, as root"))
+	}
+	root := testenv.Root(t)
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// A server on the shipped configuration, and this node as a user of it.
+	conf := t.TempDir()
+	node := nats.User{Role: nats.Node, Cluster: "main", Name: host}
+	keeper := nats.User{Role: nats.Collector}
+	for _, u := range []*nats.User{&node, &keeper} {
+		if u.Key, err = nats.Key(filepath.Join(conf, string(u.Role)+".nk")); err != nil {
+			t.Fatal(err)
+		}
+		if err = nats.Add(conf, *u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o, err := server.ProcessConfigFile(filepath.Join(conf, "flopwatch.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Host, o.Port, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", server.RANDOM_PORT, t.TempDir(), true, true
+	srv, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	defer srv.Shutdown()
+	if !srv.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the server is not ready")
+	}
+	nc, err := broker.Connect(broker.ConnectConfig{URL: srv.ClientURL(), NKeyFile: filepath.Join(conf, "collector.nk"), InboxPrefix: keeper.InboxPrefix()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = broker.EnsureStreams(t.Context(), js, broker.StreamsConfig{Partitions: broker.ClusterPartitions}); err != nil {
+		t.Fatal(err)
+	}
+	messages := func() uint64 {
+		s, err := js.Stream(t.Context(), broker.NodeStream(wire.Partition(host, broker.ClusterPartitions)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().State.Msgs
+	}
+
+	// Eight fake GPUs, in a folder that the guest sees.
+	stub := filepath.Join(root, ".cache", "try-unit")
+	library, err := nvmlstub.Build(t.Context(), stub, nvmlstub.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(stub) }() // scratch
+	m, err := nvmlstub.Create(filepath.Join(stub, nvmlstub.Shared), nvmlstub.Demo(nvmlstub.H100SXM, 8, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = errors.Join(m.UseRealClock(200*time.Second), m.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	for name, cgo := range map[string]string{"flopwatch-agent": "0", "flopwatch-nvml": "1"} {
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(stub, "bin", name), "./cmd/"+name)
+		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED="+cgo, "CGO_CFLAGS=-O2 -Wno-deprecated-declarations", "CGO_LDFLAGS=-Wl,-z,lazy")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", name, err, out)
+		}
+	}
+
+	g := newGuest(t)
+	t.Log(g.run(t, "env", "BUILD=/mnt/.cache/try-unit/bin", "COMPONENTS=agent", "bash", "/mnt/deploy/install.sh", "install"))
+	if got := strings.TrimSpace(g.run(t, "stat", "-c", "%a %U %G", "/etc/flopwatch/flopwatch-agent.toml")); got != "640 root flopwatch-agent" {
+		t.Errorf("configuration: %s", got)
+	}
+	const state = "/var/lib/flopwatch-agent"
+	text := read(t, "config/flopwatch-agent.toml")
+	for key, value := range map[string]string{
+		"library": state + "/stub/" + filepath.Base(library), "url": srv.ClientURL(), "nkey_file": "/etc/flopwatch/agent.nk", "inbox_prefix": node.InboxPrefix(), "seal_every": "2s",
+	} {
+		was := regexp.MustCompile(`(?m)^` + key + ` = .*$`)
+		if !was.MatchString(text) {
+			t.Fatalf("the configuration has no key %s", key)
+		}
+		text = was.ReplaceAllLiteralString(text, fmt.Sprintf("%s = %q", key, value))
+	}
+	write(t, filepath.Join(stub, "agent.toml"), text)
+	write(t, filepath.Join(stub, "agent.nk"), read(t, filepath.Join(conf, "node.nk")))
+	g.run(t, "bash", "-euc", `
+		cp /mnt/.cache/try-unit/agent.toml /etc/flopwatch/flopwatch-agent.toml
+		install -o flopwatch-agent -m 0400 /mnt/.cache/try-unit/agent.nk /etc/flopwatch/agent.nk
+		install -d -o flopwatch-agent -g flopwatch-agent -m 0700 `+state+` `+state+`/stub
+		cp /mnt/.cache/try-unit/libnvidia-ml.so.1 /mnt/.cache/try-unit/nvml.shm `+state+`/stub/
+		chown -R flopwatch-agent: `+state)
+
+	g.run(t, "systemctl", "start", "flopwatch-agent") // Type=notify: it returns when the agent says so
+	t.Logf("%s: %s", g.shows(t, "ActiveState"), g.shows(t, "StatusText"))
+	wait(t, "batches arrive", func() bool { return messages() >= 3 })
+	got := gpusIn(t, js, host)
+	if got != 8 {
+		t.Errorf("%d GPUs in the batches of %s, want 8", got, host)
+	}
+	main := g.shows(t, "MainPID")
+	children := strings.Fields(g.run(t, "pgrep", "-P", main))
+	if len(children) != 1 {
+		t.Errorf("the agent's children: %v", children)
+	}
+	for _, pid := range append(children, main) {
+		status := g.run(t, "grep", "-E", "^(Name|Uid|CapEff|CapBnd|NoNewPrivs|Seccomp|VmRSS):", "/proc/"+pid+"/status")
+		t.Log(strings.Join(strings.Fields(status), " "))
+		for _, want := range []string{`CapEff:\s+0+\n`, `CapBnd:\s+0+\n`, `NoNewPrivs:\s+1\n`, `Seccomp:\s+2\n`} {
+			if !regexp.MustCompile(want).MatchString(status) {
+				t.Errorf("process %s lacks %s", pid, want)
+			}
+		}
+		if regexp.MustCompile(`Uid:\s+0\s`).MatchString(status) {
+			t.Errorf("process %s is root", pid)
+		}
+	}
+	t.Logf("tasks %s, memory %s bytes", g.shows(t, "TasksCurrent"), g.shows(t, "MemoryCurrent"))
+
+	g.run(t, "systemctl", "reload", "flopwatch-agent")
+	if pid := g.shows(t, "MainPID"); pid != main {
+		t.Errorf("a reload made process %s of %s", pid, main)
+	}
+	g.run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", "flopwatch-agent")
+	wait(t, "a restart", func() bool { return g.shows(t, "NRestarts") == "1" && g.shows(t, "ActiveState") == "active" })
+	before := messages()
+	wait(t, "batches arrive again", func() bool { return messages() > before+1 })
+	g.run(t, "systemctl", "stop", "flopwatch-agent") // no collector took anything: the spool keeps it
+	if result, code := g.shows(t, "Result"), g.shows(t, "ExecMainStatus"); result != "success" || code != "0" {
+		t.Errorf("stopped: %s, exit code %s", result, code)
+	}
+	refused := g.run(t, "journalctl", "--no-pager", "-o", "cat", "-t", "flopwatch-agent")
+	if regexp.MustCompile(`(?i)operation not permitted|permission denied|permissions violation`).MatchString(refused) {
+		t.Errorf("the sandbox or the broker refused something:\n%s", refused)
+	}
+	out := g.run(t, "bash", "/mnt/deploy/install.sh", "uninstall")
+	t.Log(out)
+	if !strings.Contains(out, "kept     /etc/flopwatch/flopwatch-agent.toml, which was edited") || !strings.Contains(out, "kept     "+state+", the data") {
+		t.Errorf("it does not say what it kept:\n%s", out)
+	}
+}
+
+// gpusIn counts the GPUs that the node's batches tell of.
+func gpusIn(t *testing.T, js jetstream.JetStream, node string) int {
+	t.Helper()
+	dec, err := wire.NewDecoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := broker.NodeStream(wire.Partition(node, broker.ClusterPartitions))
+	c, err := js.CreateConsumer(t.Context(), stream, jetstream.ConsumerConfig{Durable: "collector", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Fetch(20, jetstream.FetchMaxWait(3*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	uuids := map[string]bool{}
+	for m := range got.Messages() {
+		var b wire.Batch
+		if err := dec.Decode(m.Data(), &b); err != nil {
+			t.Fatal(err)
+		}
+		for i := range b.Tables {
+			if b.Tables[i].Kind != wire.KindGPU {
+				continue
+			}
+			for row, uuid := 0, b.Tables[i].Column(2); row < b.Tables[i].Rows; row++ {
+				uuids[uuid.Str(row)] = true
+			}
+		}
+	}
+	return len(uuids)
+}
