@@ -211,6 +211,11 @@ func unpack(dir, header string, o Options) (files []string, err error) {
 	if o.OldDriver {
 		without = slices.Concat(without, since470)
 	}
+	for _, p := range without {
+		if !slices.ContainsFunc(functions, func(f string) bool { return fits(p, f) }) {
+			return nil, fmt.Errorf("build the NVML stub without %s: %s has no such function", p, header)
+		}
+	}
 	generated := map[string]string{
 		"functions.h": functionsHeader(functions),
 		"rest.c":      restSource(functions, ours),

@@ -186,11 +186,20 @@ func BurnSegment(m Model, start, length time.Duration) Segment {
 	return Segment{Start: start, Length: length, Kind: Burn, Compute: l, Reasons: 4}
 }
 
+// differing lets GPU i of a host draw a little more or less power than the next, as they do.
+func differing(i int, list ...Segment) []Segment {
+	for k := range list {
+		f := 1 + 0.006*float64(i*3%7-3)
+		list[k].Compute, list[k].Communicate = list[k].Compute.With(f, PowerW), list[k].Communicate.With(f, PowerW)
+	}
+	return list
+}
+
 // Training is n GPUs that train from start for a length; the clock is the machine's.
 func Training(m Model, n int, start, length time.Duration) Scenario {
 	s := Scenario{GPUs: make([]GPU, max(n, 0))}
 	for i := range s.GPUs {
-		s.GPUs[i] = GPU{Model: m, EnergyStartMJ: 5e9 + uint64(i)*1e7, Segments: []Segment{TrainSegment(m, start, length)}}
+		s.GPUs[i] = GPU{Model: m, EnergyStartMJ: 5e9 + uint64(i)*1e7, Segments: differing(i, TrainSegment(m, start, length))}
 	}
 	return s
 }
@@ -218,6 +227,7 @@ func Demo(m Model, n int, pid uint32) Scenario {
 			some = append(some, i)
 			g.Segments = append(g.Segments, InferSegment(m, serve, 12*time.Minute))
 		}
+		differing(i, g.Segments...)
 		s.GPUs[i] = g
 	}
 	if pid != 0 {

@@ -45,7 +45,7 @@ func need(t testing.TB) {
 	testenv.Need(t, "gcc", err)
 	built.once.Do(func() {
 		if os.Getenv("FLOPWATCH_STUB_SANITIZE") != "" {
-			built.sanitize = []string{"-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"}
+			built.sanitize = []string{"-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"}
 			built.environment = []string{"ASAN_OPTIONS=detect_leaks=0"}
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)

@@ -164,6 +164,9 @@ func (s *Scenario) fill(c *config) error {
 	if s.Repeat < 0 || us(s.Repeat) > latestUs {
 		return fmt.Errorf("nvmlstub: a cycle of %v", s.Repeat)
 	}
+	if !s.Epoch.IsZero() && s.Epoch.Unix() < 0 {
+		return fmt.Errorf("nvmlstub: time stamps begin at %v, wanted 1970 or later", s.Epoch)
+	}
 	c.gpus, c.repeatUs, c.cudaVersion = uint32(len(s.GPUs)), us(s.Repeat), int32(orDefault(s.CUDAVersion, 13000))
 	driver := orDefault(s.DriverVersion, "580.95.05")
 	if err := put(c.driver[:], "driver version", driver); err != nil {

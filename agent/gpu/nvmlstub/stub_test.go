@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -801,6 +802,62 @@ func TestBuildSaysWhatIsMissing(t *testing.T) {
 	}
 	if _, err := Install(filepath.Join(t.TempDir(), "none"), t.TempDir()); err == nil {
 		t.Error("installed nothing")
+	}
+}
+
+// Every function of the header takes nothing at all, and a device with nothing behind it.
+func TestNoArguments(t *testing.T) {
+	_, p := bench(t, load(true))
+	for _, name := range symbols(t.Context(), t, built.library) {
+		switch name {
+		case "nvmlInit", "nvmlInit_v2", "nvmlInitWithFlags", "nvmlShutdown", "nvmlErrorString":
+			continue
+		}
+		devices := []uint64{0}
+		if strings.HasPrefix(name, "nvmlDeviceGet") && !strings.HasPrefix(name, "nvmlDeviceGetCount") && !strings.HasPrefix(name, "nvmlDeviceGetHandleBy") {
+			devices = append(devices, p.device(0))
+		}
+		for _, device := range devices {
+			if code, _ := p.call(name, device); code != 2 && code != 3 && code != 4 {
+				t.Errorf("%s returns %d", name, code)
+			}
+		}
+	}
+}
+
+func TestLinksAndTopology(t *testing.T) {
+	m, p := bench(t, H100x8Training(0, time.Hour))
+	if err := m.SetNow(10 * time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	d := p.device(0)
+	f := fieldValues(p, d, [2]uint32{138, allLinks}, [2]uint32{140, allLinks}, [2]uint32{141, allLinks}, [2]uint32{164, 17}, [2]uint32{166, 0})
+	near(t, "raw bytes by data", float64(f[1].u64(32))/float64(f[0].u64(32)), 1.125, 1e-9)
+	if f[2].u64(32) != f[1].u64(32) || f[3].u32(32) != 26562 || f[4].u32(32) != 6 {
+		t.Errorf("fields %v", f)
+	}
+	if got := p.ok("nvmlDeviceGetNvLinkRemotePciInfo_v2", d, 17, make([]byte, 68)).text(36); got != "00000000:06:00.0" {
+		t.Errorf("the switch is at %q", got)
+	}
+	if got := p.ok("nvmlDeviceGetNvLinkRemoteDeviceType", d, 0, make([]byte, 4)).u32(0); got != 2 {
+		t.Errorf("the other end is a %d", got)
+	}
+	for other, want := range map[int]uint32{0: 0, 3: 40, 4: 50} {
+		if got := p.ok("nvmlDeviceGetTopologyCommonAncestor", d, p.device(other), make([]byte, 4)).u32(0); got != want {
+			t.Errorf("to GPU %d: level %d, wanted %d", other, got, want)
+		}
+	}
+	bar := p.ok("nvmlDeviceGetBAR1MemoryInfo", d, make([]byte, 24))
+	if bar.u64(0) != bar.u64(8)+bar.u64(16) || bar.u64(0) == 0 {
+		t.Errorf("BAR1 %v", bar)
+	}
+	if got := p.ok("nvmlDeviceGetPcieThroughput", d, 0, make([]byte, 4)).u32(0); got == 0 {
+		t.Error("no PCIe traffic")
+	}
+	// Times are those of the scenario.
+	at := time.UnixMicro(int64(f[0].u64(8)))
+	if d := time.Since(at.Add(-10 * time.Minute)); d < 0 || d > time.Hour {
+		t.Errorf("a time stamp of %v", at)
 	}
 }
 
