@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -85,9 +86,28 @@ func (r *rower) setReading(b *wire.Builder) {
 	b.SetInt(4, boot)
 	for m := range frame.NumMetrics {
 		if fieldOf[m] != 0 && r.reading.Has(m) {
-			b.SetInt(fieldOf[m], r.reading.Values[m])
+			v := r.reading.Values[m]
+			switch m {
+			case frame.PCIeTxBps, frame.PCIeRxBps, frame.NVLinkTxBps, frame.NVLinkRxBps:
+				v = significant(v)
+			default:
+			}
+			b.SetInt(fieldOf[m], v)
 		}
 	}
+}
+
+// rateBits is how many bits of a rate travel: 1 part in 4,000, far below what a rate over a
+// second is worth. The rest is noise, and would be a third of all that is sent.
+const rateBits = 12
+
+// significant rounds a rate to its first rateBits bits: small rates stay what they are.
+func significant(v int64) int64 {
+	n := bits.Len64(uint64(max(v, 0))) - rateBits
+	if n <= 0 {
+		return v
+	}
+	return (v + 1<<(n-1)) >> n << n
 }
 
 func (r *rower) deviceRow(out source.Sink, d *frame.Device, wallMs int64) {
