@@ -101,7 +101,7 @@ func (s *Source) faulted(c *child, body []byte) error {
 	if f.Ending {
 		c.why, c.restart = reason, true
 	}
-	if f.GPU < 0 {
+	if f.GPU < 0 || f.Ending {
 		return nil
 	}
 	g, err := s.gpu(f.GPU)

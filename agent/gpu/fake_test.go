@@ -166,7 +166,9 @@ func TestImmortalChildren(t *testing.T) {
 	})
 	r.until("two are left behind", func() bool { return r.src.Stats().Abandoned == 2 })
 	r.steps(20)
-	r.until("it is said", func() bool { return strings.Contains(r.out.status["gpu"].Reason, "2 flopwatch-nvml hang in the kernel") })
+	r.until("it is said", func() bool {
+		return strings.Contains(r.out.status["gpu"].Reason, "2 flopwatch-nvml hang in the kernel")
+	})
 	if st := r.src.Stats(); st.Starts != 2 || st.ChildPID != 0 {
 		t.Errorf("stats: %+v", st)
 	}

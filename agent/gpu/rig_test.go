@@ -281,4 +281,3 @@ func (l *logged) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
-

@@ -79,7 +79,7 @@ func TestValuesAreTheStubsTruth(t *testing.T) {
 			for name, q := range map[string]nvmlstub.Quantity{
 				"nvlink_tx_bps": nvmlstub.NVLinkTxBps, "nvlink_rx_bps": nvmlstub.NVLinkRxBps, "pcie_tx_bps": nvmlstub.PCIeTxBps, "pcie_rx_bps": nvmlstub.PCIeRxBps,
 			} {
-				near(t, row, name, mean[q], 1+1e-9*mean[q])
+				near(t, row, name, mean[q], 1+mean[q]/4096) // they travel rounded
 				if row.sources[name] != wire.SourceGPM {
 					t.Errorf("%s is of %v, want GPM", name, row.sources[name])
 				}
