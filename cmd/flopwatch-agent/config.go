@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	_ "embed" // the commented file
 	"encoding/hex"
@@ -94,7 +95,7 @@ type logConfig struct {
 
 func defaults() config {
 	return config{
-		DataDir: "/var/lib/flopwatch-agent", Interval: time.Second, SealEvery: 10 * time.Second,
+		DataDir: "/var/lib/flopwatch-agent", Interval: time.Second, SealEvery: 20 * time.Second,
 		GPU: gpuConfig{Enabled: true, ProcessInterval: 10 * time.Second}, Fabric: fabricConfig{Enabled: true}, Job: jobConfig{Enabled: true},
 		Host:    hostConfig{Enabled: true, Sysfs: "/sys", Procfs: "/proc"},
 		Spool:   spoolConfig{MaxBytes: 1 << 30},
@@ -105,7 +106,10 @@ func defaults() config {
 }
 
 // loadConfig reads a file. Errors name the file and the key, and say what would be right.
-func loadConfig(path string) (cfg config, digest string, err error) {
+func loadConfig(path string) (cfg config, digest string, err error) { return loadConfigAs(path, "") }
+
+// loadConfigAs is loadConfig for a node that is told its name elsewhere, if it is.
+func loadConfigAs(path, node string) (cfg config, digest string, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return cfg, "", fmt.Errorf("read configuration: %w", err)
@@ -118,6 +122,7 @@ func loadConfig(path string) (cfg config, digest string, err error) {
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return cfg, "", fmt.Errorf("configuration %s: %w", path, unknownKey(unknown[0]))
 	}
+	cfg.Node = cmp.Or(node, cfg.Node)
 	if err := cfg.validate(); err != nil {
 		return cfg, "", fmt.Errorf("configuration %s: %w", path, err)
 	}

@@ -1,6 +1,7 @@
 // Command flopwatch-agent samples a GPU host and publishes what it sees.
 //
 //	flopwatch-agent -config FILE          run until SIGINT or SIGTERM; SIGHUP reads FILE again
+//	flopwatch-agent -config FILE -node N  under another name than the file's: one file, many hosts
 //	flopwatch-agent -config FILE -check   check the file, print its digest, exit
 //	flopwatch-agent -print-config         print a configuration with every key, its default and meaning
 //	flopwatch-agent -version
@@ -41,6 +42,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("flopwatch-agent", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	path := flags.String("config", "", "configuration `file` (TOML)")
+	node := flags.String("node", "", "`name` of this host, over the configuration's")
 	check := flags.Bool("check", false, "check the configuration, print its digest, and exit")
 	printed := flags.Bool("print-config", false, "print a configuration with every key, its default and meaning, and exit")
 	version := flags.Bool("version", false, "print the build and exit")
@@ -56,9 +58,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case *printed:
 		return say(stdout, defaultFile)
 	case *path == "" || flags.NArg() > 0:
-		return daemon.UsageError{Err: errors.New("usage: flopwatch-agent -config FILE [-check], or -print-config for a file to begin with")}
+		return daemon.UsageError{Err: errors.New("usage: flopwatch-agent -config FILE [-node NAME] [-check], or -print-config for a file to begin with")}
 	}
-	cfg, digest, err := loadConfig(*path)
+	cfg, digest, err := loadConfigAs(*path, *node)
 	if err != nil {
 		return daemon.UsageError{Err: err}
 	}
@@ -75,7 +77,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	return sample(ctx, &settings{path: *path, cfg: cfg, digest: digest, level: level, lg: lg}, hup)
+	return sample(ctx, &settings{path: *path, as: *node, cfg: cfg, digest: digest, level: level, lg: lg}, hup)
 }
 
 func say(w io.Writer, text string) error {

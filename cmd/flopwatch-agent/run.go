@@ -25,6 +25,7 @@ import (
 // settings are the configuration in force.
 type settings struct {
 	path   string
+	as     string // the node's name on the command line; "": as the file says
 	cfg    config
 	digest string
 	level  *slog.LevelVar
@@ -58,6 +59,9 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 	rec, err := agent.NewRecorder(agent.RecorderConfig{Cluster: cfg.Cluster, Node: node, Spool: sp, Privacy: privacy, BootID: bootID, Clock: host.Clocks})
 	if err != nil {
 		return err // it says what is missing
+	}
+	if cfg.NATS.InboxPrefix == "" {
+		cfg.NATS.InboxPrefix = wire.NodeInbox(cfg.Cluster, node)
 	}
 	nc, l, err := connect(cfg.NATS, node, lg)
 	if err != nil {

@@ -92,7 +92,7 @@ func (u User) file() string {
 func (u User) InboxPrefix() string {
 	switch u.Role {
 	case Node:
-		return "_INBOX.node." + wire.Token(u.Cluster) + "." + wire.Token(u.Name)
+		return wire.NodeInbox(u.Cluster, u.Name)
 	case Provider:
 		return "_INBOX.provider." + wire.Token(u.Cluster)
 	default:

@@ -76,7 +76,7 @@ var rooms = map[string][]string{
 // owners says which rooms may import an outside dependency, tests included. One heavy
 // dependency, one room.
 var owners = map[string][]string{
-	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker", "internal/testenv/...", "internal/e2e", "internal/benchagent", "deploy/nats", "cmd/..."},
+	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker", "internal/testenv/...", "internal/e2e", "internal/benchagent", "deploy/...", "cmd/..."},
 	"github.com/ClickHouse/":        {"internal/store/...", "internal/testenv/...", "internal/e2e"},
 	"github.com/ebitengine/purego":  {"internal/store/embedded/..."},
 	"github.com/NVIDIA/go-nvml":     {"agent/gpu/nvml"},

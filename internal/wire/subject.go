@@ -48,6 +48,12 @@ func NodeSubject(cluster, node string) string {
 	return subjectRoot + strconv.Itoa(Partition(node, Partitions)) + "." + Token(cluster) + "." + Token(node)
 }
 
+// NodeInbox is where a node's answers come, and where no other user may listen:
+// _INBOX.node.<cluster>.<node>.
+func NodeInbox(cluster, node string) string {
+	return "_INBOX.node." + Token(cluster) + "." + Token(node)
+}
+
 // StreamSubjects are the subjects of stream p of n; n divides Partitions.
 func StreamSubjects(p, n int) []string {
 	var s []string
