@@ -25,8 +25,9 @@ const (
 
 // How often, in milliseconds of the boot clock.
 const (
-	rescanMs = 30_000 // devices are looked for
-	slowMs   = 10_000 // rate and link are read, and the counters of ports without a link
+	rescanMs = 30_000  // devices are looked for by name
+	deepMs   = 300_000 // what they are is looked at, even if the names are the same
+	slowMs   = 10_000  // rate and link are read, and the counters of ports without a link
 )
 
 // Config of the instrument.
@@ -39,9 +40,11 @@ type Fabric struct {
 	cfg     Config
 	ports   []port
 	scanned bool
-	scanAt  int64 // boot ms of the last scan
-	rescan  bool  // a device went away: look again
-	over    int   // ports beyond maxPorts
+	scanAt  int64 // boot ms of the last look at names
+	deepAt  int64 // and at what they are
+	listed  listing
+	rescan  bool // a device went away: look again
+	over    int  // ports beyond maxPorts
 	lost    map[string]bool
 	told    tally // what Status of the instrument as a whole was told
 
@@ -120,10 +123,15 @@ func (f *Fabric) Sample(ctx context.Context, t source.Tick, out source.Sink) err
 
 // scan takes new ports in and gives up those that are gone.
 func (f *Fabric) scan(t source.Tick, out source.Sink) error {
-	now, over, err := f.found()
+	l, err := f.list()
 	if err != nil {
 		return err
 	}
+	if f.scanned && !f.rescan && t.BootMs-f.deepAt < deepMs && l.equal(f.listed) {
+		f.scanAt = t.BootMs
+		return nil
+	}
+	now, over := f.found(l)
 	known := make(map[string]*port, len(f.ports))
 	for i := range f.ports {
 		known[f.ports[i].name] = &f.ports[i]
@@ -151,7 +159,8 @@ func (f *Fabric) scan(t source.Tick, out source.Sink) error {
 		}
 		out.Status(source.Status{Instrument: "fabric/" + name, State: source.Lost, Reason: "the port was there and is gone from sysfs; its counters start again if it comes back"})
 	}
-	f.ports, f.over, f.scanned, f.rescan, f.scanAt = now, over, true, false, t.BootMs
+	f.ports, f.over, f.listed = now, over, l
+	f.scanned, f.rescan, f.scanAt, f.deepAt = true, false, t.BootMs, t.BootMs
 	return nil
 }
 

@@ -248,7 +248,7 @@ func TestVirtual(t *testing.T) {
 	if err := f.Sample(t.Context(), source.Tick{Seq: 1, WallMs: 1, BootMs: 5}, s); err != nil {
 		t.Fatal(err)
 	}
-	want := "1 mlx5_2/1 vf 5 4 8 400000 1\n1 p0 ethernet 5 7 8 400000 1\n1 s8 vf 5 5 6 400000 1\n1 v0 vf 5 3 4 400000 1\n"
+	want := "1 p0 ethernet 5 7 8 400000 1\n1 mlx5_2/1 vf 5 4 8 400000 1\n1 s8 vf 5 5 6 400000 1\n1 v0 vf 5 3 4 400000 1\n"
 	if got := s.take(); got != want {
 		t.Errorf("rows:\n%swant:\n%s", got, want)
 	}
@@ -350,6 +350,28 @@ func TestDownIsReadRarely(t *testing.T) {
 	}
 	if rows != 3 {
 		t.Errorf("%d rows in 21 s, want 3", rows)
+	}
+}
+
+// Functions of adapters by the hundred leave the physical ports in.
+func TestBounded(t *testing.T) {
+	t.Parallel()
+	files := ether("zz0", "../../../devices/pf", "up", "1000", "1\n", "2\n")
+	files["devices/vf/physfn/vendor"] = "0x15b3\n"
+	for i := range maxPorts + 10 {
+		maps.Copy(files, ether(fmt.Sprintf("v%03d", i), "../../../devices/vf", "down", "-1", "0\n", "0\n"))
+	}
+	f, s := New(Config{Sysfs: tree(t, files)}), newSink(t)
+	defer f.Close()
+	if err := f.Sample(t.Context(), source.Tick{WallMs: 1, BootMs: 1}, s); err != nil {
+		t.Fatal(err)
+	}
+	got := s.take()
+	if n := strings.Count(got, "\n"); n != maxPorts || !strings.HasPrefix(got, "1 zz0 ethernet ") {
+		t.Errorf("%d rows, the first of them %.20q", n, got)
+	}
+	if st := s.status["fabric"]; st.State != source.Degraded || st.Reason != "11 ports beyond the first 128 are left out" {
+		t.Errorf("status: %+v", st)
 	}
 }
 

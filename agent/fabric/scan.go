@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -24,42 +25,70 @@ const (
 	kindVF         = "vf"
 )
 
-// found lists the ports that sysfs shows now. over is the number of ports beyond maxPorts.
-func (f *Fabric) found() (ports []port, over int, err error) {
-	class := filepath.Join(f.cfg.Sysfs, "class")
-	devices, err := os.ReadDir(filepath.Join(class, "net"))
-	if err != nil {
-		return nil, 0, fmt.Errorf("list network devices (is sysfs mounted at %s?): %w", f.cfg.Sysfs, err)
+// maxNames bounds what is looked at: adapters may offer hundreds of functions.
+const maxNames = 4096
+
+// listing is the names in the two classes of devices.
+type listing struct{ net, rdma []string }
+
+func (l listing) equal(o listing) bool {
+	return slices.Equal(l.net, o.net) && slices.Equal(l.rdma, o.rdma)
+}
+
+// list names the devices that sysfs shows now.
+func (f *Fabric) list() (l listing, err error) {
+	if l.net, err = names(filepath.Join(f.cfg.Sysfs, "class/net")); err != nil {
+		return l, fmt.Errorf("list network devices (is sysfs mounted at %s?): %w", f.cfg.Sysfs, err)
 	}
-	add := func(p port) {
-		if len(ports) >= maxPorts {
-			over++
-			return
-		}
-		ports = append(ports, p)
-	}
-	adapters, err := os.ReadDir(filepath.Join(class, "infiniband"))
+	l.rdma, err = names(filepath.Join(f.cfg.Sysfs, "class/infiniband"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, fmt.Errorf("list RDMA devices: %w", err)
+		return l, fmt.Errorf("list RDMA devices: %w", err)
 	}
-	for _, a := range adapters {
-		dir := filepath.Join(class, "infiniband", a.Name())
-		numbers, rerr := os.ReadDir(filepath.Join(dir, "ports"))
-		if rerr != nil {
+	return l, nil
+}
+
+// names returns what is in a directory, sorted.
+func names(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out[:min(len(out), maxNames)], nil
+}
+
+// found makes ports of the listed devices, physical ones first, as those beyond maxPorts
+// are left out; over is their number.
+func (f *Fabric) found(l listing) (ports []port, over int) {
+	var functions []port
+	add := func(p port, ok bool) {
+		switch {
+		case !ok:
+		case p.kind == kindVF:
+			functions = append(functions, p)
+		default:
+			ports = append(ports, p)
+		}
+	}
+	for _, name := range l.rdma {
+		dir := filepath.Join(f.cfg.Sysfs, "class/infiniband", name)
+		numbers, err := names(filepath.Join(dir, "ports"))
+		if err != nil {
 			continue // it is going away, or has no ports
 		}
 		for _, n := range numbers {
-			if p, ok := f.rdmaPort(dir, a.Name(), n.Name()); ok {
-				add(p)
-			}
+			add(f.rdmaPort(dir, name, n))
 		}
 	}
-	for _, d := range devices {
-		if p, ok := f.netPort(filepath.Join(class, "net", d.Name()), d.Name()); ok {
-			add(p)
-		}
+	for _, name := range l.net {
+		add(f.netPort(filepath.Join(f.cfg.Sysfs, "class/net", name), name))
 	}
-	return ports, over, nil
+	ports = append(ports, functions...)
+	over = max(0, len(ports)-maxPorts)
+	return ports[:len(ports)-over], over
 }
 
 func (f *Fabric) rdmaPort(device, name, number string) (port, bool) {

@@ -12,7 +12,7 @@
 // knows no rank and no world size. The user's name is replaced by a keyed hash before it leaves the
 // host (agent.Privacy). What a row says is a declaration: names of programs are chosen by
 // who runs them; control groups are set by the scheduler, and count as such outside of what
-// a user's own systemd manages.
+// a user's own systemd manages (a privileged container can still make some up inside its own).
 //
 // # Rows
 //
