@@ -509,8 +509,12 @@ func TestRealProcesses(t *testing.T) {
 	if me, uerr := user.Current(); uerr == nil && f[8] != me.Username && f[8] != "uid:"+me.Uid {
 		t.Errorf("user %q, this is %s", f[8], me.Username)
 	}
-	if again := sample(New(Config{}, l)); again != row {
+	second := New(Config{}, l)
+	if again := sample(second); again != row {
 		t.Errorf("another agent says %q, not %q", again, row)
+	}
+	if err = second.Close(); err != nil {
+		t.Error(err)
 	}
 	if err = in.Close(); err != nil {
 		t.Fatal(err)
