@@ -187,7 +187,7 @@ func TestAgentUnderSystemd(t *testing.T) {
 	const state = "/var/lib/flopwatch-agent"
 	text := read(t, "config/flopwatch-agent.toml")
 	for key, value := range map[string]string{
-		"library": state + "/stub/" + filepath.Base(library), "url": srv.ClientURL(), "nkey_file": "/etc/flopwatch/agent.nk", "seal_every": "2s",
+		"library": state + "/stub/" + filepath.Base(library), "url": srv.ClientURL(), "nkey_file": "/etc/flopwatch/agent.nk", "listen": "127.0.0.1:0", "seal_every": "2s",
 	} {
 		was := regexp.MustCompile(`(?m)^` + key + ` = .*$`)
 		if !was.MatchString(text) {
