@@ -30,7 +30,7 @@
 // do what this package does, it shows that a reading in band is a claim and no proof.
 //
 // It must not know the agent, the wire or go-nvml. It owns no goroutine; a Memory maps one
-// file of about a megabyte. Changes are seen whole or not at all: a sequence number is odd
+// file of 0.6 MB. Changes are seen whole or not at all: a sequence number is odd
 // while one is written, and the library works on a checked copy. A writer that dies in
 // between leaves a memory that the library answers with DRIVER_NOT_LOADED, as it does with one
 // that is missing, truncated or foreign, until the next change. A hanging call ends when its fault

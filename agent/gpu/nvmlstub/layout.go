@@ -1,6 +1,7 @@
 package nvmlstub
 
 import (
+	"bytes"
 	"math"
 	"structs"
 	"unsafe"
@@ -137,11 +138,8 @@ const (
 	functionsOffset = unsafe.Offsetof(memory{}.function)
 )
 
+// text is what stands before the end of a C string.
 func text(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
+	t, _, _ := bytes.Cut(b, []byte{0})
+	return string(t)
 }

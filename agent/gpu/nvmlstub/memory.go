@@ -176,14 +176,15 @@ func (m *Memory) SetNow(now time.Duration) error {
 	})
 }
 
-// UseRealClock lets the machine's clock run from a time since the scenario's start.
+// UseRealClock lets the machine's clock run from a time since the scenario's start. Time
+// stamps are the machine's from here on.
 func (m *Memory) UseRealClock(now time.Duration) error {
 	boot, err := bootUs()
 	if err != nil {
 		return err
 	}
 	return m.change(func(c *config) error {
-		c.manual, c.baseBootUs = 0, boot-us(now)
+		c.manual, c.baseBootUs, c.baseEpochUs = 0, boot-us(now), time.Now().Add(-now).UnixMicro()
 		return nil
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,7 +84,7 @@ type probe struct {
 func start(t testing.TB, library string, env ...string) *probe {
 	t.Helper()
 	cmd := exec.Command(built.probe, library)
-	cmd.Env = append(append([]string{"PATH=" + os.Getenv("PATH")}, built.environment...), env...)
+	cmd.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH")}, built.environment, env)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

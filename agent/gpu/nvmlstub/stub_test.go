@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -601,6 +602,10 @@ func TestRealClock(t *testing.T) {
 	if at, err := m.Now(); err != nil || at < time.Hour {
 		t.Errorf("now is %v, %v", at, err)
 	}
+	f := fieldValues(p, d, [2]uint32{83})
+	if off := time.Since(time.UnixMicro(int64(f[0].u64(8)))); off.Abs() > time.Minute {
+		t.Errorf("the machine's clock is %v from the time stamps", off)
+	}
 	if got := p.ok("nvmlDeviceGetCurrentClocksEventReasons", d, make([]byte, 8)).u64(0); got != 1 {
 		t.Errorf("after the training the reasons are %d", got)
 	}
@@ -700,12 +705,12 @@ func TestForeignMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	changed := func(at int, b ...byte) []byte {
-		c := append([]byte(nil), good...)
+		c := slices.Clone(good)
 		copy(c[at:], b)
 		return c
 	}
 	for name, content := range map[string][]byte{
-		"empty": {}, "short": good[:5000], "a byte less": good[:len(good)-1], "a byte more": append(append([]byte(nil), good...), 0),
+		"empty": {}, "short": good[:5000], "a byte less": good[:len(good)-1], "a byte more": slices.Concat(good, []byte{0}),
 		"zero": make([]byte, len(good)), "another magic": changed(0, 'X'), "another version": changed(8, 99), "another size": changed(16, 1),
 		"no GPU": changed(4096, 0), "many GPUs": changed(4096, 200), "never written to its end": changed(40, 1), "events": changed(4096+8, 255),
 	} {
@@ -794,10 +799,8 @@ func TestBuildSaysWhatIsMissing(t *testing.T) {
 	}
 	have := symbols(t.Context(), t, lib)
 	for _, gone := range []string{"nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV", "nvmlShutdown"} {
-		for _, h := range have {
-			if h == gone {
-				t.Errorf("%s is there", gone)
-			}
+		if slices.Contains(have, gone) {
+			t.Errorf("%s is there", gone)
 		}
 	}
 	if _, err := Install(filepath.Join(t.TempDir(), "none"), t.TempDir()); err == nil {
@@ -870,7 +873,7 @@ func FuzzMemory(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	good := append([]byte(nil), m.raw...)
+	good := slices.Clone(m.raw)
 	p := start(f, built.library, "FLOPWATCH_NVMLSTUB="+path)
 	p.ok("nvmlInit_v2")
 	d := [2]uint64{p.device(0), p.device(1)}
@@ -898,7 +901,7 @@ func FuzzMemory(f *testing.F) {
 			p.call("nvmlDeviceGetComputeRunningProcesses_v3", d[i], word(4, 2), make([]byte, 48))
 			p.call("nvmlDeviceGetProcessUtilization", d[i], make([]byte, 64), word(4, 2), 0)
 			p.call("nvmlDeviceGetSamples", d[i], 0, 0, make([]byte, 4), word(4, 4), make([]byte, 64))
-			p.call("nvmlDeviceGetFieldValues", d[i], 3, append(word(40, 83), append(word(40, 138, 2), word(40, 198)...)...))
+			p.call("nvmlDeviceGetFieldValues", d[i], 3, slices.Concat(word(40, 83), word(40, 138, 2), word(40, 198)))
 			p.call("nvmlGpmSampleGet", d[i], sample)
 		}
 		p.call("nvmlEventSetWait_v2", set, make([]byte, 32), 0)
