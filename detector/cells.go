@@ -22,6 +22,7 @@ type rawFeed struct {
 	w       *window
 	batches []store.BatchRow // by availability
 	done    int
+	again   map[store.BatchKey]bool // may have been applied before a restart
 }
 
 func (f *rawFeed) until(availMs int64) bool {
@@ -29,7 +30,7 @@ func (f *rawFeed) until(availMs int64) bool {
 	for n < len(f.batches) && f.batches[n].AvailableMs <= availMs {
 		n++
 	}
-	touched := f.d.apply(f.w, f.batches[f.done:n], availMs)
+	touched := f.d.apply(f.w, f.batches[f.done:n], availMs, f.again)
 	f.done = n
 	return touched
 }
@@ -76,7 +77,21 @@ func (d *Detector) put(c cells) {
 
 // loadCells reads the stored cells of all minutes from fromMs to toMs.
 func (d *Detector) loadCells(ctx context.Context, fromMs, toMs int64) (*cellFeed, error) {
-	q := store.RowQuery{Cluster: d.cfg.Cluster, FromMs: fromMs, ToMs: toMs}
+	all, err := d.readCells(ctx, store.RowQuery{Cluster: d.cfg.Cluster, FromMs: fromMs, ToMs: toMs})
+	if err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no cells of cluster %s from %d ms to %d ms are stored", d.cfg.Cluster, fromMs, toMs)
+	}
+	slices.SortFunc(all, func(a, b storedCells) int {
+		return cmp.Or(cmp.Compare(a.availableMs, b.availableMs), cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
+	})
+	return &cellFeed{d: d, cells: all}, nil
+}
+
+// readCells reads stored cells, in no order.
+func (d *Detector) readCells(ctx context.Context, q store.RowQuery) ([]storedCells, error) {
 	by := map[nodeMinute]*storedCells{}
 	at := func(node string, minuteMs, availableMs int64) *storedCells {
 		k := nodeMinute{node, minuteMs}
@@ -126,18 +141,12 @@ func (d *Detector) loadCells(ctx context.Context, fromMs, toMs int64) (*cellFeed
 		c := at(r.Node, r.MinuteMs, r.AvailableMs)
 		c.flows = append(c.flows, feature.FlowCell(r))
 	}
-	f := &cellFeed{d: d}
+	out := make([]storedCells, 0, len(by))
 	for _, c := range by {
 		feature.SortComm(c.comm)
-		f.cells = append(f.cells, *c)
+		out = append(out, *c)
 	}
-	slices.SortFunc(f.cells, func(a, b storedCells) int {
-		return cmp.Or(cmp.Compare(a.availableMs, b.availableMs), cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
-	})
-	if len(f.cells) == 0 {
-		return nil, fmt.Errorf("no cells of cluster %s from %d ms to %d ms are stored", d.cfg.Cluster, fromMs, toMs)
-	}
-	return f, nil
+	return out, nil
 }
 
 // gpuCell turns a stored cell into what was reduced: a signal that was not measured has

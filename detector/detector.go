@@ -22,7 +22,8 @@ const Version = "0.1.0"
 const (
 	// StepMs is the grid on which event time is judged.
 	StepMs = feature.MinuteMs
-	// WaitMs is how far behind what has arrived a minute is judged, whoever is missing.
+	// WaitMs is how far behind what has arrived a minute is judged, whoever is missing, unless
+	// Config says otherwise.
 	WaitMs = 10 * 60_000
 	// quietMs is how often a fleet is judged from which nothing new came: silence is a
 	// finding too.
@@ -44,6 +45,7 @@ type Config struct {
 	SpecialJurisdictions []string // country codes under special measures
 	ConfigDigest         string   // of everything that can change a verdict, for the record
 	Epoch                uint64   // fencing epoch of the leader's lease; stands on every verdict
+	WaitMs               int64    // how far behind what has arrived a minute is judged; 0: the default
 	// Now stamps when the system raised a finding, in wall time. No verdict depends on it.
 	Now func() time.Time
 	// Progress, if set, is called after each block with the judged moment.
@@ -62,6 +64,8 @@ type Store interface {
 	AllocationRows(ctx context.Context, a store.AsOf) ([]store.AllocationRow, error)
 	OrderRows(ctx context.Context, a store.AsOf) ([]store.OrderRow, error)
 	InventoryRows(ctx context.Context, a store.AsOf) ([]store.InventoryRow, error)
+	DeviceRows(ctx context.Context, a store.AsOf) ([]store.DeviceRow, error)
+	FabricRates(ctx context.Context, q store.RowQuery) (map[string]float64, error)
 	PutCells(ctx context.Context, c store.Cells, p store.Provenance) error
 	GPUCells(ctx context.Context, q store.RowQuery) ([]store.GPUCellRow, error)
 	NodeCells(ctx context.Context, q store.RowQuery) ([]store.NodeCellRow, error)
@@ -95,6 +99,26 @@ type Detector struct {
 	acts      []judged                  // activities at the end of the last block, all estimated
 	pending   pending
 	peaks     map[string]peak // by GPU model: looking one up is slow
+
+	// Of a detector that follows the store, see Follower:
+	// rates are those of the nodes' own ports, Gbit/s; ratesMissing: some node's is not stated.
+	rates        map[string]float64
+	ratesMissing bool
+
+	cutMs  int64                      // minutes before this were let go; 0: none were
+	left   map[string]bool            // runs that are judged no more, as their beginning was let go
+	ahead  ahead                      // what an earlier leader said of moments that are judged again
+	said   []store.FindingRow         // versions of findings since reports were written last
+	copied map[string]map[string]span // raw rows that evidence tables have, by finding and node
+	// write does one write to the store, again and again if need be; nil: once.
+	write func(ctx context.Context, what string, put func(context.Context) error) error
+}
+
+// ahead is the latest versions that lie behind the position from which judging goes on: they
+// are written again when their moment is judged, or taken back.
+type ahead struct {
+	runs     map[string]store.RunRow
+	findings map[string]store.FindingRow
 }
 
 // New returns a detector that knows nothing yet.
@@ -104,7 +128,11 @@ func New(cfg Config, st Store, parties *identity.Graph) *Detector {
 	for i, p := range cfg.Profiles {
 		profiles[i] = reportProfile(p)
 	}
+	if cfg.WaitMs == 0 {
+		cfg.WaitMs = WaitMs
+	}
 	return &Detector{
+		left: map[string]bool{}, copied: map[string]map[string]span{},
 		cfg: cfg, store: st, parties: parties, profiles: profiles, st: newState(),
 		prev: map[string]report.Finding{}, withdrawn: map[string]report.Finding{}, raised: map[string]int64{}, written: map[string]string{}, runs: map[string]string{},
 		pending: newPending(), peaks: map[string]peak{},
@@ -126,8 +154,8 @@ func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
 	availMs := int64(-maxMs)
 	block := int64(blockMs)
 	for at := startMs; ; {
-		to := min(at+block, endMs)
-		hi := to + WaitMs
+		to := min(feature.MinuteOf(at+block), endMs)
+		hi := to + d.cfg.WaitMs
 		if to == endMs {
 			hi = maxMs
 		}
@@ -170,7 +198,7 @@ func (d *Detector) Rejudge(ctx context.Context, startMs, endMs int64) error {
 		return err
 	}
 	for at := startMs; ; {
-		to := min(at+blockMs, endMs)
+		to := min(feature.MinuteOf(at+blockMs), endMs)
 		if err := d.judgeBlock(ctx, f, startMs, at, to, endMs); err != nil {
 			return err
 		}
@@ -194,7 +222,7 @@ func (d *Detector) judgeBlock(ctx context.Context, f feed, startMs, at, to, endM
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		availMs := t + WaitMs
+		availMs := t + d.cfg.WaitMs
 		if t == endMs {
 			availMs = maxMs
 		}
@@ -213,8 +241,11 @@ func (d *Detector) judgeBlock(ctx context.Context, f feed, startMs, at, to, endM
 			break
 		}
 	}
-	return d.flush(ctx, startMs, to, to == endMs)
+	return d.flush(ctx, startMs, to, to == endMs, d.prevAtMs >= at || to == endMs || !d.live())
 }
+
+// live: a detector that follows the store writes runs when it has judged, not for every minute.
+func (d *Detector) live() bool { return d.write != nil }
 
 // cellsPerStep is how many cells of GPUs are judged every minute; a fleet that has more is
 // judged less often, so that the work of a day stays bounded. Findings lose nothing by it:
@@ -240,13 +271,17 @@ func quiet(silentMs int64) int64 {
 
 // apply reduces the cells that the batches touch and puts them into the state. It
 // reports whether there were any.
-func (d *Detector) apply(w *window, batches []store.BatchRow, availMs int64) bool {
-	dirty := map[nodeMinute]bool{}
+//
+// Batches that may have been applied before a restart count only where they change a cell.
+func (d *Detector) apply(w *window, batches []store.BatchRow, availMs int64, again map[store.BatchKey]bool) bool {
+	dirty := map[nodeMinute]bool{} // true: by a batch that is new for sure
 	for _, b := range batches {
+		fresh := !again[b.BatchKey]
 		for _, m := range b.Minutes {
 			from, to := feature.DirtyMinutes(m * feature.MinuteMs)
 			for minute := from; minute <= to; minute += feature.MinuteMs {
-				dirty[nodeMinute{b.Node, minute}] = true
+				k := nodeMinute{b.Node, minute}
+				dirty[k] = dirty[k] || fresh
 			}
 		}
 	}
@@ -258,6 +293,9 @@ func (d *Detector) apply(w *window, batches []store.BatchRow, availMs int64) boo
 	any := false
 	for _, k := range keys {
 		c := w.reduce(k.node, k.minute, availMs)
+		if !dirty[k] && d.st.has(c) {
+			continue
+		}
 		d.put(c)
 		if len(c.gpu)+len(c.host)+len(c.comm)+len(c.flows) > 0 {
 			any = true

@@ -39,7 +39,7 @@ func (d *Detector) keepFindings(atMs int64, found []report.Finding) error {
 		if err != nil {
 			return fmt.Errorf("render finding %s: %w", f.Finding, err)
 		}
-		if d.written[f.Finding] == string(doc) {
+		if _, again := d.ahead.findings[f.Finding]; d.written[f.Finding] == string(doc) && !again {
 			continue
 		}
 		d.written[f.Finding] = string(doc)
@@ -47,6 +47,10 @@ func (d *Detector) keepFindings(atMs int64, found []report.Finding) error {
 	}
 	for id, f := range d.prev { // each on its own: the order reaches no output
 		if _, ok := now[id]; !ok {
+			if len(f.Runs) > 0 && !slices.ContainsFunc(f.Runs, func(r string) bool { return !d.left[r] }) {
+				delete(d.written, id) // its run is judged no more: it stays as it was found
+				continue
+			}
 			d.pending.findings[id] = d.findingRow(atMs, f, d.written[id], true)
 			delete(d.written, id)
 			if len(f.Runs) > 0 {
@@ -72,7 +76,7 @@ func (d *Detector) known() map[string]report.Finding {
 
 func (d *Detector) findingRow(atMs int64, f report.Finding, doc string, retracted bool) store.FindingRow {
 	if _, ok := d.raised[f.Finding]; !ok {
-		d.raised[f.Finding] = atMs + WaitMs
+		d.raised[f.Finding] = atMs + d.cfg.WaitMs
 	}
 	r := store.FindingRow{
 		FindingID: f.Finding, Limb: f.Limb, Subject: f.Subject(), KnownAtMs: f.KnownAtMs, RaisedMs: d.raised[f.Finding],
@@ -86,30 +90,81 @@ func (d *Detector) findingRow(atMs int64, f report.Finding, doc string, retracte
 
 // flush writes the cells and verdicts of a block. Cells go first: a verdict never
 // stands in the store before the cells that it rests on.
-func (d *Detector) flush(ctx context.Context, startMs, atMs int64, last bool) error {
-	if err := d.store.PutCells(ctx, d.cellRows(), d.provenance(atMs)); err != nil {
-		return fmt.Errorf("store cells: %w", err)
-	}
-	if err := d.flushRuns(ctx, startMs, atMs, last); err != nil {
+//
+// Each write may be repeated: what was written is taken for written at its end alone.
+func (d *Detector) flush(ctx context.Context, startMs, atMs int64, last, runs bool) error {
+	cells := d.cellRows()
+	if err := d.putOnce(ctx, "store cells", func(ctx context.Context) error { return d.store.PutCells(ctx, cells, d.provenance(atMs)) }); err != nil {
 		return err
 	}
+	if runs {
+		if err := d.flushRuns(ctx, startMs, atMs, last); err != nil {
+			return err
+		}
+	}
+	d.settleFindings(atMs)
 	findings := make([]store.FindingRow, 0, len(d.pending.findings))
 	for _, f := range d.pending.findings {
 		findings = append(findings, f)
 	}
 	slices.SortFunc(findings, func(a, b store.FindingRow) int { return strings.Compare(a.FindingID, b.FindingID) })
-	if err := d.store.PutFindings(ctx, d.cfg.Cluster, findings); err != nil {
-		return fmt.Errorf("store findings: %w", err)
+	if err := d.putOnce(ctx, "store findings", func(ctx context.Context) error { return d.store.PutFindings(ctx, d.cfg.Cluster, findings) }); err != nil {
+		return err
 	}
+	d.said = append(d.said, findings...)
 	d.pending = newPending()
 	return nil
+}
+
+// putOnce does one write, which may be repeated.
+func (d *Detector) putOnce(ctx context.Context, what string, put func(context.Context) error) error {
+	if d.write != nil {
+		return d.write(ctx, what, put)
+	}
+	if err := put(ctx); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// settleFindings says again, or takes back, what an earlier leader said of moments that have
+// now been judged again.
+func (d *Detector) settleFindings(atMs int64) {
+	for id, row := range d.ahead.findings { // each on its own: the order reaches no output
+		if int64(row.Provenance.Version) > atMs {
+			continue
+		}
+		delete(d.ahead.findings, id)
+		if _, said := d.pending.findings[id]; said {
+			continue
+		}
+		if f, holds := d.prev[id]; holds {
+			d.pending.findings[id] = d.findingRow(atMs, f, d.written[id], false)
+		} else if !row.Retracted {
+			row.Retracted, row.Provenance = true, d.provenance(atMs)
+			d.pending.findings[id] = row
+		}
+	}
+}
+
+// settleRuns does the same for runs: it returns those that nobody says now.
+func (d *Detector) settleRuns(atMs int64, now map[string]bool) []store.RunRow {
+	var rows []store.RunRow
+	for id, row := range d.ahead.runs { // sorted by the caller
+		if int64(row.Provenance.Version) > atMs || now[id] || d.runs[id] != "" || row.SupersededBy != "" {
+			continue
+		}
+		row.SupersededBy, row.JudgedMs, row.Provenance = noRun, atMs, d.provenance(atMs)
+		rows = append(rows, row)
+	}
+	return rows
 }
 
 // flushRuns writes a version of every run whose line changed since it was last written.
 func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool) error {
 	ev := d.st.evidence(startMs, atMs, last)
 	d.acts = activities(ev, true)
-	now := map[string]bool{}
+	now, docs := map[string]bool{}, map[string]string{}
 	var rows []store.RunRow
 	var members []store.RunMemberRow
 	merged := merge(d.acts)
@@ -125,10 +180,10 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 		if err != nil {
 			return fmt.Errorf("render run %s: %w", a.run.ID, err)
 		}
-		if d.runs[a.run.ID] == string(doc) {
+		docs[a.run.ID] = string(doc)
+		if _, again := d.ahead.runs[a.run.ID]; d.runs[a.run.ID] == string(doc) && !again {
 			continue
 		}
-		d.runs[a.run.ID] = string(doc)
 		r := store.RunRow{
 			RunID: l.Run, JudgedMs: atMs, Class: l.Class, ClassProbability: l.ClassProbability, StartMs: l.StartedMs,
 			Executed: store.FLOPs(a.est.Executed), Model: store.FLOPs(a.est.Model), CoverageFrac: l.CoverageFrac,
@@ -149,27 +204,35 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 			continue
 		}
 		by := into[id]
-		if by == "" {
-			by = noRun
-		}
 		var l RunLine
 		if err := json.Unmarshal([]byte(doc), &l); err != nil {
 			return fmt.Errorf("read back run %s: %w", id, err)
+		}
+		if by == "" && l.StartedMs < d.cutMs {
+			if by = continues(d.acts, &l); by == "" {
+				continue // its beginning was let go: it stays as it was judged
+			}
+		}
+		if by == "" {
+			by = noRun
 		}
 		rows = append(rows, store.RunRow{
 			RunID: id, JudgedMs: atMs, Class: l.Class, ClassProbability: l.ClassProbability, StartMs: l.StartedMs,
 			Executed: store.FLOPs(l.FLOPsExecuted), Model: store.FLOPs(l.FLOPsModel), CoverageFrac: l.CoverageFrac,
 			SupersededBy: by, Doc: doc, Provenance: d.provenance(atMs),
 		})
-		delete(d.runs, id)
 	}
+	rows = append(rows, d.settleRuns(atMs, now)...)
 	slices.SortFunc(rows, func(a, b store.RunRow) int { return strings.Compare(a.RunID, b.RunID) })
-	if err := d.store.PutRuns(ctx, d.cfg.Cluster, rows); err != nil {
-		return fmt.Errorf("store runs: %w", err)
+	// Members go first: a version that is seen has them.
+	if err := d.putOnce(ctx, "store members of runs", func(ctx context.Context) error { return d.store.PutRunMembers(ctx, d.cfg.Cluster, members) }); err != nil {
+		return err
 	}
-	if err := d.store.PutRunMembers(ctx, d.cfg.Cluster, members); err != nil {
-		return fmt.Errorf("store members of runs: %w", err)
+	if err := d.putOnce(ctx, "store runs", func(ctx context.Context) error { return d.store.PutRuns(ctx, d.cfg.Cluster, rows) }); err != nil {
+		return err
 	}
+	d.runs = docs
+	maps.DeleteFunc(d.ahead.runs, func(_ string, r store.RunRow) bool { return int64(r.Provenance.Version) <= atMs })
 	return nil
 }
 

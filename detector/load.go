@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -28,18 +29,20 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range inventory {
-		d.st.nodes[r.Node] = feature.Node{
-			Node: r.Node, Site: r.Site, GPUModel: r.GPUModel, Vantage: r.Vantage, GPUCount: r.GPUCount,
-			FabricGbps: r.FabricGbps, TDPW: boardW(r.TDPW, r.GPUModel), Listed: true,
-		}
+	devices, err := d.store.DeviceRows(ctx, all)
+	if err != nil {
+		return err
 	}
+	d.placeNodes(inventory, devices)
 	processes, err := d.store.ProcessRows(ctx, all)
 	if err != nil {
 		return err
 	}
 	d.st.processes = d.st.processes[:0]
 	for _, r := range processes {
+		if d.isBefore(r.EndMs) {
+			continue
+		}
 		d.st.see(r.Node)
 		d.st.processes = append(d.st.processes, feature.Process{
 			Node: r.Node, GPUs: r.GPUs, PID: int(r.PID), StartMs: r.StartMs, EndMs: r.EndMs, AvailableMs: r.AvailableMs,
@@ -56,6 +59,9 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 	}
 	d.st.allocations = d.st.allocations[:0]
 	for _, r := range allocations {
+		if d.isBefore(r.EndMs) {
+			continue
+		}
 		d.st.see(r.Node)
 		d.st.allocations = append(d.st.allocations, feature.Allocation{
 			Account: r.Account, Node: r.Node, GPUs: r.GPUs, StartMs: r.StartMs, EndMs: r.EndMs, AvailableMs: r.AvailableMs,
@@ -79,6 +85,76 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(a.AmendedMs, b.AmendedMs), cmp.Compare(a.Order, b.Order))
 	})
 	return nil
+}
+
+// placeNodes says what each node is: what the inventory states, and where it says nothing what
+// the node's own driver and ports say.
+func (d *Detector) placeNodes(inventory []store.InventoryRow, devices []store.DeviceRow) {
+	nodes := map[string]feature.Node{}
+	for name := range d.st.nodes {
+		nodes[name] = unlisted(name)
+	}
+	stated := map[string]float64{} // watts of the board
+	for _, r := range inventory {
+		stated[r.Node] = r.TDPW
+		nodes[r.Node] = feature.Node{
+			Node: r.Node, Site: r.Site, GPUModel: r.GPUModel, Vantage: r.Vantage, GPUCount: r.GPUCount, FabricGbps: r.FabricGbps, Listed: true,
+		}
+	}
+	type seen struct {
+		models map[string]int
+		count  int
+		limitW float64 // the highest of its GPUs
+	}
+	told := map[string]*seen{}
+	for i := range devices {
+		r := &devices[i]
+		if told[r.Node] == nil {
+			told[r.Node] = &seen{models: map[string]int{}}
+		}
+		s := told[r.Node]
+		s.count++
+		if r.Model != "" {
+			s.models[r.Model]++
+		}
+		if r.PowerLimitW > s.limitW {
+			s.limitW = r.PowerLimitW
+		}
+	}
+	for name, s := range told {
+		n, ok := nodes[name]
+		if !ok {
+			n = unlisted(name)
+		}
+		n.SeenCount = s.count
+		for _, model := range slices.Sorted(maps.Keys(s.models)) { // the most frequent, of equals the first
+			if s.models[model] > s.models[n.SeenModel] {
+				n.SeenModel = model
+			}
+		}
+		if n.GPUModel == "" {
+			n.GPUModel = n.SeenModel
+		}
+		if n.GPUCount < 0 {
+			n.GPUCount = n.SeenCount
+		}
+		if s.limitW > 0 && !(stated[name] > 0) && n.GPUModel == n.SeenModel { // NaN is not stated
+			stated[name] = s.limitW
+		}
+		nodes[name] = n
+	}
+	d.ratesMissing = false
+	for name, n := range nodes {
+		n.TDPW = boardW(stated[name], n.GPUModel)
+		if math.IsNaN(n.FabricGbps) {
+			if rate, ok := d.rates[name]; ok {
+				n.FabricGbps = rate
+			}
+			d.ratesMissing = true
+		}
+		nodes[name] = n
+	}
+	d.st.nodes = nodes
 }
 
 // boardW is a node's board power: as the inventory states it, else as the part's data

@@ -25,6 +25,8 @@ type memory struct {
 	orders      []store.OrderRow
 	inventory   []store.InventoryRow
 	batches     []store.BatchRow
+	devices     []store.DeviceRow
+	rates       map[string]float64
 
 	runs     map[string]store.RunRow     // latest version
 	findings map[string]store.FindingRow // latest version
@@ -189,6 +191,14 @@ func (m *memory) OrderRows(context.Context, store.AsOf) ([]store.OrderRow, error
 
 func (m *memory) InventoryRows(context.Context, store.AsOf) ([]store.InventoryRow, error) {
 	return m.inventory, nil
+}
+
+func (m *memory) DeviceRows(context.Context, store.AsOf) ([]store.DeviceRow, error) {
+	return m.devices, nil
+}
+
+func (m *memory) FabricRates(context.Context, store.RowQuery) (map[string]float64, error) {
+	return m.rates, nil
 }
 
 func (m *memory) PutCells(_ context.Context, c store.Cells, _ store.Provenance) error {

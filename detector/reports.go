@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,16 +21,16 @@ import (
 // rows that findings on a run's total rest on to the evidence tables, so that they
 // outlive the raw tables. It returns the folders, by finding id.
 func (d *Detector) WriteReports(ctx context.Context, dir, recording string) (map[string]string, error) {
+	return d.writeReports(ctx, dir, recording, slices.Sorted(maps.Keys(d.prev)), true)
+}
+
+// writeReports writes the folders of some findings; last: of the last moment of a recording.
+func (d *Detector) writeReports(ctx context.Context, dir, recording string, ids []string, last bool) (map[string]string, error) {
 	runs, merged := map[string]judged{}, merge(d.acts)
 	for _, a := range d.acts {
 		runs[a.run.ID] = a
 	}
-	ids := make([]string, 0, len(d.prev))
-	for id := range d.prev {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	ev := d.st.evidence(d.startMs, d.prevAtMs, true)
+	ev := d.st.evidence(max(d.startMs, d.cutMs), d.prevAtMs, last)
 	paths := make(map[string]string, len(ids))
 	for _, id := range ids {
 		if err := ctx.Err(); err != nil {
@@ -65,34 +66,54 @@ func (d *Detector) WriteReports(ctx context.Context, dir, recording string) (map
 	return paths, nil
 }
 
-// copyEvidence copies the raw rows of a run's GPUs and hosts.
+// copyEvidence copies the raw rows of a run's GPUs and hosts that were not copied before, a
+// day of a host at a time.
 func (d *Detector) copyEvidence(ctx context.Context, finding string, r run.Run) error {
-	var gpu []store.GPURow
-	var host []store.HostRow
-	for node, span := range spans(r.Members) {
-		q := store.RowQuery{Cluster: d.cfg.Cluster, Nodes: []string{node}, FromMs: span.from, ToMs: span.to + 1}
-		g, err := d.store.GPURows(ctx, q)
-		if err != nil {
-			return err
-		}
-		for i := range g {
-			if covers(r.Members, node, g[i].GPU, g[i].TsMs) {
-				gpu = append(gpu, g[i])
+	if d.copied[finding] == nil {
+		d.copied[finding] = map[string]span{}
+	}
+	for node, whole := range spans(r.Members) {
+		for _, part := range whole.without(d.copied[finding][node]) {
+			for from := part.from; from <= part.to; from += dayMs {
+				q := store.RowQuery{Cluster: d.cfg.Cluster, Nodes: []string{node}, FromMs: from, ToMs: min(from+dayMs, part.to+1)}
+				gpu, err := d.store.GPURows(ctx, q)
+				if err != nil {
+					return err
+				}
+				gpu = slices.DeleteFunc(gpu, func(g store.GPURow) bool { return !covers(r.Members, node, g.GPU, g.TsMs) })
+				host, err := d.store.HostRows(ctx, q)
+				if err != nil {
+					return err
+				}
+				if err := d.store.PutEvidence(ctx, d.cfg.Cluster, finding, gpu, host); err != nil {
+					return fmt.Errorf("copy evidence of finding %s: %w", finding, err)
+				}
 			}
 		}
-		h, err := d.store.HostRows(ctx, q)
-		if err != nil {
-			return err
-		}
-		host = append(host, h...)
-	}
-	if err := d.store.PutEvidence(ctx, d.cfg.Cluster, finding, gpu, host); err != nil {
-		return fmt.Errorf("copy evidence of finding %s: %w", finding, err)
+		d.copied[finding][node] = whole
 	}
 	return nil
 }
 
 type span struct{ from, to int64 }
+
+// lateMs is how much of what was copied is copied again, for rows that came late.
+const lateMs = 30 * 60_000
+
+// without is what of a span lies outside of one that was copied already.
+func (s span) without(had span) []span {
+	if had == (span{}) || s.to < had.from || s.from > had.to {
+		return []span{s}
+	}
+	var out []span
+	if s.from < had.from {
+		out = append(out, span{s.from, had.from - 1})
+	}
+	if from := max(s.from, had.to-lateMs); s.to > from {
+		out = append(out, span{from, s.to})
+	}
+	return out
+}
 
 // spans gives each node of the members with its whole stretch of time, sorted by node.
 func spans(members []run.Member) iter.Seq2[string, span] {
@@ -318,7 +339,7 @@ func (e *evidenceRows) orders() [][]string {
 }
 
 func (e *evidenceRows) nodes() [][]string {
-	rows := [][]string{{"node", "site", "gpu_model", "gpu_count", "fabric_gbps", "vantage", "tdp_w"}}
+	rows := [][]string{{"node", "site", "gpu_model", "gpu_count", "fabric_gbps", "vantage", "tdp_w", "listed", "driver_gpu_model", "driver_gpu_count"}}
 	named := map[string]bool{}
 	for _, m := range e.members {
 		named[m.Node] = true
@@ -333,7 +354,7 @@ func (e *evidenceRows) nodes() [][]string {
 	slices.Sort(names)
 	for _, name := range names {
 		if n, ok := e.ev.Nodes[name]; ok {
-			rows = append(rows, []string{n.Node, n.Site, n.GPUModel, count(n.GPUCount), measured(n.FabricGbps), n.Vantage, measured(n.TDPW)})
+			rows = append(rows, []string{n.Node, n.Site, n.GPUModel, count(n.GPUCount), measured(n.FabricGbps), n.Vantage, measured(n.TDPW), strconv.FormatBool(n.Listed), n.SeenModel, seenCount(n.SeenCount)})
 		}
 	}
 	return rows
@@ -357,6 +378,14 @@ func optional(v int64) string {
 
 func count(v int) string {
 	if v < 0 {
+		return ""
+	}
+	return strconv.Itoa(v)
+}
+
+// seenCount writes a count of 0, which means that the driver said nothing, as an empty cell.
+func seenCount(v int) string {
+	if v == 0 {
 		return ""
 	}
 	return strconv.Itoa(v)

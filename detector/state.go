@@ -2,10 +2,12 @@ package detector
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sort"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/internal/store"
 )
 
 // state is the detector's memory: cells and facts, each with the moment from which it
@@ -15,6 +17,7 @@ type state struct {
 	nodes       map[string]feature.Node
 	gpu         map[feature.GPUKey][]feature.GPUCell // sorted by minute
 	gpuCells    int
+	grown       bool                          // nodes became known since facts were read
 	host        map[string][]feature.NodeCell // sorted by minute
 	comm        links[feature.CommCell]
 	flows       links[feature.FlowCell]
@@ -38,9 +41,60 @@ func newState() *state {
 	}
 }
 
+// has reports whether the state holds just these cells of a node and minute.
+func (s *state) has(c cells) bool {
+	for i := range c.gpu {
+		held := s.gpu[feature.GPUKey{Node: c.node, GPU: c.gpu[i].GPU}]
+		at, ok := cellAt(held, c.minute, func(x feature.GPUCell) int64 { return x.MinuteMs })
+		if !ok || !same(stored(gpuCellRow(&held[at])), stored(gpuCellRow(&c.gpu[i]))) {
+			return false
+		}
+	}
+	for i := range c.host {
+		held := s.host[c.node]
+		at, ok := cellAt(held, c.minute, func(x feature.NodeCell) int64 { return x.MinuteMs })
+		if !ok || !same(measuredHost(held[at]), measuredHost(c.host[i])) {
+			return false
+		}
+	}
+	k := nodeMinute{c.node, c.minute}
+	return (len(c.comm) == 0 || same(s.comm.at[k], c.comm)) && (len(c.flows) == 0 || same(s.flows.at[k], c.flows))
+}
+
+func cellAt[C any](cells []C, minuteMs int64, minute func(C) int64) (int, bool) {
+	i := sort.Search(len(cells), func(i int) bool { return minute(cells[i]) >= minuteMs })
+	return i, i < len(cells) && minute(cells[i]) == minuteMs
+}
+
+// same compares by what is printed: a value that is not a number is equal to itself there.
+func same(a, b any) bool { return fmt.Sprintf("%+v", a) == fmt.Sprintf("%+v", b) }
+
+// stored and measuredHost leave out what stands beside a value that was not measured.
+func stored(r store.GPUCellRow) feature.GPUCell { return gpuCell(&r) }
+
+func measuredHost(c feature.NodeCell) feature.NodeCell {
+	if c.PowerCoverMs == 0 {
+		c.PowerW, c.PowerSD = 0, 0
+	}
+	if c.CPUCoverMs == 0 {
+		c.CPUFrac = 0
+	}
+	if c.StorageCoverMs == 0 {
+		c.StorageTxBps, c.StorageRxBps = 0, 0
+	}
+	if c.FabricCoverMs == 0 {
+		c.FabricTxBytes, c.FabricRxBytes, c.FabricTxCV = 0, 0, 0
+	}
+	if c.EthernetCoverMs == 0 {
+		c.EthernetTxBytes, c.EthernetRxBytes = 0, 0
+	}
+	return c
+}
+
 // see makes sure that a node which the inventory lacks is known, as unlisted.
 func (s *state) see(node string) {
 	if _, ok := s.nodes[node]; !ok {
+		s.grown = true
 		s.nodes[node] = unlisted(node)
 	}
 }

@@ -197,6 +197,10 @@ type Node struct {
 	GPUCount                      int    // -1: not stated; 0: a host without GPUs
 	FabricGbps, TDPW              float64
 	Listed                        bool // false: telemetry came from a node that the inventory lacks
+	// SeenModel and SeenCount are what the node's own driver says of its GPUs: "", 0: it said
+	// nothing. What the inventory does not state is taken from it.
+	SeenModel string
+	SeenCount int
 }
 
 // GPUKey names a GPU.

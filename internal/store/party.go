@@ -135,6 +135,25 @@ func (s *Store) PartyAccounts(ctx context.Context, availableToMs int64) ([]Party
 	return out, nil
 }
 
+// PartiesMark changes when parties or their accounts do.
+func (s *Store) PartiesMark(ctx context.Context) (string, error) {
+	var mark textColumn
+	latest := func(table string) string {
+		return "(SELECT concat(toString(count()), ' ', toString(max(version)), ' ', toString(max(inserted_at))) FROM " + s.table(table) + ")"
+	}
+	out := ""
+	err := s.native.query(ctx, "SELECT concat("+latest(TableParties)+", ', ', "+latest(TablePartyAccounts)+") AS mark", proto.Results{{Name: "mark", Data: &mark}}, func(rows int) error {
+		for i := range rows {
+			out = mark.at(i)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("look for changes of parties: %w", err)
+	}
+	return out, nil
+}
+
 func upTo(availableToMs int64) string {
 	if availableToMs == 0 {
 		return ""

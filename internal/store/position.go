@@ -15,12 +15,14 @@ type PositionRow struct {
 	JudgedMs int64 // 0: nothing yet
 	StartMs  int64
 	CutMs    int64 // 0: nothing was let go
-	LastMs   int64 // the moment judged last
-	NewestMs int64
-	Due      bool
-	SeenMs   int64 // latest insertion of the batches that were seen, by the store's clock
-	Instance string
-	Config   string // digest
+	// AvailableMs: batches that were available by then were taken in.
+	AvailableMs int64
+	LastMs      int64 // the moment judged last
+	NewestMs    int64
+	Due         bool
+	SeenMs      int64 // latest insertion of the batches that were seen, by the store's clock
+	Instance    string
+	Config      string // digest
 }
 
 // PutPosition stores how far a detector has judged, after everything that it says is stored.
@@ -38,7 +40,7 @@ func (s *Store) PutPosition(ctx context.Context, cluster string, p PositionRow) 
 	w.text("cluster").Append(cluster)
 	w.u64("epoch").Append(p.Epoch)
 	w.u64("judged_ms").Append(uint64(p.JudgedMs))
-	for name, v := range map[string]int64{"start_ms": p.StartMs, "cut_ms": p.CutMs, "last_ms": p.LastMs, "newest_ms": p.NewestMs, "seen_ms": p.SeenMs} {
+	for name, v := range map[string]int64{"start_ms": p.StartMs, "cut_ms": p.CutMs, "available_ms": p.AvailableMs, "last_ms": p.LastMs, "newest_ms": p.NewestMs, "seen_ms": p.SeenMs} {
 		w.int(name).Append(v) // columns are told by their names
 	}
 	column(&w, "due", new(proto.ColBool)).Append(p.Due)
@@ -55,13 +57,13 @@ func (s *Store) Position(ctx context.Context, cluster string) (p PositionRow, ok
 	sel.add("epoch", "epoch", epoch)
 	sel.add("judged_ms", "judged_ms", judged)
 	sel.add("due_", "toUInt8(due)", due)
-	start, cut, last, newest, seen := sel.int("start_ms"), sel.int("cut_ms"), sel.int("last_ms"), sel.int("newest_ms"), sel.int("seen_ms")
+	start, cut, available, last, newest, seen := sel.int("start_ms"), sel.int("cut_ms"), sel.int("available_ms"), sel.int("last_ms"), sel.int("newest_ms"), sel.int("seen_ms")
 	instance, config := sel.text("instance"), sel.text("config_digest")
 	sql := sel.sql() + " FROM " + s.table(TablePositions) + " WHERE cluster = " + quote(cluster) + " ORDER BY epoch DESC, judged_ms DESC, inserted_at DESC LIMIT 1"
 	err = s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
 			p = PositionRow{
-				Epoch: (*epoch)[i], JudgedMs: int64(min((*judged)[i], math.MaxInt64)), StartMs: (*start)[i], CutMs: (*cut)[i], LastMs: (*last)[i],
+				Epoch: (*epoch)[i], JudgedMs: int64(min((*judged)[i], math.MaxInt64)), StartMs: (*start)[i], CutMs: (*cut)[i], AvailableMs: (*available)[i], LastMs: (*last)[i],
 				NewestMs: (*newest)[i], Due: (*due)[i] != 0, SeenMs: (*seen)[i], Instance: instance.at(i), Config: config.at(i),
 			}
 			ok = true

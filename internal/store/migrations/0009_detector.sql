@@ -8,6 +8,7 @@ CREATE TABLE IF NOT EXISTS detector_positions
     `judged_ms`     UInt64 COMMENT 'event time up to which everything was judged and stored, Unix ms; 0: nothing yet' CODEC(ZSTD(1)),
     `start_ms`      Int64 COMMENT 'start of the period that is judged, Unix ms' CODEC(ZSTD(1)),
     `cut_ms`        Int64 COMMENT 'minutes before this were let go from memory, Unix ms; 0: none' CODEC(ZSTD(1)),
+    `available_ms`  Int64 COMMENT 'batches that were available by then, Unix ms, were taken in' CODEC(ZSTD(1)),
     `last_ms`       Int64 COMMENT 'the moment judged last: a silent fleet is judged more rarely' CODEC(ZSTD(1)),
     `newest_ms`     Int64 COMMENT 'the moment at which something new was judged last' CODEC(ZSTD(1)),
     `due`           Bool COMMENT 'something came since the moment judged last' CODEC(ZSTD(1)),

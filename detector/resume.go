@@ -1,0 +1,259 @@
+package detector
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+func byAvailability(a, b store.BatchRow) int {
+	return cmp.Or(cmp.Compare(a.AvailableMs, b.AvailableMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Spool, b.Spool), cmp.Compare(a.Sequence, b.Sequence))
+}
+
+// resume takes up where the last leader's position stands, or starts anew where there is none
+// or it lies beyond the horizon, and claims the position for this epoch. It may be repeated.
+func (f *Follower) resume(ctx context.Context) error {
+	p, ok, err := f.store.Position(ctx, f.d.cfg.Cluster)
+	if err != nil {
+		return err
+	}
+	f.reset()
+	if !ok || p.JudgedMs == 0 || f.beyond(ctx, p) {
+		return f.claim(ctx)
+	}
+	d := f.d
+	d.startMs, d.cutMs, d.prevAtMs, d.newestMs, d.due = p.StartMs, p.CutMs, p.LastMs, p.NewestMs, p.Due
+	f.judgedMs, f.availMs, f.seenMs = p.JudgedMs, p.AvailableMs, p.SeenMs
+	if err = f.readFacts(ctx, p.JudgedMs, min(p.AvailableMs, p.JudgedMs+d.cfg.WaitMs)); err != nil {
+		return err
+	}
+	if f.facts { // rates of nodes that the first reading made known
+		if err = f.readFacts(ctx, p.JudgedMs, min(p.AvailableMs, p.JudgedMs+d.cfg.WaitMs)); err != nil {
+			return err
+		}
+	}
+	runs, err := f.loadRuns(ctx, uint64(p.JudgedMs))
+	if err != nil {
+		return err
+	}
+	if err = f.loadFindings(ctx, uint64(p.JudgedMs)); err != nil {
+		return err
+	}
+	if err = f.loadState(ctx, p, runs); err != nil {
+		return err
+	}
+	f.started, f.resumed = true, true
+	f.live.Log.LogAttrs(ctx, slog.LevelInfo, "judging goes on", slog.Time("judged_up_to", time.UnixMilli(p.JudgedMs).UTC()), slog.Uint64("after_epoch", p.Epoch),
+		slog.Int("cells", d.st.gpuCells), slog.Int("runs", len(d.runs)), slog.Int("findings", len(d.prev)))
+	if p.Config != d.cfg.ConfigDigest {
+		f.live.Log.LogAttrs(ctx, slog.LevelInfo, "configuration changed, it holds from here on", slog.String("was", p.Config), slog.String("is", d.cfg.ConfigDigest))
+	}
+	return f.claim(ctx)
+}
+
+// beyond reports whether a position lies so far back that nothing can be joined to it.
+func (f *Follower) beyond(ctx context.Context, p store.PositionRow) bool {
+	nowMs, ok := f.live.BrokerMs()
+	if !ok || p.JudgedMs >= nowMs-f.live.HorizonMs {
+		return false
+	}
+	f.live.Log.LogAttrs(ctx, slog.LevelWarn, "what was judged last lies beyond the horizon, judging starts anew", slog.Time("judged_up_to", time.UnixMilli(p.JudgedMs).UTC()))
+	return true
+}
+
+// reset forgets what an attempt to resume left.
+func (f *Follower) reset() {
+	cfg, write := f.d.cfg, f.d.write
+	profiles, parties := f.d.profiles, f.d.parties
+	f.d = New(cfg, f.store, parties)
+	f.d.write, f.d.profiles = write, profiles
+	f.d.ahead = ahead{map[string]store.RunRow{}, map[string]store.FindingRow{}}
+	f.started, f.resumed, f.judgedMs, f.availMs, f.seenMs, f.facts, f.ratesAt = false, false, 0, 0, 0, true, 0
+	clear(f.seen)
+	f.reports = newReportQueue()
+}
+
+// claim writes the position under this epoch, which fences the leader before.
+func (f *Follower) claim(ctx context.Context) error {
+	if err := f.store.PutPosition(ctx, f.d.cfg.Cluster, f.position()); err != nil {
+		return err
+	}
+	f.judged(f.judgedMs, 0)
+	return nil
+}
+
+// loadRuns takes the verdicts on runs as they stood at a version, and remembers what was said
+// after it. It returns the lines of those that stand.
+func (f *Follower) loadRuns(ctx context.Context, version uint64) ([]RunLine, error) {
+	rows, err := f.store.RunsAsOf(ctx, f.d.cfg.Cluster, version)
+	if err != nil {
+		return nil, err
+	}
+	var lines []RunLine
+	for i := range rows {
+		if rows[i].SupersededBy != "" {
+			continue
+		}
+		var l RunLine
+		if err = json.Unmarshal([]byte(rows[i].Doc), &l); err != nil {
+			return nil, fmt.Errorf("read back run %s: %w", rows[i].RunID, err)
+		}
+		if cut := f.d.cutMs; l.StartedMs < cut && l.EndedMs != nil && *l.EndedMs < cut {
+			f.d.left[l.Run] = true
+			continue
+		}
+		f.d.runs[rows[i].RunID] = rows[i].Doc
+		lines = append(lines, l)
+	}
+	latest, err := f.store.LatestRuns(ctx, f.d.cfg.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	for i := range latest {
+		if latest[i].Provenance.Version > version {
+			f.d.ahead.runs[latest[i].RunID] = latest[i]
+		}
+	}
+	return lines, nil
+}
+
+// loadFindings does the same for findings.
+func (f *Follower) loadFindings(ctx context.Context, version uint64) error {
+	rows, err := f.store.FindingsAsOf(ctx, f.d.cfg.Cluster, version)
+	if err != nil {
+		return err
+	}
+	watched := map[string]bool{}
+	for _, p := range f.d.profiles {
+		watched[p.Name] = true
+	}
+	for i := range rows {
+		var g report.Finding
+		if err = json.Unmarshal([]byte(rows[i].Doc), &g); err != nil {
+			return fmt.Errorf("read back finding %s: %w", rows[i].FindingID, err)
+		}
+		id := rows[i].FindingID
+		f.d.raised[id] = rows[i].RaisedMs
+		gone := len(g.Runs) > 0 && !slices.ContainsFunc(g.Runs, func(r string) bool { return !f.d.left[r] })
+		switch {
+		case g.Profile != nil && !watched[*g.Profile]:
+			if !rows[i].Retracted { // nobody looks at that profile any more: taken back with the next verdict
+				f.d.ahead.findings[id] = rows[i]
+			}
+		case gone:
+		case !rows[i].Retracted:
+			f.d.prev[id], f.d.written[id] = g, rows[i].Doc
+			f.reports.again(id)
+		case len(g.Runs) > 0:
+			f.d.withdrawn[id] = g
+		}
+	}
+	latest, err := f.store.LatestFindings(ctx, f.d.cfg.Cluster)
+	if err != nil {
+		return err
+	}
+	for i := range latest {
+		if latest[i].Provenance.Version > version {
+			f.d.ahead.findings[latest[i].FindingID] = latest[i]
+		}
+	}
+	return nil
+}
+
+// loadState brings the cells back as they stood at a position. A cell that was made again
+// since, from rows that were not there yet, is made from rows as of then.
+func (f *Follower) loadState(ctx context.Context, p store.PositionRow, runs []RunLine) error {
+	d := f.d
+	from := p.StartMs - dayMs
+	if p.CutMs != 0 {
+		from = p.CutMs
+	}
+	newer := map[string][]int64{} // by node, minutes
+	put := func(cells []storedCells) {
+		slices.SortFunc(cells, func(a, b storedCells) int {
+			return cmp.Or(cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
+		})
+		for i := range cells {
+			if c := &cells[i]; c.availableMs > p.AvailableMs {
+				newer[c.node] = append(newer[c.node], c.minute)
+			} else {
+				d.put(c.cells)
+			}
+		}
+	}
+	end := max(p.JudgedMs, p.AvailableMs)
+	if end > p.JudgedMs+dayMs { // the end of a recording
+		end = p.JudgedMs + dayMs
+	}
+	for at := from; at <= end; at += dayMs {
+		cells, err := d.readCells(ctx, store.RowQuery{Cluster: d.cfg.Cluster, FromMs: at, ToMs: min(at+dayMs, end+dayMs)})
+		if err != nil {
+			return err
+		}
+		put(cells)
+	}
+	for i := range runs { // activities that began before the cut and go on are whole
+		l := &runs[i]
+		if p.CutMs == 0 || l.StartedMs >= p.CutMs {
+			continue
+		}
+		nodes := make([]string, 0, len(l.Members))
+		for _, m := range l.Members {
+			nodes = append(nodes, m.Node)
+		}
+		slices.Sort(nodes)
+		for at := l.StartedMs - contextMs; at < p.CutMs; at += dayMs {
+			cells, err := d.readCells(ctx, store.RowQuery{Cluster: d.cfg.Cluster, Nodes: slices.Compact(nodes), FromMs: at, ToMs: min(at+dayMs, p.CutMs)})
+			if err != nil {
+				return err
+			}
+			put(cells)
+		}
+	}
+	if p.CutMs != 0 {
+		d.st.dropBefore(p.CutMs, membersFrom(runs, p.CutMs))
+	}
+	var batches []store.BatchRow
+	for node, minutes := range newer { // put in any order: each cell stands for itself
+		b := store.BatchRow{BatchKey: store.BatchKey{Cluster: d.cfg.Cluster, Node: node}}
+		for _, m := range minutes {
+			b.Minutes = append(b.Minutes, m/feature.MinuteMs)
+		}
+		batches = append(batches, b)
+	}
+	w, err := d.loadWindow(ctx, batches, p.AvailableMs)
+	if err != nil {
+		return err
+	}
+	for node, minutes := range newer {
+		for _, m := range minutes {
+			d.put(w.reduce(node, m, p.AvailableMs))
+		}
+	}
+	return nil
+}
+
+// membersFrom says from where the GPUs of activities are kept that began before the cut.
+func membersFrom(runs []RunLine, cutMs int64) map[feature.GPUKey]int64 {
+	from := map[feature.GPUKey]int64{}
+	for i := range runs {
+		if runs[i].StartedMs >= cutMs {
+			continue
+		}
+		for _, m := range runs[i].Members {
+			k := feature.GPUKey{Node: m.Node, GPU: m.GPU}
+			if at, ok := from[k]; !ok || runs[i].StartedMs-contextMs < at {
+				from[k] = runs[i].StartedMs - contextMs
+			}
+		}
+	}
+	return from
+}
