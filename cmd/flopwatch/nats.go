@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/broker/natsd"
 )
 
 // serverStop bounds the stop of the embedded broker.
@@ -51,11 +51,11 @@ func serveNATS(ctx context.Context, dir, tokenFile string, port int, lg *slog.Lo
 	if err != nil {
 		return fmt.Errorf("read broker token: %w", err)
 	}
-	cfg := broker.ServerConfig{Dir: dir, Port: port, Token: strings.TrimSpace(string(token)), Log: lg}
+	cfg := natsd.ServerConfig{Dir: dir, Port: port, Token: strings.TrimSpace(string(token)), Log: lg}
 	if cfg.Token == "" {
 		return fmt.Errorf("read broker token: %s is empty", tokenFile)
 	}
-	s, err := broker.StartServer(ctx, cfg)
+	s, err := natsd.StartServer(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/flopwatch/flopwatch/collector"
 	"github.com/flopwatch/flopwatch/collector/batch"
 	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/broker/natsd"
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/store/embedded"
 )
@@ -197,7 +198,7 @@ func startEngine(ctx context.Context, cfg stackConfig) (*embedded.Server, error)
 func (s *stack) startBroker(ctx context.Context, cfg stackConfig) error {
 	at := broker.ConnectConfig{URL: cfg.NATS, Name: "flopwatch", CredsFile: cfg.NATSCreds, Log: cfg.Log}
 	if cfg.NATS == "" {
-		server, err := broker.StartServer(ctx, broker.ServerConfig{Dir: filepath.Join(cfg.DataDir, "nats"), Log: cfg.Log})
+		server, err := natsd.StartServer(ctx, natsd.ServerConfig{Dir: filepath.Join(cfg.DataDir, "nats"), Log: cfg.Log})
 		if err != nil {
 			return fmt.Errorf("start the embedded nats: %w", err)
 		}

@@ -62,7 +62,8 @@ var rooms = map[string][]string{
 	"internal/supervise":          {}, // keeps processes running
 	"internal/wire":               {"internal/wire/wirepb", "internal/unit"},
 	"internal/wire/wirepb":        {},
-	"internal/broker":             {"internal/wire", "internal/durable", "internal/unit"},
+	"internal/broker":             {"internal/wire", "internal/unit"},
+	"internal/broker/natsd":       {"internal/durable"}, // the server: not in the agent's process
 	"internal/store":              {"internal/unit"},
 	"internal/store/embedded/...": {"internal/durable", "internal/unit"},
 	"internal/bundle":             {"internal/unit"},
@@ -70,13 +71,13 @@ var rooms = map[string][]string{
 	"internal/archtest":           {},
 	"internal/testenv/...":        {"internal/..."},
 	"internal/e2e":                {"agent/...", "collector/...", "detector/...", "internal/..."},
-	"internal/benchagent":         {"agent/gpu/nvmlstub", "internal/broker", "internal/daemon", "internal/wire"}, // measures the agent's processes from outside
+	"internal/benchagent":         {"agent/gpu/nvmlstub", "internal/broker/...", "internal/daemon", "internal/wire"}, // measures the agent's processes from outside
 }
 
 // owners says which rooms may import an outside dependency, tests included. One heavy
 // dependency, one room.
 var owners = map[string][]string{
-	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker", "internal/testenv/...", "internal/e2e", "internal/benchagent", "deploy/...", "cmd/..."},
+	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker/...", "internal/testenv/...", "internal/e2e", "internal/benchagent", "deploy/...", "cmd/..."},
 	"github.com/ClickHouse/":        {"internal/store/...", "internal/testenv/...", "internal/e2e"},
 	"github.com/ebitengine/purego":  {"internal/store/embedded/..."},
 	"github.com/NVIDIA/go-nvml":     {"agent/gpu/nvml"},

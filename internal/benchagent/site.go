@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/broker/natsd"
 )
 
 // site is our agent with all it needs: a driver of its own, a broker in a process of its
@@ -145,7 +145,7 @@ func runBroker(ctx context.Context, dir string, port int, tokenFile string) erro
 	if err != nil {
 		return fmt.Errorf("read token: %w", err)
 	}
-	s, err := broker.StartServer(ctx, broker.ServerConfig{Dir: dir, Port: port, Token: string(token)})
+	s, err := natsd.StartServer(ctx, natsd.ServerConfig{Dir: dir, Port: port, Token: string(token)})
 	if err != nil {
 		return err // it says what failed
 	}

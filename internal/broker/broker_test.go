@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/broker/natsd"
 	"github.com/flopwatch/flopwatch/internal/durable"
 	"github.com/flopwatch/flopwatch/internal/testenv"
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -95,11 +96,11 @@ func TestServerKeeps(t *testing.T) {
 	ctx := t.Context()
 	publish := func(want uint64) {
 		t.Helper()
-		s, err := broker.StartServer(ctx, broker.ServerConfig{Dir: dir, SyncInterval: -1})
+		s, err := natsd.StartServer(ctx, natsd.ServerConfig{Dir: dir, SyncInterval: -1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := broker.StartServer(ctx, broker.ServerConfig{Dir: dir}); !errors.Is(err, durable.ErrLocked) {
+		if _, err := natsd.StartServer(ctx, natsd.ServerConfig{Dir: dir}); !errors.Is(err, durable.ErrLocked) {
 			t.Errorf("two servers on one directory: %v", err)
 		}
 		nc, err := broker.Connect(broker.ConnectConfig{Options: []nats.Option{s.InProcess()}, URL: s.URL()})

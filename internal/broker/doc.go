@@ -1,5 +1,5 @@
-// Package broker knows NATS as infrastructure: the embedded server, how to connect, which
-// streams and buckets there are and how they are set. It must not know what is in a
+// Package broker knows NATS as infrastructure: how to connect (package natsd has a server
+// to connect to), which streams and buckets there are and how they are set. It must not know what is in a
 // message, nor ClickHouse.
 //
 // # Streams
@@ -29,6 +29,6 @@
 //
 // # Goroutines
 //
-// Server owns the embedded server's; Stop ends them. A connection's are the client
+// A connection's are the client
 // library's and end with Close.
 package broker

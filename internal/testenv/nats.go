@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/broker/natsd"
 )
 
 // NATS starts a broker in this process, on a random port and a directory of its own, and
@@ -26,9 +27,9 @@ func NATS(tb testing.TB) (nc *nats.Conn, url string) {
 
 // NATSServer starts a broker on a directory, which may hold streams of an earlier one. It
 // ends with the test, if the test has not stopped it.
-func NATSServer(tb testing.TB, dir string) *broker.Server {
+func NATSServer(tb testing.TB, dir string) *natsd.Server {
 	tb.Helper()
-	s, err := broker.StartServer(tb.Context(), broker.ServerConfig{Dir: dir})
+	s, err := natsd.StartServer(tb.Context(), natsd.ServerConfig{Dir: dir})
 	if err != nil {
 		tb.Fatal(err)
 	}
