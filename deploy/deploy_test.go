@@ -223,6 +223,19 @@ func TestInstallOfAGPUHost(t *testing.T) {
 	}
 }
 
+func TestInstallIntoAFolderHere(t *testing.T) {
+	g := newGround(t)
+	t.Chdir(filepath.Dir(g.root))
+	g.run(t, "install", "DESTDIR=root", "BUILD=build", "COMPONENTS=agent", "PREFIX=/usr/")
+	if got := g.list(t); !strings.Contains(got, " /usr/lib/flopwatch/flopwatch-nvml\n") || !strings.Contains(got, " /etc/flopwatch/flopwatch-agent.toml\n") {
+		t.Errorf("installed:\n%s", got)
+	}
+	g.run(t, "uninstall", "DESTDIR=root", "PREFIX=/usr")
+	if left := g.list(t); left != "" {
+		t.Errorf("left behind:\n%s", left)
+	}
+}
+
 func TestInstallRefuses(t *testing.T) {
 	for want, env := range map[string]string{
 		"run make build first": "BUILD=/nonexistent", "there are agent, collector": "COMPONENTS=gpu", "paths from the root on": "PREFIX=usr", "letters, digits": "PREFIX=/a b",

@@ -13,25 +13,35 @@
 # writes FILE.new beside it, uninstall leaves it.
 set -euo pipefail
 umask 022
-cd "$(dirname "${BASH_SOURCE[0]}")"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 DESTDIR=${DESTDIR:-}
 PREFIX=${PREFIX:-/usr/local}
 SYSCONFDIR=${SYSCONFDIR:-/etc}
-BUILD=${BUILD:-../bin}
+BUILD=${BUILD:-$here/../bin}
 COMPONENTS=${COMPONENTS:-agent collector detector cli}
-ROOM=$PREFIX/lib/flopwatch
-LIST=$ROOM/installed
-UNITS=$PREFIX/lib/systemd/system
-
 say() { printf '%s\n' "$*"; }
 die() { printf 'flopwatch install: %s\n' "$*" >&2; exit 1; }
 digest() { sha256sum < "$1" | cut -d' ' -f1; }
 
+PREFIX=${PREFIX%/} SYSCONFDIR=${SYSCONFDIR%/}
 for path in "$PREFIX" "$SYSCONFDIR"; do
-	case $path in /*) ;; *) die "$path: PREFIX and SYSCONFDIR are paths from the root on" ;; esac
+	case $path in "" | /*) ;; *) die "$path: PREFIX and SYSCONFDIR are paths from the root on" ;; esac
 	case $path in *[!A-Za-z0-9/_.+-]*) die "$path: letters, digits and / _ . + - alone: units name it" ;; esac
 done
+
+ROOM=$PREFIX/lib/flopwatch
+LIST=$ROOM/installed
+UNITS=$PREFIX/lib/systemd/system
+
+# Relative to where the caller stands, as elsewhere.
+if [ -n "$DESTDIR" ]; then
+	mkdir -p "$DESTDIR"
+	DESTDIR=$(cd "$DESTDIR" && pwd)
+	[ "$DESTDIR" != / ] || DESTDIR=
+fi
+case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
+cd "$here"
 
 # recorded TYPE PATH prints the digest that the list of the last install has.
 recorded() {
@@ -146,6 +156,7 @@ install_all() {
 		done
 		systemctl daemon-reload
 		say "nothing was started: edit the configuration, then systemctl enable --now flopwatch-..."
+		say "what runs already goes on as it is until systemctl try-restart 'flopwatch-*'"
 	fi
 }
 
@@ -156,7 +167,7 @@ uninstall_all() {
 	[ -f "$DESTDIR$LIST" ] || die "$DESTDIR$LIST is not there: nothing is installed under this PREFIX and DESTDIR"
 	if live; then
 		while IFS=$'\t' read -r type sum path; do
-			case $path in "$UNITS"/*.service) systemctl disable --now "$(basename "$path")" ;; esac
+			case $path in "$UNITS"/*.service) systemctl disable --now "$(basename "$path")" || kept+=("$(basename "$path"), which systemd could not stop") ;; esac
 		done < "$LIST"
 	fi
 	while IFS=$'\t' read -r type sum path; do
