@@ -60,7 +60,7 @@ func (s *Source) met(c *child, body []byte) error {
 		if w.Code == codeLibraryNotFound {
 			why = "NVIDIA's library cannot be loaded: " + w.Text
 		}
-		hint, known := absent[w.Code]
+		hint, known := hints[w.Code]
 		if !known {
 			// Not a state of the host, as far as is known: it may be over soon.
 			c.why = why + " (code " + strconv.Itoa(w.Code) + ")"

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,6 +31,9 @@ type child struct {
 	errs   *os.File // log lines
 	exited chan struct{}
 	err    error // of Wait, once exited is closed
+	// readers of answers and log lines: exited is closed behind them, so that the last word
+	// is heard before the burial.
+	readers sync.WaitGroup
 
 	started   time.Time
 	welcome   *frame.Welcome
@@ -70,6 +74,7 @@ func (s *Source) start(now time.Time) (*child, error) {
 	c.cmd.Dir = "/"
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	begun := make(chan error)
+	c.readers.Add(2)
 	go c.hold(begun, s.wake)
 	err := <-begun
 	for _, i := range []int{0, 3, 5} { // the child's ends
@@ -96,6 +101,7 @@ func (c *child) hold(begun chan<- error, wake func()) {
 		return
 	}
 	c.err = c.cmd.Wait()
+	c.readers.Wait()
 	close(c.exited)
 	wake()
 	runtime.UnlockOSThread()
@@ -160,6 +166,7 @@ func (c *child) epitaph() string {
 
 // listen reads the child's answers until they end.
 func (s *Source) listen(c *child) {
+	defer c.readers.Done()
 	r := frame.NewReader(bufio.NewReaderSize(c.out, 4096))
 	for {
 		t, body, err := r.Next()
@@ -182,6 +189,7 @@ func (s *Source) listen(c *child) {
 
 // lines passes the child's log lines on, not too many.
 func (s *Source) lines(c *child) {
+	defer c.readers.Done()
 	defer func() { _ = c.errs.Close() }() // was only read
 	var (
 		since   time.Time

@@ -3,9 +3,11 @@ package gpu_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"math/bits"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -32,11 +34,13 @@ func fakeChild(mode string) int {
 	case "nocgo":
 		fmt.Fprintln(os.Stderr, "flopwatch-nvml: built without cgo: NVIDIA's library cannot be loaded")
 		return 2
+	case "agent":
+		return fakeAgent()
 	case "mute":
-		select {} // not even the end of its input makes it end
+		blocked() // not even the end of its input makes it end
 	case "garbage":
 		out(bytes.Repeat([]byte("Bus error\n"), 100))
-		select {}
+		blocked()
 	case "chatty":
 		for i := range 100_000 {
 			fmt.Fprintf(os.Stderr, "line %d %s\n", i, strings.Repeat("x", i%2000))
@@ -89,6 +93,71 @@ func fakeChild(mode string) int {
 				}
 				out(frame.AppendDone(nil, &frame.Done{GPU: g, Seq: q.Seq, Calls: 1}))
 			}
+		}
+	}
+}
+
+// blocked never returns. A bare select would be a deadlock, and end the process.
+func blocked() {
+	forever := time.NewTicker(time.Hour)
+	for range forever.C {
+		continue
+	}
+}
+
+// fakeAgent runs an instrument with a mute child, says its process id, and waits to be killed.
+func fakeAgent() int {
+	exe, err := os.Executable()
+	if err != nil {
+		return 97
+	}
+	src, err := gpu.New(gpu.Config{Child: exe, Env: []string{fakeMode + "=mute"}, AnswerWait: time.Millisecond})
+	if err != nil {
+		return 97
+	}
+	if err = src.Sample(context.Background(), source.Tick{Seq: 1, BootMs: 1}, &discard{}); err != nil {
+		return 97
+	}
+	fmt.Println(src.Stats().ChildPID)
+	blocked()
+	return 0
+}
+
+// The child does not outlive the agent, not even one that does not read its input.
+func TestChildDiesWithTheAgent(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Env = []string{fakeMode + "=agent", "PATH=/usr/bin"}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	_, err = fmt.Fscan(out, &pid)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // killed
+	if err != nil || pid <= 0 {
+		t.Fatalf("child %d: %v", pid, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	pause := time.NewTicker(10 * time.Millisecond)
+	defer pause.Stop()
+	for {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("process %d is still alive", pid)
+		case <-pause.C:
 		}
 	}
 }

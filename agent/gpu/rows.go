@@ -35,8 +35,7 @@ type rower struct {
 	prepare    [len(groups)]func(*wire.Builder)
 	fill       func(*wire.Builder)
 	fillDevice func(*wire.Builder)
-	uuid       string
-	reading    *timed
+	reading    *emission
 	device     *frame.Device
 	tsMs       int64
 }
@@ -60,10 +59,16 @@ func (r *rower) init() {
 	r.fillDevice = r.setDevice
 }
 
-// row puts a reading into the sink. fromGPM is by which way the GPU's link rates last came:
-// a reading without them stays with its neighbours.
-func (r *rower) row(out source.Sink, uuid string, t *timed, fromGPM *[2]bool) {
-	group := 0
+// emission is a reading on its way out.
+type emission struct {
+	timed
+	uuid  string
+	group int // of groups
+}
+
+// group finds a reading's. fromGPM is by which way the GPU's link rates last came: a reading
+// without them stays with its neighbours.
+func group(t *timed, fromGPM *[2]bool) (bits int) {
 	for l, pair := range links {
 		for _, m := range pair {
 			if t.Has(m) {
@@ -71,17 +76,21 @@ func (r *rower) row(out source.Sink, uuid string, t *timed, fromGPM *[2]bool) {
 			}
 		}
 		if fromGPM[l] {
-			group |= 1 << l
+			bits |= 1 << l
 		}
 	}
-	r.uuid, r.reading = uuid, t
-	out.Row(wire.KindGPU, wire.SourceNVML, groups[group], r.prepare[group], r.fill)
+	return bits
+}
+
+func (r *rower) row(out source.Sink, e *emission) {
+	r.reading = e
+	out.Row(wire.KindGPU, wire.SourceNVML, groups[e.group], r.prepare[e.group], r.fill)
 }
 
 func (r *rower) setReading(b *wire.Builder) {
 	wall, boot := r.reading.atMs()
 	b.SetInt(1, wall)
-	b.SetStr(2, r.uuid)
+	b.SetStr(2, r.reading.uuid)
 	b.SetInt(3, int64(r.reading.GPU))
 	b.SetInt(4, boot)
 	for m := range frame.NumMetrics {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,8 +23,8 @@ const (
 	closeWait    = time.Second
 )
 
-// Codes of the library that mean: there is nothing to see on this host, as it is.
-var absent = map[int]string{
+// hints are for codes of the library that mean: there is nothing to see on this host, as it is.
+var hints = map[int]string{
 	2:  "",
 	4:  "; the agent's user needs /dev/nvidiactl and /dev/nvidia* for reading and writing",
 	9:  "; load it (modprobe nvidia), or leave the host without GPU instrument ([gpu] enabled = false)",
@@ -68,8 +69,7 @@ type Source struct {
 
 	// Of the goroutine that calls Sample.
 	request  []byte
-	emit     []timed
-	owner    []int // GPU of each of emit
+	emit     []emission
 	devices  []frame.Device
 	say      []source.Status
 	said     map[string]source.Status
@@ -159,13 +159,7 @@ func (s *Source) ready() bool {
 
 // supervise starts, buries, kills and abandons children. It is called with s.mu held.
 func (s *Source) supervise(now time.Time) {
-	for i := 0; i < len(s.abandoned); {
-		if s.abandoned[i].ended() {
-			s.abandoned = append(s.abandoned[:i], s.abandoned[i+1:]...)
-			continue
-		}
-		i++
-	}
+	s.abandoned = slices.DeleteFunc(s.abandoned, (*child).ended)
 	if c := s.child; c != nil {
 		switch {
 		case c.ended():
@@ -384,7 +378,9 @@ func (s *Source) receive(c *child, t frame.Type, body []byte) error {
 		if g.take(&r) {
 			s.stats.Dropped++
 		}
-		g.pace(r.TookUs, s.cfg.Interval)
+		if !g.failing || g.lost == "" { // a lost GPU is asked when its back-off says
+			g.pace(r.TookUs, s.cfg.Interval)
+		}
 		s.stats.Readings++
 		s.stats.LastPass = time.Duration(r.TookUs) * time.Microsecond
 	case frame.TypeProcesses:

@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/flopwatch/flopwatch/agent/gpu/frame"
@@ -9,16 +10,15 @@ import (
 )
 
 const (
-	maxPending  = 4         // readings of a GPU that wait for a Sample
-	maxSlow     = 32        // a slow GPU is asked at least every so many intervals
-	fastEnough  = 10        // passes in a row before a slow GPU is asked more often
-	lostMinMs   = 2_000     // before a lost GPU is asked again
-	lostMaxMs   = 60_000    // at most
-	faultHoldMs = 60_000    // how long a fault makes a GPU degraded
-	rateGapUs   = 60e6      // no rate over a longer gap
-	maxRateBps  = 64 << 40  // more cannot be
-	wideCounter = 1 << 32   // a counter that has been here does not wrap at 32 bits
-	maxTookUs   = 1<<62 - 1 // far from an overflow
+	maxPending  = 4        // readings of a GPU that wait for a Sample
+	maxSlow     = 32       // a slow GPU is asked at least every so many intervals
+	fastEnough  = 10       // passes in a row before a slow GPU is asked more often
+	lostMinMs   = 2_000    // before a lost GPU is asked again
+	lostMaxMs   = 60_000   // at most
+	faultHoldMs = 60_000   // how long a fault makes a GPU degraded
+	rateGapUs   = 60e6     // no rate over a longer gap
+	maxRateBps  = 64 << 40 // more cannot be
+	wideCounter = 1 << 32  // a counter that has been here does not wrap at 32 bits
 )
 
 // timed is a reading and the tick that it answers.
@@ -129,7 +129,7 @@ func (g *gpuState) rates(p *timed) {
 // pace decides from the time a pass took when the GPU is asked next.
 func (g *gpuState) pace(tookUs int64, interval time.Duration) {
 	want := 1
-	for quarter := max(interval.Microseconds()/4, 1); min(tookUs, maxTookUs) > int64(want)*quarter && want < maxSlow; {
+	for quarter := max(interval.Microseconds()/4, 1); tookUs > int64(want)*quarter && want < maxSlow; {
 		want *= 2
 	}
 	switch {
@@ -171,6 +171,10 @@ func (g *gpuState) state(now time.Time, bootMs int64, cfg *Config) (st source.St
 		return source.Degraded, fmt.Sprintf("reading it takes more than a quarter of the interval: it is read every %s", time.Duration(g.slow)*cfg.Interval), true
 	case g.faultMs != 0 && bootMs-g.faultMs < faultHoldMs:
 		return source.Degraded, g.fault, true
+	case g.read && g.device.MIGMode == 1:
+		return source.Degraded, "MIG is on: its instances are not read one by one, and of the whole the driver gives no utilization", true
+	case g.read && g.device.GPM && !slices.Contains(g.device.Capabilities, "gpm"):
+		return source.Degraded, "the driver refuses GPM on this GPU: what tensor cores and memory do is not seen", true
 	}
 	return source.Active, "", g.read
 }

@@ -281,6 +281,50 @@ func TestLostGPU(t *testing.T) {
 	}
 }
 
+// A GPU that is lost before the start has no name yet; the others are watched.
+func TestGPUThatIsLostFromTheStart(t *testing.T) {
+	s := nvmlstub.Training(nvmlstub.H100SXM, 3, 0, time.Hour)
+	s.GPUs[1].LostAt = time.Microsecond
+	r := newRig(t, nvmlstub.Options{}, s, gpu.Config{})
+	r.steps(10)
+	rows := r.out.take(wire.KindGPU)
+	if len(of(rows, 0)) != 10 || len(of(rows, 1)) != 0 || len(of(rows, 2)) != 10 {
+		t.Errorf("rows: %d, %d, %d", len(of(rows, 0)), len(of(rows, 1)), len(of(rows, 2)))
+	}
+	if st := r.out.status["gpu"]; st.State != source.Degraded || !strings.Contains(st.Reason, "1 are lost") {
+		t.Errorf("status: %+v", st)
+	}
+	if err := r.mem.SetLost(1, -1); err != nil {
+		t.Fatal(err)
+	}
+	r.steps(70)
+	if r.state(1) != source.Active || r.out.status["gpu"].State != source.Active {
+		t.Errorf("statuses: %v", r.out.status)
+	}
+}
+
+// MIG takes utilization and the monitor of the whole away; what is left arrives.
+func TestMIG(t *testing.T) {
+	s := nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour)
+	s.GPUs[0].MIG = true
+	r := newRig(t, nvmlstub.Options{}, s, gpu.Config{})
+	r.steps(10)
+	last := of(r.out.take(wire.KindGPU), 0)[9]
+	if last.has("util_e4") || last.has("tensor_e4") || !last.has("power_mw") || !last.has("nvlink_tx_bps") || last.sources["nvlink_tx_bps"] != wire.SourceNVML {
+		t.Errorf("row: %+v", last)
+	}
+	if st := r.out.status["gpu/"+r.mem.UUID(0)]; st.State != source.Degraded || !strings.Contains(st.Reason, "MIG") {
+		t.Errorf("status: %+v", st)
+	}
+	if r.state(1) != source.Active {
+		t.Errorf("status of the other: %v", r.state(1))
+	}
+	devices := of(r.out.take(wire.KindDevice), 0)
+	if caps := devices[len(devices)-1].strs["capabilities"]; strings.Contains(caps, "gpm") || strings.Contains(caps, "utilization") || !strings.Contains(caps, "power") {
+		t.Errorf("capabilities: %s", caps)
+	}
+}
+
 // One GPU hangs: the others go on, it is stalled and never zero; then it answers, late, and its
 // reading counts for the tick that asked.
 func TestHangOfOneGPU(t *testing.T) {

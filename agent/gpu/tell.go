@@ -22,8 +22,8 @@ const hiddenLooks = 3
 // with the lock held.
 func (s *Source) tell(t source.Tick, out source.Sink) {
 	s.mu.Lock()
-	s.emit, s.owner, s.devices, s.say = s.emit[:0], s.owner[:0], s.devices[:0], s.say[:0]
-	for i, g := range s.gpus {
+	s.emit, s.devices, s.say = s.emit[:0], s.devices[:0], s.say[:0]
+	for _, g := range s.gpus {
 		if g.tell && g.device.UUID != "" {
 			s.devices = append(s.devices, g.device)
 			g.tell = false
@@ -33,31 +33,20 @@ func (s *Source) tell(t source.Tick, out source.Sink) {
 			continue
 		}
 		for _, p := range g.pending[:g.waiting] {
-			s.emit = append(s.emit, p)
-			s.owner = append(s.owner, i)
+			s.emit = append(s.emit, emission{timed: p, uuid: g.device.UUID, group: group(&p, &g.fromGPM)})
 		}
 		g.waiting = 0
 	}
 	s.judge(t)
 	look := s.newLists
 	s.newLists = false
-	gpus := s.gpus
 	s.mu.Unlock()
 
 	for i := range s.devices {
 		s.rows.deviceRow(out, &s.devices[i], t.WallMs)
 	}
 	for i := range s.emit {
-		// UUIDs and ways of rates are changed by readers of answers alone: once a device, so
-		// the lock is short.
-		g := gpus[s.owner[i]]
-		s.mu.Lock()
-		uuid, from := g.device.UUID, g.fromGPM
-		s.mu.Unlock()
-		s.rows.row(out, uuid, &s.emit[i], &from)
-		s.mu.Lock()
-		g.fromGPM = from
-		s.mu.Unlock()
+		s.rows.row(out, &s.emit[i])
 	}
 	for _, st := range s.say {
 		out.Status(st)
