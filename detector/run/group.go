@@ -320,7 +320,7 @@ func episode(ev *feature.Evidence, st []stretch, list []int) Episode {
 			pr := &ev.Processes[p]
 			e.Exes = addTo(e.Exes, pr.Exe)
 			e.Launchers = addTo(e.Launchers, pr.Launcher)
-			e.JobIDs = addTo(e.JobIDs, pr.JobID)
+			e.JobIDs = addTo(e.JobIDs, jobID(pr))
 			e.Users = addTo(e.Users, pr.User)
 			e.WorldSize = max(e.WorldSize, pr.WorldSize)
 			e.Procs = append(e.Procs, ProcRef{pr.Node, pr.PID})

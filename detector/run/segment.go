@@ -141,10 +141,22 @@ func sameMemory(a, b *feature.GPUCell) bool {
 // service names programs that watch GPUs and do not use them.
 var service = []string{"Xorg", "dcgm-exporter", "nv-hostengine", "nvidia-persistenced", "nvidia-smi"}
 
+// local are the sources of jobs whose names hold on one host only: the same unit runs on
+// every host of a fleet.
+var local = []string{"systemd", "docker", "podman", "containerd", "libvirt"}
+
+// jobID names a process's job so that no other job has the name; "": it declares none.
+func jobID(p *feature.Process) string {
+	if p.JobID != "" && slices.Contains(local, p.JobSource) {
+		return p.JobID + "@" + p.Node
+	}
+	return p.JobID
+}
+
 // jobKey names the program that a process declares to belong to.
 func jobKey(p *feature.Process) string {
-	if p.JobID != "" {
-		return "job\x00" + p.JobSource + "\x00" + p.JobID + "\x00" + p.User
+	if id := jobID(p); id != "" {
+		return "job\x00" + p.JobSource + "\x00" + id + "\x00" + p.User
 	}
 	return ""
 }

@@ -356,7 +356,8 @@ func declaredRules(v *verdict, ev *feature.Evidence, ep *run.Episode, f *facts) 
 			v.say(trust/float64(len(ep.Launchers)), "started by "+l, e)
 		}
 	}
-	python := slices.ContainsFunc(ep.Exes, func(e string) bool { return strings.HasPrefix(e, "python") })
+	// Where a program's file cannot be seen it is known by its main thread's name, which PyTorch sets.
+	python := slices.ContainsFunc(ep.Exes, func(e string) bool { return strings.HasPrefix(e, "python") || strings.HasPrefix(e, "pt_main_thread") })
 	switch {
 	case python && ep.WorldSize > 1:
 		v.say(trust, fmt.Sprintf("a Python program of %d ranks", ep.WorldSize), scores{Training: 0.8, RL: 0.2, HPC: -0.8, Mining: -1})
