@@ -274,11 +274,15 @@ func TestFleetWorks(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v; refused: %s; to the collector: %s", err, nc.refusals(t, false), keeper.refusals(t, false))
 		}
-		// A node that was away asks for its last mark.
-		answer, err := nc.Request("$JS.API.DIRECT.GET."+broker.CommitStream+"."+wire.CommitSubject(cluster, u.Name), nil, 10*time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
+		// A node that was away asks for its last mark, which may reach the stream after the node.
+		var answer *client.Msg
+		poll(t, "the last mark", func() bool {
+			answer, err = nc.Request("$JS.API.DIRECT.GET."+broker.CommitStream+"."+wire.CommitSubject(cluster, u.Name), nil, 10*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer.Header.Get("Status") == ""
+		})
 		if m, err := wire.DecodeCommitMark(answer.Data); err != nil || m.Node != u.Name || m.Through != batches {
 			t.Errorf("the last mark of %s is %+v, %v", u.Name, m, err)
 		}
