@@ -261,8 +261,8 @@ func assemble(dir string) error {
 		if filepath.Ext(f.Name()) != userSuffix {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(dir, usersDir, f.Name()))
-		if err != nil {
+		var text []byte
+		if text, err = os.ReadFile(filepath.Join(dir, usersDir, f.Name())); err != nil {
 			return err
 		}
 		if role, _, _ := strings.Cut(f.Name(), "."); (User{Role: Role(role)}).edge() {
@@ -271,13 +271,10 @@ func assemble(dir string) error {
 			fleet.Write(text)
 		}
 	}
-	for name, b := range map[string]*strings.Builder{edgeFile: &edge, fleetFile: &fleet} {
-		b.WriteString("]\n")
-		if err := write(filepath.Join(dir, name), b.String()); err != nil {
-			return err
-		}
+	if err = write(filepath.Join(dir, edgeFile), edge.String()+"]\n"); err != nil {
+		return err
 	}
-	return nil
+	return write(filepath.Join(dir, fleetFile), fleet.String()+"]\n")
 }
 
 // Key reads the seed in a file, or makes one there that its owner alone may read, and
