@@ -16,23 +16,13 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/flopwatch/flopwatch/internal/daemon"
 )
 
-// Memory: the live heap is 2 to 3 MiB, so that a collector of garbage that waits for 4 MiB
-// more, as it does by itself, would double the process. The limit is no bound but where it
-// begins to work harder: a disk that is full for hours may need more.
-const (
-	gcPercent   = 50
-	memoryLimit = 20 << 20
-)
-
 func main() {
-	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimit)
+	frugal()
 	os.Exit(daemon.Main("flopwatch-agent", os.Stderr, func(ctx context.Context) error {
 		return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	}))

@@ -183,6 +183,12 @@ func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	})
 	g.Go(func() error { return daemon.Watchdog(gctx, d.alive) })
 	g.Go(func() error {
+		if err := settle(gctx); err != nil { // it goes on, larger
+			d.lg.LogAttrs(gctx, slog.LevelInfo, "memory of the start was not given back", slog.Any("err", err))
+		}
+		return nil
+	})
+	g.Go(func() error {
 		d.lg.LogAttrs(ctx, slog.LevelInfo, "sampling", slog.String("cluster", d.cfg.Cluster), slog.String("node", d.node),
 			slog.String("build", daemon.ReadBuild().String()), slog.String("config_digest", d.digest))
 		d.notify.Ready(ctx, "sampling as "+d.node)
