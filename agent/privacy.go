@@ -44,7 +44,7 @@ func ClearPrivacy() *Privacy { return &Privacy{clear: true} }
 // is refused.
 func LoadOrCreateSiteKey(path string) ([]byte, error) {
 	files := durable.OS{}
-	data, err := durable.ReadFile(files, path, 4096)
+	data, err := os.ReadFile(path) // for reading alone: the file may be read-only, or where it lies
 	if errors.Is(err, fs.ErrNotExist) {
 		key := make([]byte, siteKeyBytes)
 		if _, err = rand.Read(key); err != nil {
