@@ -225,7 +225,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.stopSources(base, stopAsking)
 	close(endSealing)
 	err := a.sealRest(base, sealed)
-	if a.cfg.Ship != nil && context.Cause(loop) == ctx.Err() {
+	// Told to stop, whatever the cause: signals have causes of their own.
+	if a.cfg.Ship != nil && errors.Is(context.Cause(loop), context.Cause(ctx)) {
 		dctx, cancel := context.WithTimeout(base, a.cfg.DrainTimeout)
 		if derr := a.cfg.Ship.Drain(dctx); derr != nil {
 			a.lg.LogAttrs(base, slog.LevelInfo, "frames stay in the spool", slog.Any("err", derr))
