@@ -99,6 +99,10 @@ func (r *rower) setReading(b *wire.Builder) {
 			switch m {
 			case frame.PCIeTxBps, frame.PCIeRxBps, frame.NVLinkTxBps, frame.NVLinkRxBps:
 				v = significant(v)
+			case frame.PowerMW:
+				v = (v + powerStepMW/2) / powerStepMW * powerStepMW
+			case frame.EnergyMJ:
+				v -= v % energyStepMJ // the counter goes on: nothing adds up
 			default:
 			}
 			b.SetInt(fieldOf[m], v)
@@ -109,6 +113,14 @@ func (r *rower) setReading(b *wire.Builder) {
 // rateBits is how many bits of a rate travel: 1 part in 4,000, far below what a rate over a
 // second is worth. The rest is noise, and would be a third of all that is sent.
 const rateBits = 12
+
+// What sensors say below these steps is noise, and half of what power and energy would take
+// on the way: a board's sensor is good for some percent, and a joule is a thousandth of what a
+// GPU at work takes in a second.
+const (
+	powerStepMW  = 100
+	energyStepMJ = 1000
+)
 
 // significant rounds a rate to its first rateBits bits: small rates stay what they are.
 func significant(v int64) int64 {

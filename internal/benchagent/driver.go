@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -76,10 +77,14 @@ func load(pids []uint32) nvmlstub.Scenario {
 						continue
 					}
 					l[q] *= 1 + waver*(chance.Float64()-0.5)
+					if q == nvmlstub.SMClockMHz { // clocks come in steps
+						l[q] = 15 * math.Round(l[q]/15)
+					}
 					if q <= nvmlstub.MemUtil { // a fraction
 						l[q] = min(l[q], 1)
 					}
 				}
+				l[nvmlstub.HMMA] = l[nvmlstub.Tensor] // all of it is bf16
 			}
 			gpu.Segments = append(gpu.Segments, seg)
 		}
