@@ -16,8 +16,8 @@
 //   - all GPUs hang, or the child says nothing: it is killed and restarted. One that the
 //     kernel does not let go of is abandoned; more than two are never alive.
 //   - a GPU is lost: asked again with back-off.
-//   - calls are slow: a GPU whose pass takes more than a quarter of the interval is asked less
-//     often, and said to be degraded.
+//   - calls are slow: a GPU whose passes take more than a quarter of the interval, three times
+//     in a row, is asked less often, and said to be degraded.
 //   - the driver was replaced: the child ends, and the new one finds the new library.
 //
 // Rows carry the tick's clocks plus what passed until the GPU was read. Link rates come from

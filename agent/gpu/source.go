@@ -262,13 +262,13 @@ func (s *Source) failed(now time.Time, why string, again bool) {
 	if again && s.backoff == s.cfg.BackoffMin {
 		wait = 0
 	}
-	s.down, s.nextStart = why, now.Add(wait)
+	s.absent, s.down, s.nextStart = "", why, now.Add(wait)
 	s.cfg.Log.LogAttrs(context.Background(), slog.LevelWarn, "flopwatch-nvml is started again", slog.String("reason", why), slog.Duration("wait", wait), slog.Uint64("restarts", s.stats.Restarts))
 }
 
 // release forgets what was asked of a child that is gone.
 func (s *Source) release() {
-	s.pending = 0
+	s.pending, s.procOK = 0, false
 	for _, g := range s.gpus {
 		g.forget()
 	}

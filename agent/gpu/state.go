@@ -12,6 +12,7 @@ import (
 const (
 	maxPending  = 4        // readings of a GPU that wait for a Sample
 	maxSlow     = 32       // a slow GPU is asked at least every so many intervals
+	slowEnough  = 3        // slow passes in a row before a GPU is asked less often
 	fastEnough  = 10       // passes in a row before a slow GPU is asked more often
 	lostMinMs   = 2_000    // before a lost GPU is asked again
 	lostMaxMs   = 60_000   // at most
@@ -55,8 +56,10 @@ type gpuState struct {
 	faultMs int64  // boot time of it; 0: none
 	failing bool   // calls failed in the answer that is coming
 
-	slow int // asked every so many intervals
-	fast int // passes in a row that would allow more
+	slow  int // asked every so many intervals
+	over  int // passes in a row that were too slow for that, the fastest of which would want this:
+	least int
+	fast  int // passes in a row that would allow more
 
 	counters timed // the last reading with counters
 	counted  bool
@@ -133,11 +136,18 @@ func (g *gpuState) pace(tookUs int64, interval time.Duration) {
 		want *= 2
 	}
 	switch {
-	case want >= g.slow:
-		g.slow, g.fast = want, 0
+	case want > g.slow:
+		if g.over++; g.over == 1 || want < g.least {
+			g.least = want
+		}
+		if g.fast = 0; g.over >= slowEnough {
+			g.slow, g.over = g.least, 0
+		}
+	case want == g.slow:
+		g.over, g.fast = 0, 0
 	default:
-		if g.fast++; g.fast >= fastEnough {
-			g.slow, g.fast = max(g.slow/2, 1), 0
+		if g.over, g.fast = 0, g.fast+1; g.fast >= fastEnough {
+			g.slow, g.fast = g.slow/2, 0
 		}
 	}
 	// Half an interval early, as ticks are not exact.
@@ -154,7 +164,7 @@ func (g *gpuState) forget() {
 func (g *gpuState) changed() {
 	g.latest, g.read, g.waiting, g.counted, g.widePCIe = timed{}, false, 0, false, false
 	g.procs, g.looked, g.unlistable = nil, false, false
-	g.fault, g.faultMs, g.slow, g.fast = "", 0, 1, 0
+	g.fault, g.faultMs, g.slow, g.over, g.fast = "", 0, 1, 0, 0
 }
 
 // state of the GPU as a part of the instrument, at a tick. ok is false while nothing can be

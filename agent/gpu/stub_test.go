@@ -56,8 +56,8 @@ func TestValuesAreTheStubsTruth(t *testing.T) {
 			near(t, row, "mem_clock_mhz", level[nvmlstub.MemClockMHz], 1)
 			near(t, row, "temp_c", level[nvmlstub.TempC], 1)
 			near(t, row, "mem_used_bytes", level[nvmlstub.MemUsedBytes], 1)
-			near(t, row, "energy_mj", 5e9+float64(g)*1e7+1000*r.mem.Truth(g, 0, at).EnergyJ, 2)
-			near(t, row, "power_mw", 1000*level[nvmlstub.PowerW], 1)
+			near(t, row, "energy_mj", 5e9+float64(g)*1e7+1000*r.mem.Truth(g, 0, at).EnergyJ-500, 502) // whole joules
+			near(t, row, "power_mw", 1000*level[nvmlstub.PowerW], 51) // tenths of a watt travel
 			near(t, row, "util_e4", 1e4*r.mem.Truth(g, at-time.Second, at).Mean[nvmlstub.Util], 101)
 			if i == 0 {
 				if row.has("tensor_e4") {
@@ -185,7 +185,7 @@ func TestOldDriver(t *testing.T) {
 	last := rows[19]
 	at := 20 * time.Second
 	near(t, last, "util_e4", 1e4*r.mem.Truth(1, at-time.Second, at).Mean[nvmlstub.Util], 101)
-	near(t, last, "energy_mj", 5e9+1e7+1000*r.mem.Truth(1, 0, at).EnergyJ, 2)
+	near(t, last, "energy_mj", 5e9+1e7+1000*r.mem.Truth(1, 0, at).EnergyJ-500, 502)
 	if !last.has("power_mw") || !last.has("mem_used_bytes") || !last.has("clocks_event_reasons") {
 		t.Errorf("row: %+v", last)
 	}
@@ -328,7 +328,7 @@ func TestMIG(t *testing.T) {
 // One GPU hangs: the others go on, it is stalled and never zero; then it answers, late, and its
 // reading counts for the tick that asked.
 func TestHangOfOneGPU(t *testing.T) {
-	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 4, 0, time.Hour), gpu.Config{StallAfter: 100 * time.Millisecond, AnswerWait: 250 * time.Millisecond})
+	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 4, 0, time.Hour), gpu.Config{StallAfter: 100 * time.Millisecond, AnswerWait: 2 * time.Second})
 	r.steps(3)
 	if err := r.mem.SetFaults(nvmlstub.Fault{Function: "nvmlDeviceGetUtilizationRates", GPUs: []int{1}, Delay: nvmlstub.Hang}); err != nil {
 		t.Fatal(err)
@@ -470,10 +470,10 @@ func TestSlowCalls(t *testing.T) {
 	r.out.take(wire.KindGPU)
 	r.steps(20)
 	rows := r.out.take(wire.KindGPU)
-	if slow, fast := len(of(rows, 0)), len(of(rows, 1)); slow > 12 || slow < 4 || fast != 20 {
+	if slow, fast := len(of(rows, 0)), len(of(rows, 1)); slow > 13 || slow < 3 || fast < 18 {
 		t.Errorf("%d rows of the slow GPU and %d of the other", slow, fast)
 	}
-	if st := r.out.status["gpu/"+r.mem.UUID(0)]; st.State != source.Degraded || !strings.Contains(st.Reason, "every 2s") {
+	if st := r.out.status["gpu/"+r.mem.UUID(0)]; st.State != source.Degraded || !strings.Contains(st.Reason, "a quarter of the interval") {
 		t.Errorf("status: %+v", st)
 	}
 	if err := r.mem.SetFaults(); err != nil {
