@@ -187,7 +187,7 @@ func TestAgentUnderSystemd(t *testing.T) {
 	const state = "/var/lib/flopwatch-agent"
 	text := read(t, "config/flopwatch-agent.toml")
 	for key, value := range map[string]string{
-		"library": state + "/stub/" + filepath.Base(library), "url": srv.ClientURL(), "nkey_file": "/etc/flopwatch/agent.nk", "listen": "127.0.0.1:0", "seal_every": "2s",
+		"library": state + "/stub/" + filepath.Base(library), "url": srv.ClientURL(), "nkey_file": "/etc/flopwatch/agent.nk", "site_key_file": "/etc/flopwatch/site.key", "listen": "127.0.0.1:0", "seal_every": "2s",
 	} {
 		was := regexp.MustCompile(`(?m)^` + key + ` = .*$`)
 		if !was.MatchString(text) {
@@ -200,6 +200,8 @@ func TestAgentUnderSystemd(t *testing.T) {
 	g.run(t, "bash", "-euc", `
 		cp /mnt/.cache/try-unit/agent.toml /etc/flopwatch/flopwatch-agent.toml
 		install -o flopwatch-agent -m 0400 /mnt/.cache/try-unit/agent.nk /etc/flopwatch/agent.nk
+		head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' > /tmp/site.key
+		install -o flopwatch-agent -m 0400 /tmp/site.key /etc/flopwatch/site.key
 		install -d -o flopwatch-agent -g flopwatch-agent -m 0700 `+state+` `+state+`/stub
 		cp /mnt/.cache/try-unit/libnvidia-ml.so.1 /mnt/.cache/try-unit/nvml.shm `+state+`/stub/
 		chown -R flopwatch-agent: `+state)
