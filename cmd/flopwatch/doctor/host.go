@@ -154,7 +154,7 @@ func (v *visit) ports(ctx context.Context) {
 			addrs = append(addrs, addr)
 		}
 	}
-	if !v.known {
+	if len(addrs) == 0 {
 		addrs = up.DefaultAddresses()
 	}
 	var taken []string

@@ -108,9 +108,9 @@ func (v *visit) broker(ctx context.Context) {
 	case len(full) > 0:
 		v.add("streams", Fail, "see collector and store; agents' spools keep what does not fit", "nearly full: %s", strings.Join(full, " "))
 	case waiting > 0 && oldest > backlogWarn:
-		v.add("streams", Warn, "see collector and store: they lag behind", "%d messages wait to be stored, the oldest for %s", waiting, length(oldest))
+		v.add("streams", Warn, "see collector and store: they lag behind", "%s not stored yet, the oldest for %s", count(int(waiting), "message"), length(oldest))
 	default:
-		v.ok("streams", "%d, %d messages wait to be stored", queues, waiting)
+		v.ok("streams", "%d streams, %d messages wait to be stored", queues, waiting)
 	}
 }
 
@@ -190,7 +190,14 @@ func (v *visit) arrivals(batches []store.BatchRow) {
 		v.add("telemetry", Warn, remedy, "silent: %s", some(silent))
 		return
 	}
-	v.ok("telemetry", "%d rows of %d nodes within %s, the last %s ago", rows, len(last), length(recent), v.ago(newest))
+	v.ok("telemetry", "%d rows of %s within %s, the last %s ago", rows, count(len(last), "node"), length(recent), v.ago(newest))
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // some names the first of many.
@@ -210,6 +217,7 @@ func (v *visit) instruments(ctx context.Context, st *store.Store) {
 		return
 	}
 	var active []string
+	gpus := 0
 	for _, r := range rows {
 		what := "instrument " + r.Instrument
 		text := r.State
@@ -225,6 +233,10 @@ func (v *visit) instruments(ctx context.Context, st *store.Store) {
 		}
 		switch r.State {
 		case "active":
+			if strings.HasPrefix(r.Instrument, "gpu/") {
+				gpus++
+				continue
+			}
 			active = append(active, r.Instrument)
 		case "unavailable":
 			status := Info
@@ -238,8 +250,11 @@ func (v *visit) instruments(ctx context.Context, st *store.Store) {
 			v.add(what, Fail, "look at "+v.l.Log("agent")+" and, for a GPU, at nvidia-smi and dmesg", "%s", text)
 		}
 	}
+	if gpus > 0 {
+		active = append(active, count(gpus, "GPU"))
+	}
 	if len(active) > 0 {
-		v.ok("instruments", "active: %s", some(active))
+		v.ok("instruments", "active: %s", strings.Join(active, ", "))
 	}
 	if len(rows) == 0 {
 		v.info("instruments", "none has told its state yet")

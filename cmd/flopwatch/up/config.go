@@ -73,13 +73,16 @@ func (t *tree) configs(manifest *bundle.Manifest) error {
 	}
 	return writeConfig(t.l.Config(agentName), table{
 		"cluster": t.state.Source.Cluster, "node": t.state.Node, "data_dir": t.l.Agent(), "site_key_file": t.l.Key("site"),
-		"gpu": gpu, "nats": nats, "metrics": metrics(t.o.Ports.Agent), "log": logs,
+		"seal_every": agentSeal.String(), "gpu": gpu, "nats": nats, "metrics": metrics(t.o.Ports.Agent), "log": logs,
 	})
 }
 
-// collectorLinger is how long rows of a small fleet wait for company: on one machine it is
-// better to see them soon.
-const collectorLinger = 500 * time.Millisecond
+// On one machine it is better to see rows soon than to save a few bytes: how long they wait in
+// the agent, and for company in the collector.
+const (
+	agentSeal       = 5 * time.Second
+	collectorLinger = 500 * time.Millisecond
+)
 
 // rules puts the limits that a manifest states into the detector's configuration; without
 // any the built-in rules hold.

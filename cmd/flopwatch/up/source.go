@@ -46,7 +46,7 @@ func (s Source) String() string {
 	case Recording:
 		return "the recording " + s.Recording + " on the wall clock"
 	case FakeGPUs:
-		return fmt.Sprintf("%s: %d made-up GPUs on this host (stub of NVIDIA's driver)", FakeName, s.GPUs)
+		return fmt.Sprintf("%d made-up GPUs on this host (stub of NVIDIA's driver)", s.GPUs)
 	}
 	return "this host without GPUs"
 }
