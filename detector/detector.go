@@ -46,6 +46,7 @@ type Config struct {
 	ConfigDigest         string   // of everything that can change a verdict, for the record
 	Epoch                uint64   // fencing epoch of the leader's lease; stands on every verdict
 	WaitMs               int64    // how far behind what has arrived a minute is judged; 0: the default
+	StepMs               int64    // least time between two judgements, whole minutes; 0: one
 	// Now stamps when the system raised a finding, in wall time. No verdict depends on it.
 	Now func() time.Time
 	// Progress, if set, is called after each block with the judged moment.
@@ -254,7 +255,7 @@ const cellsPerStep = 50_000
 
 // stride is the least time between two judgements, in milliseconds.
 func (d *Detector) stride() int64 {
-	return min(int64(1+d.st.gpuCells/cellsPerStep), 15) * StepMs
+	return max(min(int64(1+d.st.gpuCells/cellsPerStep), 15)*StepMs, d.cfg.StepMs)
 }
 
 // quiet is how often a fleet is judged that was silent for a while.

@@ -60,12 +60,32 @@ func countingRule(p threshold.Profile) string {
 // ConfigDigest names everything that can change a verdict: code version, profiles,
 // jurisdictions and timing. Hex SHA-256.
 func ConfigDigest(profiles []threshold.Profile, specialJurisdictions []string) (string, error) {
+	return Config{Profiles: profiles, SpecialJurisdictions: specialJurisdictions}.Digest(0, 0)
+}
+
+// Digest is ConfigDigest of a configuration that is followed live with a horizon and so many
+// cells; 0, 0: the defaults.
+func (c Config) Digest(horizonMs int64, maxCells int) (string, error) {
+	if c.WaitMs == 0 {
+		c.WaitMs = WaitMs
+	}
+	if c.StepMs == 0 {
+		c.StepMs = StepMs
+	}
+	if horizonMs == HorizonMs {
+		horizonMs = 0
+	}
+	if maxCells == MaxCells {
+		maxCells = 0
+	}
 	text, err := json.Marshal(struct {
 		Version        string
 		Profiles       []threshold.Profile
 		Jurisdictions  []string
 		StepMs, WaitMs int64
-	}{Version, profiles, specialJurisdictions, StepMs, WaitMs})
+		HorizonMs      int64 `json:",omitempty"`
+		MaxCells       int   `json:",omitempty"`
+	}{Version, c.Profiles, c.SpecialJurisdictions, c.StepMs, c.WaitMs, horizonMs, maxCells})
 	if err != nil {
 		return "", fmt.Errorf("digest configuration: %w", err)
 	}

@@ -142,7 +142,7 @@ func (s *Store) PartiesMark(ctx context.Context) (string, error) {
 		return "(SELECT concat(toString(count()), ' ', toString(max(version)), ' ', toString(max(inserted_at))) FROM " + s.table(table) + ")"
 	}
 	out := ""
-	err := s.native.query(ctx, "SELECT concat("+latest(TableParties)+", ', ', "+latest(TablePartyAccounts)+") AS mark", proto.Results{{Name: "mark", Data: &mark}}, func(rows int) error {
+	err := s.native.query(ctx, "SELECT ifNull(concat("+latest(TableParties)+", ', ', "+latest(TablePartyAccounts)+"), '') AS mark", proto.Results{{Name: "mark", Data: &mark}}, func(rows int) error {
 		for i := range rows {
 			out = mark.at(i)
 		}
