@@ -23,7 +23,7 @@ func newNATSUserCommand() *cobra.Command {
 On each host:        flopwatch nats-user key --seed /etc/flopwatch/agent.nk
 prints the public key; the seed stays where it was made. On the server:
                      flopwatch nats-user add --role node --cluster C --node N --key U...
-which prints the line that the daemon's [nats] needs; then
+which prints what the daemon's configuration needs; then
                      nats-server --signal reload`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -54,7 +54,7 @@ which prints the line that the daemon's [nats] needs; then
 		f := cmd.Flags()
 		f.StringVar(&dir, "dir", natsDir, "`directory` of the server's configuration")
 		f.StringVar(&role, "role", "", fmt.Sprintf("what the user is: one of %v", nats.Roles()))
-		f.StringVar(&u.Cluster, "cluster", "", "cluster of a node or provider")
+		f.StringVar(&u.Cluster, "cluster", "", "cluster of a node or provider, or of a detector that is not the only one on the broker")
 		f.StringVar(&u.Name, "node", "", "name of a node, as its agent reports it")
 		return cmd
 	}
@@ -62,7 +62,11 @@ which prints the line that the daemon's [nats] needs; then
 		if err := nats.Add(dir, u); err != nil {
 			return err // it names what is wrong
 		}
-		return say(cmd, fmt.Sprintf("inbox_prefix = %q", u.InboxPrefix()))
+		line := fmt.Sprintf("inbox_prefix = %q", u.InboxPrefix())
+		if u.Role == nats.Detector {
+			line = fmt.Sprintf("lease = %q\n", u.Lease()) + line
+		}
+		return say(cmd, line)
 	})
 	add.Flags().StringVar(&u.Key, "key", "", "public `key` of the user, U...")
 	remove := who("remove", "Take a user out", func(*cobra.Command) error { return nats.Remove(dir, u) })

@@ -28,7 +28,7 @@ const (
 	Node      Role = "node"      // one host's agent
 	Provider  Role = "provider"  // who publishes a cluster's inventory, allocations and orders
 	Collector Role = "collector" // all collectors together
-	Detector  Role = "detector"  // all detectors together
+	Detector  Role = "detector"  // all detectors of a cluster
 )
 
 // Roles lists them all.
@@ -46,7 +46,7 @@ const (
 // User may publish and subscribe to the list of its role and names.
 type User struct {
 	Role    Role
-	Cluster string // of a node or provider
+	Cluster string // of a node or provider; of a detector, where a broker serves several clusters
 	Name    string // of a node, as its agent reports it; "" elsewhere
 	// Key is the public half of the user's nkey, U...; the seed never leaves its owner.
 	Key string
@@ -63,9 +63,13 @@ func (u User) check() error {
 		if u.Cluster == "" || u.Name != "" {
 			return errors.New("a provider needs its cluster and no name")
 		}
-	case Collector, Detector:
+	case Collector:
 		if u.Cluster != "" || u.Name != "" {
-			return fmt.Errorf("a %s has neither cluster nor name", u.Role)
+			return errors.New("a collector has neither cluster nor name")
+		}
+	case Detector:
+		if u.Name != "" {
+			return errors.New("a detector has no name")
 		}
 	default:
 		return fmt.Errorf("role %q: wanted one of %v", u.Role, Roles())
@@ -82,9 +86,12 @@ func (u User) file() string {
 		return "node." + wire.Token(u.Cluster) + "." + wire.Token(u.Name) + userSuffix
 	case Provider:
 		return "provider." + wire.Token(u.Cluster) + userSuffix
-	default:
-		return string(u.Role) + userSuffix
+	case Detector:
+		if u.Cluster != "" {
+			return "detector." + wire.Token(u.Cluster) + userSuffix
+		}
 	}
+	return string(u.Role) + userSuffix
 }
 
 // InboxPrefix is where the user's answers come: inbox_prefix in its daemon's [nats]. No
@@ -95,9 +102,19 @@ func (u User) InboxPrefix() string {
 		return wire.NodeInbox(u.Cluster, u.Name)
 	case Provider:
 		return "_INBOX.provider." + wire.Token(u.Cluster)
-	default:
-		return "_INBOX." + string(u.Role)
+	case Detector:
+		// Apart from each other: neither is the other's beginning.
+		return "_INBOX." + u.Lease()
 	}
+	return "_INBOX." + string(u.Role)
+}
+
+// Lease is the lease that a detector may hold: lease in its configuration.
+func (u User) Lease() string {
+	if u.Cluster == "" {
+		return "detector"
+	}
+	return wire.Token("detector-" + u.Cluster)
 }
 
 // permissions are all that the user may do.
@@ -148,7 +165,7 @@ func (u User) permissions() (publish, subscribe []string) {
 	case Detector:
 		publish = []string{
 			api + "STREAM.INFO.KV_" + broker.BucketLease, get + "KV_" + broker.BucketLease + ".>",
-			"$KV." + broker.BucketLease + ".detector",
+			"$KV." + broker.BucketLease + "." + u.Lease(),
 		}
 	}
 	return publish, subscribe
@@ -165,7 +182,7 @@ func (u User) Stanza() (string, error) {
 	publish, subscribe := u.permissions()
 	var b strings.Builder
 	title := string(u.Role)
-	if u.edge() {
+	if u.Cluster != "" {
 		title += " " + strconv.Quote(u.Cluster)
 	}
 	if u.Name != "" {
