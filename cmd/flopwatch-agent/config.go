@@ -89,8 +89,8 @@ type metricsConfig struct {
 }
 
 type logConfig struct {
-	Format string     `toml:"format"`
-	Level  slog.Level `toml:"level" live:"true"`
+	Format string `toml:"format"`
+	Level  string `toml:"level" live:"true"`
 }
 
 func defaults() config {
@@ -101,7 +101,7 @@ func defaults() config {
 		Spool:   spoolConfig{MaxBytes: 1 << 30},
 		NATS:    natsConfig{URL: "nats://127.0.0.1:4222"},
 		Metrics: metricsConfig{Listen: "127.0.0.1:9469"},
-		Log:     logConfig{Format: "text", Level: slog.LevelInfo},
+		Log:     logConfig{Format: "text", Level: "info"},
 	}
 }
 
@@ -117,6 +117,9 @@ func loadConfigAs(path, node string) (cfg config, digest string, err error) {
 	cfg = defaults()
 	meta, err := toml.NewDecoder(bytes.NewReader(text)).Decode(&cfg)
 	if err != nil {
+		if strings.Contains(err.Error(), "invalid duration") {
+			err = fmt.Errorf(`%w: a number with its unit, such as "10s"`, err)
+		}
 		return cfg, "", fmt.Errorf("configuration %s: %w", path, err)
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
@@ -167,9 +170,9 @@ func (c *config) validate() error {
 			return fmt.Errorf("%s %q: a name of at most 255 bytes, without blanks", n.key, n.value)
 		}
 	}
-	for _, p := range []struct{ key, value string }{{"data_dir", c.DataDir}, {"host.sysfs", c.Host.Sysfs}, {"host.procfs", c.Host.Procfs}} {
+	for _, p := range []struct{ key, value, example string }{{"data_dir", c.DataDir, "/var/lib/flopwatch-agent"}, {"host.sysfs", c.Host.Sysfs, "/sys"}, {"host.procfs", c.Host.Procfs, "/proc"}} {
 		if !filepath.IsAbs(p.value) {
-			return fmt.Errorf("%s %q: a path from the root on, such as %q", p.key, p.value, "/var/lib/flopwatch-agent")
+			return fmt.Errorf("%s %q: a path from the root on, such as %q", p.key, p.value, p.example)
 		}
 	}
 	for _, p := range []struct{ key, value string }{{"site_key_file", c.SiteKeyFile}, {"gpu.library", c.GPU.Library}, {"gpu.child", c.GPU.Child},
@@ -214,6 +217,10 @@ func (c *config) validate() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		return fmt.Errorf("log.format %q: text or json", c.Log.Format)
+	}
+	var level slog.Level
+	if level.UnmarshalText([]byte(c.Log.Level)) != nil {
+		return fmt.Errorf("log.level %q: debug, info, warn or error", c.Log.Level)
 	}
 	return nil
 }

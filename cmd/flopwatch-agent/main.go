@@ -58,7 +58,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return say(stdout, digest+"\n")
 	}
 	level := new(slog.LevelVar)
-	level.Set(cfg.Log.Level)
+	if err = level.UnmarshalText([]byte(cfg.Log.Level)); err != nil { // it was checked
+		return fmt.Errorf("log level: %w", err)
+	}
 	lg, err := daemon.Logger(stderr, cfg.Log.Format, level)
 	if err != nil {
 		return daemon.UsageError{Err: err}

@@ -31,7 +31,9 @@ func (d *agentDaemon) tryReload(ctx context.Context) error {
 		return err // it says what failed
 	}
 	done()
-	d.level.Set(cfg.Log.Level)
+	if err := d.level.UnmarshalText([]byte(cfg.Log.Level)); err != nil { // it was checked
+		return fmt.Errorf("log level: %w", err)
+	}
 	d.export.ShowGPUs(cfg.Metrics.GPU)
 	d.export.SetConfig(digest)
 	d.cfg, d.digest = cfg, digest
