@@ -180,10 +180,11 @@ func TestRestarts(t *testing.T) {
 		"mute":    "not ready within",
 	} {
 		t.Run(mode, func(t *testing.T) {
-			r := fake(t, mode, gpu.Config{BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond, HelloTimeout: 50 * time.Millisecond, AnswerWait: 20 * time.Millisecond})
-			if mode == "garbage" || mode == "foreign" {
-				r = fake(t, mode, gpu.Config{BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond, AnswerWait: 20 * time.Millisecond})
+			cfg := gpu.Config{BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond, AnswerWait: 20 * time.Millisecond}
+			if mode == "mute" {
+				cfg.HelloTimeout = 50 * time.Millisecond
 			}
+			r := fake(t, mode, cfg)
 			r.until("restarts", func() bool { return r.src.Stats().Restarts >= 3 })
 			r.until("stalled", func() bool { return r.out.status["gpu"].State == source.Stalled })
 			if st := r.out.status["gpu"]; !strings.Contains(st.Reason, want) {

@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/flopwatch/flopwatch/agent/gpu/frame"
@@ -193,7 +195,7 @@ func (s *Source) supervise(now time.Time) {
 	s.child = c
 	s.stats.Starts++
 	hello := frame.Request{Type: frame.TypeHello, Version: frame.Version}
-	if err = c.send(frame.AppendRequest(nil, &hello)); err != nil {
+	if err = c.send(frame.AppendRequest(nil, &hello)); err != nil && !errors.Is(err, syscall.EPIPE) {
 		s.kill(c, now, err.Error())
 	}
 }
@@ -279,7 +281,7 @@ func (s *Source) kill(c *child, now time.Time, why string) {
 	if !c.killedAt.IsZero() || c.ended() {
 		return
 	}
-	c.killedAt, c.why = now, why
+	c.killedAt, c.why = now, cmp.Or(c.why, why)
 	s.stats.Kills++
 	if err := s.signal(c); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		s.cfg.Log.LogAttrs(context.Background(), slog.LevelError, "cannot kill flopwatch-nvml", slog.String("error", err.Error()))
@@ -334,7 +336,9 @@ func (s *Source) ask(t source.Tick) {
 		return
 	}
 	s.request = frame.AppendRequest(s.request[:0], &q)
-	if err := s.child.send(s.request); err != nil {
+	// A child that does not read is on its way out, and is buried when it has ended; if it
+	// stays, all its GPUs are stalled.
+	if err := s.child.send(s.request); err != nil && !errors.Is(err, syscall.EPIPE) {
 		s.kill(s.child, now, err.Error())
 	}
 }

@@ -57,7 +57,7 @@ func TestValuesAreTheStubsTruth(t *testing.T) {
 			near(t, row, "temp_c", level[nvmlstub.TempC], 1)
 			near(t, row, "mem_used_bytes", level[nvmlstub.MemUsedBytes], 1)
 			near(t, row, "energy_mj", 5e9+float64(g)*1e7+1000*r.mem.Truth(g, 0, at).EnergyJ-500, 502) // whole joules
-			near(t, row, "power_mw", 1000*level[nvmlstub.PowerW], 51) // tenths of a watt travel
+			near(t, row, "power_mw", 1000*level[nvmlstub.PowerW], 51)                                 // tenths of a watt travel
 			near(t, row, "util_e4", 1e4*r.mem.Truth(g, at-time.Second, at).Mean[nvmlstub.Util], 101)
 			if i == 0 {
 				if row.has("tensor_e4") {

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -145,6 +146,21 @@ func TestGarbageInProcessLists(t *testing.T) {
 	}
 }
 
+// stub is the library that this process loads: the first that is loaded stays.
+var stub struct {
+	once     sync.Once
+	dir, lib string
+	err      error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if stub.dir != "" {
+		_ = os.RemoveAll(stub.dir)
+	}
+	os.Exit(code)
+}
+
 // talk is a Serve on the stub, in this process: one library a process, so one scenario for all.
 type talk struct {
 	tb   testing.TB
@@ -161,11 +177,15 @@ func newTalk(tb testing.TB) *talk {
 	tb.Helper()
 	_, err := exec.LookPath("gcc")
 	testenv.Need(tb, "cc", err)
-	dir := tb.TempDir()
-	lib, err := nvmlstub.Build(tb.Context(), dir, nvmlstub.Options{})
-	if err != nil {
-		tb.Fatal(err)
+	stub.once.Do(func() {
+		if stub.dir, stub.err = os.MkdirTemp("", "flopwatch-nvml-"); stub.err == nil {
+			stub.lib, stub.err = nvmlstub.Build(context.Background(), stub.dir, nvmlstub.Options{})
+		}
+	})
+	if stub.err != nil {
+		tb.Fatal(stub.err)
 	}
+	dir, lib := stub.dir, stub.lib
 	s := nvmlstub.H100x8Training(0, time.Hour)
 	s.Manual = true
 	mem, err := nvmlstub.Create(filepath.Join(dir, nvmlstub.Shared), s)
