@@ -507,6 +507,10 @@ type Change struct {
 // Apply changes a running agent. It waits for the sources that it removes, at most
 // Config.StopTimeout; one that does not end is left behind, and said.
 func (a *Agent) Apply(ctx context.Context, ch Change) error {
+	select {
+	case <-a.running:
+	case <-ctx.Done(): // the end comes before the beginning: it is not running, see below
+	}
 	a.mu.Lock()
 	if a.launch == nil {
 		a.mu.Unlock()
@@ -573,7 +577,7 @@ type SourceStats struct {
 	Samples uint64        // ticks it answered
 	Missed  uint64        // ticks that passed it by: it was busy, or left alone after a panic
 	Errors  uint64        // ticks at which it saw nothing, panics included
-	Panics  uint64        //
+	Panics  uint64        // among them
 	Last    time.Duration // how long the last answer took
 	Total   time.Duration // all answers
 	Stalled bool          // it does not answer now

@@ -113,7 +113,7 @@ func (w *worker) sample(ctx context.Context, t source.Tick) {
 		return
 	}
 	start := time.Now()
-	err, panicked := w.ask(ctx, t)
+	panicked, err := w.ask(ctx, t)
 	us := time.Since(start).Microseconds()
 	w.lastUs.Store(us)
 	w.totalUs.Add(us)
@@ -156,12 +156,12 @@ func (w *worker) sample(ctx context.Context, t source.Tick) {
 }
 
 // ask turns a panic into an error that names the source.
-func (w *worker) ask(ctx context.Context, t source.Tick) (err error, panicked bool) { //nolint:revive,staticcheck // the error is the result; the flag says how it came
+func (w *worker) ask(ctx context.Context, t source.Tick) (panicked bool, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err, panicked = fmt.Errorf("source %s panicked: %v", w.name, p), true
+			panicked, err = true, fmt.Errorf("source %s panicked: %v", w.name, p)
 			w.lg.LogAttrs(ctx, slog.LevelError, "source panicked", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
 		}
 	}()
-	return w.src.Sample(ctx, t, w.sink), false
+	return false, w.src.Sample(ctx, t, w.sink)
 }

@@ -21,7 +21,7 @@ import (
 // begins to work harder: a disk that is full for hours may need more.
 const (
 	gcPercent   = 50
-	memoryLimit = 20 << 20
+	memoryLimit = 32 << 20
 	// processors is how many threads run Go at once. There is little to do, and on a host of 200
 	// processors the runtime would keep caches and workers for each.
 	processors = 2

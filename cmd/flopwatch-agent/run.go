@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -150,8 +151,9 @@ type agentDaemon struct {
 func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	// The answers to a monitor go on until all is drained.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	var served sync.WaitGroup
+	defer served.Wait()
 	defer stopServing()
-	var served errgroup.Group
 	d.export = exporter.New(exporter.Config{
 		Build: daemon.ReadBuild().String(), Node: d.node, Agent: d.agent.Stats, Spool: d.spool, SpoolMaxBytes: d.cfg.Spool.MaxBytes, Ship: d.ship.Stats,
 		Broker: func() exporter.Broker {
@@ -172,7 +174,11 @@ func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 		if err = d.export.Register(reg); err != nil {
 			return errors.Join(err, ln.Close())
 		}
-		served.Go(func() error { return daemon.Serve(serving, ln, reg, d.health) })
+		served.Go(func() {
+			if err := daemon.Serve(serving, ln, reg, d.health); err != nil { // sampling goes on
+				d.lg.LogAttrs(serving, slog.LevelError, "metrics and health are not served any more", slog.Any("err", err))
+			}
+		})
 	}
 
 	g, gctx := errgroup.WithContext(ctx)
@@ -181,7 +187,12 @@ func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 		defer close(ticking)
 		return d.agent.Run(gctx)
 	})
-	g.Go(func() error { return daemon.Watchdog(gctx, d.alive) })
+	g.Go(func() error {
+		if err := daemon.Watchdog(gctx, d.alive); err != nil { // systemd will see
+			d.lg.LogAttrs(gctx, slog.LevelError, "systemd's watchdog is not told", slog.Any("err", err))
+		}
+		return nil
+	})
 	g.Go(func() error {
 		if err := settle(gctx); err != nil { // it goes on, larger
 			d.lg.LogAttrs(gctx, slog.LevelInfo, "memory of the start was not given back", slog.Any("err", err))
@@ -210,8 +221,7 @@ func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	st, sent := d.agent.Stats(), d.ship.Stats()
 	d.lg.LogAttrs(ctx, slog.LevelInfo, "stopped", slog.Uint64("ticks", st.Tick.Seq), slog.Uint64("batches", st.Batches),
 		slog.Uint64("published", sent.Published), slog.Uint64("in_spool", d.spool.Synced()-d.spool.Committed()))
-	stopServing()
-	return errors.Join(err, served.Wait())
+	return err // it says what failed
 }
 
 // alive says whether ticks come: what systemd's watchdog asks.
