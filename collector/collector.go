@@ -22,6 +22,8 @@ type Collector struct {
 	positions jetstream.KeyValue
 	leaseTTL  time.Duration
 	stats     stats
+
+	conditions conditions
 }
 
 type stats struct {
@@ -83,6 +85,9 @@ func (c *Collector) runPartition(ctx context.Context, w *worker) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // told to stop
 		}
+		if err != nil {
+			c.conditions.letGo(w.partition.Name, err, time.Now())
+		}
 		if n, ok := quiet.allow(time.Now()); ok {
 			lg.LogAttrs(ctx, slog.LevelWarn, "partition let go", slog.Any("cause", err), slog.Uint64("suppressed", n))
 		}
@@ -95,10 +100,13 @@ func (c *Collector) runPartition(ctx context.Context, w *worker) error {
 
 // hold takes the lease, works while it lasts, and gives it back.
 func (c *Collector) hold(ctx context.Context, w *worker) error {
+	c.conditions.held(w.partition.Name, false, 0, time.Now())
 	l, err := broker.AcquireLease(ctx, c.leases, w.partition.Name, c.cfg.Instance, c.leaseTTL)
 	if err != nil {
 		return err
 	}
+	c.conditions.held(w.partition.Name, true, l.Epoch(), time.Now())
+	defer func() { c.conditions.held(w.partition.Name, false, 0, time.Now()) }()
 	g, held := errgroup.WithContext(ctx)
 	// Either ends the other: run with an error, or with ctx, and then keep does too.
 	g.Go(func() error { return l.Keep(held) })

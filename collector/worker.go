@@ -151,7 +151,10 @@ func (w *worker) step(ctx context.Context) error {
 	w.c.stats.ranges.Add(1)
 	w.c.stats.rows.Add(uint64(w.builder.Rows()))
 	w.c.stats.batches.Add(uint64(w.builder.Batches()))
-	w.c.stats.quarantined.Add(uint64(w.builder.Quarantined()))
+	if n := w.builder.Quarantined(); n > 0 {
+		w.c.stats.quarantined.Add(uint64(n))
+		w.c.conditions.quarantined(time.Now())
+	}
 	return w.publishMarks()
 }
 
@@ -311,6 +314,7 @@ func (w *worker) insert(ctx context.Context, token func(batch.Insert) string) er
 			if ctx.Err() != nil {
 				return fmt.Errorf("store range: %w", ctx.Err())
 			}
+			w.c.conditions.storeRefuses(w.partition.Name, err, time.Now())
 			if n, ok := w.warned.allow(time.Now()); ok {
 				w.lg.LogAttrs(ctx, slog.LevelWarn, "store refuses, trying again", slog.Any("err", err), slog.Uint64("suppressed", n))
 			}
@@ -319,6 +323,7 @@ func (w *worker) insert(ctx context.Context, token func(batch.Insert) string) er
 			}
 			pause = min(2*pause, 5*time.Second)
 		}
+		w.c.conditions.storeAnswers(w.partition.Name)
 		in.Done()
 		w.c.stats.inserts.Add(1)
 	}
@@ -390,6 +395,7 @@ func (w *worker) load(ctx context.Context, keys []store.SpoolKey) error {
 	for {
 		handled, err := w.c.cfg.Store.Handled(ctx, keys)
 		if err == nil {
+			w.c.conditions.storeAnswers(w.partition.Name)
 			for _, k := range keys {
 				s := &spoolState{}
 				s.stored.Cluster, s.stored.Node, s.stored.Epoch = k.Cluster, k.Node, w.epoch
@@ -408,6 +414,7 @@ func (w *worker) load(ctx context.Context, keys []store.SpoolKey) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("look up spools: %w", ctx.Err())
 		}
+		w.c.conditions.storeRefuses(w.partition.Name, err, time.Now())
 		if n, ok := w.warned.allow(time.Now()); ok {
 			w.lg.LogAttrs(ctx, slog.LevelWarn, "store refuses, trying again", slog.Any("err", err), slog.Uint64("suppressed", n))
 		}

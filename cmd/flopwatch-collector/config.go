@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	_ "embed" // the commented file
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -29,17 +31,27 @@ type config struct {
 	MaxMessages int           `toml:"max_messages"`
 	MaxBytes    int           `toml:"max_bytes"`
 	Linger      time.Duration `toml:"linger"`
+	Metrics     metricsConfig `toml:"metrics"`
 	Log         logConfig     `toml:"log"`
+}
+
+type metricsConfig struct {
+	// Listen is where /metrics, /healthz and /readyz are served; empty: nowhere.
+	Listen string `toml:"listen"`
 }
 
 type natsConfig struct {
 	// URL of the broker, nats://host:4222 or tls://.
 	URL string `toml:"url"`
-	// CredsFile, RootCAFile, CertFile and KeyFile are paths; empty: without.
+	// CredsFile, NKeyFile, TokenFile, RootCAFile, CertFile and KeyFile are paths; empty: without.
 	CredsFile  string `toml:"creds_file"`
+	NKeyFile   string `toml:"nkey_file"`
+	TokenFile  string `toml:"token_file"`
 	RootCAFile string `toml:"root_ca_file"`
 	CertFile   string `toml:"cert_file"`
 	KeyFile    string `toml:"key_file"`
+	// InboxPrefix is where answers come; empty: _INBOX.
+	InboxPrefix string `toml:"inbox_prefix"`
 	// Partitions is the number of streams of nodes. Default 16; 1 with an embedded broker.
 	Partitions int `toml:"partitions"`
 	// Replicas of streams and buckets. Default 1.
@@ -55,12 +67,28 @@ type logConfig struct {
 	Level string `toml:"level"`
 }
 
+// defaultFile is the commented file: it documents every key. A test holds it to the defaults
+// below, and to the copy in deploy/config.
+//
+//go:embed flopwatch-collector.toml
+var defaultFile string
+
+// defaults are what the file need not say. Where broker and store are, it must.
+func defaults() config {
+	return config{
+		Migrate: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second,
+		NATS:    natsConfig{Partitions: wire.Partitions, Replicas: 1, StreamMaxBytes: 1 << 30},
+		Store:   store.Config{User: "default", Database: "flopwatch", Timeout: 2 * time.Minute},
+		Metrics: metricsConfig{Listen: "127.0.0.1:9470"}, Log: logConfig{Format: "text", Level: "info"},
+	}
+}
+
 func loadConfig(path string) (cfg config, digest string, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return cfg, "", fmt.Errorf("read configuration: %w", err)
 	}
-	cfg = config{Migrate: true, NATS: natsConfig{Partitions: wire.Partitions}, Log: logConfig{Format: "text", Level: "info"}}
+	cfg = defaults()
 	meta, err := toml.NewDecoder(bytes.NewReader(text)).Decode(&cfg)
 	if err != nil {
 		return cfg, "", fmt.Errorf("read configuration %s: %w", path, err)
@@ -84,6 +112,11 @@ func (c config) validate() error {
 	}
 	if c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0 {
 		return errors.New("max_messages, max_bytes and linger cannot be negative")
+	}
+	if c.Metrics.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
+			return fmt.Errorf(`metrics.listen %q: an address and a port, such as "127.0.0.1:9470", or "": %w`, c.Metrics.Listen, err)
+		}
 	}
 	return c.Store.Validate() // it names the setting
 }

@@ -2,6 +2,7 @@
 //
 //	flopwatch-collector -config FILE          run until SIGINT or SIGTERM
 //	flopwatch-collector -config FILE -check   check the file, print its digest, exit
+//	flopwatch-collector -print-config         print a configuration with every key, its default and meaning
 //	flopwatch-collector -version
 package main
 
@@ -33,6 +34,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(stderr)
 	path := flags.String("config", "", "configuration `file` (TOML)")
 	check := flags.Bool("check", false, "check the configuration, print its digest, and exit")
+	printed := flags.Bool("print-config", false, "print a configuration with every key, its default and meaning, and exit")
 	version := flags.Bool("version", false, "print the build and exit")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -44,6 +46,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		_, err := fmt.Fprintln(stdout, daemon.ReadBuild())
 		if err != nil {
 			return fmt.Errorf("print version: %w", err)
+		}
+		return nil
+	}
+	if *printed {
+		if _, err := io.WriteString(stdout, defaultFile); err != nil {
+			return fmt.Errorf("print configuration: %w", err)
 		}
 		return nil
 	}
@@ -76,6 +84,12 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	if cfg.Store.Password, err = readSecret(cfg.PasswordFile); err != nil {
 		return err
 	}
+	w := new(watch)
+	stop, err := w.serve(ctx, cfg.Metrics.Listen)
+	if err != nil {
+		return err // it names the address
+	}
+	defer func() { err = errors.Join(err, stop()) }()
 	s, err := store.Open(ctx, cfg.Store)
 	if err != nil {
 		return err // it names what it opened
@@ -88,12 +102,13 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	}
 	nc, err := broker.Connect(broker.ConnectConfig{
 		URL: cfg.NATS.URL, Name: "flopwatch-collector", CredsFile: cfg.NATS.CredsFile, RootCAFile: cfg.NATS.RootCAFile,
-		CertFile: cfg.NATS.CertFile, KeyFile: cfg.NATS.KeyFile, Log: lg,
+		CertFile: cfg.NATS.CertFile, KeyFile: cfg.NATS.KeyFile, NKeyFile: cfg.NATS.NKeyFile, TokenFile: cfg.NATS.TokenFile, InboxPrefix: cfg.NATS.InboxPrefix, Log: lg,
 	})
 	if err != nil {
 		return err // it says what failed
 	}
 	defer nc.Close()
+	w.connected(nc)
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
@@ -112,6 +127,7 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	if err != nil {
 		return err // it says what failed
 	}
+	w.collecting(c)
 	lg.LogAttrs(ctx, slog.LevelInfo, "collecting", slog.String("build", daemon.ReadBuild().String()), slog.String("config_digest", digest), slog.Int("partitions", cfg.NATS.Partitions))
 	err = c.Run(ctx)
 	st := c.Stats()

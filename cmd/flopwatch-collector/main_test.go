@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/flopwatch/flopwatch/collector"
+	"github.com/flopwatch/flopwatch/internal/daemon"
 	"github.com/flopwatch/flopwatch/internal/testenv"
 )
 
@@ -68,7 +72,7 @@ func TestRunStartsAndStops(t *testing.T) {
 	if err := os.WriteFile(secret, []byte(password+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	path := write(t, fmt.Sprintf("store_password_file = %q\nlinger = \"50ms\"\n[nats]\nurl = %q\npartitions = 1\n[store]\nurl = %q\nuser = %q\n", secret, natsURL, url, user))
+	path := write(t, fmt.Sprintf("store_password_file = %q\nlinger = \"50ms\"\n[nats]\nurl = %q\npartitions = 1\n[store]\nurl = %q\nuser = %q\n[metrics]\nlisten = \"127.0.0.1:0\"\n", secret, natsURL, url, user))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var out bytes.Buffer
@@ -78,5 +82,60 @@ func TestRunStartsAndStops(t *testing.T) {
 	}
 	if !strings.Contains(errs.String(), "collecting") || !strings.Contains(errs.String(), "stopped") || strings.Contains(errs.String(), password) {
 		t.Errorf("log:\n%s", errs.String())
+	}
+}
+
+// TestCommentedFile holds the shipped file to the defaults and to its copy.
+func TestCommentedFile(t *testing.T) {
+	var printed bytes.Buffer
+	if err := run(t.Context(), []string{"-print-config"}, &printed, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := loadConfig(write(t, printed.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaults()
+	want.NATS.URL, want.Store.URL = got.NATS.URL, got.Store.URL // have no defaults
+	if got != want {
+		t.Errorf("the file says %+v\ndefaults are  %+v", got, want)
+	}
+	for i := range reflect.TypeFor[config]().NumField() {
+		if key := reflect.TypeFor[config]().Field(i).Tag.Get("toml"); !strings.Contains(printed.String(), "\n"+key+" = ") && !strings.Contains(printed.String(), "\n["+key+"]\n") {
+			t.Errorf("the file lacks %s", key)
+		}
+	}
+	shipped, err := os.ReadFile(filepath.Join(testenv.Root(t), "deploy", "config", "flopwatch-collector.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if printed.String() != string(shipped) {
+		t.Error("deploy/config/flopwatch-collector.toml is not cmd/flopwatch-collector/flopwatch-collector.toml: copy it there")
+	}
+}
+
+func TestHealthSaysWhy(t *testing.T) {
+	now := time.Now()
+	held := collector.PartitionCondition{Name: "a", Held: true, Since: now}
+	for name, c := range map[string]struct {
+		condition collector.Condition
+		connected bool
+		state     daemon.State
+		want      string
+	}{
+		"well":       {collector.Condition{Partitions: []collector.PartitionCondition{held}}, true, daemon.OK, ""},
+		"stands by":  {collector.Condition{Partitions: []collector.PartitionCondition{{Name: "a", Since: now}}}, true, daemon.OK, ""},
+		"no broker":  {collector.Condition{}, false, daemon.Failing, "the broker is away since"},
+		"no store":   {collector.Condition{Partitions: []collector.PartitionCondition{{Name: "a", Held: true, StoreError: "refused", StoreSince: now}}}, true, daemon.Failing, "the store refuses since"},
+		"let go":     {collector.Condition{Partitions: []collector.PartitionCondition{{Name: "a", Since: now, Cause: "lease lost", CauseAt: now}}}, true, daemon.Degraded, "partition a is not held"},
+		"quarantine": {collector.Condition{Partitions: []collector.PartitionCondition{held}, QuarantinedAt: now.Add(-time.Minute)}, true, daemon.Degraded, "quarantine"},
+		"long ago":   {collector.Condition{Partitions: []collector.PartitionCondition{held}, QuarantinedAt: now.Add(-time.Hour)}, true, daemon.OK, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := judge(c.condition, collector.Stats{Quarantined: 1}, c.connected, now, now)
+			if text := strings.Join(h.Reasons, "; "); h.State != c.state || !strings.Contains(text, c.want) || (c.want == "" && text != "") {
+				t.Errorf("got %s: %q", h.State, text)
+			}
+		})
 	}
 }

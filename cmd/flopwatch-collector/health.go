@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flopwatch/flopwatch/collector"
+	"github.com/flopwatch/flopwatch/internal/daemon"
+)
+
+// quarantineRecent is how long a message in quarantine stays a reason.
+const quarantineRecent = 10 * time.Minute
+
+// causeRecent is how long a partition that was let go is a reason: one that cannot be taken
+// fails again within it, one that another holds does not.
+const causeRecent = 2 * time.Minute
+
+// watch says how the collector is, from its start on.
+type watch struct {
+	mu        sync.Mutex
+	conn      *nats.Conn           // nil: not there yet
+	collector *collector.Collector // nil: not there yet
+	awaySince time.Time            // the broker; zero: it is there
+}
+
+// serve answers on an address until stop is called; "": nowhere.
+func (w *watch) serve(ctx context.Context, listen string) (stop func() error, err error) {
+	if listen == "" {
+		return func() error { return nil }, nil
+	}
+	ln, err := daemon.Listen(ctx, listen)
+	if err != nil {
+		return nil, fmt.Errorf("metrics.listen: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	if err = registry.Register(newExporter(w)); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	g := new(errgroup.Group)
+	g.Go(func() error { return daemon.Serve(ctx, ln, registry, w.health) })
+	return func() error {
+		cancel()
+		return g.Wait() // it names the address
+	}, nil
+}
+
+func (w *watch) connected(nc *nats.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conn = nc
+}
+
+func (w *watch) collecting(c *collector.Collector) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.collector = c
+}
+
+// look looks whether the broker is there; away is since when it was first seen not to be.
+func (w *watch) look() (c *collector.Collector, connected bool, away time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	connected = w.conn != nil && w.conn.IsConnected()
+	switch {
+	case connected:
+		w.awaySince = time.Time{}
+	case w.awaySince.IsZero():
+		w.awaySince = time.Now()
+	}
+	return w.collector, connected, w.awaySince
+}
+
+func (w *watch) health() daemon.Health {
+	c, connected, away := w.look()
+	if c == nil {
+		return daemon.Health{State: daemon.Failing, Reasons: []string{"starting: the store or the broker has not answered yet"}}
+	}
+	return judge(c.Condition(), c.Stats(), connected, away, time.Now())
+}
+
+// judge says how a collector is. One whose partitions others hold is well.
+func judge(c collector.Condition, st collector.Stats, connected bool, away, now time.Time) daemon.Health {
+	h := daemon.Health{State: daemon.OK}
+	add := func(state daemon.State, format string, args ...any) {
+		if h.State != daemon.Failing {
+			h.State = state
+		}
+		h.Reasons = append(h.Reasons, fmt.Sprintf(format, args...))
+	}
+	if !connected {
+		add(daemon.Failing, "the broker is away since %s", away.UTC().Format(time.TimeOnly))
+	}
+	held, refused := 0, false
+	for _, p := range c.Partitions {
+		if p.Held {
+			held++
+		}
+		if p.StoreError != "" && !refused {
+			refused = true // one store: one reason
+			add(daemon.Failing, "the store refuses since %s: %s", p.StoreSince.UTC().Format(time.TimeOnly), p.StoreError)
+		}
+		if !p.Held && p.Cause != "" && now.Sub(p.CauseAt) < causeRecent && connected { // later, another holds it
+			add(daemon.Degraded, "partition %s is not held since %s: %s", p.Name, p.Since.UTC().Format(time.TimeOnly), p.Cause)
+		}
+	}
+	if ago := now.Sub(c.QuarantinedAt); !c.QuarantinedAt.IsZero() && ago < quarantineRecent {
+		add(daemon.Degraded, "%d messages went to quarantine since the start, the last %s ago: see the table quarantine", st.Quarantined, ago.Round(time.Second))
+	}
+	h.Details = map[string]any{
+		"partitions": len(c.Partitions), "partitions_held": held, "rows": st.Rows, "batches": st.Batches, "repeats": st.Repeats, "quarantined": st.Quarantined,
+	}
+	return h
+}
+
+// exporter gives the counters to Prometheus as they are when it asks.
+type exporter struct {
+	w     *watch
+	descs map[string]*prometheus.Desc
+	held  *prometheus.Desc
+}
+
+// numbers are the metrics without labels.
+var numbers = []struct {
+	name, help string
+	of         func(collector.Stats) uint64
+}{
+	{"rows_total", "Rows of batches that are wholly stored.", func(s collector.Stats) uint64 { return s.Rows }},
+	{"batches_total", "Batches that are wholly stored.", func(s collector.Stats) uint64 { return s.Batches }},
+	{"repeats_total", "Batches that the store had already.", func(s collector.Stats) uint64 { return s.Repeats }},
+	{"quarantined_total", "Messages that went to quarantine.", func(s collector.Stats) uint64 { return s.Quarantined }},
+	{"inserts_total", "Inserts into the store.", func(s collector.Stats) uint64 { return s.Inserts }},
+	{"ranges_total", "Ranges of messages taken from the broker.", func(s collector.Stats) uint64 { return s.Ranges }},
+}
+
+func newExporter(w *watch) *exporter {
+	e := &exporter{w: w, descs: map[string]*prometheus.Desc{}}
+	for _, n := range numbers {
+		e.descs[n.name] = prometheus.NewDesc("flopwatch_collector_"+n.name, n.help, nil, nil)
+	}
+	e.descs["broker_up"] = prometheus.NewDesc("flopwatch_collector_broker_up", "1: the broker is connected.", nil, nil)
+	e.descs["store_up"] = prometheus.NewDesc("flopwatch_collector_store_up", "0: the store refuses inserts.", nil, nil)
+	e.held = prometheus.NewDesc("flopwatch_collector_partition_held", "1: this collector holds the partition.", []string{"partition"}, nil)
+	return e
+}
+
+// Describe implements prometheus.Collector.
+func (e *exporter) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range e.descs {
+		ch <- d
+	}
+	ch <- e.held
+}
+
+// Collect implements prometheus.Collector.
+func (e *exporter) Collect(ch chan<- prometheus.Metric) {
+	c, connected, _ := e.w.look()
+	ch <- prometheus.MustNewConstMetric(e.descs["broker_up"], prometheus.GaugeValue, truth(connected))
+	if c == nil {
+		return // nothing was counted yet
+	}
+	st := c.Stats()
+	for _, n := range numbers {
+		ch <- prometheus.MustNewConstMetric(e.descs[n.name], prometheus.CounterValue, float64(n.of(st)))
+	}
+	answers := true
+	for _, p := range c.Condition().Partitions {
+		answers = answers && p.StoreError == ""
+		ch <- prometheus.MustNewConstMetric(e.held, prometheus.GaugeValue, truth(p.Held), p.Name)
+	}
+	ch <- prometheus.MustNewConstMetric(e.descs["store_up"], prometheus.GaugeValue, truth(answers))
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
