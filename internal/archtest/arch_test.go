@@ -20,7 +20,8 @@ const module = "github.com/flopwatch/flopwatch"
 // rooms says which of our packages a room may import. "x/..." is x and all below it; of
 // several rows that fit a package, the longest counts.
 var rooms = map[string][]string{
-	"cmd/...": {"agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
+	"cmd/...":           {"agent/...", "collector/...", "detector/...", "internal/..."},
+	"cmd/flopwatch/...": {"cmd/flopwatch/...", "agent/...", "collector/...", "detector/...", "internal/..."},
 
 	"deploy":      {}, // files; tests alone
 	"deploy/nats": {"internal/wire", "internal/broker", "internal/durable"},
