@@ -250,6 +250,29 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
+// binary builds a daemon.
+func binary(t *testing.T, daemon string) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), "flopwatch-"+daemon)
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", exe, "./cmd/flopwatch-"+daemon)
+	cmd.Dir = testenv.Root(t)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", daemon, err, out)
+	}
+	return exe
+}
+
+// What install puts into /etc/flopwatch is what each daemon takes.
+func TestShippedConfigurationIsTaken(t *testing.T) {
+	for _, d := range daemons {
+		out, err := command(t, nil, binary(t, d), "-config", filepath.Join("config", "flopwatch-"+d+".toml"), "-check")
+		if err != nil || !regexp.MustCompile(`^[0-9a-f]{64}\n$`).MatchString(out) {
+			t.Errorf("%s: %v\n%s", d, err, out)
+		}
+	}
+}
+
 // units installs, and gives the units with a program that exists, which is all that
 // systemd-analyze asks of it.
 func units(t *testing.T) map[string]string {

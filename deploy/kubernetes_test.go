@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -158,19 +156,6 @@ func TestPodIsUnprivileged(t *testing.T) {
 	}
 }
 
-// agentBinary builds flopwatch-agent.
-func agentBinary(t *testing.T) string {
-	t.Helper()
-	exe := filepath.Join(t.TempDir(), "flopwatch-agent")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", exe, "./cmd/flopwatch-agent")
-	cmd.Dir = testenv.Root(t)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the agent: %v\n%s", err, out)
-	}
-	return exe
-}
-
 // The agent itself reads the configuration in the ConfigMap and takes the arguments.
 func TestAgentTakesTheManifestsConfiguration(t *testing.T) {
 	all := objects(t, manifests[0])
@@ -185,7 +170,7 @@ func TestAgentTakesTheManifestsConfiguration(t *testing.T) {
 		s = strings.ReplaceAll(s, "/etc/flopwatch-agent/flopwatch-agent.toml", path)
 		args = append(args, strings.ReplaceAll(s, "$(NODE_NAME)", "gpu-1"))
 	}
-	out, err := command(t, nil, agentBinary(t), append(args, "-check")...)
+	out, err := command(t, nil, binary(t, "agent"), append(args, "-check")...)
 	if err != nil || !regexp.MustCompile(`^[0-9a-f]{64}\n$`).MatchString(out) {
 		t.Errorf("%v\n%s", err, out)
 	}
