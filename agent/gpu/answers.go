@@ -79,7 +79,6 @@ func (s *Source) met(c *child, body []byte) error {
 			s.gpus = append(s.gpus, &gpuState{slow: 1})
 		}
 	}
-	s.lookMs, s.deviceMs = 0, 0
 	s.cfg.Log.LogAttrs(context.Background(), slog.LevelInfo, "watching GPUs", slog.Int("gpus", w.GPUs), slog.String("driver", w.DriverVersion),
 		slog.String("library", w.LibraryPath), slog.String("library_version", w.NVMLVersion), slog.Bool("gpm", w.GPM), slog.Any("missing_functions", w.Missing))
 	return nil

@@ -57,9 +57,7 @@ type Source struct {
 	absent    string // why there is nothing to see; empty: there is
 	down      string // why no child answers; empty: one does
 	library   frame.Welcome
-	lookMs    int64 // boot time of the next look at processes
-	deviceMs  int64 // and of the next description
-	newLists  bool  // processes came since the last look was put together
+	newLists  bool // processes came since the last look was put together
 	procs     []source.GPUProcess
 	procSeq   uint64
 	procOK    bool
@@ -90,7 +88,7 @@ func New(cfg Config) (*Source, error) {
 		cfg.Child = filepath.Join(filepath.Dir(exe), "flopwatch-nvml")
 	}
 	for _, p := range []*string{&cfg.Child, &cfg.Library} {
-		if *p == "" {
+		if !strings.Contains(*p, "/") { // a bare name is the loader's to find
 			continue
 		}
 		abs, err := filepath.Abs(*p)
@@ -313,24 +311,28 @@ func (s *Source) ask(t source.Tick) {
 	s.seq++
 	s.pending = 0
 	q := frame.Request{Type: frame.TypeSample, Seq: s.seq, BootMs: t.BootMs}
-	look := s.cfg.ProcessInterval > 0 && t.BootMs >= s.lookMs
-	if t.BootMs >= s.deviceMs {
-		q.Type = frame.TypeDescribe
-		s.deviceMs = t.BootMs + s.cfg.DeviceInterval.Milliseconds()
-	}
-	if look {
-		s.lookMs = t.BootMs + s.cfg.ProcessInterval.Milliseconds() - s.cfg.Interval.Milliseconds()/2
-	}
 	for i, g := range s.gpus {
 		if g.asked || t.BootMs < g.nextMs {
 			continue
 		}
 		q.Sample |= 1 << i
-		if look {
+		if s.cfg.ProcessInterval > 0 && t.BootMs >= g.lookMs {
 			q.Processes |= 1 << i
+			// Half an interval early, as ticks are not exact.
+			g.lookMs = t.BootMs + (s.cfg.ProcessInterval - s.cfg.Interval/2).Milliseconds()
+		}
+		if t.BootMs >= g.deviceMs {
+			q.Type = frame.TypeDescribe
 		}
 		g.asked, g.askedAt, g.seq, g.tick, g.failing = true, now, s.seq, t, false
 		s.pending++
+	}
+	if q.Type == frame.TypeDescribe { // all that are asked
+		for _, g := range s.gpus {
+			if g.seq == s.seq {
+				g.deviceMs = t.BootMs + s.cfg.DeviceInterval.Milliseconds()
+			}
+		}
 	}
 	if q.Sample == 0 {
 		return

@@ -44,6 +44,9 @@ type gpuState struct {
 	tick    source.Tick
 	askedAt time.Time
 	nextMs  int64 // boot time from which it is asked again
+	// lookMs and deviceMs are boot times from which its processes are listed, and it is
+	// described, when it is asked.
+	lookMs, deviceMs int64
 
 	pending [maxPending]timed
 	waiting int // of pending
@@ -158,6 +161,7 @@ func (g *gpuState) pace(tookUs int64, interval time.Duration) {
 func (g *gpuState) forget() {
 	g.asked, g.nextMs, g.failing, g.read = false, 0, false, false
 	g.lost, g.lostMs = "", 0
+	g.lookMs, g.deviceMs = 0, 0
 }
 
 // changed drops what is known of the GPU that was at this index.

@@ -462,7 +462,7 @@ func TestDriverIsReplaced(t *testing.T) {
 
 // Calls that became slow: the GPU is read less often, and it is said.
 func TestSlowCalls(t *testing.T) {
-	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour), gpu.Config{})
+	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour), gpu.Config{DeviceInterval: 4 * time.Second})
 	r.steps(3)
 	if err := r.mem.SetFaults(nvmlstub.Fault{Function: "nvmlDeviceGetFieldValues", GPUs: []int{0}, Delay: 400 * time.Millisecond}); err != nil {
 		t.Fatal(err)
@@ -472,6 +472,11 @@ func TestSlowCalls(t *testing.T) {
 	rows := r.out.take(wire.KindGPU)
 	if slow, fast := len(of(rows, 0)), len(of(rows, 1)); slow > 13 || slow < 3 || fast < 18 {
 		t.Errorf("%d rows of the slow GPU and %d of the other", slow, fast)
+	}
+	r.out.take(wire.KindDevice)
+	r.steps(10)
+	if n := len(of(r.out.take(wire.KindDevice), 0)); n == 0 {
+		t.Error("a slow GPU is not described any more")
 	}
 	if st := r.out.status["gpu/"+r.mem.UUID(0)]; st.State != source.Degraded || !strings.Contains(st.Reason, "a quarter of the interval") {
 		t.Errorf("status: %+v", st)
