@@ -20,8 +20,8 @@ const module = "github.com/flopwatch/flopwatch"
 // rooms says which of our packages a room may import. "x/..." is x and all below it; of
 // several rows that fit a package, the longest counts.
 var rooms = map[string][]string{
-	"cmd/...":           {"agent/...", "collector/...", "detector/...", "internal/..."},
-	"cmd/flopwatch/...": {"cmd/flopwatch/...", "agent/...", "collector/...", "detector/...", "internal/..."},
+	"cmd/...":           {"agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
+	"cmd/flopwatch/...": {"cmd/flopwatch/...", "agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
 
 	"deploy":      {}, // files; tests alone
 	"deploy/nats": {"internal/wire", "internal/broker", "internal/durable"},
@@ -71,7 +71,7 @@ var rooms = map[string][]string{
 	"internal/bundle/score":       {"internal/bundle"}, // judges the product, so it shares no code with it
 	"internal/archtest":           {},
 	"internal/testenv/...":        {"internal/..."},
-	"internal/e2e":                {"agent/...", "collector/...", "detector/...", "internal/..."},
+	"internal/e2e":                {"agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
 	"internal/benchagent":         {"agent/gpu/nvmlstub", "internal/broker/...", "internal/daemon", "internal/wire"}, // measures the agent's processes from outside
 }
 
