@@ -21,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/flopwatch/flopwatch/agent/gpu/nvmlstub"
 	"github.com/flopwatch/flopwatch/agent/ship"
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/broker/natsd"
@@ -506,6 +507,52 @@ func TestTwoAgents(t *testing.T) {
 	err := second.end()
 	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != daemon.ExitFailure || !strings.Contains(second.log.String(), "another flopwatch-agent runs on data_dir") {
 		t.Errorf("%v\n%s", err, second.log)
+	}
+	p.stop()
+}
+
+// TestGPUs: eight GPUs under dcgm-exporter's names; the child is killed and comes back, and
+// the agent with it all the while.
+func TestGPUs(t *testing.T) {
+	child(t)
+	dir := t.TempDir()
+	library, err := nvmlstub.Build(t.Context(), dir, nvmlstub.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := nvmlstub.Create(filepath.Join(dir, nvmlstub.Shared), nvmlstub.Demo(nvmlstub.H100SXM, 8, uint32(os.Getpid())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	metrics := freePort(t)
+	text := fast(t.TempDir(), "nats://127.0.0.1:1", fmt.Sprintf("[metrics]\nlisten = \"127.0.0.1:%d\"\ngpu = true\n[gpu]\nlibrary = %q\n", metrics, library))
+	config := write(t, text)
+	p := start(t, config)
+	const util = "\nDCGM_FI_DEV_GPU_UTIL{"
+	shown := func() int { return strings.Count(get(t, metrics, "/metrics"), util) }
+	eventually(t, "GPUs", func() bool { return shown() == 8 }, p.log.String)
+	if page := get(t, metrics, "/metrics"); !strings.Contains(page, `UUID="`+mem.UUID(3)+`"`) || !strings.Contains(page, `Hostname="n1"`) {
+		t.Errorf("page:\n%s", page)
+	}
+	out, err := exec.Command("pgrep", "-P", fmt.Sprint(p.cmd.Process.Pid), "flopwatch-nvml").Output()
+	var pid int
+	if _, serr := fmt.Sscan(string(out), &pid); err != nil || serr != nil {
+		t.Skipf("no pgrep: %v", err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "restart", func() bool { return metric(t, metrics, "flopwatch_agent_nvml_restarts_total ") == 1 && shown() == 8 }, p.log.String)
+	if err := os.WriteFile(config, []byte(strings.Replace(text, "gpu = true", "gpu = false", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	p.says("configuration taken up")
+	if n := shown(); n != 0 {
+		t.Errorf("%d GPUs are shown", n)
 	}
 	p.stop()
 }
