@@ -208,9 +208,12 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 		if err := json.Unmarshal([]byte(doc), &l); err != nil {
 			return fmt.Errorf("read back run %s: %w", id, err)
 		}
-		if by == "" && l.StartedMs < d.cutMs {
-			if by = continues(d.acts, &l); by == "" {
-				continue // its beginning was let go: it stays as it was judged
+		if by == "" && l.StartedMs < d.cutMs { // its beginning was let go
+			if l.EndedMs == nil {
+				by = continues(d.acts, &l)
+			}
+			if by == "" {
+				continue // it stays as it was judged
 			}
 		}
 		if by == "" {

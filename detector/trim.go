@@ -15,7 +15,9 @@ const contextMs = 60 * 60_000
 
 // trim lets minutes before cutMs go from memory; the store keeps their cells. Activities that
 // still went on then stay whole, from their beginning, unless force is set. What ended before
-// is judged no more: it stays as it was judged last.
+// is judged no more: it stays as it was judged last. A rental that goes on without work has no
+// beginning of its own in the cells: it begins again at the cut, under a new id that takes the
+// old one's place.
 func (d *Detector) trim(cutMs int64, force bool) {
 	d.cutMs = cutMs
 	from := map[feature.GPUKey]int64{}
@@ -112,7 +114,7 @@ func continues(acts []judged, l *RunLine) string {
 	for _, a := range acts {
 		for _, m := range a.run.Members {
 			for _, o := range l.Members {
-				if m.Node == o.Node && m.GPU == o.GPU && m.StartMs <= o.EndMs && o.StartMs <= m.EndMs {
+				if m.Node == o.Node && m.GPU == o.GPU && m.StartMs < o.EndMs && o.StartMs < m.EndMs {
 					return a.run.ID
 				}
 			}
