@@ -319,11 +319,10 @@ func (p *printer) liveRuns(runs []detector.RunLine, superseded map[string]string
 		if by := superseded[r.Run]; by != "" {
 			end = "now part of " + by
 		}
-		limit := "-"
+		limit, most := "-", nearEnough
 		for _, t := range r.Thresholds {
-			if t.Probability >= nearEnough {
-				limit = fmt.Sprintf("%s %.2f", t.Profile, t.Probability)
-				break
+			if t.Probability >= most {
+				limit, most = fmt.Sprintf("%s %.2f", t.Profile, t.Probability), t.Probability
 			}
 		}
 		rows = append(rows, fmt.Sprintf("%s\t%s %.2f\t%d\t%s\t%s\t%.1f\t%s\t%s\t%.0f %%\t%s\t%s", r.Run, r.Class, r.ClassProbability, gpus(r), stamp(r.StartedMs), end, gpuHours(r),

@@ -28,23 +28,50 @@ func (l Layout) path(parts ...string) string {
 	return filepath.Join(append([]string{l.Root}, parts...)...)
 }
 
-// Folders and files that others use too.
-func (l Layout) Run() string                { return l.path("run") }
-func (l Layout) State() string              { return l.path("run", "state.json") }          // see State
-func (l Layout) Log(name string) string     { return l.path("log", name+".log") }           // of a child
-func (l Layout) Config(name string) string  { return l.path("run", name+".toml") }          // of a child
-func (l Layout) Token() string              { return l.path("run", "nats.token") }          // of the broker
-func (l Layout) NATS() string               { return l.path("nats") }                       // the broker's data
-func (l Layout) ClickHouse() string         { return l.path("clickhouse") }                 // the engine's data
-func (l Layout) ClickHousePassword() string { return l.path("clickhouse", "password") }     // of the user default
-func (l Layout) Agent() string              { return l.path("agent") }                      // the agent's data
-func (l Layout) Play() string               { return l.path("play") }                       // a recording's spools and clock
-func (l Layout) Reports() string            { return l.path("reports") }                    // of findings
-func (l Layout) Facts() string              { return l.path("facts") }                      // spools of the provider's facts
-func (l Layout) Key(name string) string     { return l.path(name + ".key") }                // site, officer, screening
-func (l Layout) source() string             { return l.path("source.json") }                // what the data are of
-func (l Layout) fake() string               { return l.path("fake") }                       // the stub library and its scenario
-func (l Layout) FakeLibrary() string        { return filepath.Join(l.fake(), stubLibrary) } // the stub library
+// Run is where locks, state and the children's configurations lie.
+func (l Layout) Run() string { return l.path("run") }
+
+// State is the file that ReadState reads.
+func (l Layout) State() string { return l.path("run", "state.json") }
+
+// Log is where a child's output goes.
+func (l Layout) Log(name string) string { return l.path("log", name+".log") }
+
+// Config is a child's configuration.
+func (l Layout) Config(name string) string { return l.path("run", name+".toml") }
+
+// Token is what clients show to the broker.
+func (l Layout) Token() string { return l.path("run", "nats.token") }
+
+// NATS holds the broker's streams.
+func (l Layout) NATS() string { return l.path("nats") }
+
+// ClickHouse holds the engine's data.
+func (l Layout) ClickHouse() string { return l.path("clickhouse") }
+
+// ClickHousePassword is the file with the password of the user default.
+func (l Layout) ClickHousePassword() string { return l.path("clickhouse", "password") }
+
+// Agent holds the agent's spool.
+func (l Layout) Agent() string { return l.path("agent") }
+
+// Play holds the spools and the clock of a recording.
+func (l Layout) Play() string { return l.path("play") }
+
+// Reports holds a folder a finding.
+func (l Layout) Reports() string { return l.path("reports") }
+
+// Facts holds the spools of the provider's facts.
+func (l Layout) Facts() string { return l.path("facts") }
+
+// Key is the file of a key: site, officer, screening.
+func (l Layout) Key(name string) string { return l.path(name + ".key") }
+
+// FakeLibrary is the stub of NVIDIA's library; its made-up GPUs lie beside it.
+func (l Layout) FakeLibrary() string { return l.path("fake", stubLibrary) }
+
+// source is the file that says what the data are of.
+func (l Layout) source() string { return l.path("source.json") }
 
 // create makes the folders that are missing.
 func (l Layout) create() error {

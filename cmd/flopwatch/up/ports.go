@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -37,49 +39,76 @@ const loopback = "127.0.0.1"
 
 func address(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }
 
+// takenError says that somebody has a port.
+type takenError struct{ port }
+
+func (e takenError) Error() string {
+	return fmt.Sprintf("port %d of %s is taken by another program, and wanted for %s: choose another with %s, or move all ports with --port", *e.n, loopback, e.what, e.flag)
+}
+
+// Any free ports are looked for below those that the kernel gives to outgoing connections.
+const (
+	anyFrom  = 10_240
+	anyTo    = 32_000
+	anyTries = 200
+)
+
 // take settles the numbers and takes all ports. Those that children open themselves are
-// free again when release is called; the listeners for health and ClickHouse are kept.
+// free again when it returns; the listeners for health and ClickHouse are kept.
 func (p *Ports) take(ctx context.Context) (health, clickhouse *net.TCPListener, err error) {
-	base := p.Health
+	if p.Health != 0 {
+		return p.takeFrom(ctx, p.Health)
+	}
+	for range anyTries {
+		q := *p
+		health, clickhouse, err = q.takeFrom(ctx, anyFrom+rand.IntN(anyTo-anyFrom))
+		taken, is := errors.AsType[takenError](err)
+		if err == nil {
+			*p = q
+		}
+		if !is || slices.ContainsFunc(p.all(), func(own port) bool { return *own.n == *taken.n }) {
+			break // done, or it was named
+		}
+	}
+	return health, clickhouse, err
+}
+
+// takeFrom takes the ports, those without a number from base on.
+func (p *Ports) takeFrom(ctx context.Context, base int) (health, clickhouse *net.TCPListener, err error) {
 	taken := map[int]*net.TCPListener{}
-	release := func(keep ...int) {
-		for n, ln := range taken {
-			if len(keep) == 0 || n != keep[0] && n != keep[1] {
+	defer func() {
+		for _, ln := range taken {
+			if err != nil || ln != health && ln != clickhouse {
 				_ = ln.Close() // it was only to hold the port
 			}
 		}
-	}
+		if err != nil {
+			health, clickhouse = nil, nil
+		}
+	}()
 	for i, q := range p.all() {
-		if *q.n == 0 && base != 0 {
+		if *q.n == 0 {
 			*q.n = base + i
 		}
 		if *q.n < 0 || *q.n > 65535 {
-			release()
 			return nil, nil, fmt.Errorf("port %d for %s: wanted 1 to 65535 (%s)", *q.n, q.what, q.flag)
 		}
-		if *q.n != 0 && taken[*q.n] != nil {
-			release()
+		if taken[*q.n] != nil {
 			return nil, nil, fmt.Errorf("port %d is meant for two things, one of them %s: choose another with %s", *q.n, q.what, q.flag)
 		}
 		ln, lerr := (&net.ListenConfig{}).Listen(ctx, "tcp", address(*q.n))
+		if errors.Is(lerr, syscall.EADDRINUSE) {
+			return nil, nil, takenError{q}
+		}
 		if lerr != nil {
-			release()
-			if errors.Is(lerr, syscall.EADDRINUSE) {
-				return nil, nil, fmt.Errorf("port %d of %s is taken by another program, and wanted for %s: choose another with %s, or move all ports with --port", *q.n, loopback, q.what, q.flag)
-			}
 			return nil, nil, fmt.Errorf("open port %d for %s: %w", *q.n, q.what, lerr)
 		}
 		tcp, ok := ln.(*net.TCPListener)
 		if !ok {
-			release()
 			return nil, nil, errors.Join(fmt.Errorf("open port for %s: a %T cannot be shared", q.what, ln), ln.Close())
-		}
-		if addr, is := tcp.Addr().(*net.TCPAddr); is {
-			*q.n = addr.Port
 		}
 		taken[*q.n] = tcp
 	}
-	release(p.Health, p.ClickHouse)
 	return taken[p.Health], taken[p.ClickHouse], nil
 }
 

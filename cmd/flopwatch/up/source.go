@@ -202,7 +202,7 @@ func (s Source) belongs(before *Source, dir string) error {
 func loadSource(l Layout) (*Source, error) {
 	text, err := os.ReadFile(l.source())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil //nolint:nilnil // a new directory has none
+		return nil, nil // a new directory has none
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read source: %w", err)

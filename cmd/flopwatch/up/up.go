@@ -203,7 +203,7 @@ func (t *tree) prepare(source Source, manifest *bundle.Manifest, driver Driver) 
 		}
 	}
 	if source.Kind == FakeGPUs {
-		if err := os.MkdirAll(t.l.fake(), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Dir(t.l.FakeLibrary()), 0o700); err != nil {
 			return fmt.Errorf("make folder of the stub: %w", err)
 		}
 		if err := t.o.Fake(t.l.FakeLibrary(), source.GPUs); err != nil {
@@ -214,8 +214,11 @@ func (t *tree) prepare(source Source, manifest *bundle.Manifest, driver Driver) 
 		return err
 	}
 	t.out.say("source      %s, cluster %s (%s)", source, source.Cluster, source.Why)
-	if driver.Loaded && source.Kind != RealGPUs {
+	switch {
+	case driver.Loaded && source.Kind != RealGPUs:
 		t.out.say("            %s; its GPUs are not sampled", driver.Text)
+	case !driver.Loaded && source.Kind == RealGPUs:
+		t.out.say("            %s: there are no samples of GPUs until it has", driver.Text)
 	}
 	return source.save(t.l)
 }
@@ -274,7 +277,7 @@ func (t *tree) run(ctx context.Context, locks *supervise.Tree, health net.Listen
 		if lerr != nil {
 			return lerr
 		}
-		defer func() { err = errors.Join(err, log.Close()) }() //nolint:gocritic // one a child
+		defer func() { err = errors.Join(err, log.Close()) }()
 		specs[i].Log, specs[i].Env = log, environment()
 	}
 	own, err := supervise.OpenLog(t.l.Log("up"), logBytes, logFiles, echo, fmt.Sprintf("%-10s | ", "up"))
