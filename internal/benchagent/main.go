@@ -2,7 +2,7 @@
 // cost beside other monitors (`make bench-agent`), and whether they stay as they are over
 // half an hour of faults (`make soak-agent`).
 //
-//	benchagent bench [-rivals DIR] [-window 120s] [-warmup 20s]
+//	benchagent bench [-rivals DIR] [-window 120s] [-warmup 20s] [-perf FILE]
 //	benchagent soak [-minutes 30] [-csv FILE]
 //
 // # What it measures
@@ -66,6 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		common()
 		rivals := flags.String("rivals", ".cache/rivals", "`folder` that rivals.sh has filled")
 		window := flags.Duration("window", 120*time.Second, "how long to measure")
+		perf := flags.String("perf", "", "take a profile of agent and child with perf, into this `file` (perf report -i FILE)")
 		warmup := flags.Duration("warmup", 20*time.Second, "how long to wait before that")
 		if err := parse(); err != nil {
 			return err
@@ -74,7 +75,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err = errors.Join(err, absolute(&bin, &stub)); err != nil {
 			return err
 		}
-		return runBench(ctx, benchOptions{bin: bin, stub: stub, rivals: *rivals, work: work, warmup: *warmup, window: *window}, stdout)
+		return runBench(ctx, benchOptions{bin: bin, stub: stub, rivals: *rivals, work: work, perf: *perf, warmup: *warmup, window: *window}, stdout)
 	case "soak":
 		common()
 		minutes := flags.Float64("minutes", 30, "how long")

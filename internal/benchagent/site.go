@@ -55,9 +55,8 @@ func startSite(ctx context.Context, g *group, bin, stub, work string, pids []uin
 	go func() { committed <- s.commit.run(commitCtx) }() // ends with stopCommit
 	g.add(func() error {
 		stopCommit()
-		err := <-committed
-		s.commit.close()
-		return err
+		defer s.commit.close()
+		return <-committed
 	})
 	if s.driver, err = newDriver(filepath.Join(work, "agent", "driver"), stub, pids); err != nil {
 		return nil, err
@@ -73,10 +72,8 @@ func startSite(ctx context.Context, g *group, bin, stub, work string, pids []uin
 		return nil, fmt.Errorf("write the agent's configuration: %w", err)
 	}
 	env := []string{"PATH=" + os.Getenv("PATH")}
-	for _, name := range []string{"GODEBUG", "GOGC", "GOMEMLIMIT", "GOMAXPROCS"} { // for experiments
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
-		}
+	if v, ok := os.LookupEnv("GODEBUG"); ok { // gctrace=1: what the heap does
+		env = append(env, "GODEBUG="+v)
 	}
 	if s.agent, err = start("flopwatch-agent", filepath.Join(work, "agent"), env, filepath.Join(bin, "flopwatch-agent"), "-config", config); err != nil {
 		return nil, err

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
@@ -89,7 +88,7 @@ func runSoak(ctx context.Context, o soakOptions, out io.Writer) (err error) {
 
 	faultCtx, stopFaults := context.WithCancel(ctx)
 	faults := &faults{site: s, out: out}
-	ended := make(chan error, 1)
+	ended := make(chan error, 2)
 	go func() { ended <- faults.run(faultCtx, o.length) }() // ends with stopFaults
 	g.add(func() error {
 		stopFaults()
@@ -104,11 +103,14 @@ func runSoak(ctx context.Context, o soakOptions, out io.Writer) (err error) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case ferr := <-ended:
+			ended <- nil // for the group
+			return errors.Join(errors.New("faults ended early"), ferr)
 		case <-tick.C:
 		}
-		x, err := s.sample(ctx)
-		if err != nil {
-			return err
+		x, serr := s.sample(ctx)
+		if serr != nil {
+			return serr
 		}
 		x.at, x.faults = time.Since(began), faults.inForce()
 		all = append(all, x)
@@ -143,7 +145,7 @@ func (s *site) sample(ctx context.Context) (x sample, err error) {
 	}
 	x.child.RSSBytes = -1
 	if child, ok := s.child(); ok {
-		if u, err := readProcess(child); err == nil {
+		if u, uerr := readProcess(child); uerr == nil { // else it has just ended
 			x.child = u
 		}
 	}
@@ -194,8 +196,9 @@ func (s *site) verdict(ctx context.Context, o soakOptions, out io.Writer, all []
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nsoak of %s: a look each %s, %d judged; %s\nmedian of the first and of the last third; rise of a robust line through all (Theil-Sen) over the whole time, and what it may be\n\n",
 		o.length, sampleEvery, len(judged), f.summary())
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\tfirst third\tlast third\tlowest\thighest\trise\tallowed\t\t")
+	w := newTable(&b)
+	w.row("", "first third", "last third", "lowest", "highest", "rise", "allowed", "", "")
+	number := func(v float64) string { return fmt.Sprintf("%.2f", v) }
 	var broken []string
 	for _, q := range quantities {
 		var x, y []float64
@@ -215,11 +218,11 @@ func (s *site) verdict(ctx context.Context, o soakOptions, out io.Writer, all []
 			word = "RISES"
 			broken = append(broken, fmt.Sprintf("%s rises by %.2f %s, at most %.2f", q.name, rise, q.unit, allowed))
 		}
-		fmt.Fprintf(w, "%s\t%.2f\t%.2f\t%.2f\t%.2f\t%+.2f\t%.2f\t%s\t%s\t\n", strings.TrimSuffix(q.name+", "+q.unit, ", "),
-			median(y[:min(third, len(y))]), median(y[max(0, len(y)-third):]), slices.Min(y), slices.Max(y), rise, allowed, q.unit, word)
+		w.row(strings.TrimSuffix(q.name+", "+q.unit, ", "), number(median(y[:min(third, len(y))])), number(median(y[max(0, len(y)-third):])),
+			number(slices.Min(y)), number(slices.Max(y)), fmt.Sprintf("%+.2f", rise), number(allowed), q.unit, word)
 	}
-	if err := w.Flush(); err != nil {
-		return fmt.Errorf("print table: %w", err)
+	if err := w.end(); err != nil {
+		return err
 	}
 	// What was taken has to arrive: the broker is there, and the agent ships.
 	if err := s.drain(ctx); err != nil {
