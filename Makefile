@@ -11,7 +11,7 @@ KUBEVALIDATE := .cache/bin/kubectl-validate-v0.0.4
 ENGINE_FETCH := internal/store/embedded/engine/fetch.sh
 FUZZTIME ?= 10s
 # What tests may not skip for want of.
-REQUIRE ?= engine,nats
+REQUIRE ?= engine,nats,cc
 OUT ?= out
 # NVIDIA's header marks functions as deprecated that the binding wraps and nobody here calls.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 func need(t testing.TB) {
 	t.Helper()
 	_, err := exec.LookPath("gcc")
-	testenv.Need(t, "gcc", err)
+	testenv.Need(t, "cc", err)
 	built.once.Do(func() {
 		if os.Getenv("FLOPWATCH_STUB_SANITIZE") != "" {
 			built.sanitize = []string{"-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"}
