@@ -11,6 +11,21 @@
 //
 // It must not know SQL, NATS subjects, or names of customers.
 //
+// [Detector.Backfill] judges a period that is stored; [Follower] judges a store as it grows, to
+// the same lines. It tails batches by availability; rows of batches that appear late are
+// found by when they came into the store (up to five minutes may pass from that time, by the
+// store's clock, until they are visible), make their cells anew and give new versions of the
+// verdicts at the next moment. What is due is told by the broker's time, which the caller
+// brings: a silent fleet is judged too. A position is stored after each block; whoever leads
+// next takes the cells, runs and findings as they stood there, and judges the rest again under
+// its own epoch. What an earlier leader said beyond the position is said again, or taken back.
+// Before each write the lease is looked at, and the store refuses an older epoch.
+//
+// Memory holds the minutes of a horizon (35 days, about 0.6 KiB a GPU and minute, at most
+// 4,000,000 unless configured). Activities that go on are kept from their beginning; what
+// ended before is judged no more. Profiles that change hold from the next start on: what was
+// judged is not judged again under them.
+//
 // One goroutine owns the state. After a crash everything is rebuilt from stored rows, or from
 // stored cells where raw rows have expired:
 // verdicts are versioned by the judged minute, so repeating a step writes the same

@@ -45,9 +45,16 @@ type liveMemory struct {
 	refuse     int // so many calls fail
 }
 
+// shorten ends a recording early, so that a test is quick.
+func shorten(m *memory, b *bundle.Bundle) {
+	b.Manifest.EndMs = min(b.Manifest.EndMs, b.Manifest.StartMs+100*60_000)
+	m.batches = slices.DeleteFunc(m.batches, func(x store.BatchRow) bool { return x.AvailableMs > b.Manifest.EndMs })
+}
+
 func newLiveMemory(t testing.TB, dir string) (*liveMemory, *bundle.Bundle) {
 	t.Helper()
 	m, b, parties := load(t, dir)
+	shorten(m, b)
 	l := &liveMemory{memory: m, parties: parties, insertedMs: map[store.BatchKey]int64{}, allRuns: map[string][]store.RunRow{}, allFound: map[string][]store.FindingRow{}}
 	for i := range m.batches {
 		m.batches[i].Sequence = uint64(i + 1)
@@ -388,6 +395,7 @@ func TestFollowIsBackfill(t *testing.T) {
 			t.Run(filepath.Base(dir)+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				m, b, parties := load(t, dir)
+				shorten(m, b)
 				if err := New(configOf(t, b, 1), m, parties).Backfill(t.Context(), b.Manifest.StartMs, b.Manifest.EndMs); err != nil {
 					t.Fatal(err)
 				}
@@ -426,8 +434,8 @@ func TestLateBatches(t *testing.T) {
 	l, b := newLiveMemory(t, dir)
 	chance := rand.New(rand.NewPCG(1, 2))
 	for i, x := range l.batches {
-		if x.AvailableMs < b.Manifest.EndMs-3*60*60_000 && i%5 == 0 { // an hour later than younger ones
-			l.insertedMs[x.BatchKey] += chance.Int64N(60 * 60_000)
+		if x.AvailableMs < b.Manifest.EndMs-60*60_000 && i%5 == 0 { // an hour later than younger ones
+			l.insertedMs[x.BatchKey] += chance.Int64N(40 * 60_000)
 		}
 	}
 	lives := follow(t, l, b, nil, func(life int) int { return 20 + 7*(life%13) })
@@ -575,5 +583,41 @@ func TestStaleLeaderSaysNothing(t *testing.T) {
 	}
 	if err = f.Run(t.Context()); !errors.Is(err, ErrStopped) {
 		t.Errorf("got %v, want %v", err, ErrStopped)
+	}
+}
+
+// TestPlaceNodes: what the inventory does not state is taken from the node's own driver and
+// ports; where both speak the inventory holds, and the difference shows.
+func TestPlaceNodes(t *testing.T) {
+	t.Parallel()
+	const h100, a100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"
+	d := New(Config{}, nil, nil)
+	d.rates = map[string]float64{"live": 3200}
+	var devices []store.DeviceRow
+	for gpu := range 8 {
+		for _, node := range []string{"live", "listed", "wrong"} {
+			devices = append(devices, store.DeviceRow{Node: node, GPU: gpu, Model: h100, PowerLimitW: 650})
+		}
+	}
+	d.placeNodes([]store.InventoryRow{
+		{Node: "listed", GPUCount: -1, FabricGbps: 400, TDPW: nan},
+		{Node: "wrong", GPUModel: a100, GPUCount: 16, FabricGbps: nan, TDPW: nan},
+		{Node: "silent", GPUModel: a100, GPUCount: 8, FabricGbps: nan, TDPW: nan},
+	}, devices)
+	n := d.st.nodes
+	if x := n["live"]; x.Listed || x.GPUModel != h100 || x.GPUCount != 8 || x.TDPW != 650 || x.FabricGbps != 3200 {
+		t.Errorf("a node that no inventory lists: %+v", x)
+	}
+	if x := n["listed"]; !x.Listed || x.GPUModel != h100 || x.GPUCount != 8 || x.TDPW != 650 || x.FabricGbps != 400 {
+		t.Errorf("a node of which the inventory states little: %+v", x)
+	}
+	if x := n["wrong"]; x.GPUModel != a100 || x.GPUCount != 16 || x.SeenModel != h100 || x.SeenCount != 8 || x.TDPW == 650 || !otherPart(x.GPUModel, x.SeenModel) {
+		t.Errorf("a node that says otherwise: %+v", x)
+	}
+	if x := n["silent"]; x.SeenModel != "" || x.SeenCount != 0 || x.GPUModel != a100 {
+		t.Errorf("a node that says nothing: %+v", x)
+	}
+	if otherPart(h100, h100) || otherPart("", h100) || otherPart("something new", h100) {
+		t.Error("names of one part, or that nobody knows, are no contradiction")
 	}
 }
