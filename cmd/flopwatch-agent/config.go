@@ -105,11 +105,9 @@ func defaults() config {
 	}
 }
 
-// loadConfig reads a file. Errors name the file and the key, and say what would be right.
-func loadConfig(path string) (cfg config, digest string, err error) { return loadConfigAs(path, "") }
-
-// loadConfigAs is loadConfig for a node that is told its name elsewhere, if it is.
-func loadConfigAs(path, node string) (cfg config, digest string, err error) {
+// loadConfig reads a file; node, if it is not "", takes the place of its key. Errors name the
+// file and the key, and say what would be right.
+func loadConfig(path, node string) (cfg config, digest string, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return cfg, "", fmt.Errorf("read configuration: %w", err)

@@ -37,7 +37,7 @@ func TestCommentedFile(t *testing.T) {
 	if string(shipped) != defaultFile {
 		t.Error("deploy/config/flopwatch-agent.toml is not cmd/flopwatch-agent/flopwatch-agent.toml: copy it")
 	}
-	cfg, _, err := loadConfig(write(t, defaultFile))
+	cfg, _, err := loadConfig(write(t, defaultFile), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestMistakes(t *testing.T) {
 		"cluster = \"main\"\n[log]\nlevel = \"loud\"",
 	} {
 		path := write(t, text)
-		_, _, err := loadConfig(path)
+		_, _, err := loadConfig(path, "")
 		if err == nil {
 			t.Errorf("%q is taken", text)
 			continue
@@ -183,7 +183,7 @@ func TestMistakes(t *testing.T) {
 	if got.String() != string(want) {
 		t.Errorf("run with -update and look at the change; got\n%s", got.String())
 	}
-	if _, _, err := loadConfig("/no/such/file"); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
+	if _, _, err := loadConfig("/no/such/file", ""); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -198,10 +198,20 @@ func TestGoodFiles(t *testing.T) {
 		"cluster = \"c\"\n[metrics]\nlisten = \"\"\ngpu = true":          func(c config) bool { return c.Metrics.Listen == "" && c.Metrics.GPU },
 		"cluster = \"c\"\n[spool]\nmax_bytes = 1048576\nmax_age=\"24h\"": func(c config) bool { return c.Spool.MaxAge == 24*time.Hour },
 	} {
-		cfg, _, err := loadConfig(write(t, text))
+		cfg, _, err := loadConfig(write(t, text), "")
 		if err != nil || !check(cfg) {
 			t.Errorf("%q: %+v, %v", text, cfg, err)
 		}
+	}
+}
+
+func TestNodeByFlag(t *testing.T) {
+	path := write(t, "cluster = \"c\"\nnode = \"a\"")
+	if cfg, _, err := loadConfig(path, "b"); err != nil || cfg.Node != "b" {
+		t.Errorf("node %q, %v", cfg.Node, err)
+	}
+	if _, _, err := loadConfig(path, "b c"); err == nil {
+		t.Error("a bad name is taken")
 	}
 }
 

@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case *path == "" || flags.NArg() > 0:
 		return daemon.UsageError{Err: errors.New("usage: flopwatch-agent -config FILE [-node NAME] [-check], or -print-config for a file to begin with")}
 	}
-	cfg, digest, err := loadConfigAs(*path, *node)
+	cfg, digest, err := loadConfig(*path, *node)
 	if err != nil {
 		return daemon.UsageError{Err: err}
 	}

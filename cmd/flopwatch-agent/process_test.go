@@ -67,7 +67,7 @@ func binary(t *testing.T) string {
 func child(t *testing.T) {
 	t.Helper()
 	_, err := exec.LookPath("gcc")
-	testenv.Need(t, "gcc", err)
+	testenv.Need(t, "cc", err)
 	cmd := exec.Command("go", "build", "-o", filepath.Dir(binary(t)), "../flopwatch-nvml")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {

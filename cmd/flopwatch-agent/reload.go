@@ -15,7 +15,7 @@ func (d *agentDaemon) reload(ctx context.Context) {
 }
 
 func (d *agentDaemon) tryReload(ctx context.Context) error {
-	cfg, digest, err := loadConfigAs(d.path, d.as)
+	cfg, digest, err := loadConfig(d.path, d.as)
 	if err != nil {
 		return err // it names file and key
 	}
