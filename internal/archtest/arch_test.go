@@ -196,6 +196,31 @@ func TestOwnersOfDependencies(t *testing.T) {
 	}
 }
 
+// What runs on GPU hosts is small because of what it does not link.
+func TestTheAgentIsSmall(t *testing.T) {
+	byPath := map[string]pkg{}
+	for _, p := range packages(t) {
+		byPath[p.ImportPath] = p
+	}
+	heavy := []string{"github.com/nats-io/nats-server", "github.com/ClickHouse/", "github.com/ebitengine/purego", "net/http/pprof", module + "/internal/store"}
+	for _, from := range []string{"flopwatch-agent", "flopwatch-nvml"} {
+		linked := []string{module + "/cmd/" + from}
+		for i := 0; i < len(linked); i++ {
+			for _, imp := range byPath[linked[i]].Imports {
+				if slices.ContainsFunc(heavy, func(h string) bool { return strings.HasPrefix(imp, h) }) {
+					t.Errorf("%s must not link %s, which %s imports", from, imp, linked[i])
+				}
+				if strings.HasPrefix(imp, module) && !slices.Contains(linked, imp) {
+					linked = append(linked, imp)
+				}
+			}
+		}
+		if len(linked) < 3 {
+			t.Errorf("%s links %v only", from, linked)
+		}
+	}
+}
+
 func TestPureRooms(t *testing.T) {
 	for _, p := range packages(t) {
 		if !slices.Contains(pure, p.room()) {

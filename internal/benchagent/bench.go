@@ -114,7 +114,10 @@ func profile(g *group, o benchOptions, agent int) error {
 	if err != nil {
 		return err
 	}
-	g.add(p.stop)
+	g.add(func() error {
+		_ = p.stop() // it says that it was interrupted, and has written all it had
+		return nil
+	})
 	return nil
 }
 
