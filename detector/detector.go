@@ -109,6 +109,7 @@ type Detector struct {
 	cutMs  int64                      // minutes before this were let go; 0: none were
 	left   map[string]bool            // runs that are judged no more, as their beginning was let go
 	ahead  ahead                      // what an earlier leader said of moments that are judged again
+	runsAt map[string]int64           // when a version of a run was written last
 	said   []store.FindingRow         // versions of findings since reports were written last
 	copied map[string]map[string]span // raw rows that evidence tables have, by finding and node
 	// write does one write to the store, again and again if need be; nil: once.
@@ -133,7 +134,7 @@ func New(cfg Config, st Store, parties *identity.Graph) *Detector {
 		cfg.WaitMs = WaitMs
 	}
 	return &Detector{
-		left: map[string]bool{}, copied: map[string]map[string]span{},
+		left: map[string]bool{}, runsAt: map[string]int64{}, copied: map[string]map[string]span{},
 		cfg: cfg, store: st, parties: parties, profiles: profiles, st: newState(),
 		prev: map[string]report.Finding{}, withdrawn: map[string]report.Finding{}, raised: map[string]int64{}, written: map[string]string{}, runs: map[string]string{},
 		pending: newPending(), peaks: map[string]peak{},

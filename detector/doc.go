@@ -22,7 +22,7 @@
 // Before each write the lease is looked at, and the store refuses an older epoch.
 //
 // Memory holds the minutes of a horizon (35 days, about 0.6 KiB a GPU and minute, at most
-// 4,000,000 unless configured). Activities that go on are kept from their beginning; what
+// 2,000,000 unless configured). Activities that go on are kept from their beginning; what
 // ended before is judged no more. Profiles that change hold from the next start on: what was
 // judged is not judged again under them.
 //

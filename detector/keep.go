@@ -167,6 +167,7 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 	now, docs := map[string]bool{}, map[string]string{}
 	var rows []store.RunRow
 	var members []store.RunMemberRow
+	var wrote []string
 	merged := merge(d.acts)
 	into := map[string]string{} // run id -> the run that took it over
 	for _, a := range d.acts {
@@ -181,9 +182,11 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 			return fmt.Errorf("render run %s: %w", a.run.ID, err)
 		}
 		docs[a.run.ID] = string(doc)
-		if _, again := d.ahead.runs[a.run.ID]; d.runs[a.run.ID] == string(doc) && !again {
+		if _, again := d.ahead.runs[a.run.ID]; !again && (d.runs[a.run.ID] == string(doc) || (d.live() && !last && d.goesOn(&l, atMs))) {
+			docs[a.run.ID] = d.runs[a.run.ID]
 			continue
 		}
+		wrote = append(wrote, a.run.ID)
 		r := store.RunRow{
 			RunID: l.Run, JudgedMs: atMs, Class: l.Class, ClassProbability: l.ClassProbability, StartMs: l.StartedMs,
 			Executed: store.FLOPs(a.est.Executed), Model: store.FLOPs(a.est.Model), CoverageFrac: l.CoverageFrac,
@@ -235,6 +238,10 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 		return err
 	}
 	d.runs = docs
+	for _, id := range wrote {
+		d.runsAt[id] = atMs
+	}
+	maps.DeleteFunc(d.runsAt, func(id string, _ int64) bool { return d.runs[id] == "" })
 	maps.DeleteFunc(d.ahead.runs, func(_ string, r store.RunRow) bool { return int64(r.Provenance.Version) <= atMs })
 	return nil
 }
@@ -265,6 +272,19 @@ func (d *Detector) endEarlier(ctx context.Context, atMs int64) error {
 		return fmt.Errorf("take back findings of earlier judgements: %w", err)
 	}
 	return nil
+}
+
+// runEveryMs is how often a version of a run is written that goes on and only grows.
+const runEveryMs = 10 * 60_000
+
+// goesOn reports whether what is new about a run can wait for its next version: it goes on as it
+// did when it was written not long ago.
+func (d *Detector) goesOn(l *RunLine, atMs int64) bool {
+	if at, ok := d.runsAt[l.Run]; !ok || atMs-at >= runEveryMs || l.EndedMs != nil {
+		return false
+	}
+	var was RunLine
+	return json.Unmarshal([]byte(d.runs[l.Run]), &was) == nil && was.EndedMs == nil && was.Class == l.Class && len(was.Members) == len(l.Members) && slices.Equal(was.Accounts, l.Accounts)
 }
 
 // noRun stands in place of the run that took another over, where none did: what was

@@ -20,7 +20,7 @@ const (
 	// HorizonMs is how much event time is kept in memory.
 	HorizonMs = 35 * dayMs
 	// MaxCells bounds the minute cells of GPUs in memory, 0.6 KiB each.
-	MaxCells = 4_000_000
+	MaxCells = 2_000_000
 	// SettleMs is how much longer than the wait a minute waits for rows on their way from the
 	// broker into the store.
 	SettleMs = 15_000

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -211,13 +212,9 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 	if err = s.checkEpoch(ctx, TableFindings, cluster, epoch); err != nil {
 		return err
 	}
-	latest, err := s.LatestFindings(ctx, cluster)
+	before, err := s.carried(ctx, cluster, rows)
 	if err != nil {
 		return err
-	}
-	before := make(map[string]*FindingRow, len(latest))
-	for i := range latest {
-		before[latest[i].FindingID] = &latest[i]
 	}
 	var w writer
 	v := w.verdict()
@@ -230,7 +227,7 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 	state, severity, retracted, doc := w.text("state"), w.text("severity"), new(proto.ColBool), w.text("doc")
 	w.put("retracted", retracted)
 	for _, r := range rows {
-		if old := before[r.FindingID]; old != nil {
+		if old, ok := before[r.FindingID]; ok {
 			r.RaisedMs, r.RaisedAt = old.RaisedMs, old.RaisedAt
 			if r.AcknowledgedAt.IsZero() {
 				r.AcknowledgedAt = old.AcknowledgedAt
@@ -257,6 +254,39 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 	return s.Insert(ctx, TableFindings, "", &columnsBlock{in: w.in})
 }
 
+// carried reads what is carried from version to version of the findings of rows that are
+// there already.
+func (s *Store) carried(ctx context.Context, cluster string, rows []FindingRow) (map[string]FindingRow, error) {
+	var in strings.Builder
+	for i := range rows {
+		if i > 0 {
+			in.WriteString(", ")
+		}
+		in.WriteString(quote(rows[i].FindingID))
+	}
+	var id textColumn
+	var raisedMs, raisedAt, acknowledged proto.ColInt64
+	sql := "SELECT finding_id, argMax(raised_ms, (epoch, version)) AS raised_ms_, argMax(toUnixTimestamp64Milli(raised_at), (epoch, version)) AS raised_at_, " +
+		"argMax(ifNull(toUnixTimestamp64Milli(acknowledged_at), toInt64(0)), (epoch, version)) AS acknowledged_at_ FROM " + s.table(TableFindings) +
+		" WHERE cluster = " + quote(cluster) + " AND finding_id IN (" + in.String() + ") GROUP BY finding_id"
+	out := map[string]FindingRow{}
+	res := proto.Results{{Name: "finding_id", Data: &id}, {Name: "raised_ms_", Data: &raisedMs}, {Name: "raised_at_", Data: &raisedAt}, {Name: "acknowledged_at_", Data: &acknowledged}}
+	err := s.native.query(ctx, sql, res, func(n int) error {
+		for i := range n {
+			r := FindingRow{RaisedMs: raisedMs[i], RaisedAt: time.UnixMilli(raisedAt[i]).UTC()}
+			if ms := acknowledged[i]; ms != 0 {
+				r.AcknowledgedAt = time.UnixMilli(ms).UTC()
+			}
+			out[id.at(i)] = r
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what findings carry on: %w", err)
+	}
+	return out, nil
+}
+
 // LatestRuns returns the latest version of each run, sorted by id.
 func (s *Store) LatestRuns(ctx context.Context, cluster string) ([]RunRow, error) {
 	return s.runs(ctx, cluster, "")
@@ -281,7 +311,7 @@ func (s *Store) runs(ctx context.Context, cluster, where string) ([]RunRow, erro
 		f[i] = sel.float64(name)
 	}
 	coverage := sel.float64("coverage_frac")
-	sql := sel.sql() + " FROM " + s.table(TableRuns) + " WHERE cluster = " + quote(cluster) + where + " ORDER BY run_id, epoch DESC, version DESC LIMIT 1 BY run_id"
+	sql := sel.sql() + " FROM " + s.table(TableRuns) + s.newest(TableRuns, "run_id", cluster, where) + " ORDER BY run_id, epoch DESC, version DESC LIMIT 1 BY run_id"
 	var out []RunRow
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
@@ -298,6 +328,13 @@ func (s *Store) runs(ctx context.Context, cluster, where string) ([]RunRow, erro
 		return nil, fmt.Errorf("read runs: %w", err)
 	}
 	return out, nil
+}
+
+// newest is the condition that picks the latest version of each id: keys are looked up first,
+// so that the documents of all the versions before are never read.
+func (s *Store) newest(table, id, cluster, where string) string {
+	of := " WHERE cluster = " + quote(cluster) + where
+	return of + " AND (" + id + ", epoch, version) IN (SELECT " + id + ", m.1, m.2 FROM (SELECT " + id + ", max((epoch, version)) AS m FROM " + s.table(table) + of + " GROUP BY " + id + "))"
 }
 
 // RunMembers returns the members of one version of a run, sorted by node, GPU, start.
@@ -344,7 +381,7 @@ func (s *Store) findings(ctx context.Context, cluster, where string) ([]FindingR
 	sel.add("retracted_", "toUInt8(retracted)", retracted)
 	sel.add("version", "version", version)
 	sel.add("epoch", "epoch", epoch)
-	sql := sel.sql() + " FROM " + s.table(TableFindings) + " WHERE cluster = " + quote(cluster) + where + " ORDER BY finding_id, epoch DESC, version DESC LIMIT 1 BY finding_id"
+	sql := sel.sql() + " FROM " + s.table(TableFindings) + s.newest(TableFindings, "finding_id", cluster, where) + " ORDER BY finding_id, epoch DESC, version DESC LIMIT 1 BY finding_id"
 	var out []FindingRow
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
