@@ -255,7 +255,11 @@ func (o *askOptions) runs(ctx context.Context, a *asked, classes []string, stdou
 		return err
 	}
 	p := &printer{w: stdout}
-	o.heading(ctx, a, p)
+	judged := int64(0)
+	for i := range rows {
+		judged = max(judged, rows[i].JudgedMs)
+	}
+	o.heading(ctx, a, p, judged)
 	p.liveRuns(runs, superseded, o.all || len(classes) > 0)
 	return p.err
 }
@@ -279,13 +283,13 @@ func (o *askOptions) none(ctx context.Context, a *asked, what string, others int
 	return nil
 }
 
-// heading says of what and of when the answer is.
-func (o *askOptions) heading(ctx context.Context, a *asked, p *printer) {
-	judged := "not judged yet"
-	if pos, ok, err := a.store.Position(ctx, a.cluster); err == nil && ok && pos.JudgedMs > 0 {
-		judged = "judged up to " + stamp(pos.JudgedMs) + " UTC"
+// heading says of what and of when the answer is. judgedMs is the latest minute of the verdicts
+// that are shown: a detector that has just taken over has no position yet.
+func (o *askOptions) heading(ctx context.Context, a *asked, p *printer, judgedMs int64) {
+	if pos, ok, err := a.store.Position(ctx, a.cluster); err == nil && ok {
+		judgedMs = max(judgedMs, pos.JudgedMs)
 	}
-	p.line("Cluster %s, %s", a.cluster, judged)
+	p.line("Cluster %s, judged up to %s UTC", a.cluster, stamp(judgedMs))
 	if a.state != nil && a.state.Source.Kind == up.FakeGPUs {
 		p.line("Everything of these GPUs is made up (%s).", up.FakeName)
 	}
@@ -382,7 +386,11 @@ func (o *askOptions) findings(ctx context.Context, a *asked, limbs []string, std
 		return err
 	}
 	p := &printer{w: stdout}
-	o.heading(ctx, a, p)
+	judged := int64(0)
+	for i := range rows {
+		judged = max(judged, int64(rows[i].Provenance.Version)) // the judged minute
+	}
+	o.heading(ctx, a, p, judged)
 	p.findings(found, profiles)
 	p.line("")
 	for _, l := range wrap(notLegalAdvice, textWidth) {

@@ -119,36 +119,17 @@ func (i importer) run(ctx context.Context, s up.State) (said string, err error) 
 	var words []string
 	now := was
 	if s.Source.Kind == up.Recording && was.Recording != s.Source.Digest {
-		b, err := bundle.Open(s.Source.Recording)
-		if err != nil {
+		if words, err = i.recorded(ctx, s, l); err != nil {
 			return "", err
 		}
-		w, err := i.parties(ctx, s, l, b)
-		if err != nil {
-			return "", err
-		}
-		words, now.Recording = append(words, w...), s.Source.Digest
+		now.Recording = s.Source.Digest
 	}
 	if i.facts != "" {
-		b, err := newFacts(i.facts, s.Source.Cluster)
-		if err != nil {
-			return "", err
+		stated, digest, ferr := i.stated(ctx, s, l, was.Facts)
+		if ferr != nil {
+			return "", ferr
 		}
-		digest, err := b.Digest()
-		if err != nil {
-			return "", err
-		}
-		if was.Facts != digest {
-			w, err := i.publish(ctx, s, l, b, digest)
-			if err != nil {
-				return "", err
-			}
-			words = append(words, w...)
-			if w, err = i.parties(ctx, s, l, b); err != nil {
-				return "", err
-			}
-			words, now.Facts = append(words, w...), digest
-		}
+		words, now.Facts = append(words, stated...), digest
 	}
 	if now == was {
 		return "", nil
@@ -157,6 +138,31 @@ func (i importer) run(ctx context.Context, s up.State) (said string, err error) 
 		return "", err
 	}
 	return strings.Join(words, ", "), nil
+}
+
+// recorded imports the parties of the recording.
+func (i importer) recorded(ctx context.Context, s up.State, l up.Layout) ([]string, error) {
+	b, err := bundle.Open(s.Source.Recording)
+	if err != nil {
+		return nil, err
+	}
+	return i.parties(ctx, s, l, b)
+}
+
+// stated imports the folder of facts, unless it is as it was.
+func (i importer) stated(ctx context.Context, s up.State, l up.Layout, was string) (words []string, digest string, err error) {
+	b, err := newFacts(i.facts, s.Source.Cluster)
+	if err != nil {
+		return nil, "", err
+	}
+	if digest, err = b.Digest(); err != nil || digest == was {
+		return nil, digest, err
+	}
+	if words, err = i.publish(ctx, s, l, b, digest); err != nil {
+		return nil, "", err
+	}
+	sealed, err := i.parties(ctx, s, l, b)
+	return append(words, sealed...), digest, err
 }
 
 // publish sends inventory, rentals and orders as the provider does. The digest numbers the

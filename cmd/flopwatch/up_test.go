@@ -60,7 +60,7 @@ func stubbed(t testing.TB) {
 	t.Helper()
 	dir := filepath.Dir(product(t))
 	_, err := exec.LookPath("gcc")
-	testenv.Need(t, "gcc", err)
+	testenv.Need(t, "cc", err)
 	cmd := exec.Command("go", "build", "-o", dir, "../flopwatch-nvml")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1", "CGO_CFLAGS=-O2 -g -Wno-deprecated-declarations")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -272,10 +272,10 @@ func (v *visit) judged(ctx context.Context, st *store.Store) {
 	case !ok || p.JudgedMs == 0:
 		due := v.state.StartedAt.Add(v.state.Wait() + 2*time.Minute)
 		if v.o.Now().Before(due) {
-			v.info("verdicts", "none yet, the first is due at about %s", due.UTC().Format("15:04 UTC"))
+			v.info("verdicts", "none since this start, the first is due at about %s", due.UTC().Format("15:04 UTC"))
 			return
 		}
-		v.add("verdicts", Warn, remedy, "nothing was judged yet; the first verdict was due at about %s", due.UTC().Format("15:04 UTC"))
+		v.add("verdicts", Warn, remedy, "nothing was judged since this start; the first verdict was due at about %s", due.UTC().Format("15:04 UTC"))
 		return
 	}
 	lag := v.o.Now().Sub(time.UnixMilli(p.JudgedMs)) - v.state.Wait()

@@ -112,9 +112,9 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	}
 	var manifest *bundle.Manifest
 	if source.Kind == Recording {
-		b, err := bundle.Open(source.Recording)
-		if err != nil {
-			return err
+		b, oerr := bundle.Open(source.Recording)
+		if oerr != nil {
+			return oerr
 		}
 		if source.Digest, err = b.Digest(); err != nil {
 			return err
