@@ -23,6 +23,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/agent/gpu/nvmlstub"
 	"github.com/flopwatch/flopwatch/agent/ship"
+	"github.com/flopwatch/flopwatch/agent/spool"
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/broker/natsd"
 	"github.com/flopwatch/flopwatch/internal/daemon"
@@ -271,7 +272,8 @@ func (c *collectorFake) check(t *testing.T) {
 func TestKill(t *testing.T) {
 	nc, url := testenv.NATS(t)
 	c := collect(t, nc)
-	config := write(t, fast(t.TempDir(), url, "[metrics]\nlisten = \"\"\n"+noGPU))
+	dir := t.TempDir()
+	config := write(t, fast(dir, url, "[metrics]\nlisten = \"\"\n"+noGPU))
 	var logs strings.Builder
 	for range 6 {
 		p := start(t, config)
@@ -290,27 +292,22 @@ func TestKill(t *testing.T) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	sealed := lastSealed(t, p.log.String())
+	sp, err := spool.Open(spool.Config{Dir: filepath.Join(dir, "spool", "c.n1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := sp.NextSequence() - 1
+	if err := sp.Close(); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "last frame", func() bool { return uint64(c.count()) >= sealed }, p.log.String)
 	c.check(t)
+	if n := uint64(c.count()); n != sealed {
+		t.Errorf("%d frames arrived, %d were sealed", n, sealed)
+	}
 	if t.Failed() {
 		t.Log(logs.String())
 	}
-}
-
-// lastSealed reads how many batches the last agent says that it sealed; that all of them
-// arrived is what the chain shows.
-func lastSealed(t *testing.T, log string) uint64 {
-	t.Helper()
-	at := strings.LastIndex(log, "msg=stopped")
-	if at < 0 {
-		t.Fatalf("it did not say that it stopped:\n%s", log)
-	}
-	var ticks, batches uint64
-	if _, err := fmt.Sscanf(log[at:], "msg=stopped ticks=%d batches=%d", &ticks, &batches); err != nil {
-		t.Fatal(err)
-	}
-	return batches
 }
 
 // TestBrokerAppears: without a broker the agent samples; what it has it publishes when the
