@@ -94,6 +94,7 @@ type Follower struct {
 	parties  string
 	ratesAt  int64
 	reports  reportQueue
+	crowded  bool   // told that there are more cells than memory may hold
 	failing  string // what the store refuses; "": nothing
 
 	mu     sync.Mutex
@@ -383,12 +384,18 @@ func (f *Follower) forget(ctx context.Context, atMs int64) {
 		f.d.trim(cut, false)
 	}
 	if !f.d.tooMany(f.live.MaxCells) {
+		f.crowded = false
 		return
 	}
-	for span := atMs - max(f.d.cutMs, f.d.startMs); f.d.tooMany(f.live.MaxCells) && span > leastSpanMs; {
+	// An eighth of room, so that not every step has to.
+	for span := atMs - max(f.d.cutMs, f.d.startMs); f.d.tooMany(f.live.MaxCells*7/8) && span > leastSpanMs; {
 		span = max(span*7/8, leastSpanMs)
 		f.d.trim(feature.MinuteOf(atMs-span), true)
 	}
+	if f.crowded { // told
+		return
+	}
+	f.crowded = true
 	f.live.Log.LogAttrs(ctx, slog.LevelWarn, "more minutes than memory may hold, the oldest are judged no more", slog.Int("max_cells", f.live.MaxCells),
 		slog.Time("from", time.UnixMilli(f.d.cutMs).UTC()))
 }

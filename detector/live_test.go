@@ -621,3 +621,32 @@ func TestPlaceNodes(t *testing.T) {
 		t.Error("names of one part, or that nobody knows, are no contradiction")
 	}
 }
+
+// TestTooManyCells: minutes before the cut leave memory, and are counted.
+func TestTooManyCells(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(testenv.Root(t), "deploy", "recordings", "clean-mix")
+	whole, b := newLiveMemory(t, dir)
+	follow(t, whole, b, nil, func(int) int { return 0 })
+	d := New(configOf(t, b, 1), whole, whole.parties)
+	cells, err := d.readCells(t.Context(), store.RowQuery{FromMs: b.Manifest.StartMs - dayMs, ToMs: b.Manifest.EndMs + dayMs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range cells {
+		d.put(cells[i].cells)
+	}
+	total := d.st.gpuCells
+	d.acts = []judged{}
+	d.trim(b.Manifest.EndMs-50*60_000, true)
+	kept := 0
+	for _, c := range d.st.gpu {
+		kept += len(c)
+		if c[0].MinuteMs < d.cutMs {
+			t.Errorf("a minute at %d lies before the cut at %d", c[0].MinuteMs, d.cutMs)
+		}
+	}
+	if kept != d.st.gpuCells || kept >= total || kept == 0 {
+		t.Errorf("%d cells counted, %d there, %d before", d.st.gpuCells, kept, total)
+	}
+}
