@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -229,9 +228,8 @@ func (s *site) verdict(ctx context.Context, o soakOptions, out io.Writer, all []
 		broken = append(broken, err.Error())
 	}
 	got := s.commit.sofar()
-	seconds := all[len(all)-1].at.Seconds()
-	fmt.Fprintf(&b, "\n%d batches arrived, %d GPU samples (%.1f %% of a tick each second on %d GPUs; hangs and restarts are gaps), %d repeats recognised, %d rows doubled, %d sequences missing\n",
-		got.Frames, got.GPURows, 100*float64(got.GPURows)/(math.Floor(seconds)*gpus), gpus, got.Repeats, got.Doubled, got.MissingSequences)
+	fmt.Fprintf(&b, "\n%d batches arrived, %d GPU samples of %d ticks (%.1f %% of %d GPUs; hangs and restarts are gaps), %d repeats recognised, %d rows doubled, %d sequences missing\n",
+		got.Frames, got.GPURows, got.Ticks, 100*float64(got.GPURows)/float64(got.Ticks*gpus), gpus, got.Repeats, got.Doubled, got.MissingSequences)
 	if got.Doubled > 0 || got.MissingSequences > 0 {
 		broken = append(broken, "rows doubled or sequences missing")
 	}
