@@ -139,7 +139,7 @@ func (r *upTree) until(what string, ok func() bool) {
 	r.t.Helper()
 	limit := time.NewTimer(time.Minute)
 	defer limit.Stop()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
@@ -435,9 +435,15 @@ func TestUpFake(t *testing.T) {
 	if err = os.WriteFile(filepath.Join(facts, "parties.jsonl"), []byte(tinyFiles()["parties.jsonl"]), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// More than any rule's limit, for a foreign customer.
+	order := fmt.Sprintf("order,account,amended_ms,gpu_model,gpu_count,fabric_gbps,start_ms,end_ms,declared_use\nord-1,acct-a,%d,NVIDIA H100 80GB HBM3,200000,3200,%d,%d,model training\n",
+		tinyStartMs, tinyStartMs, time.Now().AddDate(1, 0, 0).UnixMilli())
+	if err = os.WriteFile(filepath.Join(facts, "orders.csv"), []byte(order), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	const gpus = 8
-	r := startUp(t, data, "--fake-gpus", strconv.Itoa(gpus), "--facts", facts)
-	if said := r.out.String(); !strings.Contains(said, "imported    1 statement on a rental, 3 sealed parties") {
+	r := startUp(t, data, "--fake-gpus", strconv.Itoa(gpus), "--facts", facts, "--wait", "1s")
+	if said := r.out.String(); !strings.Contains(said, "imported    1 statement on a rental, 1 order, 3 sealed parties") {
 		t.Errorf("the import was not said:\n%s", said)
 	}
 	st, err := openState(t.Context(), r.state())
@@ -472,11 +478,20 @@ func TestUpFake(t *testing.T) {
 		t.Errorf("runs: exit code %d, %q, %s", got.code, got.stdout, got.stderr)
 	}
 
+	r.until("the order is found", func() bool {
+		got = flopwatch(t, "findings", "--data", data, "--limb", "capacity")
+		return got.code == 0 && strings.Contains(got.stdout, "ord-1")
+	})
+	if !strings.Contains(got.stdout, "pty-1") || !strings.Contains(got.stdout, "made up (FAKE)") || !strings.Contains(got.stdout, "not legal advice") {
+		t.Errorf("findings:\n%s", got.stdout)
+	}
 	rental("acct-b")
 	if err = r.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	r.until("the new rental is imported", func() bool { return strings.Contains(r.out.String(), "facts      imported 1 statement on a rental") })
+	r.until("the new rental is imported", func() bool {
+		return strings.Contains(r.out.String(), "facts      imported 1 statement on a rental, 1 order")
+	})
 	before := r.component("agent")
 	if err = syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)

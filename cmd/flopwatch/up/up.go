@@ -313,11 +313,12 @@ func (t *tree) run(ctx context.Context, locks *supervise.Tree, health net.Listen
 		}
 	}()
 	err = t.sup.Run(running)
-	if ctx.Err() != nil {
-		t.out.say("stopped     flopwatch up on %s", t.l.Root)
-	}
 	stop()
-	return errors.Join(err, telling.Wait(), t.save(true))
+	err = errors.Join(err, telling.Wait(), t.save(true))
+	if err == nil {
+		t.out.say("stopped     the data stay in %s", short(t.l.Root))
+	}
+	return err
 }
 
 // changed takes news of a child.
@@ -335,11 +336,19 @@ func (t *tree) changed(st supervise.Status) {
 func (t *tree) tell(ctx context.Context) error {
 	said := map[string]supervise.State{}
 	summed := false
+	slow := time.NewTicker(slowEvery)
+	defer slow.Stop()
 	for {
+		last := false
 		select {
 		case <-t.wake:
+		case <-slow.C:
+			if !summed {
+				t.sayWaiting()
+			}
+			continue
 		case <-ctx.Done():
-			return nil
+			last = true // what came before the end is said
 		}
 		t.mu.Lock()
 		news := t.queue
@@ -350,6 +359,9 @@ func (t *tree) tell(ctx context.Context) error {
 				t.sayState(said[st.Name], st)
 				said[st.Name] = st.State
 			}
+		}
+		if last {
+			return nil
 		}
 		if err := t.save(false); err != nil {
 			t.lg.LogAttrs(ctx, slog.LevelWarn, "write state", slog.Any("err", err))
@@ -372,6 +384,26 @@ func (t *tree) sayState(said supervise.State, st supervise.Status) {
 	}
 	t.out.say("%s  %-10s %s", time.Now().UTC().Format("15:04:05"), st.Name, text)
 	t.lg.LogAttrs(context.Background(), slog.LevelInfo, "child", slog.String("child", st.Name), slog.String("state", string(st.State)), slog.Any("reasons", st.Reasons))
+}
+
+// slowEvery is how often is said what a start waits for.
+const slowEvery = 15 * time.Second
+
+// sayWaiting says what is not ready yet, and why.
+func (t *tree) sayWaiting() {
+	for _, st := range t.sup.Status() {
+		if st.State == supervise.Ready || st.State == supervise.Degraded {
+			continue
+		}
+		text := "not ready"
+		if st.State == supervise.Waiting {
+			text = "its turn has not come"
+		}
+		if len(st.Reasons) > 0 {
+			text += ": " + strings.Join(st.Reasons, "; ")
+		}
+		t.out.say("%s  %-10s %s", time.Now().UTC().Format("15:04:05"), st.Name, text)
+	}
 }
 
 func (t *tree) allReady() bool {
