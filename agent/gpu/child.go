@@ -57,7 +57,7 @@ func (s *Source) start(now time.Time) (*child, error) {
 	}
 	for i := 0; i < len(files); i += 2 {
 		var err error
-		if files[i], files[i+1], err = os.Pipe(); err != nil {
+		if files[i], files[i+1], err = os.Pipe(); err != nil { //nolint:gosec // G602: the number of files is even
 			closeAll()
 			return nil, fmt.Errorf("make a pipe to flopwatch-nvml: %w", err)
 		}

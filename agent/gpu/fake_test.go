@@ -79,7 +79,7 @@ func fakeChild(mode string) int {
 				reading.Set(frame.UtilE4, int64(g))
 				if mode == "counters" {
 					// NVLink goes up by 1 MiB a tick of 1 s; PCIe passes 32 bits; it wraps at tick 6.
-					n := int64(q.BootMs-boot0) / 1000
+					n := (q.BootMs - boot0) / 1000
 					reading.Set(frame.NVLinkTxKiB, 1024*(n%6))
 					reading.Set(frame.PCIeTxBytes, 1<<32-3000+1000*n)
 					reading.Set(frame.PCIeRxBytes, n)

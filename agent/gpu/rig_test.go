@@ -82,7 +82,6 @@ type rig struct {
 	out   *sink
 	log   *logged
 	tick  source.Tick
-	start int64
 }
 
 const (

@@ -242,8 +242,8 @@ func (s *Source) bury(c *child, now time.Time) {
 		return
 	}
 	why := c.epitaph()
-	if c.welcome == nil && strings.Contains(c.lastLine, "built without cgo") {
-		s.missing(now, s.cfg.Child+" was "+c.lastLine[strings.Index(c.lastLine, "built without cgo"):])
+	if _, rest, without := strings.Cut(c.lastLine, "built without cgo"); c.welcome == nil && without {
+		s.missing(now, s.cfg.Child+" was built without cgo"+rest)
 		return
 	}
 	s.failed(now, why, c.restart)

@@ -214,7 +214,7 @@ func isNumbered(p, prefix string) bool {
 // is an MD5 without dashes.
 func podAt(p string) owner {
 	p, _, _ = strings.Cut(p, ":")
-	uid := ""
+	var uid string
 	if rest, ok := strings.CutSuffix(p, ".slice"); ok {
 		at := strings.LastIndex(rest, "-pod")
 		if at < 0 || !strings.Contains(rest[:at], "kubepods") {
@@ -224,8 +224,8 @@ func podAt(p string) owner {
 	} else if uid, ok = strings.CutPrefix(p, "pod"); !ok {
 		return containerOfPod(p)
 	}
-	if uid, ok := normalUID(uid); ok {
-		return owner{source: sourceKubernetes, id: uid}
+	if id, ok := normalUID(uid); ok {
+		return owner{source: sourceKubernetes, id: id}
 	}
 	return owner{}
 }

@@ -143,16 +143,16 @@ func unknownKey(key toml.Key) error {
 		t, where = f.Type, "in ["+strings.Join(key[:i+1], ".")+"]"
 	}
 	var known []string
-	for i := range t.NumField() {
-		known = append(known, t.Field(i).Tag.Get("toml"))
+	for f := range t.Fields() {
+		known = append(known, f.Tag.Get("toml"))
 	}
 	slices.Sort(known)
 	return fmt.Errorf("unknown key %s: there are %s %s", key, strings.Join(known, ", "), where)
 }
 
 func fieldOf(t reflect.Type, key string) (reflect.StructField, bool) {
-	for i := range t.NumField() {
-		if f := t.Field(i); f.Tag.Get("toml") == key {
+	for f := range t.Fields() {
+		if f.Tag.Get("toml") == key {
 			return f, true
 		}
 	}

@@ -54,8 +54,7 @@ func TestCommentedFile(t *testing.T) {
 	var keys []string
 	var walk func(reflect.Type, string)
 	walk = func(typ reflect.Type, prefix string) {
-		for i := range typ.NumField() {
-			f := typ.Field(i)
+		for f := range typ.Fields() {
 			key := prefix + f.Tag.Get("toml")
 			if f.Type.Kind() == reflect.Struct {
 				walk(f.Type, key+".")
@@ -100,8 +99,8 @@ func TestCommentedFile(t *testing.T) {
 	other := reflect.New(reflect.TypeFor[config]()).Elem()
 	var change func(reflect.Value)
 	change = func(v reflect.Value) {
-		for i := range v.NumField() {
-			switch f := v.Field(i); f.Kind() {
+		for _, f := range v.Fields() {
+			switch f.Kind() {
 			case reflect.Struct:
 				change(f)
 			case reflect.String:
@@ -130,7 +129,7 @@ func TestMistakes(t *testing.T) {
 		`cluster = ""`,
 		`cluster = "two words"`,
 		`clutser = "main"`,
-		"cluster = \"main\"\n[gpu]\nlibary = \"/x\"",
+		"cluster = \"main\"\n[gpu]\nlibery = \"/x\"",
 		"cluster = \"main\"\n[gpus]\nenabled = true",
 		"cluster = \"main\"\ncluster = \"x\"",
 		`cluster = 7`,

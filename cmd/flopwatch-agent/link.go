@@ -19,7 +19,7 @@ import (
 // How the broker is tried again: quickly at first; slowly where it said no, since that
 // needs a person.
 const (
-	retryMin     = time.Second
+	retryFirst   = time.Second
 	retryMax     = 15 * time.Second
 	retryRefused = 30 * time.Second
 	// sayAgain is how often the same trouble is logged.
@@ -134,7 +134,7 @@ func (l *link) wait(n int) time.Duration {
 	if refused(err) {
 		d = retryRefused
 	} else if n < 5 {
-		d = min(retryMax, retryMin<<max(0, n-1))
+		d = min(retryMax, retryFirst<<max(0, n-1))
 	}
 	return d/2 + time.Duration(rand.Int64N(int64(d))) // a fleet does not come back at once
 }

@@ -45,7 +45,7 @@ func run(args []string, stdout, stderr io.Writer) (code int, err error) {
 	if err = flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0, nil
 	} else if err != nil {
-		return exitUsage, nil // flags has said it
+		return exitUsage, nil //nolint:nilerr // flags has said it
 	}
 	if *version {
 		return printVersion(stdout)

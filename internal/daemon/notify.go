@@ -65,4 +65,3 @@ func Watchdog(ctx context.Context, alive func() bool) error {
 		}
 	}
 }
-

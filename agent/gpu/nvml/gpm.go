@@ -72,7 +72,7 @@ func (g *gpm) free(lib *library) {
 		return
 	}
 	for _, s := range g.samples {
-		lib.api.GpmSampleFree(s)
+		_ = lib.api.GpmSampleFree(s) // what it would say is of no use any more
 	}
 	g.alloc = false
 }
@@ -113,7 +113,7 @@ func (w *worker) gpmAlloc() bool {
 		s, ret := w.lib.api.GpmSampleAlloc()
 		if !w.ok(callGPMAlloc, ret) {
 			if i == 1 && w.lib.have[callGPMFree] {
-				w.lib.api.GpmSampleFree(g.samples[0])
+				_ = w.lib.api.GpmSampleFree(g.samples[0]) // the failure before it counts
 			}
 			return false
 		}

@@ -16,10 +16,10 @@ const (
 
 	// MaxGPUs and the others are the room in the shared memory.
 	MaxGPUs      = 16
-	MaxSegments  = 64 // a GPU
-	MaxProcesses = 64
-	MaxFaults    = 32
-	MaxEvents    = 64
+	MaxSegments  = 64 // MaxSegments is of a GPU
+	MaxProcesses = 64 // MaxProcesses is of a host
+	MaxFaults    = 32 // MaxFaults at a time
+	MaxEvents    = 64 // MaxEvents of a scenario
 
 	maxFunctions = 512
 	never        = math.MaxInt64

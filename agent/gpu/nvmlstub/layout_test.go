@@ -3,7 +3,6 @@ package nvmlstub
 import (
 	"context"
 	"fmt"
-	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,17 +39,6 @@ func members(t *testing.T) map[string][]string {
 	return out
 }
 
-// fieldsOf gives the blank fields too.
-func fieldsOf(typ reflect.Type) iter.Seq[reflect.StructField] {
-	return func(yield func(reflect.StructField) bool) {
-		for i := range typ.NumField() {
-			if !yield(typ.Field(i)) {
-				return
-			}
-		}
-	}
-}
-
 func TestLayout(t *testing.T) {
 	need(t)
 	header := members(t)
@@ -63,7 +51,7 @@ func TestLayout(t *testing.T) {
 	program.WriteString("#include <stdio.h>\n#include <stddef.h>\n#include \"layout.h\"\nint main(void) {\n")
 	for name, typ := range ours {
 		names := header[name]
-		fields := slices.DeleteFunc(slices.Collect(fieldsOf(typ)), func(f reflect.StructField) bool { return f.Type.Name() == "HostLayout" })
+		fields := slices.DeleteFunc(slices.Collect(typ.Fields()), func(f reflect.StructField) bool { return f.Type.Name() == "HostLayout" })
 		if len(names) != len(fields) {
 			t.Fatalf("struct %s has %d members in layout.h and %d in layout.go: %v", name, len(names), len(fields), names)
 		}

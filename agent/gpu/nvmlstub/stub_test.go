@@ -906,6 +906,6 @@ func FuzzMemory(f *testing.F) {
 		}
 		p.call("nvmlEventSetWait_v2", set, make([]byte, 32), 0)
 		p.call("nvmlSystemGetProcessName", 0, make([]byte, 8), 8)
-		h.seq = h.seq &^ 1
+		h.seq &^= 1
 	})
 }
