@@ -252,7 +252,8 @@ func report(out io.Writer, o benchOptions, all []*contender, result []figures, m
 	if err := w.end(); err != nil {
 		return err
 	}
-	fmt.Fprintf(&b, "\nshipped in the window: %d frames, %d bytes, %d GPU samples (%d expected, give or take a batch), %d repeats, %d doubled rows, %d sequences missing\n",
+	b.WriteString("\nPSS shares pages out among who maps them: contenders that run one program look smaller for it.\n")
+	fmt.Fprintf(&b, "shipped in the window: %d frames, %d bytes, %d GPU samples (%d expected, give or take a batch), %d repeats, %d doubled rows, %d sequences missing\n",
 		got.Frames-before.Frames, got.Bytes-before.Bytes, rows, wantRows, got.Repeats, got.Doubled, got.MissingSequences)
 
 	var broken []string
