@@ -288,9 +288,9 @@ func (f *Follower) read(ctx context.Context, at, hi int64) (intake, error) {
 	}
 	in.batches = fresh
 	if f.judgedMs != 0 {
-		late, err := f.store.BatchesInserted(ctx, f.d.cfg.Cluster, f.seenMs-overlapMs, f.availMs)
-		if err != nil {
-			return in, fmt.Errorf("read late batches: %w", err)
+		late, lerr := f.store.BatchesInserted(ctx, f.d.cfg.Cluster, f.seenMs-overlapMs, f.availMs)
+		if lerr != nil {
+			return in, fmt.Errorf("read late batches: %w", lerr)
 		}
 		for i := range late {
 			if _, ok := f.seen[late[i].BatchKey]; ok {
@@ -309,7 +309,7 @@ func (f *Follower) read(ctx context.Context, at, hi int64) (intake, error) {
 		f.facts = f.facts || changesFacts(&in.batches[i])
 	}
 	f.facts = f.facts || f.d.st.grown
-	if err := f.readFacts(ctx, at, hi); err != nil {
+	if err = f.readFacts(ctx, at, hi); err != nil {
 		return in, err
 	}
 	in.window, err = f.d.loadWindow(ctx, in.batches, hi)

@@ -555,7 +555,6 @@ func TestStaleLeaderSaysNothing(t *testing.T) {
 	l, b := newLiveMemory(t, dir)
 	l.nowMs = b.Manifest.EndMs + 60*60_000
 	lost := errors.New("lease lost")
-	writes := 0
 	f, err := NewFollower(configOf(t, b, 1), LiveConfig{
 		StartMs: b.Manifest.StartMs, EndMs: b.Manifest.EndMs, BrokerMs: func() (int64, bool) { return l.nowMs, true }, Log: slog.New(slog.DiscardHandler),
 		Held: func() error {
@@ -571,8 +570,8 @@ func TestStaleLeaderSaysNothing(t *testing.T) {
 	if err = f.Run(t.Context()); !errors.Is(err, ErrStopped) || !errors.Is(err, lost) {
 		t.Errorf("got %v, want %v", err, ErrStopped)
 	}
-	if writes = l.writes; writes != 12 {
-		t.Errorf("%d writes, want 12", writes)
+	if l.writes != 12 {
+		t.Errorf("%d writes, want 12", l.writes)
 	}
 	// Another leads, with a higher epoch: the store itself refuses the one before.
 	l.position = &store.PositionRow{Epoch: 2}

@@ -189,10 +189,7 @@ func (f *Follower) loadState(ctx context.Context, p store.PositionRow, runs []Ru
 			}
 		}
 	}
-	end := max(p.JudgedMs, p.AvailableMs)
-	if end > p.JudgedMs+dayMs { // the end of a recording
-		end = p.JudgedMs + dayMs
-	}
+	end := min(max(p.JudgedMs, p.AvailableMs), p.JudgedMs+dayMs) // no more than a day, at the end of a recording
 	for at := from; at <= end; at += dayMs {
 		cells, err := d.readCells(ctx, store.RowQuery{Cluster: d.cfg.Cluster, FromMs: at, ToMs: min(at+dayMs, end+dayMs)})
 		if err != nil {

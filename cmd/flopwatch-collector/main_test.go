@@ -100,8 +100,8 @@ func TestCommentedFile(t *testing.T) {
 	if got != want {
 		t.Errorf("the file says %+v\ndefaults are  %+v", got, want)
 	}
-	for i := range reflect.TypeFor[config]().NumField() {
-		if key := reflect.TypeFor[config]().Field(i).Tag.Get("toml"); !strings.Contains(printed.String(), "\n"+key+" = ") && !strings.Contains(printed.String(), "\n["+key+"]\n") {
+	for f := range reflect.TypeFor[config]().Fields() {
+		if key := f.Tag.Get("toml"); !strings.Contains(printed.String(), "\n"+key+" = ") && !strings.Contains(printed.String(), "\n["+key+"]\n") {
 			t.Errorf("the file lacks %s", key)
 		}
 	}

@@ -70,9 +70,9 @@ func newLeader(cfg config) (*leader, error) {
 	}
 	d := &leader{cfg: cfg, instance: cfg.Instance, phase: starting, since: time.Now()}
 	if d.instance == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return nil, fmt.Errorf("name this detector: %w", err)
+		host, herr := os.Hostname()
+		if herr != nil {
+			return nil, fmt.Errorf("name this detector: %w", herr)
 		}
 		d.instance = fmt.Sprintf("%s/%d", host, os.Getpid())
 	}
@@ -97,7 +97,7 @@ func (d *leader) run(ctx context.Context) error {
 		began := time.Now()
 		err := d.once(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop
+			return nil // told to stop
 		}
 		d.enter(starting, err)
 		if text := fmt.Sprint(err); text != said { // the same answer again says nothing new
@@ -206,7 +206,7 @@ func (d *leader) keepTime(ctx context.Context, js jetstream.JetStream) error {
 		}
 		err := d.ask(ctx, js)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop
+			return nil // told to stop
 		}
 		d.told(err)
 	}

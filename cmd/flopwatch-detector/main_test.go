@@ -110,8 +110,7 @@ func TestCommentedFile(t *testing.T) {
 // names holds a table of the file to the fields of a configuration.
 func names(t *testing.T, where string, keys map[string]any, typ reflect.Type) {
 	t.Helper()
-	for i := range typ.NumField() {
-		f := typ.Field(i)
+	for f := range typ.Fields() {
 		key := f.Tag.Get("toml")
 		if key == "-" {
 			continue
@@ -375,7 +374,9 @@ func TestTwoDetectors(t *testing.T) {
 // TestNobodyThere: without broker and store it says so, and ends well.
 func TestNobodyThere(t *testing.T) {
 	p := site{config: "cluster = \"c\"\n[nats]\nurl = \"nats://127.0.0.1:1\"\n[store]\nurl = \"http://127.0.0.1:1\"\n"}.start(t)
-	a := p.until(t, "it says that nobody is there", func(a answer) bool { return a.State == "failing" && strings.Contains(strings.Join(a.Reasons, " "), "127.0.0.1:1") })
+	a := p.until(t, "it says that nobody is there", func(a answer) bool {
+		return a.State == "failing" && strings.Contains(strings.Join(a.Reasons, " "), "127.0.0.1:1")
+	})
 	if a.Details.Leader {
 		t.Error("it leads")
 	}
