@@ -77,7 +77,7 @@ SIGHUP reads --facts again. "flopwatch runs", "findings" and "doctor" ask a tree
 	f.StringVar(&o.Wish.Cluster, "cluster", "", "name of this host's cluster (default \"local\")")
 	f.StringVar(&facts, "facts", "", "folder with the provider's nodes.csv, allocations.csv, orders.csv, parties.jsonl, in the recording format")
 	f.DurationVar(&o.Wait, "wait", upWait, "judge a minute this long after it, whoever is missing")
-	f.DurationVar(&o.Ahead, "ahead", upAhead, "how much of --recording comes at once at the first start")
+	f.DurationVar(&o.Ahead, "ahead", upAhead, "how much of --recording comes at once at the first start (at most all of it)")
 	f.DurationVar(&o.Chunk, "chunk", playChunk, "how much of --recording goes into one batch a host")
 	f.IntVar(&o.Ports.Health, "port", up.DefaultPort, "port of /healthz; the others follow it; 0: any free ones")
 	f.IntVar(&o.Ports.NATS, "nats-port", 0, "port of NATS (default: --port + 1)")

@@ -120,6 +120,8 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 			return err
 		}
 		source.Cluster, manifest = b.Manifest.Cluster, &b.Manifest
+		// All of it at once ends now, not some time ago.
+		t.o.Ahead = min(t.o.Ahead, time.Duration(manifest.EndMs-manifest.StartMs)*time.Millisecond)
 	}
 	t.fresh = before == nil
 	if err = source.belongs(before, l.Root); err != nil {
