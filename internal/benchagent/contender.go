@@ -49,6 +49,11 @@ var rivals = []rival{
 		},
 	},
 	{
+		name: "mindprince", version: "0d52cd2", note: "nvidia_gpu_prometheus_exporter, six values a GPU, scraped each 1 s",
+		program: "mindprince", scraped: true,
+		argv: func(port int) []string { return []string{"-web.listen-address", "127.0.0.1:" + strconv.Itoa(port)} },
+	},
+	{
 		name: "gpustat", version: "1.0.0-1 (Debian)", note: "prints a table each 1 s to /dev/null",
 		program: "gpustat", env: []string{"TERM=xterm"},
 		argv: func(int) []string { return []string{"--interval", "1", "--no-color"} },

@@ -6,6 +6,8 @@
 #
 # nvidia_gpu_exporter  v1.14.0, its NVML backend: `go install`; where a module proxy refuses it,
 #                      from sources: a clone of NVIDIA_GPU_EXPORTER_GIT at the tag (needs cgo)
+# mindprince           nvidia_gpu_prometheus_exporter of 2018, the least there is: no module, from a clone of
+#                      MINDPRINCE_GIT at its last commit, with the dependencies in it (needs cgo)
 # gpustat              1.0.0-1 and python3-pynvml 11.525.112-1 of Debian 12 (contrib), unpacked
 set -u
 dir=$1
@@ -13,6 +15,8 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 git_url=${NVIDIA_GPU_EXPORTER_GIT:-https://github.com/utkuozdemir/nvidia_gpu_exporter}
 exporter=v1.14.0
+mindprince_url=${MINDPRINCE_GIT:-https://github.com/mindprince/nvidia_gpu_prometheus_exporter}
+mindprince=0d52cd2f711ea00601b711d8127b8634b2844150
 
 exporter() {
   [ -x "$dir/nvidia_gpu_exporter" ] && return 0
@@ -23,6 +27,15 @@ exporter() {
   rm -rf "$dir/src"
   git -c advice.detachedHead=false clone --quiet --branch "$exporter" "$git_url" "$dir/src" || return 1
   (cd "$dir/src" && CGO_ENABLED=1 CGO_CFLAGS=-w go build -trimpath -o "$dir/nvidia_gpu_exporter" ./cmd/nvidia_gpu_exporter)
+}
+
+mindprince() {
+  [ -x "$dir/mindprince" ] && return 0
+  echo "rivals: mindprince $mindprince: from $mindprince_url"
+  src=$dir/gopath/src/github.com/mindprince/nvidia_gpu_prometheus_exporter
+  rm -rf "$src"
+  git clone --quiet "$mindprince_url" "$src" && git -C "$src" -c advice.detachedHead=false checkout --quiet "$mindprince" || return 1
+  (cd "$src" && GO111MODULE=off GOFLAGS='' GOPATH="$dir/gopath" CGO_ENABLED=1 CGO_CFLAGS=-w go build -trimpath -o "$dir/mindprince" .)
 }
 
 gpustat() {
@@ -45,4 +58,5 @@ gpustat() {
 }
 
 exporter || echo "rivals: nvidia_gpu_exporter is not to be had here"
+mindprince || echo "rivals: mindprince is not to be had here"
 gpustat || echo "rivals: gpustat is not to be had here"
