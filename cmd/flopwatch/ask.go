@@ -139,7 +139,11 @@ func (a *asked) nothing(ctx context.Context, what string) (string, error) {
 		return "", err
 	}
 	if ok && p.JudgedMs > 0 {
-		return fmt.Sprintf("No %s: cluster %s was judged up to %s UTC, from %s UTC on.", what, a.cluster, stamp(p.JudgedMs), stamp(p.StartMs)), nil
+		text := fmt.Sprintf("No %s: cluster %s was judged up to %s UTC, from %s UTC on.", what, a.cluster, stamp(p.JudgedMs), stamp(p.StartMs))
+		if s := a.state; s != nil && a.now.Before(s.StartedAt.Add(s.Wait()+2*time.Minute)) {
+			text += fmt.Sprintf(" What has come since the start is judged by about %s UTC.", s.StartedAt.Add(s.Wait()+2*time.Minute).UTC().Format("15:04"))
+		}
+		return text, nil
 	}
 	first, has, err := a.store.FirstData(ctx, a.cluster, 0)
 	if err != nil {
@@ -336,7 +340,7 @@ func (p *printer) liveRuns(runs []detector.RunLine, superseded map[string]string
 	p.line("")
 	if rows != nil {
 		p.line("Runs (%d; FLOPs as low / best / high of a 90 %% interval; times in UTC)", len(rows))
-		p.table("run\tclass\tGPUs\tsince\tuntil\tGPU-h\texecuted FLOP\tmodel FLOP\tcoverage\taccounts\tlimit exceeded", rows)
+		p.table("run\tclass\tGPUs\tsince\tuntil\tGPU-h\texecuted FLOP\tmodel FLOP\tcoverage\taccounts\tlimit: probability that it is exceeded", rows)
 	} else {
 		p.line("Nothing was at work.")
 	}

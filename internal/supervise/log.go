@@ -139,13 +139,6 @@ func (l *Log) Last() string {
 	return l.lines[len(l.lines)-1]
 }
 
-// Tail gives the latest lines.
-func (l *Log) Tail() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return append([]string(nil), l.lines...)
-}
-
 // Close writes what is left and closes the file. The error is the first of all writing.
 func (l *Log) Close() error {
 	l.mu.Lock()
