@@ -76,12 +76,12 @@ func compile(tb testing.TB, o nvmlstub.Options) (child, library string) {
 
 // rig is an instrument on the real child on the stub, with a clock that the test moves.
 type rig struct {
-	tb    testing.TB
-	mem   *nvmlstub.Memory
-	src   *gpu.Source
-	out   *sink
-	log   *logged
-	tick  source.Tick
+	tb   testing.TB
+	mem  *nvmlstub.Memory
+	src  *gpu.Source
+	out  *sink
+	log  *logged
+	tick source.Tick
 }
 
 const (

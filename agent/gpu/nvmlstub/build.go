@@ -122,7 +122,7 @@ func Install(library, dir string) (string, error) {
 		return "", fmt.Errorf("make the NVML stub's directory: %w", err)
 	}
 	to := filepath.Join(dir, Library)
-	aside := to + ".new" // whoever has the old one open keeps it whole
+	aside := to + ".new"                                       // whoever has the old one open keeps it whole
 	if err = os.WriteFile(aside, content, 0o755); err == nil { //nolint:gosec // G703: the directory is the caller's choice
 		err = os.Rename(aside, to)
 	}
