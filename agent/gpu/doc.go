@@ -16,6 +16,8 @@
 //   - all GPUs hang, or the child says nothing: it is killed and restarted. One that the
 //     kernel does not let go of is abandoned; more than two are never alive.
 //   - a GPU is lost: asked again with back-off.
+//   - a GPU answers, and every call of it fails or is not supported: after three such answers
+//     it is stalled too, as it gives nothing. It is asked on.
 //   - calls are slow: a GPU whose passes take more than a quarter of the interval, three times
 //     in a row, is asked less often, and said to be degraded.
 //   - the driver was replaced: the child ends, and the new one finds the new library.

@@ -324,7 +324,7 @@ func (s *Source) ask(t source.Tick) {
 		if t.BootMs >= g.deviceMs {
 			q.Type = frame.TypeDescribe
 		}
-		g.asked, g.askedAt, g.seq, g.tick, g.failing = true, now, s.seq, t, false
+		g.asked, g.askedAt, g.seq, g.tick, g.failing, g.got = true, now, s.seq, t, false, false
 		s.pending++
 	}
 	if q.Type == frame.TypeDescribe { // all that are asked
@@ -381,6 +381,7 @@ func (s *Source) receive(c *child, t frame.Type, body []byte) error {
 		if err != nil || r.Seq != g.seq || !g.asked {
 			return err
 		}
+		g.got = true
 		if g.take(&r) {
 			s.stats.Dropped++
 		}
@@ -403,6 +404,9 @@ func (s *Source) receive(c *child, t frame.Type, body []byte) error {
 			return err
 		}
 		g.asked = false
+		if g.empty++; g.got {
+			g.empty = 0
+		}
 		s.stats.Calls += uint64(d.Calls)
 		if g.lost != "" && !g.failing {
 			g.lost, g.lostMs = "", 0

@@ -16,6 +16,7 @@ const (
 	fastEnough  = 10       // passes in a row before a slow GPU is asked more often
 	lostMinMs   = 2_000    // before a lost GPU is asked again
 	lostMaxMs   = 60_000   // at most
+	emptyEnough = 3        // answers without a value in a row before a GPU counts as stalled
 	faultHoldMs = 60_000   // how long a fault makes a GPU degraded
 	rateGapUs   = 60e6     // no rate over a longer gap
 	maxRateBps  = 64 << 40 // more cannot be
@@ -58,6 +59,8 @@ type gpuState struct {
 	fault   string // the last one
 	faultMs int64  // boot time of it; 0: none
 	failing bool   // calls failed in the answer that is coming
+	got     bool   // it has a reading
+	empty   int    // answers in a row that had none
 
 	slow  int // asked every so many intervals
 	over  int // passes in a row that were too slow for that, the fastest of which would want this:
@@ -160,7 +163,7 @@ func (g *gpuState) pace(tookUs int64, interval time.Duration) {
 // forget drops what a GPU's answers to a child that is gone would have been.
 func (g *gpuState) forget() {
 	g.asked, g.nextMs, g.failing, g.read = false, 0, false, false
-	g.lost, g.lostMs = "", 0
+	g.lost, g.lostMs, g.empty = "", 0, 0
 	g.lookMs, g.deviceMs = 0, 0
 }
 
@@ -168,7 +171,7 @@ func (g *gpuState) forget() {
 func (g *gpuState) changed() {
 	g.latest, g.read, g.waiting, g.counted, g.widePCIe = timed{}, false, 0, false, false
 	g.procs, g.looked, g.unlistable = nil, false, false
-	g.fault, g.faultMs, g.slow, g.over, g.fast = "", 0, 1, 0, 0
+	g.fault, g.faultMs, g.empty, g.slow, g.over, g.fast = "", 0, 0, 1, 0, 0
 }
 
 // state of the GPU as a part of the instrument, at a tick. ok is false while nothing can be
@@ -179,6 +182,12 @@ func (g *gpuState) state(now time.Time, bootMs int64, cfg *Config) (st source.St
 		return source.Lost, g.lost, true
 	case g.asked && now.Sub(g.askedAt) >= cfg.StallAfter:
 		return source.Stalled, "it was asked and does not answer; a call into the driver hangs", true
+	case g.empty >= emptyEnough:
+		why := "the driver supports none of them"
+		if g.fault != "" {
+			why = g.fault
+		}
+		return source.Stalled, "it was asked and gives no value: " + why, true
 	case !g.read && g.faultMs == 0:
 		return "", "", false
 	case g.slow > 1:

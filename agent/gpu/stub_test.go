@@ -519,6 +519,49 @@ func TestFaultsOfCalls(t *testing.T) {
 	}
 }
 
+// A GPU that answers every call with an error gives no row, and is neither active nor
+// degraded: whatever the code is.
+func TestNoValueAtAll(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		code int32
+		says string
+	}{
+		{"not supported", nvmlstub.CodeNotSupported, "supports none"},
+		{"no permission", nvmlstub.CodeNoPermission, "no permission"},
+		{"unknown", nvmlstub.CodeUnknown, "unknown error"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			// A model without GPM: what it lacks must not be the reason.
+			r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.A100, 2, 0, time.Hour), gpu.Config{})
+			r.steps(3)
+			if err := r.mem.SetFaults(nvmlstub.Fault{Function: "*", GPUs: []int{1}, Code: c.code}); err != nil {
+				t.Fatal(err)
+			}
+			r.steps(100) // longer than a fault is remembered
+			r.out.take(wire.KindGPU)
+			r.steps(5)
+			rows := r.out.take(wire.KindGPU)
+			if one, other := len(of(rows, 1)), len(of(rows, 0)); one != 0 || other != 5 {
+				t.Errorf("%d rows of the GPU, %d of the other", one, other)
+			}
+			if st := r.out.status["gpu/"+r.mem.UUID(1)]; st.State != source.Stalled || !strings.Contains(st.Reason, c.says) {
+				t.Errorf("status: %+v", st)
+			}
+			if st := r.out.status["gpu"]; st.State != source.Degraded || r.state(0) != source.Active {
+				t.Errorf("the whole: %+v, the other: %v", st, r.state(0))
+			}
+			if err := r.mem.SetFaults(); err != nil {
+				t.Fatal(err)
+			}
+			r.steps(700) // what is not supported is tried again after ten minutes
+			if r.state(1) != source.Active || r.out.status["gpu"].State != source.Active {
+				t.Errorf("after it: %v, %v", r.out.status["gpu/"+r.mem.UUID(1)], r.out.status["gpu"])
+			}
+		})
+	}
+}
+
 // Energy is passed on as it is read, whatever it does; a rate over a reset is absent.
 func TestResetOfCounters(t *testing.T) {
 	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.A100, 1, 0, time.Hour), gpu.Config{})
