@@ -65,6 +65,9 @@ func (f *fleet) options(t *testing.T, port int) *server.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if o.SyncInterval != 2*time.Minute {
+		t.Errorf("sync_interval is read as %v", o.SyncInterval)
+	}
 	o.Host, o.Port, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", port, filepath.Join(f.dir, "js"), true, true
 	return o
 }

@@ -177,7 +177,8 @@ func (u User) Stanza() (string, error) {
 		return "", err
 	}
 	if !nkeys.IsValidPublicUserKey(u.Key) {
-		return "", fmt.Errorf("key %q is not the public key of a user: one begins with U and has 56 characters", u.Key)
+		// What was given may be a seed, so it is not said again.
+		return "", errors.New("the key is not the public key of a user: one begins with U and has 56 characters (a seed begins with SU, and stays with its owner)")
 	}
 	publish, subscribe := u.permissions()
 	var b strings.Builder
@@ -206,13 +207,43 @@ func (u User) Stanza() (string, error) {
 // the files put together.
 func Init(dir string) error { return change(dir, func() error { return nil }) }
 
+// ErrKeyTaken says that a key belongs to another user already. A server with a key twice in
+// its configuration does not start.
+var ErrKeyTaken = errors.New("this key is another user's already, and each user needs one of its own")
+
 // Add puts a user in, or gives the one that is there another key.
 func Add(dir string, u User) error {
 	text, err := u.Stanza()
 	if err != nil {
 		return fmt.Errorf("add user: %w", err)
 	}
-	return change(dir, func() error { return write(filepath.Join(dir, usersDir, u.file()), text) })
+	return change(dir, func() error {
+		if err = free(dir, u); err != nil {
+			return err
+		}
+		return write(filepath.Join(dir, usersDir, u.file()), text)
+	})
+}
+
+// free reports ErrKeyTaken if a file of another user has the key.
+func free(dir string, u User) error {
+	files, err := filepath.Glob(filepath.Join(dir, usersDir, "*"+userSuffix))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if filepath.Base(f) == u.file() {
+			continue
+		}
+		var text []byte
+		if text, err = os.ReadFile(f); err != nil {
+			return err
+		}
+		if strings.Contains(string(text), u.Key) {
+			return fmt.Errorf("%w (%s)", ErrKeyTaken, strings.TrimSuffix(filepath.Base(f), userSuffix))
+		}
+	}
+	return nil
 }
 
 // Remove takes a user out; fs.ErrNotExist says that there is none. Its connections end

@@ -71,6 +71,15 @@ func TestFilesOfUsers(t *testing.T) {
 	if text, err := os.ReadFile(conf); err != nil || string(text) != "# mine\n" {
 		t.Errorf("the operator's file is %q, %v", text, err)
 	}
+	// A server with a key twice does not start, so one is refused before it gets there.
+	other := nodeUser("m")
+	other.Key = someKey
+	if err = nats.Add(dir, other); !errors.Is(err, nats.ErrKeyTaken) || !strings.Contains(err.Error(), "node.c1.n") {
+		t.Errorf("the key of another user: %v", err)
+	}
+	if again, err := os.ReadFile(filepath.Join(dir, "edge.conf")); err != nil || string(again) != string(edge) {
+		t.Errorf("%v:\n%s", err, again)
+	}
 	lock, err := durable.OS{}.Lock(filepath.Join(dir, "lock"))
 	if err != nil {
 		t.Fatal(err)
@@ -85,6 +94,23 @@ func TestFilesOfUsers(t *testing.T) {
 		if st, err := os.Stat(f); err != nil || st.Mode().Perm() != 0o644 {
 			t.Errorf("the server's user cannot read %s: %v, %v", f, st.Mode(), err)
 		}
+	}
+}
+
+// A seed where a public key belongs is a mistake that a terminal's log should not keep.
+func TestSeedIsNotSaidAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.nk")
+	if _, err := nats.Key(file); err != nil {
+		t.Fatal(err)
+	}
+	seed, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := nodeUser("n")
+	u.Key = strings.TrimSpace(string(seed))
+	if err = nats.Add(t.TempDir(), u); err == nil || strings.Contains(err.Error(), u.Key) {
+		t.Errorf("a seed for a key: %v", err)
 	}
 }
 
