@@ -155,7 +155,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			if c.spec.Before != nil {
 				if err := c.spec.Before(ctx); err != nil {
 					if ctx.Err() != nil {
-						return nil
+						return nil //nolint:nilerr // told to stop
 					}
 					return fmt.Errorf("prepare %s: %w", c.spec.Name, err)
 				}
@@ -175,7 +175,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			}
 			patience.Stop()
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // told to stop
 			}
 		}
 		return s.wait(ctx)

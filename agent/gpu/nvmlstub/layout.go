@@ -14,12 +14,16 @@ const (
 	magic   = "FWNVMLSH"
 	version = 1
 
-	// MaxGPUs and the others are the room in the shared memory.
-	MaxGPUs      = 16
-	MaxSegments  = 64 // MaxSegments is of a GPU
-	MaxProcesses = 64 // MaxProcesses is of a host
-	MaxFaults    = 32 // MaxFaults at a time
-	MaxEvents    = 64 // MaxEvents of a scenario
+	// MaxGPUs is the room for GPUs in the shared memory.
+	MaxGPUs = 16
+	// MaxSegments is that for segments of a GPU.
+	MaxSegments = 64
+	// MaxProcesses is that for processes.
+	MaxProcesses = 64
+	// MaxFaults is that for faults.
+	MaxFaults = 32
+	// MaxEvents is that for events.
+	MaxEvents = 64
 
 	maxFunctions = 512
 	never        = math.MaxInt64

@@ -75,13 +75,13 @@ func revision(path string) string {
 	if err != nil {
 		return ""
 	}
-	text := ""
+	var text strings.Builder
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" || s.Key == "vcs.modified" {
-			text += s.Value + " "
+			text.WriteString(s.Value + " ")
 		}
 	}
-	return text
+	return text.String()
 }
 
 // driver looks for NVIDIA's driver.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -38,9 +39,7 @@ func (t *tree) configs(manifest *bundle.Manifest) error {
 	metrics := func(port int) table { return table{"listen": address(port)} }
 
 	collectorNATS := table{"partitions": 1}
-	for k, v := range nats {
-		collectorNATS[k] = v
-	}
+	maps.Copy(collectorNATS, nats)
 	err := writeConfig(t.l.Config(collectorName), table{
 		"store_password_file": t.l.ClickHousePassword(), "linger": collectorLinger.String(),
 		"nats": collectorNATS, "store": storeAt, "metrics": metrics(t.o.Ports.Collector), "log": logs,
