@@ -13,26 +13,27 @@ import (
 // feed brings what became available into the state, step by step.
 type feed interface {
 	// until takes in what was available by availMs, and reports whether there was anything.
-	until(availMs int64) bool
+	until(ctx context.Context, availMs int64) (bool, error)
 }
 
 // rawFeed reduces raw rows, batch by batch.
 type rawFeed struct {
 	d       *Detector
-	w       *window
+	w       *window          // the rows of minutes from nearMs on
+	nearMs  int64            // rows of earlier minutes are read when they are needed
 	batches []store.BatchRow // by availability
 	done    int
 	again   map[store.BatchKey]bool // may have been applied before a restart
 }
 
-func (f *rawFeed) until(availMs int64) bool {
+func (f *rawFeed) until(ctx context.Context, availMs int64) (bool, error) {
 	n := f.done
 	for n < len(f.batches) && f.batches[n].AvailableMs <= availMs {
 		n++
 	}
-	touched := f.d.apply(f.w, f.batches[f.done:n], availMs, f.again)
+	touched, err := f.d.apply(ctx, f, f.batches[f.done:n], availMs)
 	f.done = n
-	return touched
+	return touched, err
 }
 
 // cellFeed takes cells as they were stored: raw rows expire, cells stay. A cell holds all
@@ -50,13 +51,13 @@ type storedCells struct {
 	availableMs int64
 }
 
-func (f *cellFeed) until(availMs int64) bool {
+func (f *cellFeed) until(_ context.Context, availMs int64) (bool, error) {
 	from := f.done
 	for f.done < len(f.cells) && f.cells[f.done].availableMs <= availMs {
 		f.d.put(f.cells[f.done].cells)
 		f.done++
 	}
-	return f.done > from
+	return f.done > from, nil
 }
 
 // put brings the cells of one node and minute into the state.
@@ -73,6 +74,26 @@ func (d *Detector) put(c cells) {
 	if len(c.flows) > 0 {
 		d.st.putFlows(c.node, c.minute, c.flows)
 	}
+}
+
+// putLate brings in cells that were made late. Of minutes that were let go only what belongs to
+// an activity that is kept whole goes to memory: the rest would stand there without its
+// neighbours, and be judged to be an activity of its own.
+func (d *Detector) putLate(c cells) {
+	if c.minute >= d.cutMs {
+		d.put(c)
+		return
+	}
+	kept := cells{node: c.node, minute: c.minute}
+	for i := range c.gpu {
+		if held := d.st.gpu[feature.GPUKey{Node: c.node, GPU: c.gpu[i].GPU}]; len(held) > 0 && held[0].MinuteMs <= c.minute {
+			kept.gpu = append(kept.gpu, c.gpu[i])
+		}
+	}
+	if len(kept.gpu) > 0 {
+		kept.host, kept.comm, kept.flows = c.host, c.comm, c.flows
+	}
+	d.put(kept)
 }
 
 // loadCells reads the stored cells of all minutes from fromMs to toMs.

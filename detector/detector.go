@@ -33,6 +33,8 @@ const (
 	// blockMs is how much event time is read from the store at once.
 	blockMs      = 30 * 60_000
 	quietBlockMs = 12 * quietHourMs // behind a block in which nothing came
+	// nearSpanMs is how far behind a block rows are read for it as a whole.
+	nearSpanMs = 2 * quietHourMs
 	// maxMs is later than any event.
 	maxMs = math.MaxInt64 / 4
 )
@@ -168,11 +170,11 @@ func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
 		if block = blockMs; len(batches) == 0 {
 			block = quietBlockMs
 		}
-		w, err := d.loadWindow(ctx, batches, hi)
+		w, err := d.loadWindow(ctx, batches, at-nearSpanMs, hi)
 		if err != nil {
 			return err
 		}
-		if err := d.judgeBlock(ctx, &rawFeed{d: d, w: w, batches: batches}, startMs, at, to, endMs); err != nil {
+		if err := d.judgeBlock(ctx, &rawFeed{d: d, w: w, nearMs: at - nearSpanMs, batches: batches}, startMs, at, to, endMs); err != nil {
 			return err
 		}
 		if d.cfg.Progress != nil {
@@ -228,7 +230,11 @@ func (d *Detector) judgeBlock(ctx context.Context, f feed, startMs, at, to, endM
 		if t == endMs {
 			availMs = maxMs
 		}
-		if f.until(availMs) || d.factBetween(t-StepMs, t) {
+		came, err := f.until(ctx, availMs)
+		if err != nil {
+			return err
+		}
+		if came || d.factBetween(t-StepMs, t) {
 			d.newestMs = t
 		}
 		every := quiet(t - d.newestMs)
@@ -275,10 +281,10 @@ func quiet(silentMs int64) int64 {
 // reports whether there were any.
 //
 // Batches that may have been applied before a restart count only where they change a cell.
-func (d *Detector) apply(w *window, batches []store.BatchRow, availMs int64, again map[store.BatchKey]bool) bool {
+func (d *Detector) apply(ctx context.Context, f *rawFeed, batches []store.BatchRow, availMs int64) (bool, error) {
 	dirty := map[nodeMinute]bool{} // true: by a batch that is new for sure
 	for _, b := range batches {
-		fresh := !again[b.BatchKey]
+		fresh := !f.again[b.BatchKey]
 		for _, m := range b.Minutes {
 			from, to := feature.DirtyMinutes(m * feature.MinuteMs)
 			for minute := from; minute <= to; minute += feature.MinuteMs {
@@ -287,24 +293,31 @@ func (d *Detector) apply(w *window, batches []store.BatchRow, availMs int64, aga
 			}
 		}
 	}
-	keys := make([]nodeMinute, 0, len(dirty))
-	for k := range dirty {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, compareNodeMinute)
-	any := false
-	for _, k := range keys {
-		c := w.reduce(k.node, k.minute, availMs)
-		if !dirty[k] && d.st.has(c) {
-			continue
+	var near, far []nodeMinute
+	for k := range dirty { // sorted below
+		if k.minute >= f.nearMs {
+			near = append(near, k)
+		} else {
+			far = append(far, k)
 		}
-		d.put(c)
+	}
+	slices.SortFunc(near, compareNodeMinute)
+	any := false
+	take := func(c cells) {
+		k := nodeMinute{c.node, c.minute}
+		if !dirty[k] && d.st.has(c) {
+			return
+		}
+		d.putLate(c)
 		if len(c.gpu)+len(c.host)+len(c.comm)+len(c.flows) > 0 {
 			any = true
 			d.pending.cells[k] = c
 		}
 	}
-	return any
+	for _, k := range near {
+		take(f.w.reduce(k.node, k.minute, availMs))
+	}
+	return any, d.reduceFar(ctx, far, availMs, take)
 }
 
 // factBetween reports whether a stated fact (rental, order, process) changed in (from, to].

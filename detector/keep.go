@@ -116,7 +116,7 @@ func (d *Detector) flush(ctx context.Context, startMs, atMs int64, last, runs bo
 	return nil
 }
 
-// putOnce does one write, which may be repeated.
+// putOnce does one write, or one read, which may be repeated.
 func (d *Detector) putOnce(ctx context.Context, what string, put func(context.Context) error) error {
 	if d.write != nil {
 		return d.write(ctx, what, put)

@@ -222,7 +222,7 @@ func (f *Follower) begin(ctx context.Context, nowMs int64) error {
 	f.d.startMs, f.d.newestMs, f.started = start, start, true
 	f.availMs = -maxMs
 	if f.live.StartMs == 0 {
-		f.availMs = start - 1 // what the store has of the time before lies beyond the horizon
+		f.availMs, f.seenMs = start-1, start // what the store has of the time before lies beyond the horizon
 	}
 	f.live.Log.LogAttrs(ctx, slog.LevelInfo, "judging from here", slog.Time("start", time.UnixMilli(start).UTC()))
 	return nil
@@ -248,7 +248,7 @@ func (f *Follower) step(ctx context.Context, at, to int64) error {
 	if endMs == 0 {
 		endMs = maxMs
 	}
-	if err := f.d.judgeBlock(ctx, &rawFeed{d: f.d, w: in.window, batches: in.batches, again: in.again}, max(f.d.startMs, f.d.cutMs), at, to, endMs); err != nil {
+	if err := f.d.judgeBlock(ctx, &rawFeed{d: f.d, w: in.window, nearMs: at - nearSpanMs, batches: in.batches, again: in.again}, max(f.d.startMs, f.d.cutMs), at, to, endMs); err != nil {
 		return err
 	}
 	f.taken(&in, hi)
@@ -312,7 +312,7 @@ func (f *Follower) read(ctx context.Context, at, hi int64) (intake, error) {
 	if err = f.readFacts(ctx, at, hi); err != nil {
 		return in, err
 	}
-	in.window, err = f.d.loadWindow(ctx, in.batches, hi)
+	in.window, err = f.d.loadWindow(ctx, in.batches, at-nearSpanMs, hi)
 	return in, err
 }
 

@@ -1,6 +1,7 @@
 package detector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,11 +26,12 @@ type reportQueue struct {
 	write   map[string]bool
 	aside   map[string]bool
 	written map[string]int64 // when, in event time
+	failed  map[string]int   // how often in a row
 	atMs    int64
 }
 
 func newReportQueue() reportQueue {
-	return reportQueue{write: map[string]bool{}, aside: map[string]bool{}, written: map[string]int64{}}
+	return reportQueue{write: map[string]bool{}, aside: map[string]bool{}, written: map[string]int64{}, failed: map[string]int{}}
 }
 
 // add takes versions of findings of a block that ended at atMs.
@@ -52,7 +54,8 @@ func (q *reportQueue) again(id string) { q.write[id] = true }
 
 func (q *reportQueue) waiting() int { return len(q.write) + len(q.aside) }
 
-// due are the findings whose folders are to be written now.
+// due are the findings whose folders are to be written now; those that could not be written
+// come last, so that one of them holds up no other.
 func (q *reportQueue) due(all bool) []string {
 	var ids []string
 	for id := range q.write {
@@ -60,7 +63,7 @@ func (q *reportQueue) due(all bool) []string {
 			ids = append(ids, id)
 		}
 	}
-	slices.Sort(ids)
+	slices.SortFunc(ids, func(a, b string) int { return cmp.Or(cmp.Compare(q.failed[a], q.failed[b]), cmp.Compare(a, b)) })
 	return ids
 }
 
@@ -91,24 +94,27 @@ func (f *Follower) updateReports(ctx context.Context, all bool) error {
 	if err := os.MkdirAll(f.live.ReportsDir, 0o755); err != nil {
 		return fmt.Errorf("make reports folder: %w", err)
 	}
-	for _, id := range ids {
-		if err := f.live.Held(); err != nil {
-			return errors.Join(ErrStopped, err)
-		}
-		if _, holds := f.d.prev[id]; holds {
-			if _, err := f.d.writeReports(ctx, f.live.ReportsDir, "", []string{id}, f.live.EndMs != 0 && f.judgedMs >= f.live.EndMs); err != nil {
-				return err
-			}
-		}
-		delete(q.write, id)
-		q.written[id] = q.atMs
-	}
 	for id := range q.aside { // each on its own
 		if err := takeAside(f.live.ReportsDir, id); err != nil {
 			return err
 		}
 		delete(q.aside, id)
 		delete(q.written, id)
+		delete(q.failed, id)
+	}
+	for _, id := range ids {
+		if err := f.live.Held(); err != nil {
+			return errors.Join(ErrStopped, err)
+		}
+		if _, holds := f.d.prev[id]; holds {
+			if _, err := f.d.writeReports(ctx, f.live.ReportsDir, "", []string{id}, f.live.EndMs != 0 && f.judgedMs >= f.live.EndMs); err != nil {
+				q.failed[id]++
+				return err
+			}
+		}
+		delete(q.write, id)
+		delete(q.failed, id)
+		q.written[id] = q.atMs
 	}
 	return nil
 }

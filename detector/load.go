@@ -34,6 +34,9 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 		return err
 	}
 	d.placeNodes(inventory, devices)
+	if d.cutMs != 0 {
+		all.EndedFromMs = d.cutMs - dayMs // a fleet of years has ended far more than it runs
+	}
 	processes, err := d.store.ProcessRows(ctx, all)
 	if err != nil {
 		return err
@@ -169,14 +172,16 @@ func boardW(stated float64, gpuModel string) float64 {
 	return math.NaN()
 }
 
-// loadWindow reads the raw rows that the batches' minutes, and the cells which they can
-// change, rest on. Late rows make stretches of their own, so that one late row does not
-// read the whole past.
-func (d *Detector) loadWindow(ctx context.Context, batches []store.BatchRow, availableToMs int64) (*window, error) {
+// loadWindow reads the raw rows that the batches' minutes from nearMs on, and the cells which
+// they can change, rest on. Late rows make stretches of their own, so that one late row does
+// not read the whole past.
+func (d *Detector) loadWindow(ctx context.Context, batches []store.BatchRow, nearMs, availableToMs int64) (*window, error) {
 	minutes := map[int64]bool{}
 	for _, b := range batches {
 		for _, m := range b.Minutes {
-			minutes[m*feature.MinuteMs] = true
+			if _, last := feature.DirtyMinutes(m * feature.MinuteMs); last >= nearMs {
+				minutes[m*feature.MinuteMs] = true
+			}
 		}
 	}
 	sorted := make([]int64, 0, len(minutes))
@@ -200,6 +205,46 @@ func (d *Detector) loadWindow(ctx context.Context, batches []store.BatchRow, ava
 		i = j
 	}
 	return newWindow(s), nil
+}
+
+// What is read at once of rows that come long after their time.
+const (
+	farSpanMs = 60 * feature.MinuteMs
+	farNodes  = 32
+)
+
+// reduceFar makes cells of minutes that lie far back, some nodes and an hour at a time: an agent
+// that was cut off for days brings millions of rows, and memory must hold few of them.
+func (d *Detector) reduceFar(ctx context.Context, keys []nodeMinute, availMs int64, take func(cells)) error {
+	span := func(k nodeMinute) int64 { return feature.MinuteOf(k.minute) / farSpanMs }
+	slices.SortFunc(keys, func(a, b nodeMinute) int { return cmp.Or(cmp.Compare(span(a), span(b)), compareNodeMinute(a, b)) })
+	for len(keys) > 0 {
+		var nodes []string
+		from, to, n := keys[0].minute, keys[0].minute, 0
+		for ; n < len(keys) && span(keys[n]) == span(keys[0]); n++ {
+			if k := keys[n]; len(nodes) == 0 || nodes[len(nodes)-1] != k.node {
+				if len(nodes) == farNodes {
+					break
+				}
+				nodes = append(nodes, k.node)
+			}
+			from, to = min(from, keys[n].minute), max(to, keys[n].minute)
+		}
+		q := store.RowQuery{Cluster: d.cfg.Cluster, Nodes: nodes, FromMs: from - feature.WindowMs, ToMs: to + feature.MinuteMs, AvailableToMs: availMs}
+		var s feature.Samples
+		if err := d.putOnce(ctx, "read late rows", func(ctx context.Context) error {
+			s = feature.Samples{}
+			return d.loadRows(ctx, q, &s)
+		}); err != nil {
+			return err
+		}
+		w := newWindow(s)
+		for _, k := range keys[:n] {
+			take(w.reduce(k.node, k.minute, availMs))
+		}
+		keys = keys[n:]
+	}
+	return nil
 }
 
 // loadRows appends the raw rows of a stretch.

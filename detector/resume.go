@@ -176,14 +176,14 @@ func (f *Follower) loadState(ctx context.Context, p store.PositionRow, runs []Ru
 	if p.CutMs != 0 {
 		from = p.CutMs
 	}
-	newer := map[string][]int64{} // by node, minutes
+	var newer []nodeMinute
 	put := func(cells []storedCells) {
 		slices.SortFunc(cells, func(a, b storedCells) int {
 			return cmp.Or(cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
 		})
 		for i := range cells {
 			if c := &cells[i]; c.availableMs > p.AvailableMs {
-				newer[c.node] = append(newer[c.node], c.minute)
+				newer = append(newer, nodeMinute{c.node, c.minute})
 			} else {
 				d.put(c.cells)
 			}
@@ -218,24 +218,7 @@ func (f *Follower) loadState(ctx context.Context, p store.PositionRow, runs []Ru
 	if p.CutMs != 0 {
 		d.st.dropBefore(p.CutMs, membersFrom(runs, p.CutMs))
 	}
-	var batches []store.BatchRow
-	for node, minutes := range newer { // put in any order: each cell stands for itself
-		b := store.BatchRow{BatchKey: store.BatchKey{Cluster: d.cfg.Cluster, Node: node}}
-		for _, m := range minutes {
-			b.Minutes = append(b.Minutes, m/feature.MinuteMs)
-		}
-		batches = append(batches, b)
-	}
-	w, err := d.loadWindow(ctx, batches, p.AvailableMs)
-	if err != nil {
-		return err
-	}
-	for node, minutes := range newer {
-		for _, m := range minutes {
-			d.put(w.reduce(node, m, p.AvailableMs))
-		}
-	}
-	return nil
+	return d.reduceFar(ctx, newer, p.AvailableMs, d.putLate)
 }
 
 // membersFrom says from where the GPUs of activities are kept that began before the cut.

@@ -42,7 +42,7 @@ func TestLateRow(t *testing.T) {
 	d := New(Config{}, nil, nil)
 	minute := base / feature.MinuteMs
 
-	if !d.apply(w, []store.BatchRow{batch("a", base+30_000, minute)}, base+WaitMs, nil) {
+	if !apply(t, d, w, []store.BatchRow{batch("a", base+30_000, minute)}, base+WaitMs) {
 		t.Fatal("the batch touched no cell")
 	}
 	cell := d.st.gpu[feature.GPUKey{Node: "a"}][0]
@@ -53,7 +53,7 @@ func TestLateRow(t *testing.T) {
 		t.Error("a signal that nobody measured counts as measured")
 	}
 
-	d.apply(w, []store.BatchRow{batch("a", late, minute)}, late+WaitMs, nil)
+	apply(t, d, w, []store.BatchRow{batch("a", late, minute)}, late+WaitMs)
 	cells := d.st.gpu[feature.GPUKey{Node: "a"}]
 	if len(cells) != 1 || cells[0].Samples != 4 || cells[0].Mean[feature.PowerW] != 200 {
 		t.Errorf("after the late row: got %d cells, %d samples of %.1f W, want 1 cell, 4 of 200.0", len(cells), cells[0].Samples, cells[0].Mean[feature.PowerW])
@@ -79,11 +79,11 @@ func TestDirtyFollowers(t *testing.T) {
 		cells := d.st.gpu[feature.GPUKey{Node: "a"}]
 		return cells[len(cells)-1].CoverMs[feature.PowerW]
 	}
-	d.apply(w, []store.BatchRow{batch("a", base+70_000, minute, minute+1)}, base+70_000, nil)
+	apply(t, d, w, []store.BatchRow{batch("a", base+70_000, minute, minute+1)}, base+70_000)
 	if got := cover(); got != 60_000 {
 		t.Errorf("cover of the second minute before the late row: got %d ms, want 60000", got)
 	}
-	d.apply(w, []store.BatchRow{batch("a", late, minute)}, late, nil)
+	apply(t, d, w, []store.BatchRow{batch("a", late, minute)}, late)
 	if got := cover(); got != 20_000 {
 		t.Errorf("cover of the second minute after the late row: got %d ms, want 20000", got)
 	}
@@ -206,4 +206,13 @@ func TestLinks(t *testing.T) {
 			t.Fatalf("cells by minute and node: got %v, want %v", got, want)
 		}
 	}
+}
+
+func apply(t *testing.T, d *Detector, w *window, batches []store.BatchRow, availMs int64) bool {
+	t.Helper()
+	any, err := d.apply(t.Context(), &rawFeed{d: d, w: w}, batches, availMs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return any
 }

@@ -15,6 +15,7 @@ type Status struct {
 	JudgedUpToMs int64  // event time; 0: nothing is judged yet
 	BrokerMs     int64  // the broker's time when last looked at; 0: it was never told
 	LagMs        int64  // how far judging lies behind the moment that is due; 0: it is there
+	AheadMs      int64  // how far what is judged lies ahead of what is due: the broker's time was set back
 	StepSeconds  float64
 	Minutes      uint64 // judged since Run began
 	Late         uint64 // batches whose rows appeared after their time had been judged
@@ -48,9 +49,18 @@ func (f *Follower) clock(nowMs int64, ok bool) {
 		return
 	}
 	f.status.BrokerMs = nowMs
-	if f.judgedMs != 0 {
-		f.status.LagMs = max(0, nowMs-f.d.cfg.WaitMs-f.live.SettleMs-StepMs-f.judgedMs)
+	f.behind(f.judgedMs)
+}
+
+// behind tells how far what is judged lies from what is due. The caller holds the lock.
+func (f *Follower) behind(judgedMs int64) {
+	s := &f.status
+	s.LagMs, s.AheadMs = 0, 0
+	if s.BrokerMs == 0 || judgedMs == 0 {
+		return
 	}
+	dueMs := s.BrokerMs - f.d.cfg.WaitMs - f.live.SettleMs
+	s.LagMs, s.AheadMs = max(0, dueMs-StepMs-judgedMs), max(0, judgedMs-dueMs)
 }
 
 // judged tells the status after a block.
@@ -71,9 +81,7 @@ func (f *Follower) judged(toMs, minutes int64) {
 	s.StartedMs, s.JudgedUpToMs, s.FromMs = f.d.startMs, toMs, f.d.cutMs
 	s.Minutes += uint64(max(minutes, 0))
 	s.Cells, s.Runs, s.Findings, s.Contradicted, s.Reports = f.d.st.gpuCells, len(f.d.runs), findings, odd, f.reports.waiting()
-	if s.BrokerMs != 0 && toMs != 0 {
-		s.LagMs = max(0, s.BrokerMs-f.d.cfg.WaitMs-f.live.SettleMs-StepMs-toMs)
-	}
+	f.behind(toMs)
 }
 
 // otherPart reports whether two names of a model mean two parts. A name that is not known

@@ -81,6 +81,9 @@ func judge(s state, cfg config, instance string) daemon.Health {
 	if lag := time.Duration(st.LagMs) * time.Millisecond; lag > lagging {
 		add(daemon.Degraded, "judging lies %s behind", lag.Round(time.Second))
 	}
+	if ahead := time.Duration(st.AheadMs) * time.Millisecond; ahead > lagging {
+		add(daemon.Degraded, "the broker's time lies %s behind what was judged under it: nothing is judged until it has caught up", ahead.Round(time.Second))
+	}
 	return h
 }
 

@@ -12,6 +12,8 @@ type AsOf struct {
 	Cluster string
 	// AvailableToMs leaves out announcements that came later; 0: no bound.
 	AvailableToMs int64
+	// EndedFromMs leaves out processes and rentals that had ended before; 0: no bound.
+	EndedFromMs int64
 }
 
 func (a AsOf) where() string {
@@ -20,6 +22,17 @@ func (a AsOf) where() string {
 		w += fmt.Sprintf(" AND available_ms <= %d", a.AvailableToMs)
 	}
 	return w
+}
+
+// whereNotEnded is where, less what had ended long ago by its latest announcement. The key's
+// columns lead the order of the table's rows, so that they are grouped as they are read.
+func (a AsOf) whereNotEnded(table, key string) string {
+	w := a.where()
+	if a.EndedFromMs == 0 {
+		return w
+	}
+	return w + " AND (" + key + ") IN (SELECT " + key + " FROM " + table + w + " GROUP BY cluster, " + key +
+		fmt.Sprintf(" HAVING (argMax(ifNull(end_ms, 0), (available_ms, sequence, ifNull(end_ms, 0))) AS ended) = 0 OR ended >= %d SETTINGS optimize_aggregation_in_order = 1)", a.EndedFromMs)
 }
 
 // ProcessRow is a process that used GPUs, as it was last announced.
@@ -82,7 +95,7 @@ func (s *Store) ProcessRows(ctx context.Context, a AsOf) ([]ProcessRow, error) {
 	gpus, exe, launcher := sel.optionalText("gpu_list"), sel.optionalText("exe"), sel.optionalText("launcher")
 	source, job, user, project := sel.optionalText("job_source"), sel.optionalText("job_id"), sel.optionalText("user_hash"), sel.optionalText("project_hash")
 	world, rank := sel.optionalInt("world_size", -1), sel.optionalInt("rank", -1)
-	sql := sel.sql() + " FROM " + s.table(TableProcessEvents) + a.where() + " ORDER BY node, start_ms, pid, available_ms, sequence, ifNull(end_ms, 0)"
+	sql := sel.sql() + " FROM " + s.table(TableProcessEvents) + a.whereNotEnded(s.table(TableProcessEvents), "node, start_ms, pid") + " ORDER BY node, start_ms, pid, available_ms, sequence, ifNull(end_ms, 0)"
 	var out []ProcessRow
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
@@ -113,7 +126,7 @@ func (s *Store) AllocationRows(ctx context.Context, a AsOf) ([]AllocationRow, er
 	var sel selection
 	account, node, gpus := sel.text("account"), sel.text("node"), sel.text("gpu_list")
 	start, end, available := sel.int("start_ms"), sel.optionalInt("end_ms", 0), sel.int("available_ms")
-	sql := sel.sql() + " FROM " + s.table(TableAllocations) + a.where() + " ORDER BY account, node, gpu_list, start_ms, available_ms, sequence, ifNull(end_ms, 0)"
+	sql := sel.sql() + " FROM " + s.table(TableAllocations) + a.whereNotEnded(s.table(TableAllocations), "account, node, gpu_list, start_ms") + " ORDER BY account, node, gpu_list, start_ms, available_ms, sequence, ifNull(end_ms, 0)"
 	var out []AllocationRow
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {

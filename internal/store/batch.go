@@ -265,8 +265,12 @@ func (s *Store) BatchesAfter(ctx context.Context, cluster string, afterAvailable
 // BatchesInserted returns the batches whose rows came into the store after insertedAfterMs,
 // by its own clock, and that were available by toAvailableMs: those that a reader by
 // availability has passed already. The order is that of BatchesAfter.
+//
+// A store whose clock was set back stamps new rows with times that lie before insertedAfterMs: as
+// long as its clock has not come there again, rows of its last five minutes are returned.
 func (s *Store) BatchesInserted(ctx context.Context, cluster string, insertedAfterMs, toAvailableMs int64) ([]BatchRow, error) {
-	return s.batches(ctx, cluster, fmt.Sprintf(" AND inserted_at > fromUnixTimestamp64Milli(toInt64(%d)) AND available_ms <= %d", insertedAfterMs, toAvailableMs))
+	after := fmt.Sprintf("fromUnixTimestamp64Milli(toInt64(%d))", insertedAfterMs)
+	return s.batches(ctx, cluster, fmt.Sprintf(" AND inserted_at > if(%s > now64(3), now64(3) - toIntervalMinute(5), %s) AND available_ms <= %d", after, after, toAvailableMs))
 }
 
 // FirstData returns the earliest event time, or availability where a batch has none, of the

@@ -86,6 +86,9 @@ func TestLiveReaders(t *testing.T) {
 	if late, err = s.BatchesInserted(ctx, "c", late[0].InsertedMs, 1999); err != nil || len(late) != 0 {
 		t.Errorf("nothing came since: %+v, %v", late, err)
 	}
+	if late, err = s.BatchesInserted(ctx, "c", seen+3_600_000, 1999); err != nil || len(late) != 1 {
+		t.Errorf("a store whose clock was set back: %+v, %v", late, err)
+	}
 	if first, ok, err := s.FirstData(ctx, "c", 0); !ok || err != nil || first != 500 {
 		t.Errorf("first data %d, %v, %v", first, ok, err)
 	}
@@ -131,6 +134,26 @@ func TestLiveReaders(t *testing.T) {
 	states, err := s.Instruments(ctx, store.AsOf{Cluster: "c"})
 	if want := []store.InstrumentRow{{Node: "n", Instrument: "gpu", State: "active", SinceMs: 15, TsMs: 20}}; err != nil || !reflect.DeepEqual(states, want) {
 		t.Errorf("instruments %+v, %v", states, err)
+	}
+
+	// Processes and rentals that ended long ago, by their latest announcement, can be left out.
+	for seq, end := range []int64{0, 500, 900} {
+		put(store.TableProcessEvents, uint64(40+seq), map[string][]int64{"start_ms": {int64(seq)}, "pid": {7}}, nil)
+		put(store.TableAllocations, uint64(50+seq), map[string][]int64{"start_ms": {int64(seq)}}, map[string]string{"account": "a", "gpu_list": "0"})
+		if end != 0 {
+			put(store.TableProcessEvents, uint64(60+seq), map[string][]int64{"start_ms": {int64(seq)}, "pid": {7}, "end_ms": {end}}, nil)
+			put(store.TableAllocations, uint64(70+seq), map[string][]int64{"start_ms": {int64(seq)}, "end_ms": {end}}, map[string]string{"account": "a", "gpu_list": "0"})
+		}
+	}
+	for from, want := range map[int64]int{0: 3, 500: 3, 501: 2, 901: 1} {
+		processes, err := s.ProcessRows(ctx, store.AsOf{Cluster: "c", EndedFromMs: from})
+		rentals, rerr := s.AllocationRows(ctx, store.AsOf{Cluster: "c", EndedFromMs: from})
+		if err != nil || rerr != nil || len(processes) != want || len(rentals) != want {
+			t.Errorf("ended from %d on: %d processes, %d rentals, want %d; %v, %v", from, len(processes), len(rentals), want, err, rerr)
+		}
+	}
+	if p, err := s.ProcessRows(ctx, store.AsOf{Cluster: "c", EndedFromMs: 501, AvailableToMs: 61}); err != nil || len(p) != 2 || p[1].EndMs != 0 || p[1].AvailableMs != 42 {
+		t.Errorf("as of a moment: %+v, %v", p, err)
 	}
 
 	// Parties: the mark changes when they do.

@@ -1,0 +1,95 @@
+package detector
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/testenv"
+)
+
+// portions is a memory that knows how much was read of it at once.
+type portions struct {
+	*memory
+	most    int // rows of GPUs in one answer
+	answers int
+}
+
+func (p *portions) GPURows(ctx context.Context, q store.RowQuery) ([]store.GPURow, error) {
+	rows, err := p.memory.GPURows(ctx, q)
+	p.most, p.answers = max(p.most, len(rows)), p.answers+1
+	return rows, err
+}
+
+// TestRowsOfDaysAreReadInPortions: rows that come long after their time make the same cells as
+// rows that come in time, and are not all in memory at once.
+func TestRowsOfDaysAreReadInPortions(t *testing.T) {
+	t.Parallel()
+	m, b, parties := load(t, filepath.Join(testenv.Root(t), "deploy", "recordings", "clean-mix"))
+	made := map[bool]map[nodeMinute]string{}
+	for _, far := range []bool{false, true} {
+		from := b.Manifest.StartMs - dayMs
+		if far {
+			from = b.Manifest.EndMs + dayMs
+		}
+		p := &portions{memory: m}
+		d := New(configOf(t, b, 1), p, parties)
+		w, err := d.loadWindow(t.Context(), m.batches, from, maxMs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = (&rawFeed{d: d, w: w, nearMs: from, batches: m.batches}).until(t.Context(), maxMs); err != nil {
+			t.Fatal(err)
+		}
+		made[far] = map[nodeMinute]string{}
+		for k, c := range d.pending.cells {
+			made[far][k] = fmt.Sprintf("%+v", c)
+		}
+		t.Logf("far %v: %d cells, %d answers, %d of %d rows in the largest", far, len(made[far]), p.answers, p.most, len(m.gpu))
+		if far && p.most*int(b.Manifest.EndMs-b.Manifest.StartMs) > 2*len(m.gpu)*(farSpanMs+feature.WindowMs) {
+			t.Errorf("%d rows were in memory at once, of %d", p.most, len(m.gpu))
+		}
+	}
+	if len(made[true]) == 0 || !maps.Equal(made[true], made[false]) {
+		t.Error("rows that come late make other cells")
+	}
+}
+
+// TestLateBeforeTheCut: a minute that memory let go does not come back on its own, but its cell
+// is stored; one of an activity that is kept whole does.
+func TestLateBeforeTheCut(t *testing.T) {
+	t.Parallel()
+	minute := base / feature.MinuteMs
+	w := newWindow(feature.Samples{GPU: []feature.GPUSample{gpuRow("gone", base, base, 100), gpuRow("kept", base, base, 100)}})
+	d := New(Config{}, nil, nil)
+	d.cutMs = base + 2*feature.MinuteMs
+	d.st.putGPU(feature.GPUCell{Node: "kept", MinuteMs: base - feature.MinuteMs})
+	if !apply(t, d, w, []store.BatchRow{batch("gone", base, minute), batch("kept", base, minute)}, base+WaitMs) {
+		t.Error("nothing came")
+	}
+	if n := len(d.pending.cells); n != 2 {
+		t.Errorf("%d cells will be stored, want 2", n)
+	}
+	if n := len(d.st.gpu[feature.GPUKey{Node: "gone"}]); n != 0 {
+		t.Errorf("%d cells came back that were let go", n)
+	}
+	if n := len(d.st.gpu[feature.GPUKey{Node: "kept"}]); n != 2 {
+		t.Errorf("%d cells of a GPU that is kept, want 2", n)
+	}
+}
+
+// TestReportThatFailsComesLast: one folder that cannot be written holds up no other.
+func TestReportThatFailsComesLast(t *testing.T) {
+	t.Parallel()
+	q := newReportQueue()
+	q.add([]store.FindingRow{{FindingID: "a"}, {FindingID: "b"}, {FindingID: "c"}}, base)
+	q.failed["a"] = 1
+	if got := q.due(false); !slices.Equal(got, []string{"b", "c", "a"}) {
+		t.Errorf("order %v", got)
+	}
+}
