@@ -406,6 +406,8 @@ func (s *Source) receive(c *child, t frame.Type, body []byte) error {
 		g.asked = false
 		if g.empty++; g.got {
 			g.empty = 0
+		} else if g.empty == emptyEnough {
+			g.deviceMs = 0 // is it still who it was, and are there as many?
 		}
 		s.stats.Calls += uint64(d.Calls)
 		if g.lost != "" && !g.failing {

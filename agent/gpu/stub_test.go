@@ -562,6 +562,63 @@ func TestNoValueAtAll(t *testing.T) {
 	}
 }
 
+// GPUs that the driver does not list any more are soon known to be gone, not when they would
+// next be described.
+func TestFewerGPUs(t *testing.T) {
+	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 3, 0, time.Hour), gpu.Config{})
+	r.steps(3)
+	last := "gpu/" + r.mem.UUID(2)
+	fewer := nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour)
+	fewer.Manual = true
+	if err := r.mem.SetScenario(fewer); err != nil {
+		t.Fatal(err)
+	}
+	begin := r.tick.Seq
+	r.until("two GPUs", func() bool { return r.out.status[last].State == source.Lost && r.src.Stats().GPUs == 2 })
+	if n := r.tick.Seq - begin; n > 250 {
+		t.Errorf("it took %d ticks", n)
+	}
+	r.steps(65) // the faults before are forgotten
+	if r.state(0) != source.Active || r.state(1) != source.Active || r.out.status["gpu"].State != source.Active {
+		t.Errorf("statuses: %v", r.out.status)
+	}
+}
+
+// A child that cannot say who a GPU is gives no rows: the agent would take them for those of
+// the GPU that the last child had at this index.
+func TestNobodysReadings(t *testing.T) {
+	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour), gpu.Config{BackoffMin: time.Millisecond})
+	r.steps(3)
+	was := r.mem.UUID(0)
+	other := nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour)
+	other.Manual, other.Host = true, 7
+	if err := r.mem.SetScenario(other); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.mem.SetFaults(nvmlstub.Fault{Function: "nvmlDeviceGetUUID", GPUs: []int{0}, Code: nvmlstub.CodeTimeout}); err != nil {
+		t.Fatal(err)
+	}
+	pid := r.src.Stats().ChildPID
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.until("another child", func() bool { now := r.src.Stats().ChildPID; return now != 0 && now != pid })
+	r.out.take(wire.KindGPU)
+	r.until("rows of the other GPU", func() bool { return len(of(r.out.rows[wire.KindGPU], 1)) > 5 })
+	if rows := of(r.out.take(wire.KindGPU), 0); len(rows) > 0 {
+		t.Errorf("%d rows of %s, the first under the name %s", len(rows), r.mem.UUID(0), rows[0].strs["gpu_uuid"])
+	}
+	if err := r.mem.SetFaults(); err != nil {
+		t.Fatal(err)
+	}
+	r.until("rows", func() bool { return len(of(r.out.rows[wire.KindGPU], 0)) > 0 })
+	for _, row := range of(r.out.take(wire.KindGPU), 0) {
+		if row.strs["gpu_uuid"] == was {
+			t.Errorf("a row of a GPU that is gone: %v", row.strs)
+		}
+	}
+}
+
 // Energy is passed on as it is read, whatever it does; a rate over a reset is absent.
 func TestResetOfCounters(t *testing.T) {
 	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.A100, 1, 0, time.Hour), gpu.Config{})

@@ -65,7 +65,8 @@ func (w *worker) run() {
 		bit := uint64(1) << w.index
 		w.out = w.out[:0]
 		w.guard(func() { w.look(m.Type == frame.TypeDescribe) })
-		if m.Sample&bit != 0 && w.handle != nil && !w.broken {
+		// Not before it has said who it is: the agent may know another by this index.
+		if m.Sample&bit != 0 && w.described && !w.broken {
 			w.guard(w.pass)
 		}
 		if w.described {
