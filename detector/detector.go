@@ -108,12 +108,14 @@ type Detector struct {
 	rates        map[string]float64
 	ratesMissing bool
 
-	cutMs  int64                      // minutes before this were let go; 0: none were
-	left   map[string]bool            // runs that are judged no more, as their beginning was let go
-	ahead  ahead                      // what an earlier leader said of moments that are judged again
-	runsAt map[string]int64           // when a version of a run was written last
-	said   []store.FindingRow         // versions of findings since reports were written last
-	copied map[string]map[string]span // raw rows that evidence tables have, by finding and node
+	cutMs int64 // minutes before this were let go; 0: none were
+	// truncated is how many activities that went on lost their beginning at that cut.
+	truncated int
+	left      map[string]bool            // runs that are judged no more, as their beginning was let go
+	ahead     ahead                      // what an earlier leader said of moments that are judged again
+	runsAt    map[string]int64           // when a version of a run was written last
+	said      []store.FindingRow         // versions of findings since reports were written last
+	copied    map[string]map[string]span // raw rows that evidence tables have, by finding and node
 	// write does one write to the store, again and again if need be; nil: once.
 	write func(ctx context.Context, what string, put func(context.Context) error) error
 }

@@ -387,17 +387,22 @@ func (f *Follower) forget(ctx context.Context, atMs int64) {
 		f.crowded = false
 		return
 	}
+	lost, known := 0, f.d.acts != nil
 	// An eighth of room, so that not every step has to.
 	for span := atMs - max(f.d.cutMs, f.d.startMs); f.d.tooMany(f.live.MaxCells*7/8) && span > leastSpanMs; {
 		span = max(span*7/8, leastSpanMs)
 		f.d.trim(feature.MinuteOf(atMs-span), true)
+		lost = max(lost, f.d.truncated)
+	}
+	if known {
+		f.truncated(lost)
 	}
 	if f.crowded { // told
 		return
 	}
 	f.crowded = true
 	f.live.Log.LogAttrs(ctx, slog.LevelWarn, "more minutes than memory may hold, the oldest are judged no more", slog.Int("max_cells", f.live.MaxCells),
-		slog.Time("from", time.UnixMilli(f.d.cutMs).UTC()))
+		slog.Int("activities_cut", lost), slog.Time("from", time.UnixMilli(f.d.cutMs).UTC()))
 }
 
 // steadily does one piece of work with the store until it succeeds. It ends with ctx, and with

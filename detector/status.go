@@ -21,6 +21,7 @@ type Status struct {
 	Late         uint64 // batches whose rows appeared after their time had been judged
 	Cells        int    // of GPUs, in memory
 	FromMs       int64  // the minutes in memory begin here; 0: with the judged period
+	Truncated    int    // activities that lost their beginning when there were too many minutes last
 	Runs         int
 	Findings     map[FindingKind]int
 	Contradicted int // nodes whose driver says other GPUs than the inventory
@@ -82,6 +83,12 @@ func (f *Follower) judged(toMs, minutes int64) {
 	s.Minutes += uint64(max(minutes, 0))
 	s.Cells, s.Runs, s.Findings, s.Contradicted, s.Reports = f.d.st.gpuCells, len(f.d.runs), findings, odd, f.reports.waiting()
 	f.behind(toMs)
+}
+
+func (f *Follower) truncated(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status.Truncated, f.status.FromMs, f.status.Cells = n, f.d.cutMs, f.d.st.gpuCells
 }
 
 // otherPart reports whether two names of a model mean two parts. A name that is not known

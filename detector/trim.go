@@ -20,19 +20,22 @@ const contextMs = 60 * 60_000
 // old one's place.
 func (d *Detector) trim(cutMs int64, force bool) {
 	d.cutMs = cutMs
+	d.truncated = 0
 	from := map[feature.GPUKey]int64{}
 	keep := map[string]bool{}
-	if !force {
-		for _, a := range d.acts {
-			if a.run.StartMs >= cutMs || (!a.run.Open && a.run.EndMs < cutMs) {
-				continue
-			}
-			keep[a.run.ID] = true
-			for _, m := range a.run.Members {
-				k := feature.GPUKey{Node: m.Node, GPU: m.GPU}
-				if at, ok := from[k]; !ok || a.run.StartMs-contextMs < at {
-					from[k] = a.run.StartMs - contextMs
-				}
+	for _, a := range d.acts {
+		if a.run.StartMs >= cutMs || (!a.run.Open && a.run.EndMs < cutMs) {
+			continue
+		}
+		if force {
+			d.truncated++
+			continue
+		}
+		keep[a.run.ID] = true
+		for _, m := range a.run.Members {
+			k := feature.GPUKey{Node: m.Node, GPU: m.GPU}
+			if at, ok := from[k]; !ok || a.run.StartMs-contextMs < at {
+				from[k] = a.run.StartMs - contextMs
 			}
 		}
 	}

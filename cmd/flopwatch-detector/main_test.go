@@ -20,6 +20,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flopwatch/flopwatch/detector"
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/daemon"
 	"github.com/flopwatch/flopwatch/internal/store"
@@ -368,6 +369,23 @@ func TestTwoDetectors(t *testing.T) {
 	}
 	if err := second.cmd.Wait(); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
+	}
+}
+
+// TestHealthHasReasons: what a leader's status means for whoever asks how it is.
+func TestHealthHasReasons(t *testing.T) {
+	t.Parallel()
+	for want, st := range map[string]detector.Status{
+		"":                                    {LagMs: 60_000, AheadMs: 60_000},
+		"judging lies 10m0s behind":           {LagMs: 600_000},
+		"lies 1h0m0s behind what was judged":  {AheadMs: 3_600_000},
+		"2 activities that go on are judged":  {Truncated: 2, FromMs: 60_000},
+		"reports cannot be written: no space": {ReportError: "no space"},
+	} {
+		h := judge(state{phase: leading, status: st}, config{}, "i")
+		if said := strings.Join(h.Reasons, "; "); (want == "") != (h.State == daemon.OK) || !strings.Contains(said, want) {
+			t.Errorf("%+v: %s, %q, want %q", st, h.State, said, want)
+		}
 	}
 }
 
