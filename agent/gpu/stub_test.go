@@ -30,6 +30,9 @@ func near(t *testing.T, r row, name string, want, tolerance float64) {
 
 func TestValuesAreTheStubsTruth(t *testing.T) {
 	s := nvmlstub.H100x8Training(5*time.Second, time.Hour)
+	for i := range s.GPUs {
+		s.GPUs[i].PowerLimitMW = 350_000 // enforced: the board's default stays what it is
+	}
 	s.Processes = []nvmlstub.Process{
 		{PID: uint32(os.Getpid()), GPUs: []int{0, 3}, UsedBytes: 7 << 30, Name: "train"},
 		{PID: 1<<31 - 2, GPUs: []int{0}, UsedBytes: 1 << 30, Name: "nobody"},

@@ -46,8 +46,8 @@ type Device struct {
 	UUID, Name, PCIBusID        string
 	DriverVersion, VBIOSVersion string
 	MemTotalBytes               int64
-	PowerLimitMW, SMClockMaxMHz int64
-	MIGMode                     int // 1, 0, -1
+	PowerLimitMW, SMClockMaxMHz int64 // PowerLimitMW is the board's default, whatever is enforced
+	MIGMode                     int   // 1, 0, -1
 	NVLinks                     int
 	GPM                         bool
 	Capabilities                []string // what can be read of it, sorted

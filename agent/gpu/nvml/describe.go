@@ -73,7 +73,8 @@ func (w *worker) describe() {
 		}
 	}
 	if w.may(callPowerLimit) {
-		if v, ret := h.GetEnforcedPowerLimit(); w.ok(callPowerLimit, ret) {
+		// The board's own: the enforced one is what somebody has set it to for now.
+		if v, ret := h.GetPowerManagementDefaultLimit(); w.ok(callPowerLimit, ret) {
 			d.PowerLimitMW = sane(uint64(v), maxMW)
 		}
 	}

@@ -71,7 +71,7 @@ var symbols = [numCalls][]string{
 	callName:            {"nvmlDeviceGetName"},
 	callPCI:             {"nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2", "nvmlDeviceGetPciInfo"},
 	callVBIOS:           {"nvmlDeviceGetVbiosVersion"},
-	callPowerLimit:      {"nvmlDeviceGetEnforcedPowerLimit"},
+	callPowerLimit:      {"nvmlDeviceGetPowerManagementDefaultLimit"},
 	callMaxClock:        {"nvmlDeviceGetMaxClockInfo"},
 	callMIG:             {"nvmlDeviceGetMigMode"},
 	callUtilization:     {"nvmlDeviceGetUtilizationRates"},

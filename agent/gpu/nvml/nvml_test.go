@@ -52,7 +52,7 @@ func TestEveryCallIsLookedUp(t *testing.T) {
 	known := map[string]call{
 		"Init": callInit, "Shutdown": callShutdown, "SystemGetDriverVersion": callDriverVersion, "SystemGetNVMLVersion": callNVMLVersion,
 		"DeviceGetCount": callCount, "DeviceGetHandleByIndex": callHandle, "GetUUID": callUUID, "GetName": callName, "GetPciInfo": callPCI,
-		"GetVbiosVersion": callVBIOS, "GetEnforcedPowerLimit": callPowerLimit, "GetMaxClockInfo": callMaxClock, "GetMigMode": callMIG,
+		"GetVbiosVersion": callVBIOS, "GetPowerManagementDefaultLimit": callPowerLimit, "GetMaxClockInfo": callMaxClock, "GetMigMode": callMIG,
 		"GetUtilizationRates": callUtilization, "GetMemoryInfo_v2": callMemoryV2, "GetMemoryInfo": callMemory, "GetClockInfo": callClock,
 		"GetTemperature": callTemperature, "GetTemperatureV": callTemperatureV, "GetCurrentClocksEventReasons": callEventReasons,
 		"GetCurrentClocksThrottleReasons": callThrottleReasons, "GetFieldValues": callFields, "GetPowerUsage": callPower,
