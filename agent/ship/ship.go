@@ -85,7 +85,10 @@ type Ship struct {
 	ended   error // of Run; errNotRunning before
 }
 
-var errNotRunning = errors.New("ship is not running")
+var (
+	errNotRunning = errors.New("ship is not running")
+	errNoBroker   = errors.New("there is no connection to the broker")
+)
 
 // flight is a published frame.
 type flight struct {
@@ -233,6 +236,9 @@ func (s *Ship) fill() error {
 		}
 		ack, err := s.cfg.JetStream.PublishMsgAsync(&nats.Msg{Subject: subject, Data: frame},
 			jetstream.WithMsgID(wire.MessageID(s.cfg.Node, s.cfg.Spool.ID(), seq)))
+		if away := errors.Is(err, nats.ErrHeadersNotSupported) || errors.Is(err, nats.ErrReconnectBufExceeded); away && !s.cfg.Conn.IsConnected() {
+			err = errNoBroker // what it can do is not known, and nothing is kept for it but in the spool
+		}
 		if err != nil {
 			return fmt.Errorf("publish frame %d: %w", seq, err)
 		}

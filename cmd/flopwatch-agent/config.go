@@ -209,7 +209,11 @@ func (c *config) validate() error {
 		return err
 	}
 	if c.Metrics.Listen != "" {
-		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
+		_, port, err := net.SplitHostPort(c.Metrics.Listen)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
 			return fmt.Errorf(`metrics.listen %q: an address and a port, such as "127.0.0.1:9469", or ""`, c.Metrics.Listen)
 		}
 	}

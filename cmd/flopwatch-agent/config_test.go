@@ -152,6 +152,7 @@ func TestMistakes(t *testing.T) {
 		"cluster = \"main\"\n[nats]\ncert_file = \"/a\"",
 		"cluster = \"main\"\n[nats]\ninbox_prefix = \"_INBOX.>\"",
 		"cluster = \"main\"\n[metrics]\nlisten = \"9469\"",
+		"cluster = \"main\"\n[metrics]\nlisten = \"127.0.0.1:99999\"",
 		"cluster = \"main\"\n[log]\nformat = \"xml\"",
 		"cluster = \"main\"\n[log]\nlevel = \"loud\"",
 	} {

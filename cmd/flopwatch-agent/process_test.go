@@ -326,6 +326,9 @@ func TestBrokerAppears(t *testing.T) {
 	p.says("the broker is away")
 	eventually(t, "batches", func() bool { return metric(t, metrics, "flopwatch_agent_sealed_batches_total ") >= 3 }, p.log.String)
 	p.stop()
+	if strings.Contains(p.log.String(), "headers not supported") || strings.Contains(p.log.String(), "buffer limit") {
+		t.Errorf("a broker that is away is said to lack something:\n%s", p.log)
+	}
 	if n := strings.Count(p.log.String(), "the broker is away"); n > 3 {
 		t.Errorf("said %d times:\n%s", n, p.log)
 	}
@@ -364,6 +367,7 @@ func TestWrongCredentials(t *testing.T) {
 	url = "nats://" + url[strings.Index(url, "@")+1:]
 	p := start(t, write(t, fast(t.TempDir(), url, "[metrics]\nlisten = \"\"\n"+noGPU)+fmt.Sprintf("token_file = %q\n", secret)))
 	p.says("the broker refuses this agent's credentials")
+	p.says("there is no connection to the broker") // why nothing is shipped
 	p.stop()
 	if log := p.log.String(); strings.Count(log, "refuses") != 1 || !strings.Contains(log, secret) || strings.Contains(log, "wrong") {
 		t.Errorf("log:\n%s", log)
