@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -51,7 +52,9 @@ func (o *askOptions) register(cmd *cobra.Command) {
 // check reads what can be read without a store.
 func (o *askOptions) check(now time.Time) (err error) {
 	switch {
-	case (o.data == "") == (o.clickhouse.URL == ""):
+	case o.data != "" && o.clickhouse.URL != "":
+		return usageError{Err: errors.New("--data and --clickhouse name two stores: leave one out")}
+	case o.data == "" && o.clickhouse.URL == "":
 		return usageError{Err: errors.New("name the data directory of a running `flopwatch up` with --data, or a store with --clickhouse")}
 	case o.data != "" && (o.clickhouse.User != "" || o.passwordFile != "" || o.clickhouse.Database != ""):
 		return usageError{Err: errors.New("--clickhouse-user, --clickhouse-password-file and --database are for the server that --clickhouse names")}
@@ -115,6 +118,9 @@ func (o *askOptions) open(ctx context.Context, now time.Time) (*asked, error) {
 		return nil, err
 	}
 	s, err := up.ReadState(l)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%w: ask as the user that runs flopwatch up", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: start it with `flopwatch up --data %s`", err, o.data)
 	}
@@ -179,7 +185,8 @@ func newRunsCommand() *cobra.Command {
 		Use:   "runs --data DIR",
 		Short: "List what GPUs worked on: class, size, FLOPs, who",
 		Long: `Runs lists the activities that the detector sees, as of its latest verdict: trainings and other work, the largest
-first. Those that go on are marked "open". Idle GPUs and rentals of which nothing was measured are counted below the
+first. Those that go on are marked "open"; the figures of one that only grows are renewed every ten minutes, and the
+minute that they reach is added if it is not the latest. Idle GPUs and rentals of which nothing was measured are counted below the
 table; --all lists them, and runs that a later verdict put together with others.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.ask(cmd, func(ctx context.Context, a *asked, out io.Writer) error {
@@ -192,6 +199,10 @@ table; --all lists them, and runs that a later verdict put together with others.
 	return cmd
 }
 
+func knownLimbs() []string {
+	return []string{report.Actual, report.Projected, report.Capacity, report.ChangedArrangement, report.Cluster, report.RedFlag, report.Telemetry}
+}
+
 func newFindingsCommand() *cobra.Command {
 	var o askOptions
 	var limbs []string
@@ -201,13 +212,18 @@ func newFindingsCommand() *cobra.Command {
 		Long: `Findings lists what the detector found, as of its latest verdict, the latest first. --all lists those too that a
 later verdict took back. The report of a finding lies in DIR/reports.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, l := range limbs {
+				if !slices.Contains(knownLimbs(), l) {
+					return usageError{Err: fmt.Errorf("--limb %q: wanted one of %s", l, strings.Join(knownLimbs(), ", "))}
+				}
+			}
 			return o.ask(cmd, func(ctx context.Context, a *asked, out io.Writer) error {
 				return o.findings(ctx, a, limbs, out, cmd.ErrOrStderr())
 			})
 		},
 	}
 	o.register(cmd)
-	cmd.Flags().StringSliceVar(&limbs, "limb", nil, "only these limbs: actual, projected, capacity, changed_arrangement, cluster, red_flag, telemetry")
+	cmd.Flags().StringSliceVar(&limbs, "limb", nil, "only these limbs: "+strings.Join(knownLimbs(), ", "))
 	return cmd
 }
 
@@ -236,7 +252,9 @@ func (o *askOptions) runs(ctx context.Context, a *asked, classes []string, stdou
 	})
 	var docs []string
 	var superseded map[string]string
+	judged, reached := int64(0), map[string]int64{}
 	for _, r := range rows {
+		judged, reached[r.RunID] = max(judged, r.JudgedMs), r.JudgedMs
 		if r.SupersededBy != "" && !o.all || r.EndMs != 0 && r.EndMs < o.sinceMs || !begins(r.Class, classes) {
 			continue
 		}
@@ -259,12 +277,8 @@ func (o *askOptions) runs(ctx context.Context, a *asked, classes []string, stdou
 		return err
 	}
 	p := &printer{w: stdout}
-	judged := int64(0)
-	for i := range rows {
-		judged = max(judged, rows[i].JudgedMs)
-	}
-	o.heading(ctx, a, p, judged)
-	p.liveRuns(runs, superseded, o.all || len(classes) > 0)
+	judged = o.heading(ctx, a, p, judged)
+	p.liveRuns(runs, untils(runs, superseded, reached, judged), o.all || len(classes) > 0)
 	return p.err
 }
 
@@ -287,9 +301,9 @@ func (o *askOptions) none(ctx context.Context, a *asked, what string, others int
 	return nil
 }
 
-// heading says of what and of when the answer is. judgedMs is the latest minute of the verdicts
+// heading says of what and of when the answer is, and returns the latter. judgedMs is the latest minute of the verdicts
 // that are shown: a detector that has just taken over has no position yet.
-func (o *askOptions) heading(ctx context.Context, a *asked, p *printer, judgedMs int64) {
+func (o *askOptions) heading(ctx context.Context, a *asked, p *printer, judgedMs int64) int64 {
 	if pos, ok, err := a.store.Position(ctx, a.cluster); err == nil && ok {
 		judgedMs = max(judgedMs, pos.JudgedMs)
 	}
@@ -297,6 +311,28 @@ func (o *askOptions) heading(ctx context.Context, a *asked, p *printer, judgedMs
 	if a.state != nil && a.state.Source.Kind == up.FakeGPUs {
 		p.line("Everything of these GPUs is made up (%s).", up.FakeName)
 	}
+	return judgedMs
+}
+
+// untils says for each run how long it went on, or up to when it is known to have.
+func untils(runs []detector.RunLine, superseded map[string]string, reached map[string]int64, judgedMs int64) map[string]string {
+	out := map[string]string{}
+	for i := range runs {
+		r := &runs[i]
+		switch by, at := superseded[r.Run], reached[r.Run]; {
+		case by == "none": // the detector's word where no other run took it over
+			out[r.Run] = "taken back"
+		case by != "":
+			out[r.Run] = "now part of " + by
+		case r.EndedMs != nil:
+			out[r.Run] = stamp(*r.EndedMs)
+		case at < judgedMs:
+			out[r.Run] = "open (figures: " + time.UnixMilli(at).UTC().Format("15:04") + ")"
+		default:
+			out[r.Run] = "open"
+		}
+	}
+	return out
 }
 
 // begins reports whether name is one of the wanted, or begins with one and a '_'.
@@ -305,7 +341,7 @@ func begins(name string, wanted []string) bool {
 }
 
 // liveRuns writes runs as a live store has them, the largest first.
-func (p *printer) liveRuns(runs []detector.RunLine, superseded map[string]string, all bool) {
+func (p *printer) liveRuns(runs []detector.RunLine, until map[string]string, all bool) {
 	slices.SortStableFunc(runs, func(x, y detector.RunLine) int {
 		return cmp.Or(cmp.Compare(y.FLOPsModel.Best, x.FLOPsModel.Best), cmp.Compare(y.FLOPsExecuted.Best, x.FLOPsExecuted.Best))
 	})
@@ -320,20 +356,13 @@ func (p *printer) liveRuns(runs []detector.RunLine, superseded map[string]string
 			idle = append(idle, r)
 			continue
 		}
-		end := "open"
-		if r.EndedMs != nil {
-			end = stamp(*r.EndedMs)
-		}
-		if by := superseded[r.Run]; by != "" {
-			end = "now part of " + by
-		}
 		limit, most := "-", nearEnough
 		for _, t := range r.Thresholds {
 			if t.Probability >= most {
 				limit, most = fmt.Sprintf("%s %.2f", t.Profile, t.Probability), t.Probability
 			}
 		}
-		rows = append(rows, fmt.Sprintf("%s\t%s %.2f\t%d\t%s\t%s\t%.1f\t%s\t%s\t%.0f %%\t%s\t%s", r.Run, r.Class, r.ClassProbability, gpus(r), stamp(r.StartedMs), end, gpuHours(r),
+		rows = append(rows, fmt.Sprintf("%s\t%s %.2f\t%d\t%s\t%s\t%.1f\t%s\t%s\t%.0f %%\t%s\t%s", r.Run, r.Class, r.ClassProbability, gpus(r), stamp(r.StartedMs), until[r.Run], gpuHours(r),
 			interval(r.FLOPsExecuted.Low, r.FLOPsExecuted.Best, r.FLOPsExecuted.High), interval(r.FLOPsModel.Low, r.FLOPsModel.Best, r.FLOPsModel.High),
 			100*r.CoverageFrac, first(r.Accounts, 2, "-"), limit))
 	}

@@ -20,8 +20,8 @@ func newNATSUserCommand() *cobra.Command {
 		Short: "Make keys and permissions for a fleet's NATS server",
 		Long: `nats-user makes nkeys and keeps who may say what on a NATS server for a fleet.
 
-On each host:        flopwatch nats-user key --seed /etc/flopwatch/agent.nk
-prints the public key; the seed stays where it was made. On the server:
+For each host:       flopwatch nats-user key --seed agent.nk
+makes a seed for the host's nkey_file and prints its public key. On the server:
                      flopwatch nats-user add --role node --cluster C --node N --key U...
 which prints what the daemon's configuration needs; then
                      nats-server --signal reload`,

@@ -23,6 +23,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/gpu/nvmlstub"
 	"github.com/flopwatch/flopwatch/agent/spool"
 	"github.com/flopwatch/flopwatch/cmd/flopwatch/up"
+	"github.com/flopwatch/flopwatch/detector"
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/supervise"
 	"github.com/flopwatch/flopwatch/internal/testenv"
@@ -530,6 +531,8 @@ func TestUpRefuses(t *testing.T) {
 		"no GPUs":         {2, "--no-gpus samples this host", []string{"--fake-gpus", "0"}},
 		"short wait":      {2, "--wait", []string{"--wait", "1ms"}},
 		"no recording":    {1, "cannot be opened", []string{"--recording", "/nowhere"}},
+		"another folder":  {1, "is not empty (notes.txt is in it)", []string{"--no-gpus", "--data", facts}},
+		"no such library": {2, "is of real GPUs", []string{"--no-gpus", "--gpu-library", "/nowhere"}},
 		"no facts":        {1, "it has none of nodes.csv", []string{"--no-gpus", "--facts", facts}},
 		"a bad port":      {1, "--port", []string{"--no-gpus", "--port", "70000"}},
 		"named cluster":   {2, "a recording names its own", []string{"--recording", "/nowhere", "--cluster", "x"}},
@@ -637,5 +640,18 @@ func TestNATSCommand(t *testing.T) {
 	}
 	if err := up.AskNATS(t.Context(), addr); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestUntils says up to when the figures of a run are known.
+func TestUntils(t *testing.T) {
+	t.Parallel()
+	const minute = 60_000
+	ended := int64(5 * minute)
+	runs := []detector.RunLine{{Run: "new"}, {Run: "old"}, {Run: "ended", EndedMs: &ended}, {Run: "part"}, {Run: "none"}}
+	got := untils(runs, map[string]string{"part": "run-1", "none": "none"}, map[string]int64{"new": 20 * minute, "old": 12 * minute}, 20*minute)
+	want := map[string]string{"new": "open", "old": "open (figures: 00:12)", "ended": "1970-01-01 00:05", "part": "now part of run-1", "none": "taken back"}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

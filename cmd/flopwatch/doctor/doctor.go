@@ -3,8 +3,10 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -43,6 +45,7 @@ type visit struct {
 	o       Options
 	l       up.Layout
 	state   up.State
+	ran     bool // a tree has run there
 	known   bool // state was read
 	running bool
 	checks  []Check
@@ -126,10 +129,18 @@ func Print(w io.Writer, checks []Check) error {
 	return nil
 }
 
+// asUser helps where files cannot be read.
+const asUser = "run doctor as the user that runs flopwatch up"
+
 // tree looks whether the tree runs.
 func (v *visit) tree() {
 	start := "flopwatch up --data " + v.o.Data
 	state, err := up.ReadState(v.l)
+	v.ran = !errors.Is(err, up.ErrNeverUp)
+	if errors.Is(err, fs.ErrPermission) {
+		v.add("up", Fail, asUser, "%v", err)
+		return
+	}
 	if err != nil {
 		v.add("up", Fail, start, "%v", err)
 		return
@@ -138,7 +149,7 @@ func (v *visit) tree() {
 	pid, err := supervise.Holder(v.l.Run())
 	switch {
 	case err != nil:
-		v.add("up", Fail, "run doctor as the user that runs flopwatch up", "%v", err)
+		v.add("up", Fail, asUser, "%v", err)
 	case pid == 0 && state.Stopped:
 		v.add("up", Fail, start, "not running: it was stopped at %s", stamp(state.UpdatedAt))
 	case pid == 0:

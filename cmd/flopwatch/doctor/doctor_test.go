@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/flopwatch/flopwatch/cmd/flopwatch/up"
+	"github.com/flopwatch/flopwatch/internal/supervise"
 )
 
 func find(checks []Check, what string) Check {
@@ -42,6 +43,42 @@ func TestLookAtNothing(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("doctor made the directory: %v", err)
+	}
+}
+
+// TestLookAtAFolderOfOthers does not advise to shut what is not flopwatch's.
+func TestLookAtAFolderOfOthers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	checks, err := Look(t.Context(), Options{Data: dir, Exe: "/nowhere/flopwatch", Now: time.Now})
+	if c := find(checks, "data"); err != nil || c.What != "" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestRemedyOfAChild(t *testing.T) {
+	t.Parallel()
+	v := &visit{l: up.Layout{Root: "/data"}}
+	hangs := supervise.Status{Name: "agent", PID: 7}
+	hangs.State, hangs.Reasons = supervise.Failing, []string{up.NoAnswer + " within 3s"}
+	unwell := supervise.Status{Name: "agent", PID: 7}
+	unwell.State, unwell.Reasons = supervise.Degraded, []string{"no GPUs"}
+	for _, c := range []struct {
+		name   string
+		child  supervise.Status
+		status Status
+		want   string
+	}{
+		{"well", unwell, OK, ""},
+		{"hangs", hangs, Fail, "look at /data/log/agent.log; if it goes on, kill -9 7: flopwatch up starts it again"},
+		{"unwell", unwell, Warn, "look at /data/log/agent.log"},
+	} {
+		if got := v.remedy(&c.child, c.status); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
 	}
 }
 

@@ -109,7 +109,8 @@ func (v *visit) disk() {
 		v.add("data", Fail, "look at the path's permissions", "%v", err)
 		return
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+	// A folder on which nothing of ours ever ran is not to be shut.
+	if mode := info.Mode().Perm(); mode&0o077 != 0 && v.ran {
 		v.add("data", Warn, "chmod 700 "+v.l.Root, "%s may be entered by other users (mode %o): it holds keys and passwords", v.l.Root, mode)
 	}
 	var st unix.Statfs_t

@@ -45,7 +45,7 @@ func (v *visit) components(ctx context.Context) {
 		h.Details.Components = v.state.Components // what it said last
 	}
 	for _, c := range h.Details.Components {
-		text, remedy := string(c.State), "look at "+v.l.Log(c.Name)
+		text := string(c.State)
 		if c.PID != 0 {
 			text += fmt.Sprintf(", process %d", c.PID)
 		}
@@ -66,8 +66,21 @@ func (v *visit) components(ctx context.Context) {
 				status = Warn
 			}
 		}
-		v.add(c.Name, status, remedy, "%s", text)
+		v.add(c.Name, status, v.remedy(&c, status), "%s", text)
 	}
+}
+
+// remedy is what helps a child that is not well.
+func (v *visit) remedy(c *supervise.Status, status Status) string {
+	look := "look at " + v.l.Log(c.Name)
+	switch {
+	case status == OK:
+		return ""
+	case c.PID != 0 && c.State == supervise.Failing && len(c.Reasons) > 0 && strings.HasPrefix(c.Reasons[0], up.NoAnswer):
+		// What hangs writes no log. Nothing is lost with it.
+		return fmt.Sprintf("%s; if it goes on, kill -9 %d: flopwatch up starts it again", look, c.PID)
+	}
+	return look
 }
 
 // broker looks at the streams.

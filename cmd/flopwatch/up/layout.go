@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/flopwatch/flopwatch/internal/durable"
@@ -73,9 +74,33 @@ func (l Layout) FakeLibrary() string { return l.path("fake", stubLibrary) }
 // source is the file that says what the data are of.
 func (l Layout) source() string { return l.path("source.json") }
 
+// folders are made at each start.
+func (l Layout) folders() []string {
+	return []string{l.Run(), l.path("log"), l.Agent(), l.Play(), l.Facts(), l.ClickHouse(), l.NATS(), l.Reports()}
+}
+
+// foreign refuses a folder that holds something else: it is likely not the one that is meant.
+// What a start leaves that came to nothing is no such thing.
+func (l Layout) foreign() error {
+	entries, err := os.ReadDir(l.Root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read data directory: %w", err)
+	}
+	own := append(l.folders(), filepath.Dir(l.FakeLibrary()), l.source(), l.Key("site"), l.Key("officer"), l.Key("screening"), l.path("lost+found"))
+	for _, e := range entries {
+		if !slices.Contains(own, strings.TrimSuffix(l.path(e.Name()), ".tmp")) { // a write that was cut off leaves .tmp
+			return fmt.Errorf("data directory %s is not empty (%s is in it) and flopwatch up has never run on it: name a new or an empty one with --data", l.Root, e.Name())
+		}
+	}
+	return nil
+}
+
 // create makes the folders that are missing.
 func (l Layout) create() error {
-	for _, dir := range []string{l.Root, l.Run(), l.path("log"), l.Agent(), l.Play(), l.Facts(), l.ClickHouse(), l.NATS(), l.Reports()} {
+	for _, dir := range append([]string{l.Root}, l.folders()...) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make data directory: %w", err)
 		}

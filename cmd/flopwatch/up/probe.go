@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -89,11 +91,18 @@ func AskHealth(ctx context.Context, base string) (daemon.Health, error) {
 	return h, nil
 }
 
+// NoAnswer begins the reason of a child that cannot be asked how it is.
+const NoAnswer = "it does not answer"
+
 func reachable(err error) supervise.Report {
-	if err != nil {
-		return supervise.Report{State: supervise.Failing, Reasons: []string{"it does not answer: " + err.Error()}}
+	if err == nil {
+		return supervise.Report{State: supervise.Ready}
 	}
-	return supervise.Report{State: supervise.Ready}
+	reason := NoAnswer + ": " + err.Error()
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+		reason = NoAnswer + " within " + Plain(probeTimeout)
+	}
+	return supervise.Report{State: supervise.Failing, Reasons: []string{reason}}
 }
 
 // checkNATS, checkClickHouse and checkDaemon ask children.

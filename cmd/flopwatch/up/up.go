@@ -110,11 +110,14 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	if err != nil {
 		return daemon.UsageError{Err: err}
 	}
+	if o.Library != "" && source.Kind != RealGPUs {
+		return daemon.UsageError{Err: fmt.Errorf("--gpu-library %s is of real GPUs, and the source is %s (%s)", o.Library, source, source.Why)}
+	}
 	var manifest *bundle.Manifest
 	if source.Kind == Recording {
 		b, oerr := bundle.Open(source.Recording)
 		if oerr != nil {
-			return oerr
+			return fmt.Errorf("recording %s: %w", source.Recording, oerr)
 		}
 		if source.Digest, err = b.Digest(); err != nil {
 			return err
@@ -129,6 +132,11 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	}
 	if err = t.binaries(source); err != nil {
 		return err
+	}
+	if before == nil {
+		if err = l.foreign(); err != nil {
+			return err
+		}
 	}
 	if err = l.create(); err != nil {
 		return err
@@ -444,7 +452,11 @@ func (t *tree) summary() {
 		t.state.ClickHouseUser, short(t.l.ClickHousePassword()), address(t.o.Ports.ClickHouse))
 	say("  health    curl %s/healthz", t.state.HealthURL)
 	say("  logs      %s", short(t.l.path("log")))
-	say("  verdicts  a minute is judged %s after it: expect the first at about %s UTC", Plain(t.o.Wait), time.Now().UTC().Add(t.o.Wait+time.Minute).Format("15:04"))
+	expect := "expect the first at about " + time.Now().UTC().Add(t.o.Wait+time.Minute).Format("15:04") + " UTC"
+	if t.fresh && t.state.Source.Kind == Recording && t.o.Ahead > 0 {
+		expect = "of what came at once the first come within a minute or two"
+	}
+	say("  verdicts  a minute is judged %s after it: %s", Plain(t.o.Wait), expect)
 	say("")
 }
 

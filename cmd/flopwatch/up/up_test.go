@@ -274,6 +274,32 @@ func TestSecret(t *testing.T) {
 	}
 }
 
+// TestForeign refuses a folder of something else, and takes what a start leaves that came to nothing.
+func TestForeign(t *testing.T) {
+	t.Parallel()
+	l := Layout{filepath.Join(t.TempDir(), "data")}
+	if err := l.foreign(); err != nil {
+		t.Errorf("no folder: %v", err)
+	}
+	if err := l.create(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{l.Key("site"), l.source() + ".tmp", l.path("lost+found")} {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.foreign(); err != nil {
+		t.Errorf("half a start: %v", err)
+	}
+	if err := os.WriteFile(l.path("thesis.tex"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.foreign(); err == nil || !strings.Contains(err.Error(), "thesis.tex") {
+		t.Errorf("a folder of somebody's: %v", err)
+	}
+}
+
 // TestAskNATS tells a broker from others.
 func TestAskNATS(t *testing.T) {
 	t.Parallel()
@@ -297,6 +323,17 @@ func TestAskNATS(t *testing.T) {
 			t.Errorf("%q: %v; want %q", said, err, want)
 		}
 		_ = ln.Close() // the test is over
+	}
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }() // the test is over
+	if r := checkNATS(silent.Addr().String())(t.Context()); r.State != supervise.Failing || len(r.Reasons) != 1 || r.Reasons[0] != "it does not answer within 3s" {
+		t.Errorf("somebody who says nothing: %+v", r)
+	}
+	if r := checkDaemon("http://" + silent.Addr().String())(t.Context()); r.State != supervise.Failing || len(r.Reasons) != 1 || r.Reasons[0] != "it does not answer within 3s" {
+		t.Errorf("a daemon that says nothing: %+v", r)
 	}
 	if r := checkDaemon("http://127.0.0.1:1")(context.Background()); r.State != supervise.Failing || len(r.Reasons) != 1 {
 		t.Errorf("nobody there: %+v", r)
