@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -120,6 +121,29 @@ func (c *child) ended() bool {
 	default:
 		return false
 	}
+}
+
+// leftBehind are children that the kernel does not end. They are the process's: an instrument
+// that a reload replaces leaves its own to the next, which must not add to them.
+type leftBehind struct {
+	mu   sync.Mutex
+	list []*child
+}
+
+var strays leftBehind
+
+func (l *leftBehind) add(c *child) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, c)
+}
+
+// count is how many are still alive.
+func (l *leftBehind) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = slices.DeleteFunc(l.list, (*child).ended)
+	return len(l.list)
 }
 
 // closePipes makes an abandoned child's readers end.

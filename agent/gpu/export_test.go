@@ -10,10 +10,10 @@ func Immortal() (restore func()) {
 }
 
 // KillAbandoned ends the children that were left behind.
-func KillAbandoned(s *Source) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range s.abandoned {
+func KillAbandoned() {
+	strays.mu.Lock()
+	defer strays.mu.Unlock()
+	for _, c := range strays.list {
 		_ = c.cmd.Process.Kill()
 	}
 }

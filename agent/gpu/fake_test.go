@@ -242,9 +242,18 @@ func TestImmortalChildren(t *testing.T) {
 	if st := r.src.Stats(); st.Starts != 2 || st.ChildPID != 0 {
 		t.Errorf("stats: %+v", st)
 	}
+	// Nor does the instrument that a reload puts in its place.
+	if err := r.src.Close(); err != nil {
+		t.Error(err)
+	}
+	r = fake(t, "mute", gpu.Config{BackoffMin: time.Millisecond, HelloTimeout: 20 * time.Millisecond, ReapTimeout: 20 * time.Millisecond, AnswerWait: 10 * time.Millisecond})
+	r.steps(20)
+	if st := r.src.Stats(); st.Starts != 0 || !strings.Contains(r.out.status["gpu"].Reason, "2 flopwatch-nvml hang in the kernel") {
+		t.Errorf("the next instrument: %+v, %+v", st, r.out.status["gpu"])
+	}
 	restore()
-	gpu.KillAbandoned(r.src)
-	r.until("when they end, another is started", func() bool { return r.src.Stats().Starts > 2 })
+	gpu.KillAbandoned()
+	r.until("when they end, another is started", func() bool { return r.src.Stats().Starts > 0 })
 }
 
 func TestRatesOfCounters(t *testing.T) {

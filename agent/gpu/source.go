@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,7 +47,6 @@ type Source struct {
 
 	mu        sync.Mutex
 	child     *child // nil: none runs
-	abandoned []*child
 	gpus      []*gpuState
 	pending   int // GPUs asked in the current Sample that have not answered
 	seq       uint64
@@ -159,7 +157,6 @@ func (s *Source) ready() bool {
 
 // supervise starts, buries, kills and abandons children. It is called with s.mu held.
 func (s *Source) supervise(now time.Time) {
-	s.abandoned = slices.DeleteFunc(s.abandoned, (*child).ended)
 	if c := s.child; c != nil {
 		switch {
 		case c.ended():
@@ -181,8 +178,8 @@ func (s *Source) supervise(now time.Time) {
 	if s.child != nil || now.Before(s.nextStart) || s.closed {
 		return
 	}
-	if len(s.abandoned) >= maxChildren {
-		s.down = fmt.Sprintf("%d flopwatch-nvml hang in the kernel and cannot be ended: no other is started; the driver or a GPU needs a reset", len(s.abandoned))
+	if n := strays.count(); n >= maxChildren {
+		s.down = fmt.Sprintf("%d flopwatch-nvml hang in the kernel and cannot be ended: no other is started; the driver or a GPU needs a reset", n)
 		return
 	}
 	c, err := s.start(now)
@@ -298,7 +295,7 @@ var killProcess = (*os.Process).Kill
 // abandon gives up on a child that the kernel does not end.
 func (s *Source) abandon(c *child, now time.Time) {
 	s.child = nil
-	s.abandoned = append(s.abandoned, c)
+	strays.add(c)
 	s.stats.Abandoned++
 	c.closePipes()
 	s.release()

@@ -267,6 +267,7 @@ func (s *Source) Close() error {
 		return nil
 	}
 	c.closePipes()
+	strays.add(c)
 	return errors.New("end flopwatch-nvml: it hangs in the kernel and was left behind")
 }
 
