@@ -547,8 +547,13 @@ func TestStoreAway(t *testing.T) {
 		l.nowMs = b.Manifest.EndMs + 60*60_000
 		l.refuse = 3
 		var said strings.Builder
+		blocked := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		f, err := NewFollower(configOf(t, b, 1), LiveConfig{
-			Held: func() error { return nil }, StartMs: b.Manifest.StartMs, EndMs: b.Manifest.EndMs,
+			ReportsDir: filepath.Join(blocked, "reports"), // cannot be made
+			Held:       func() error { return nil }, StartMs: b.Manifest.StartMs, EndMs: b.Manifest.EndMs,
 			BrokerMs: func() (int64, bool) {
 				l.refuse = 2
 				return l.nowMs, true
@@ -567,6 +572,18 @@ func TestStoreAway(t *testing.T) {
 		wantSame(t, "findings", findings, wantFindings)
 		if s := f.Status(); s.Errors < 2 || s.LastError != "" || s.JudgedUpToMs != b.Manifest.EndMs {
 			t.Errorf("status %+v", s)
+		}
+		if s := f.Status(); s.ReportError == "" || strings.Count(said.String(), "reports wait") != 1 {
+			t.Errorf("a folder that cannot be made: %+v\n%s", s, said.String())
+		}
+		if err := os.Remove(blocked); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.writeReports(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		if made, err := os.ReadDir(f.live.ReportsDir); err != nil || len(made) != len(findings) || f.Status().ReportError != "" {
+			t.Errorf("%d folders, want %d: %v, %+v", len(made), len(findings), err, f.Status())
 		}
 		f.clock(b.Manifest.EndMs-3*60_000, true) // the broker's time is set back
 		if s := f.Status(); s.AheadMs != 3*60_000+WaitMs+SettleMs || s.LagMs != 0 {
