@@ -93,3 +93,30 @@ func TestReportThatFailsComesLast(t *testing.T) {
 		t.Errorf("order %v", got)
 	}
 }
+
+// TestAncientRows: rows of a host that believes it is 1970 move no verdict on the present, and
+// cost no walk over half a century.
+func TestAncientRows(t *testing.T) {
+	t.Parallel()
+	want, _ := followed(t)
+	l, b := newLiveMemory(t, filepath.Join(testenv.Root(t), "deploy", "recordings", "clean-mix"))
+	x, availableMs := l.gpu[0], b.Manifest.StartMs+20*60_000
+	row := store.BatchRow{BatchKey: store.BatchKey{Cluster: b.Manifest.Cluster, Node: x.Node, Sequence: 99_999}, AvailableMs: availableMs, Minutes: []int64{1, 2}}
+	l.batches = append(l.batches, row)
+	l.insertedMs[row.BatchKey] = availableMs
+	slices.SortStableFunc(l.batches, byAvailability)
+	ancient := make([]store.GPURow, 0, len(l.gpu)+10)
+	for i := range int64(10) {
+		x.TsMs, x.AvailableMs = 60_000+i*10_000, availableMs
+		ancient = append(ancient, x)
+	}
+	l.gpu = append(ancient, l.gpu...)
+	follow(t, l, b, nil, func(life int) int { return 100 * (life % 2) })
+	runs, findings := l.lines()
+	wantRuns, wantFindings := want.lines()
+	wantSame(t, "runs", runs, wantRuns)
+	wantSame(t, "findings", findings, wantFindings)
+	if l.gpuCells[0] == nil {
+		t.Error("the minutes of 1970 have no cells: the test shows nothing")
+	}
+}

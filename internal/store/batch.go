@@ -273,11 +273,12 @@ func (s *Store) BatchesInserted(ctx context.Context, cluster string, insertedAft
 	return s.batches(ctx, cluster, fmt.Sprintf(" AND inserted_at > if(%s > now64(3), now64(3) - toIntervalMinute(5), %s) AND available_ms <= %d", after, after, toAvailableMs))
 }
 
-// FirstData returns the earliest event time, or availability where a batch has none, of the
-// batches that were available from fromMs on. ok is false where there are none.
+// FirstData returns the earliest event time, or availability where a batch has none from fromMs
+// on, of the batches that were available from then on: one row of a host that believes it is
+// 1970 is no beginning. ok is false where there are none.
 func (s *Store) FirstData(ctx context.Context, cluster string, fromMs int64) (firstMs int64, ok bool, err error) {
 	var first, n proto.ColInt64
-	sql := "SELECT min(if(min_ts_ms > 0, min_ts_ms, available_ms)) AS first, toInt64(count()) AS n FROM " + s.table(TableBatches) +
+	sql := fmt.Sprintf("SELECT min(if(min_ts_ms > 0 AND min_ts_ms >= %d, min_ts_ms, available_ms)) AS first, toInt64(count()) AS n FROM ", fromMs) + s.table(TableBatches) +
 		" WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND available_ms >= %d", fromMs)
 	err = s.native.query(ctx, sql, proto.Results{{Name: "first", Data: &first}, {Name: "n", Data: &n}}, func(rows int) error {
 		for i := range rows {

@@ -92,6 +92,9 @@ func TestLiveReaders(t *testing.T) {
 	if first, ok, err := s.FirstData(ctx, "c", 0); !ok || err != nil || first != 500 {
 		t.Errorf("first data %d, %v, %v", first, ok, err)
 	}
+	if first, ok, err := s.FirstData(ctx, "c", 600); !ok || err != nil || first != 1000 {
+		t.Errorf("first data, less what is older than what is asked for: %d, %v, %v", first, ok, err)
+	}
 	if _, ok, err := s.FirstData(ctx, "c", 3000); ok || err != nil {
 		t.Errorf("data where there is none: %v, %v", ok, err)
 	}
