@@ -308,18 +308,21 @@ func (s *Source) ask(t source.Tick) {
 	s.seq++
 	s.pending = 0
 	q := frame.Request{Type: frame.TypeSample, Seq: s.seq, BootMs: t.BootMs}
+	for _, g := range s.gpus {
+		if !g.asked && t.BootMs >= max(g.nextMs, g.deviceMs) {
+			q.Type = frame.TypeDescribe
+		}
+	}
 	for i, g := range s.gpus {
 		if g.asked || t.BootMs < g.nextMs {
 			continue
 		}
 		q.Sample |= 1 << i
-		if s.cfg.ProcessInterval > 0 && t.BootMs >= g.lookMs {
+		// Not both at once: a second has room for some calls only.
+		if s.cfg.ProcessInterval > 0 && t.BootMs >= g.lookMs && q.Type == frame.TypeSample {
 			q.Processes |= 1 << i
 			// Half an interval early, as ticks are not exact.
 			g.lookMs = t.BootMs + (s.cfg.ProcessInterval - s.cfg.Interval/2).Milliseconds()
-		}
-		if t.BootMs >= g.deviceMs {
-			q.Type = frame.TypeDescribe
 		}
 		g.asked, g.askedAt, g.seq, g.tick, g.failing, g.got = true, now, s.seq, t, false, false
 		s.pending++

@@ -16,6 +16,7 @@ const (
 	retryUs      = 10 * 60 * 1_000_000 // until what was not supported is tried again
 	gpmSpacingUs = 100_000             // the driver refreshes its samples no faster
 	gpmOldUs     = 60 * 1_000_000      // an average over more says nothing about now
+	maxCalls     = 12                  // for a request, but for the first; a description waits for room
 )
 
 // worker reads one GPU. It belongs to the goroutine of run.
@@ -28,6 +29,8 @@ type worker struct {
 
 	handle    nvml.Device // nil: not yet, or lost
 	described bool
+	next      int          // part of describe, while it is described again; behind the last: it is not
+	renewed   bool         // device is to be sent, even if it is what it was
 	device    frame.Device // as last described
 	told      frame.Device // as last sent
 	off       [numCalls]int64
@@ -51,7 +54,7 @@ func newWorker(lib *library, l *link, index int) *worker {
 
 // reset forgets what the GPU was.
 func (w *worker) reset() {
-	w.handle, w.described = nil, false
+	w.handle, w.described, w.next, w.renewed = nil, false, numDescriptions, false
 	w.device = frame.Device{Index: w.index, DriverVersion: w.lib.driver, MemTotalBytes: -1, PowerLimitMW: -1, SMClockMaxMHz: -1, MIGMode: -1, NVLinks: -1}
 	clear(w.off[:])
 	clear(w.offField[:])
@@ -69,9 +72,13 @@ func (w *worker) run() {
 		if m.Sample&bit != 0 && w.described && !w.broken {
 			w.guard(w.pass)
 		}
+		if m.Processes&bit == 0 && !w.broken { // a list takes what is left of the budget
+			w.guard(w.refresh)
+		}
 		if w.described {
 			w.capabilities()
-			if m.Type == frame.TypeDescribe || !same(w.device, w.told) {
+			if w.renewed || !same(w.device, w.told) {
+				w.renewed = false
 				// In front of the reading: who reads it wants to know whose it is.
 				w.out = append(frame.AppendDevice(nil, &w.device), w.out...)
 				w.told = w.device
