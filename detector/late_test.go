@@ -3,6 +3,7 @@ package detector
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -118,5 +119,48 @@ func TestAncientRows(t *testing.T) {
 	wantSame(t, "findings", findings, wantFindings)
 	if l.gpuCells[0] == nil {
 		t.Error("the minutes of 1970 have no cells: the test shows nothing")
+	}
+}
+
+// TestNothingIsJudgedBeforeItCame: rows of the past hour and a half that came all at once are
+// judged from that moment on, and not minute by minute of a past in which nobody had them.
+func TestNothingIsJudgedBeforeItCame(t *testing.T) {
+	t.Parallel()
+	l, b := newLiveMemory(t, filepath.Join(testenv.Root(t), "deploy", "recordings", "clean-mix"))
+	cameMs := b.Manifest.EndMs
+	for i := range l.batches {
+		l.batches[i].AvailableMs, l.insertedMs[l.batches[i].BatchKey] = cameMs, cameMs
+	}
+	for i := range l.gpu {
+		l.gpu[i].AvailableMs = cameMs
+	}
+	for i := range l.host {
+		l.host[i].AvailableMs = cameMs
+	}
+	l.nowMs = cameMs + 30*60_000
+	f, err := NewFollower(configOf(t, b, 1), LiveConfig{
+		SettleMs: -1, Held: func() error { return nil }, BrokerMs: func() (int64, bool) { return l.nowMs, true }, Log: slog.New(slog.DiscardHandler),
+	}, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.d.parties = l.parties
+	if err = f.advance(t.Context(), l.nowMs); err != nil {
+		t.Fatal(err)
+	}
+	if f.d.startMs >= cameMs-60*60_000 {
+		t.Errorf("the period begins at %d, the rows at %d", f.d.startMs, b.Manifest.StartMs)
+	}
+	versions := 0
+	for id, all := range l.allRuns {
+		for _, r := range all {
+			versions++
+			if r.JudgedMs < cameMs-WaitMs {
+				t.Errorf("run %s was judged at %d, %d minutes before anything came", id, r.JudgedMs, (cameMs-r.JudgedMs)/60_000)
+			}
+		}
+	}
+	if versions == 0 {
+		t.Error("no verdict on anything")
 	}
 }

@@ -42,7 +42,7 @@ type LiveStore interface {
 	// BatchesInserted returns batches that came into the store after insertedAfterMs, by its own
 	// clock, and were available by toAvailableMs.
 	BatchesInserted(ctx context.Context, cluster string, insertedAfterMs, toAvailableMs int64) ([]store.BatchRow, error)
-	FirstData(ctx context.Context, cluster string, fromMs int64) (firstMs int64, ok bool, err error)
+	FirstData(ctx context.Context, cluster string, fromMs int64) (firstMs, availableMs int64, ok bool, err error)
 	Position(ctx context.Context, cluster string) (p store.PositionRow, ok bool, err error)
 	PutPosition(ctx context.Context, cluster string, p store.PositionRow) error
 	RunsAsOf(ctx context.Context, cluster string, version uint64) ([]store.RunRow, error)
@@ -86,6 +86,7 @@ type Follower struct {
 
 	started  bool
 	resumed  bool  // the next step is the first since a restart
+	firstMs  int64 // the first moment that is judged
 	judgedMs int64 // the last moment that is judged and stored; 0: none is
 	availMs  int64 // batches available by then were taken in
 	seenMs   int64 // latest insertion of a batch that was seen, by the store's clock
@@ -180,7 +181,7 @@ func (f *Follower) advance(ctx context.Context, nowMs int64) error {
 		}
 	}
 	for ctx.Err() == nil {
-		at := f.d.startMs
+		at := f.firstMs
 		if f.judgedMs != 0 {
 			at = f.next(toMs)
 		}
@@ -213,12 +214,16 @@ func (f *Follower) begin(ctx context.Context, nowMs int64) error {
 	from := nowMs - f.live.HorizonMs
 	start := f.live.StartMs
 	if start == 0 {
-		first, ok, err := f.store.FirstData(ctx, f.d.cfg.Cluster, from)
+		first, available, ok, err := f.store.FirstData(ctx, f.d.cfg.Cluster, from)
 		if err != nil || !ok {
 			return err
 		}
 		start = feature.MinuteOf(max(first, from))
+		// A moment at which nothing had come yet says nothing: rows of an hour ago that came just
+		// now are judged as of now.
+		f.firstMs = feature.MinuteOf(available-1-f.d.cfg.WaitMs) + StepMs
 	}
+	f.firstMs = max(f.firstMs, start)
 	f.d.startMs, f.d.newestMs, f.started = start, start, true
 	f.availMs = -maxMs
 	if f.live.StartMs == 0 {

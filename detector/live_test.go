@@ -105,12 +105,13 @@ func (l *liveMemory) BatchesInserted(_ context.Context, _ string, after, to int6
 	return l.visible(func(b store.BatchRow, insertedMs int64) bool { return insertedMs > after && b.AvailableMs <= to }), nil
 }
 
-func (l *liveMemory) FirstData(_ context.Context, _ string, from int64) (int64, bool, error) {
+func (l *liveMemory) FirstData(_ context.Context, _ string, from int64) (firstMs, availableMs int64, ok bool, err error) {
 	all := l.visible(func(b store.BatchRow, _ int64) bool { return b.AvailableMs >= from })
 	if len(all) == 0 {
-		return 0, false, nil
+		return 0, 0, false, nil
 	}
-	return slices.MinFunc(all, func(a, b store.BatchRow) int { return cmp.Compare(a.Minutes[0], b.Minutes[0]) }).Minutes[0] * StepMs, true, nil
+	availableMs = slices.MinFunc(all, func(a, b store.BatchRow) int { return cmp.Compare(a.AvailableMs, b.AvailableMs) }).AvailableMs
+	return slices.MinFunc(all, func(a, b store.BatchRow) int { return cmp.Compare(a.Minutes[0], b.Minutes[0]) }).Minutes[0] * StepMs, availableMs, true, nil
 }
 
 func (l *liveMemory) Position(context.Context, string) (store.PositionRow, bool, error) {

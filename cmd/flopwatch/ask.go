@@ -151,7 +151,7 @@ func (a *asked) nothing(ctx context.Context, what string) (string, error) {
 		}
 		return text, nil
 	}
-	first, has, err := a.store.FirstData(ctx, a.cluster, 0)
+	first, _, has, err := a.store.FirstData(ctx, a.cluster, 0)
 	if err != nil {
 		return "", err
 	}

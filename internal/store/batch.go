@@ -275,21 +275,22 @@ func (s *Store) BatchesInserted(ctx context.Context, cluster string, insertedAft
 
 // FirstData returns the earliest event time, or availability where a batch has none from fromMs
 // on, of the batches that were available from then on: one row of a host that believes it is
-// 1970 is no beginning. ok is false where there are none.
-func (s *Store) FirstData(ctx context.Context, cluster string, fromMs int64) (firstMs int64, ok bool, err error) {
-	var first, n proto.ColInt64
-	sql := fmt.Sprintf("SELECT min(if(min_ts_ms > 0 AND min_ts_ms >= %d, min_ts_ms, available_ms)) AS first, toInt64(count()) AS n FROM ", fromMs) + s.table(TableBatches) +
+// 1970 is no beginning. availableMs is when the first of them came. ok is false where there
+// are none.
+func (s *Store) FirstData(ctx context.Context, cluster string, fromMs int64) (firstMs, availableMs int64, ok bool, err error) {
+	var first, available, n proto.ColInt64
+	sql := fmt.Sprintf("SELECT min(if(min_ts_ms > 0 AND min_ts_ms >= %d, min_ts_ms, available_ms)) AS first, min(available_ms) AS available, toInt64(count()) AS n FROM ", fromMs) + s.table(TableBatches) +
 		" WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND available_ms >= %d", fromMs)
-	err = s.native.query(ctx, sql, proto.Results{{Name: "first", Data: &first}, {Name: "n", Data: &n}}, func(rows int) error {
+	err = s.native.query(ctx, sql, proto.Results{{Name: "first", Data: &first}, {Name: "available", Data: &available}, {Name: "n", Data: &n}}, func(rows int) error {
 		for i := range rows {
-			firstMs, ok = first[i], n[i] > 0
+			firstMs, availableMs, ok = first[i], available[i], n[i] > 0
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, false, fmt.Errorf("look for the first batch: %w", err)
+		return 0, 0, false, fmt.Errorf("look for the first batch: %w", err)
 	}
-	return firstMs, ok, nil
+	return firstMs, availableMs, ok, nil
 }
 
 func (s *Store) batches(ctx context.Context, cluster, where string) ([]BatchRow, error) {

@@ -89,13 +89,13 @@ func TestLiveReaders(t *testing.T) {
 	if late, err = s.BatchesInserted(ctx, "c", seen+3_600_000, 1999); err != nil || len(late) != 1 {
 		t.Errorf("a store whose clock was set back: %+v, %v", late, err)
 	}
-	if first, ok, err := s.FirstData(ctx, "c", 0); !ok || err != nil || first != 500 {
-		t.Errorf("first data %d, %v, %v", first, ok, err)
+	if first, available, ok, err := s.FirstData(ctx, "c", 0); !ok || err != nil || first != 500 || available != 1000 {
+		t.Errorf("first data %d, available %d, %v, %v", first, available, ok, err)
 	}
-	if first, ok, err := s.FirstData(ctx, "c", 600); !ok || err != nil || first != 1000 {
+	if first, _, ok, err := s.FirstData(ctx, "c", 600); !ok || err != nil || first != 1000 {
 		t.Errorf("first data, less what is older than what is asked for: %d, %v, %v", first, ok, err)
 	}
-	if _, ok, err := s.FirstData(ctx, "c", 3000); ok || err != nil {
+	if _, _, ok, err := s.FirstData(ctx, "c", 3000); ok || err != nil {
 		t.Errorf("data where there is none: %v, %v", ok, err)
 	}
 
