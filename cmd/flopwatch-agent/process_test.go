@@ -504,10 +504,17 @@ func TestTwoAgents(t *testing.T) {
 	config := write(t, fast(t.TempDir(), "nats://127.0.0.1:1", "[metrics]\nlisten = \"\"\n"+noGPU))
 	p := start(t, config)
 	p.says("sampling")
-	second := start(t, config)
-	err := second.end()
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != daemon.ExitFailure || !strings.Contains(second.log.String(), "another flopwatch-agent runs on data_dir") {
-		t.Errorf("%v\n%s", err, second.log)
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := write(t, strings.Replace(string(text), `node = "n1"`, `node = "n2"`, 1))
+	for _, file := range []string{config, other} { // under another name too
+		second := start(t, file)
+		err = second.end()
+		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != daemon.ExitFailure || !strings.Contains(second.log.String(), "another flopwatch-agent runs on data_dir") {
+			t.Errorf("%v\n%s", err, second.log)
+		}
 	}
 	p.stop()
 }

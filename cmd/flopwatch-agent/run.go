@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -48,6 +49,11 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 	if err != nil {
 		return err // it names the file
 	}
+	lock, err := lockData(cfg.DataDir)
+	if err != nil {
+		return err // it names the directory
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	privacy, err := openPrivacy(cfg)
 	if err != nil {
 		return err
@@ -90,6 +96,23 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 	return d.run(ctx, hup)
 }
 
+// lockData makes sure that a directory has one agent, whatever its name: two would tell the
+// same GPUs under two names, and each the ends of the other's processes.
+func lockData(dir string) (io.Closer, error) {
+	files := durable.OS{}
+	if err := files.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("make data_dir: %w", err)
+	}
+	lock, err := files.Lock(filepath.Join(dir, "lock"))
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, fmt.Errorf("another flopwatch-agent runs on data_dir %s: %w", dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock data_dir: %w", err)
+	}
+	return lock, nil
+}
+
 func openPrivacy(cfg config) (*agent.Privacy, error) {
 	if cfg.ClearNames {
 		return agent.ClearPrivacy(), nil
@@ -112,9 +135,6 @@ func openSpool(ctx context.Context, cfg config, node string, lg *slog.Logger) (*
 	name := wire.Token(cfg.Cluster) + "." + wire.Token(node)
 	dir := filepath.Join(root, name)
 	sp, err := spool.Open(spool.Config{Dir: dir, MaxBytes: cfg.Spool.MaxBytes, MaxAge: cfg.Spool.MaxAge, SegmentBytes: segmentBytes, Now: time.Now})
-	if errors.Is(err, durable.ErrLocked) {
-		return nil, fmt.Errorf("another flopwatch-agent runs on data_dir %s: %w", cfg.DataDir, err)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +144,7 @@ func openSpool(ctx context.Context, cfg config, node string, lg *slog.Logger) (*
 	}
 	for _, o := range others {
 		if o.IsDir() && o.Name() != name {
-			lg.LogAttrs(ctx, slog.LevelWarn, "there is a spool of another cluster or node; start an agent of that name to ship it, or remove it", slog.String("dir", filepath.Join(root, o.Name())))
+			lg.LogAttrs(ctx, slog.LevelWarn, "there is a spool of another cluster or node; run this agent under that name for a while to ship it, or remove it", slog.String("dir", filepath.Join(root, o.Name())))
 		}
 	}
 	if st := sp.Stats(); st.TornBytes > 0 || st.CorruptStretches > 0 {
