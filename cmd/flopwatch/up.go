@@ -48,6 +48,9 @@ SIGHUP reads --facts again. "flopwatch runs", "findings" and "doctor" ask a tree
 			if cmd.Flags().Changed("fake-gpus") && o.Wish.FakeGPUs == 0 {
 				return usageError{Err: errors.New("--fake-gpus 0: wanted a number of GPUs; --no-gpus samples this host without any")}
 			}
+			if facts != "" && o.Wish.Recording != "" {
+				return usageError{Err: errors.New("--facts is for live hosts: a recording brings its own")}
+			}
 			exe, err := os.Executable()
 			if err == nil {
 				exe, err = filepath.EvalSymlinks(exe)

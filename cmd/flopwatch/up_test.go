@@ -533,6 +533,7 @@ func TestUpRefuses(t *testing.T) {
 		"no recording":    {1, "cannot be opened", []string{"--recording", "/nowhere"}},
 		"another folder":  {1, "is not empty (notes.txt is in it)", []string{"--no-gpus", "--data", facts}},
 		"no such library": {2, "is of real GPUs", []string{"--no-gpus", "--gpu-library", "/nowhere"}},
+		"facts twice":     {2, "a recording brings its own", []string{"--recording", "/nowhere", "--facts", facts}},
 		"no facts":        {1, "it has none of nodes.csv", []string{"--no-gpus", "--facts", facts}},
 		"a bad port":      {1, "--port", []string{"--no-gpus", "--port", "70000"}},
 		"named cluster":   {2, "a recording names its own", []string{"--recording", "/nowhere", "--cluster", "x"}},

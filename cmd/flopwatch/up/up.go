@@ -542,6 +542,7 @@ func (t *tree) firstImport(ctx context.Context) error {
 		said, err := t.o.Import(ctx, t.state)
 		if err == nil {
 			if said != "" {
+				t.lg.LogAttrs(ctx, slog.LevelInfo, "facts were imported", slog.String("what", said))
 				t.out.say("imported    %s", said)
 			}
 			return nil
@@ -576,10 +577,12 @@ func (t *tree) hangups(ctx context.Context) error {
 		}
 		switch said, err := t.o.Import(ctx, t.state); {
 		case err != nil && ctx.Err() == nil:
+			t.lg.LogAttrs(ctx, slog.LevelWarn, "facts were not imported, what was known stays", slog.Any("err", err))
 			t.out.say("%s  facts      not imported, what was known stays: %v", time.Now().UTC().Format("15:04:05"), err)
 		case err == nil && said == "":
 			t.out.say("%s  facts      unchanged", time.Now().UTC().Format("15:04:05"))
 		case err == nil:
+			t.lg.LogAttrs(ctx, slog.LevelInfo, "facts were imported", slog.String("what", said))
 			t.out.say("%s  facts      imported %s", time.Now().UTC().Format("15:04:05"), said)
 		}
 	}
