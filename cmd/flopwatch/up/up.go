@@ -448,7 +448,8 @@ func (t *tree) summary() {
 		say("            node %s", t.state.Node)
 	}
 	say("  ask       %s runs --data %s      (and findings, doctor)", exe, data)
-	say("  SQL       curl \"http://%s:$(cat %s)@%s/?default_format=PrettyCompact\" -d 'SELECT * FROM flopwatch.v_runs'",
+	// By -u, which curl hides from ps.
+	say("  SQL       curl -u \"%s:$(cat %s)\" \"http://%s/?default_format=PrettyCompact\" -d 'SELECT * FROM flopwatch.v_runs'",
 		t.state.ClickHouseUser, short(t.l.ClickHousePassword()), address(t.o.Ports.ClickHouse))
 	say("  health    curl %s/healthz", t.state.HealthURL)
 	say("  logs      %s", short(t.l.path("log")))
