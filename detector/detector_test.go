@@ -111,8 +111,10 @@ func TestTwice(t *testing.T) {
 // reached today (README): a change that costs accuracy fails here. With -answers the lines
 // are kept.
 func TestShared(t *testing.T) {
+	t.Parallel()
 	for _, dir := range testenv.Bundles(t) {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
+			t.Parallel()
 			runs, findings := judgeRecording(t, dir)
 			if len(runs) == 0 {
 				t.Fatal("no runs")
