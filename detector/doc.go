@@ -22,8 +22,10 @@
 // Before each write the lease is looked at, and the store refuses an older epoch.
 //
 // Memory holds the minutes of a horizon (35 days, about 0.6 KiB a GPU and minute, at most
-// 2,000,000 unless configured). Activities that go on are kept from their beginning; what
-// ended before is judged no more. Profiles that change hold from the next start on: what was
+// 2,000,000 unless configured). Activities that go on are kept from their beginning, unless there
+// are more minutes than that: then they lose it, and the status counts them. What ended before is
+// judged no more. Rows that come hours after their time are read an hour and some nodes at a
+// time, whatever their number. Profiles that change hold from the next start on: what was
 // judged is not judged again under them.
 //
 // One goroutine owns the state. After a crash everything is rebuilt from stored rows, or from
