@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -277,14 +278,19 @@ func (d *Detector) endEarlier(ctx context.Context, atMs int64) error {
 // runEveryMs is how often a version of a run is written that goes on and only grows.
 const runEveryMs = 10 * 60_000
 
+// coverageMoved is a change of a run's coverage that makes it another answer: rows came that a
+// version was written without.
+const coverageMoved = 0.05
+
 // goesOn reports whether what is new about a run can wait for its next version: it goes on as it
-// did when it was written not long ago.
+// did when it was written not long ago, and rests on the same kind of evidence.
 func (d *Detector) goesOn(l *RunLine, atMs int64) bool {
 	if at, ok := d.runsAt[l.Run]; !ok || atMs-at >= runEveryMs || l.EndedMs != nil {
 		return false
 	}
 	var was RunLine
-	return json.Unmarshal([]byte(d.runs[l.Run]), &was) == nil && was.EndedMs == nil && was.Class == l.Class && len(was.Members) == len(l.Members) && slices.Equal(was.Accounts, l.Accounts)
+	return json.Unmarshal([]byte(d.runs[l.Run]), &was) == nil && was.EndedMs == nil && was.Class == l.Class && len(was.Members) == len(l.Members) && slices.Equal(was.Accounts, l.Accounts) &&
+		slices.Equal(was.Basis, l.Basis) && math.Abs(was.CoverageFrac-l.CoverageFrac) < coverageMoved
 }
 
 // noRun stands in place of the run that took another over, where none did: what was
