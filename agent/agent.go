@@ -320,7 +320,14 @@ func (a *Agent) tick(t source.Tick) []<-chan struct{} {
 	a.prev = t
 	a.sink.begin(t.Seq)
 	a.watch(t)
-	a.board.tell(t, a.cfg.TellEvery.Milliseconds(), a.sink)
+	for _, st := range a.board.tell(t, a.cfg.TellEvery.Milliseconds(), a.sink) {
+		level := slog.LevelWarn
+		if st.State == source.Active {
+			level = slog.LevelInfo
+		}
+		a.lg.LogAttrs(context.Background(), level, "instrument is in another state", slog.String("instrument", st.Instrument),
+			slog.String("state", string(st.State)), slog.String("reason", st.Reason))
+	}
 	var waits []<-chan struct{}
 	for _, w := range a.workers {
 		if done, ok := w.offer(t); ok {

@@ -27,6 +27,9 @@ const (
 	// rewordMs is how long a state with a new reason waits before it is told again: reasons
 	// hold numbers, and a number that moves is no news.
 	rewordMs = 30_000
+	// relogMs is the least time between two lines of the log on one instrument: what comes and
+	// goes must not fill it.
+	relogMs = 60_000
 )
 
 // StatusAt is a status and since when it holds.
@@ -49,6 +52,8 @@ type entry struct {
 	told    source.Status
 	since   int64 // wall milliseconds
 	toldAt  int64 // boot milliseconds
+	logged  source.State
+	logAt   int64 // boot milliseconds
 	hasOwn  bool
 	hasTold bool
 	retired bool // told once more, then forgotten
@@ -174,8 +179,10 @@ func (b *board) all() []StatusAt {
 
 // tell puts a row into out for each instrument whose state is new, whose reason has been
 // new for a while, or that was told everyMs ago. An instrument gets at most one row a tick.
-func (b *board) tell(t source.Tick, everyMs int64, out source.Sink) {
-	for _, st := range b.due(t, everyMs) {
+// It returns those whose state is to be logged.
+func (b *board) tell(t source.Tick, everyMs int64, out source.Sink) (news []source.Status) {
+	rows, news := b.due(t, everyMs)
+	for _, st := range rows {
 		out.Row(wire.KindStatus, wire.SourceDeclared, "", nil, func(w *wire.Builder) {
 			w.SetInt(statusTs, t.WallMs)
 			w.SetStr(statusInstrument, st.Instrument)
@@ -186,10 +193,12 @@ func (b *board) tell(t source.Tick, everyMs int64, out source.Sink) {
 			w.SetInt(statusSince, st.SinceMs)
 		})
 	}
+	return news
 }
 
-// due takes the statuses that are to be told, by name.
-func (b *board) due(t source.Tick, everyMs int64) (rows []StatusAt) {
+// due takes the statuses that are to be told, and those that are to be logged, by name. The
+// first state of an instrument is logged by whoever found it.
+func (b *board) due(t source.Tick, everyMs int64) (rows []StatusAt, news []source.Status) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for name, e := range b.entries {
@@ -197,6 +206,13 @@ func (b *board) due(t source.Tick, everyMs int64) (rows []StatusAt) {
 		if st.Instrument == "" { // the agent's view was taken away before anybody else had one
 			delete(b.entries, name)
 			continue
+		}
+		switch {
+		case e.logged == "" || name == selfName: // what the agent finds out about itself it logs there
+			e.logged = st.State
+		case e.logged != st.State && (e.logAt == 0 || t.BootMs-e.logAt >= relogMs):
+			e.logged, e.logAt = st.State, t.BootMs
+			news = append(news, st)
 		}
 		quiet := t.BootMs - e.toldAt
 		switch {
@@ -213,5 +229,6 @@ func (b *board) due(t source.Tick, everyMs int64) (rows []StatusAt) {
 		}
 	}
 	slices.SortFunc(rows, func(x, y StatusAt) int { return strings.Compare(x.Instrument, y.Instrument) })
-	return rows
+	slices.SortFunc(news, func(x, y source.Status) int { return strings.Compare(x.Instrument, y.Instrument) })
+	return rows, news
 }

@@ -19,6 +19,7 @@ func renderHuman(f *Folder, digests []fileDigest) []byte {
 	p("%s\n", cell(x.Explanation))
 	p("| | |\n|---|---|")
 	p("| finding | `%s` |", x.Finding)
+	p("| cluster | %s |", cell(f.Cluster))
 	p("| state | %s, severity %s |", x.State, x.Severity)
 	p("| evidence sufficed from | %s |", utc(x.KnownAtMs))
 	p("| judged at | %s |", utc(f.AtMs))

@@ -326,7 +326,7 @@ func (t *tree) run(ctx context.Context, locks *supervise.Tree, health net.Listen
 	stop()
 	err = errors.Join(err, telling.Wait(), t.save(true))
 	if err == nil {
-		t.out.say("stopped     the data stay in %s", short(t.l.Root))
+		t.out.say("stopped     the data stay in %s", t.l.Root)
 	}
 	return err
 }
@@ -428,7 +428,7 @@ func (t *tree) allReady() bool {
 // summary says what a person wants to know first.
 func (t *tree) summary() {
 	say := t.out.say
-	exe, data := short(t.o.Exe), short(t.l.Root)
+	exe, data := t.o.Exe, t.l.Root
 	say("")
 	say("flopwatch is up; Ctrl-C stops it, and the next start goes on.")
 	say("  samples   %s, cluster %s", t.state.Source, t.state.Source.Cluster)
@@ -450,9 +450,9 @@ func (t *tree) summary() {
 	say("  ask       %s runs --data %s      (and findings, doctor)", exe, data)
 	// By -u, which curl hides from ps.
 	say("  SQL       curl -u \"%s:$(cat %s)\" \"http://%s/?default_format=PrettyCompact\" -d 'SELECT * FROM flopwatch.v_runs'",
-		t.state.ClickHouseUser, short(t.l.ClickHousePassword()), address(t.o.Ports.ClickHouse))
+		t.state.ClickHouseUser, t.l.ClickHousePassword(), address(t.o.Ports.ClickHouse))
 	say("  health    curl %s/healthz", t.state.HealthURL)
-	say("  logs      %s", short(t.l.path("log")))
+	say("  logs      %s", t.l.path("log"))
 	expect := "expect the first at about " + time.Now().UTC().Add(t.o.Wait+time.Minute).Format("15:04") + " UTC"
 	if t.fresh && t.state.Source.Kind == Recording && t.o.Ahead > 0 {
 		expect = "of what came at once the first come within a minute or two"
@@ -485,18 +485,6 @@ func Plain(d time.Duration) string {
 		}
 	}
 	return s
-}
-
-// short is a path relative to the working directory where that is shorter.
-func short(path string) string {
-	wd, err := os.Getwd()
-	if err != nil {
-		return path
-	}
-	if rel, err := filepath.Rel(wd, path); err == nil && len(rel) < len(path) {
-		return rel
-	}
-	return path
 }
 
 // now is the present state.
