@@ -83,6 +83,7 @@ type Job struct {
 	denied     error          // why, the last time
 	over       int            // listed beyond maxProcesses
 	namespace  int8           // 0: not looked; 1: the host's; 2: another
+	folds      int8           // the same of users: 0: not looked; 1: all are told apart; 2: not
 
 	told  health
 	look  map[int32][]int
@@ -102,6 +103,7 @@ type process struct {
 	exe      string
 	launcher string
 	user     string
+	anybody  bool // the kernel does not say which user: see foldsUsers
 	owner    owner
 	seenMs   int64 // Unix ms at which it was last seen alive
 	watch    int   // its pidfd; -1: none
@@ -299,7 +301,11 @@ func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
 	if p.exe = j.fs.exe(pid); p.exe == "" {
 		p.exe = clean(string(s.comm))
 	}
-	if uid, ok := j.fs.uid(pid); ok {
+	switch uid, ok := j.fs.uid(pid); {
+	case !ok:
+	case uid == overflowUID && j.foldsUsers():
+		p.anybody = true
+	default:
 		p.user = j.users.name(uid, t.BootMs)
 	}
 	if b, cerr := j.fs.read(pid, "cgroup", maxCgroup); cerr == nil {
@@ -380,11 +386,15 @@ type health struct {
 	over       int
 	away       bool // in another PID namespace than the host's
 	state      bool // the state file cannot be kept
+	anybody    bool // users of processes are not known
 }
 
 // tell says how the instrument is, when that has changed.
 func (j *Job) tell(t source.Tick, ok bool, out source.Sink) {
-	now := health{any: true, hidden: j.hidden, unreadable: j.unreadable + j.refused, over: j.over, away: j.elsewhere(), state: j.stateErr != nil || j.lostErr != nil}
+	now := health{
+		any: true, hidden: j.hidden, unreadable: j.unreadable + j.refused, over: j.over, away: j.elsewhere(), state: j.stateErr != nil || j.lostErr != nil,
+		anybody: slices.ContainsFunc(j.order, func(p *process) bool { return p.anybody }),
+	}
 	switch {
 	case ok || j.everKnown && t.BootMs-j.listedMs < patienceMs:
 		now.listed = 1
@@ -427,6 +437,9 @@ func (j *Job) reasons(h health) []string {
 		}
 		r = append(r, what)
 	}
+	if h.anybody {
+		r = append(r, "the agent is in a user namespace, where the kernel says nobody for other users: whose the GPUs' processes are is not known (systemd: PrivateUsers=no)")
+	}
 	if h.over > 0 {
 		r = append(r, fmt.Sprintf("%d processes beyond the first %d are left out", h.over, maxProcesses))
 	}
@@ -448,6 +461,36 @@ func (j *Job) elsewhere() bool {
 		}
 	}
 	return j.namespace == 2
+}
+
+// overflowUID is what the kernel says of a user whom a user namespace does not know.
+const overflowUID = 65534
+
+// foldsUsers reports whether the agent is in a user namespace that does not know all users,
+// where overflowUID is any of the others. It is asked once.
+func (j *Job) foldsUsers() bool {
+	if j.folds == 0 {
+		j.folds = 1
+		if data, err := os.ReadFile(filepath.Join(j.cfg.Procfs, "self/uid_map")); err == nil && !knowsAllUsers(string(data)) {
+			j.folds = 2
+		}
+	}
+	return j.folds == 2
+}
+
+// knowsAllUsers reads lines of a first id here, a first id outside and how many there are.
+func knowsAllUsers(uidMap string) bool {
+	var users uint64
+	for line := range strings.Lines(uidMap) {
+		if f := strings.Fields(line); len(f) == 3 {
+			n, err := strconv.ParseUint(f[2], 10, 32)
+			if err != nil {
+				return false
+			}
+			users += n
+		}
+	}
+	return users >= 1<<32-1
 }
 
 // hidepid returns the option with which procfs hides processes of others, or "".

@@ -458,6 +458,44 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// In a user namespace the kernel gives one number for all users that it does not know: whose
+// a process is, is absent then, not the user "nobody".
+func TestUsersOfAUserNamespace(t *testing.T) {
+	t.Parallel()
+	const nobody = "nobody:x:65534:65534::/:/bin/sh\n"
+	for name, c := range map[string]struct {
+		uidMap, want string
+		state        source.State
+	}{
+		"the host's":     {"         0          0 4294967295\n", "nobody", source.Active},
+		"systemd's":      {"         0          0          1\n       990        990          1\n", "", source.Degraded},
+		"a container's":  {"         0     100000      65536\n", "", source.Degraded},
+		"not understood": {"         0          0 all\n", "", source.Degraded},
+		"in two":         {"0 0 4000000000\n4000000000 4000000000 294967295\n", "nobody", source.Active},
+	} {
+		f := newFixture(t)
+		f.write("passwd", nobody+"alice:x:1000:1000::/:/bin/sh\n")
+		f.write("self/uid_map", c.uidMap)
+		f.process(5, "a", 1, 1, overflowUID, "")
+		f.process(6, "b", 1, 1, 1000, "")
+		f.l.set(5, 0, 6, 1)
+		f.tick()
+		if got := f.j.known[5].user; got != c.want {
+			t.Errorf("%s: the user is %q, want %q", name, got, c.want)
+		}
+		if got := f.j.known[6].user; got != "alice" {
+			t.Errorf("%s: a user who is known is %q", name, got)
+		}
+		if st := f.s.status; st.State != c.state || (c.state == source.Degraded) != strings.Contains(st.Reason, "whose the GPUs' processes are is not known") {
+			t.Errorf("%s: %+v", name, st)
+		}
+		f.kill(5)
+		if f.tick(); f.s.status.State != source.Active {
+			t.Errorf("%s: when it has ended: %+v", name, f.s.status)
+		}
+	}
+}
+
 // Real processes: this test's children, under whatever groups they have here.
 func TestRealProcesses(t *testing.T) {
 	t.Parallel()
