@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -211,7 +212,7 @@ func (c *config) validate() error {
 	if c.Metrics.Listen != "" {
 		_, port, err := net.SplitHostPort(c.Metrics.Listen)
 		if err == nil {
-			_, err = net.LookupPort("tcp", port)
+			_, err = strconv.ParseUint(port, 10, 16)
 		}
 		if err != nil {
 			return fmt.Errorf(`metrics.listen %q: an address and a port, such as "127.0.0.1:9469", or ""`, c.Metrics.Listen)

@@ -76,7 +76,7 @@ func (c *committer) run(ctx context.Context) error {
 		}
 		wait(ctx, 500*time.Millisecond)
 	}
-	return nil
+	return nil //nolint:nilerr // told to stop
 }
 
 // away reports whether an error may be the broker's absence: a malformed batch is not.

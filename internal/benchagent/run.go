@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -115,8 +116,8 @@ func (g *group) stop() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var errs []error
-	for i := len(g.all) - 1; i >= 0; i-- {
-		errs = append(errs, g.all[i]())
+	for _, stop := range slices.Backward(g.all) {
+		errs = append(errs, stop())
 	}
 	g.all = nil
 	return errors.Join(errs...)
