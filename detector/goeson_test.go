@@ -10,7 +10,8 @@ import (
 func TestGoesOn(t *testing.T) {
 	t.Parallel()
 	const at = 100 * 60_000
-	was := RunLine{Run: "r", Class: "training", Accounts: []string{"a"}, Basis: []string{"allocation"}, CoverageFrac: 0.5}
+	was := RunLine{Run: "r", Class: "training", Accounts: []string{"a"}, Basis: []string{"allocation"}, CoverageFrac: 0.5, Thresholds: []ThresholdLine{{Profile: "p", Probability: 0.48}}}
+	was.FLOPsModel.Best, was.FLOPsExecuted.Best = 100, 120
 	text, err := json.Marshal(was)
 	if err != nil {
 		t.Fatal(err)
@@ -22,7 +23,10 @@ func TestGoesOn(t *testing.T) {
 		afterMs int64
 		want    bool
 	}{
-		"grows":          {func(l *RunLine) { l.FLOPsModel.Best = 1 }, 60_000, true},
+		"grows":          {func(l *RunLine) { l.FLOPsModel.Best = 105 }, 60_000, true},
+		"grows fast":     {func(l *RunLine) { l.FLOPsModel.Best = 115 }, 60_000, false},
+		"likely beyond":  {func(l *RunLine) { l.Thresholds = []ThresholdLine{{Profile: "p", Probability: 0.51}} }, 60_000, false},
+		"nearer a limit": {func(l *RunLine) { l.Thresholds = []ThresholdLine{{Profile: "p", Probability: 0.49}} }, 60_000, true},
 		"a little more":  {func(l *RunLine) { l.CoverageFrac = 0.52 }, 60_000, true},
 		"ten minutes on": {func(*RunLine) {}, 10 * 60_000, false},
 		"another class":  {func(l *RunLine) { l.Class = "inference" }, 60_000, false},

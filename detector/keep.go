@@ -282,6 +282,13 @@ const runEveryMs = 10 * 60_000
 // version was written without.
 const coverageMoved = 0.05
 
+// probabilityMoved is a change of the probability that a run is beyond a limit that cannot wait.
+const probabilityMoved = 0.05
+
+// runGrew is the growth of a run since its last version that cannot wait: a young run's figures
+// are those of the last minutes.
+const runGrew = 0.1
+
 // goesOn reports whether what is new about a run can wait for its next version: it goes on as it
 // did when it was written not long ago, and rests on the same kind of evidence.
 func (d *Detector) goesOn(l *RunLine, atMs int64) bool {
@@ -290,7 +297,11 @@ func (d *Detector) goesOn(l *RunLine, atMs int64) bool {
 	}
 	var was RunLine
 	return json.Unmarshal([]byte(d.runs[l.Run]), &was) == nil && was.EndedMs == nil && was.Class == l.Class && len(was.Members) == len(l.Members) && slices.Equal(was.Accounts, l.Accounts) &&
-		slices.Equal(was.Basis, l.Basis) && math.Abs(was.CoverageFrac-l.CoverageFrac) < coverageMoved
+		slices.Equal(was.Basis, l.Basis) && math.Abs(was.CoverageFrac-l.CoverageFrac) < coverageMoved &&
+		math.Abs(l.FLOPsModel.Best-was.FLOPsModel.Best) <= runGrew*was.FLOPsModel.Best && math.Abs(l.FLOPsExecuted.Best-was.FLOPsExecuted.Best) <= runGrew*was.FLOPsExecuted.Best &&
+		slices.EqualFunc(was.Thresholds, l.Thresholds, func(a, b ThresholdLine) bool {
+			return a.Profile == b.Profile && math.Abs(a.Probability-b.Probability) < probabilityMoved && (a.Probability < 0.5) == (b.Probability < 0.5)
+		})
 }
 
 // noRun stands in place of the run that took another over, where none did: what was
