@@ -89,6 +89,9 @@ func parseSince(text string, now time.Time) (int64, error) {
 	return 0, fmt.Errorf("--since %q: wanted 90m, 24h, 7d, 2026-11-22 or 2026-11-22T15:04", text)
 }
 
+// answerWithin is how long a store on this machine may take to say that it is there.
+const answerWithin = 10 * time.Second
+
 // asked is an open store and what is known of who fills it.
 type asked struct {
 	store   *store.Store
@@ -131,7 +134,12 @@ func (o *askOptions) open(ctx context.Context, now time.Time) (*asked, error) {
 	if pid == 0 {
 		return nil, fmt.Errorf("flopwatch up is not running on %s: start it with `flopwatch up --data %s`, it goes on with what it had", l.Root, o.data)
 	}
-	st, err := openState(ctx, s)
+	opening, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	st, err := openState(opening, s)
+	if ctx.Err() == nil && opening.Err() != nil {
+		return nil, fmt.Errorf("the store at %s does not answer within %v: `flopwatch doctor --data %s` says more", s.ClickHouseURL, answerWithin, o.data)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: `flopwatch doctor --data %s` says more", err, o.data)
 	}
@@ -185,7 +193,7 @@ func newRunsCommand() *cobra.Command {
 		Use:   "runs --data DIR",
 		Short: "List what GPUs worked on: class, size, FLOPs, who",
 		Long: `Runs lists the activities that the detector sees, as of its latest verdict: trainings and other work, the largest
-first. Those that go on are marked "open"; the figures of one that only grows are renewed every ten minutes, and the
+first. Those that go on are marked "open"; the figures of one that grows slowly are renewed every ten minutes, and the
 minute that they reach is added if it is not the latest. Idle GPUs and rentals of which nothing was measured are counted below the
 table; --all lists them, and runs that a later verdict put together with others.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
