@@ -26,7 +26,9 @@
 // the wire, once for each mounted server and export. A disk whose counters went backwards
 // says nothing for that span. File systems with clients of their own (Lustre, GPFS, WEKA,
 // BeeGFS, Ceph, CIFS and others that parse.go names) are not in these numbers: where one is mounted, "host/storage"
-// is degraded and says so. mountstats shows the mounts that the agent itself sees.
+// is degraded and says so. mountstats shows the mounts that the agent itself sees: NFS that
+// only the host has mounted (as from inside of a pod) is told in the same way, from
+// /proc/1/mountinfo.
 //
 // # Crash, buffers, goroutines, budget
 //

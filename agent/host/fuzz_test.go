@@ -27,5 +27,10 @@ func FuzzParse(f *testing.F) {
 			check(v)
 		})
 		parseMountstats(b, func(_ string, v traffic) { check(v) }, func(string) {})
+		parseMountinfo(b, func(device, _ string) {
+			if device == "" {
+				t.Error("a mount of nothing")
+			}
+		})
 	})
 }

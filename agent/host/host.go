@@ -66,6 +66,7 @@ type Host struct {
 	buf     []byte
 	status  map[string]source.Status
 	blind   []string // kinds of file systems seen that are not counted
+	outside []string // the same of the host's mounts, that the agent's own do not show
 	fill    func(b *wire.Builder)
 	row     row
 }
@@ -183,8 +184,10 @@ func (h *Host) storageReason(err error) string {
 	switch {
 	case err != nil:
 		return reason("storage", err)
-	case len(h.blind) > 0:
-		return "not in the bytes to and from storage, as their clients count elsewhere: mounted file systems of type " + strings.Join(h.blind, ", ")
+	case len(h.blind)+len(h.outside) > 0:
+		kinds := slices.Concat(h.blind, h.outside)
+		slices.Sort(kinds)
+		return "not in the bytes to and from storage, as their clients count elsewhere: mounted file systems of type " + strings.Join(slices.Compact(kinds), ", ")
 	}
 	return ""
 }
@@ -212,7 +215,8 @@ func (h *Host) readCPU() error {
 // readStorage sums what every disk and mount moved since the last reading. A unit that is
 // new, or whose counters fell, adds nothing this time; if none is left, storage is not known.
 func (h *Host) readStorage(t source.Tick, spanMs int64) error {
-	if !h.begun || t.BootMs-h.disksAt >= disksMs {
+	look := !h.begun || t.BootMs-h.disksAt >= disksMs
+	if look {
 		if err := h.findDisks(); err != nil {
 			return err
 		}
@@ -246,6 +250,9 @@ func (h *Host) readStorage(t source.Tick, spanMs int64) error {
 	}
 	if err = h.readMounts(add); err != nil {
 		return err
+	}
+	if look {
+		h.lookOutside()
 	}
 	for name, u := range h.units {
 		if u.round != h.round {
@@ -294,6 +301,30 @@ func (h *Host) readMounts(add func(u unit, was bool, now traffic)) error {
 	})
 	slices.Sort(h.blind)
 	return nil
+}
+
+// lookOutside finds what is mounted on the host and not here, where a service or a container
+// has mounts of its own: everyone may read what process 1 has mounted, and only root how much
+// its NFS clients moved. Where even that is hidden, nothing is known of it.
+func (h *Host) lookOutside() {
+	h.outside = h.outside[:0]
+	data, err := h.read(filepath.Join(h.cfg.Procfs, "1/mountinfo"), maxRead)
+	if err != nil {
+		return
+	}
+	parseMountinfo(data, func(device, fstype string) {
+		if fstype == "nfs" || fstype == "nfs4" {
+			if u, here := h.units["nfs "+device+" 0"]; here && u.round == h.round {
+				return
+			}
+			fstype += " (of the host, where the agent does not see them)"
+		} else if !slices.Contains(blind, fstype) {
+			return
+		}
+		if !slices.Contains(h.outside, fstype) {
+			h.outside = append(h.outside, fstype)
+		}
+	})
 }
 
 // findDisks lists the whole disks that have a device behind them.

@@ -162,6 +162,39 @@ func TestBlindFileSystems(t *testing.T) {
 	}
 }
 
+// What the host has mounted and the agent's sandbox or container does not show is no zero.
+func TestMountsOfTheHostAlone(t *testing.T) {
+	t.Parallel()
+	mountinfo := func(lines ...string) string {
+		return "22 27 0:21 / /proc rw,relatime - proc proc rw\n" + strings.Join(lines, "")
+	}
+	const (
+		seen   = "40 27 0:40 / /data rw shared:9 - nfs4 srv:/data rw,vers=4.2\n"
+		old    = "41 27 0:41 / /old rw shared:9 - nfs4 srv:/old rw,vers=4.2\n"
+		home   = "42 27 0:42 / /home/a\\040b rw - nfs srv:/home\\040b rw,vers=3\n"
+		lustre = "43 27 0:43 / /scratch rw master:1 - lustre a@tcp:/fs rw\n"
+	)
+	f := newFixture(t, map[string]string{
+		"proc/stat": stat1, "proc/diskstats": disk("sda", 1, 1), "sys/block/sda/device/model": "x",
+		"proc/self/mountstats": mounts(1, 2), "proc/1/mountinfo": mountinfo(seen, old),
+	})
+	f.tick(1000)
+	if st := f.s.status["host/storage"]; st.State != source.Active {
+		t.Errorf("all is seen: %+v", st)
+	}
+	f.write(map[string]string{"proc/1/mountinfo": mountinfo(seen, old, home, lustre, home) + "broken - \n - \n\n"})
+	f.tick(60_000)
+	st := f.s.status["host/storage"]
+	if st.State != source.Degraded || !strings.HasSuffix(st.Reason, "mounted file systems of type lustre, nfs (of the host, where the agent does not see them)") {
+		t.Errorf("NFS and Lustre of the host: %+v", st)
+	}
+	f.write(map[string]string{"proc/1/mountinfo": mountinfo(seen)})
+	f.tick(60_000)
+	if st := f.s.status["host/storage"]; st.State != source.Active {
+		t.Errorf("unmounted: %+v", st)
+	}
+}
+
 // Counters that fall, disks that go, and spans in which a file could not be read give no
 // rate; the first span after them is right again.
 func TestResets(t *testing.T) {

@@ -168,3 +168,16 @@ func mountLine(s string) (device, fstype string) {
 	fstype, _, _ = strings.Cut(rest, " ")
 	return device, fstype
 }
+
+// parseMountinfo reads /proc/PID/mountinfo: put is called for each mount. The names are
+// escaped as those of mountstats are.
+func parseMountinfo(b []byte, put func(device, fstype string)) {
+	for line := range bytes.Lines(b) {
+		_, rest, ok := bytes.Cut(line, []byte(" - ")) // behind it: type, device, options
+		fstype, rest := field(rest)
+		device, _ := field(bytes.TrimRight(rest, "\n"))
+		if ok && len(device) > 0 {
+			put(string(device), string(fstype))
+		}
+	}
+}
