@@ -1,6 +1,6 @@
 // Command flopwatch-collector takes batches from NATS JetStream to ClickHouse.
 //
-//	flopwatch-collector -config FILE          run until SIGINT or SIGTERM
+//	flopwatch-collector -config FILE          run until SIGINT or SIGTERM; SIGHUP changes nothing
 //	flopwatch-collector -config FILE -check   check the file, print its digest, exit
 //	flopwatch-collector -print-config         print a configuration with every key, its default and meaning
 //	flopwatch-collector -version
@@ -14,6 +14,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -76,7 +78,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return daemon.UsageError{Err: err}
 	}
+	defer heed(ctx, lg)()
 	return collect(ctx, cfg, digest, lg)
+}
+
+// heed answers SIGHUP, which would end the process: nothing of a collector's configuration
+// changes while it runs.
+func heed(ctx context.Context, lg *slog.Logger) (stop func()) {
+	hup, ended := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hup, syscall.SIGHUP)
+	go func() { // ends with stop
+		defer close(ended)
+		for range hup {
+			lg.LogAttrs(ctx, slog.LevelWarn, "SIGHUP changes nothing: restart the collector to take up its configuration")
+		}
+	}()
+	return func() {
+		signal.Stop(hup) // from here on nothing is sent
+		close(hup)
+		<-ended
+	}
 }
 
 // collect wires and runs; what it opens it closes, in the order last in, first out.

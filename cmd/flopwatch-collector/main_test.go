@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -76,11 +77,19 @@ func TestRunStartsAndStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var out bytes.Buffer
-	errs := endingLog{word: "collecting", end: func() { time.AfterFunc(500*time.Millisecond, cancel) }} // long enough to take a lease
+	hangUp := func() {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Error(err)
+		}
+	}
+	errs := endingLog{word: "collecting", end: func() {
+		time.AfterFunc(100*time.Millisecond, hangUp)
+		time.AfterFunc(500*time.Millisecond, cancel) // long enough to take a lease
+	}}
 	if err := run(ctx, []string{"-config", path}, &out, &errs); err != nil {
 		t.Fatalf("%v\n%s", err, errs.String())
 	}
-	if !strings.Contains(errs.String(), "collecting") || !strings.Contains(errs.String(), "stopped") || strings.Contains(errs.String(), password) {
+	if !strings.Contains(errs.String(), "collecting") || !strings.Contains(errs.String(), "stopped") || !strings.Contains(errs.String(), "SIGHUP changes nothing") || strings.Contains(errs.String(), password) {
 		t.Errorf("log:\n%s", errs.String())
 	}
 }
