@@ -431,6 +431,17 @@ func cells(in *Input, node string, fromMs, toMs int64, gpuW, util, hostW float64
 	}
 }
 
+// hostAlone is a host that is sampled while its GPUs are not.
+func hostAlone(in *Input, node, vantage string) {
+	cells(in, node, t0, in.AtMs, 100, 0, 2000)
+	for gpu := range 8 {
+		delete(in.Ev.GPU, feature.GPUKey{Node: node, GPU: gpu})
+	}
+	n := in.Ev.Nodes[node]
+	n.Vantage = vantage
+	in.Ev.Nodes[node] = n
+}
+
 func TestTelemetry(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -472,6 +483,23 @@ func TestTelemetry(t *testing.T) {
 		{
 			name: "a node that never reported", edit: func(in *Input) { cells(in, "n2", t0, in.AtMs, 100, 0, 2000) },
 			want: []string{"- telemetry foreign @15"},
+		},
+		{
+			name: "a host that tells of itself alone, and its GPUs could be read", edit: func(in *Input) {
+				hostAlone(in, "n1", "host")
+				cells(in, "n2", t0, in.AtMs, 100, 0, 2000)
+			}, want: []string{"- telemetry foreign @15"},
+		},
+		{
+			name: "the only host of all, without its GPUs", edit: func(in *Input) {
+				hostAlone(in, "n1", "host")
+			}, want: []string{"- telemetry foreign @15"},
+		},
+		{
+			name: "GPUs that cannot be read from the host: its meter is what there is", edit: func(in *Input) {
+				hostAlone(in, "n1", "outofband")
+				cells(in, "n2", t0, in.AtMs, 100, 0, 2000)
+			},
 		},
 		{
 			name: "silent while nobody holds it", edit: func(in *Input) {
@@ -576,6 +604,37 @@ func TestLateRowsFillSilence(t *testing.T) {
 	}
 	if again := judge(true, byID(first)); len(again) != 0 {
 		t.Errorf("got %q", told(again))
+	}
+}
+
+// TestHostAloneStaysSilent: what a host tells of itself does not fill the silence of its GPUs
+// at a later judgement either; rows of the GPUs do.
+func TestHostAloneStaysSilent(t *testing.T) {
+	t.Parallel()
+	judge := func(filled bool, prev map[string]Finding) []Finding {
+		in := fleet()
+		in.Profiles, in.Prev, in.StartMs = nil, prev, feature.MinuteOf(t0)
+		if prev != nil {
+			in.PrevAtMs, in.AtMs = in.AtMs, in.AtMs+minute
+		}
+		in.Ev.Allocations = []feature.Allocation{rent("foreign", "n1", t0-hour, 0)}
+		cells(&in, "n2", t0, in.AtMs, 100, 0, 2000)
+		hostAlone(&in, "n1", "host")
+		if filled {
+			delete(in.Ev.Host, "n1")
+			cells(&in, "n1", t0, in.AtMs, 100, 0, 2000)
+		}
+		return Evaluate(in)
+	}
+	first := judge(false, nil)
+	if len(first) != 1 {
+		t.Fatalf("got %q", told(first))
+	}
+	if again := judge(false, byID(first)); len(again) != 1 || again[0].KnownAtMs != first[0].KnownAtMs {
+		t.Errorf("got %q", told(again))
+	}
+	if again := judge(true, byID(first)); len(again) != 0 {
+		t.Errorf("filled: got %q", told(again))
 	}
 }
 

@@ -189,6 +189,12 @@ func (v *view) firstOf(n int, minute func(int) int64) int {
 
 func (v *view) silences() []defect {
 	minutes := v.nodeMinutes()
+	sampled := map[string]bool{}
+	for k, cells := range v.Ev.GPU {
+		if len(cells) > 0 {
+			sampled[k.Node] = true
+		}
+	}
 	nodes := make([]string, 0, len(v.Ev.Nodes))
 	for node := range v.Ev.Nodes {
 		nodes = append(nodes, node)
@@ -197,7 +203,7 @@ func (v *view) silences() []defect {
 	var out []defect
 	for _, node := range nodes {
 		m := minutes[node]
-		if len(m) == 0 {
+		if len(m) == 0 || v.readable(node) && !sampled[node] {
 			if d, ok := v.never(node, minutes); ok {
 				out = append(out, d)
 			}
@@ -227,11 +233,16 @@ func (v *view) silences() []defect {
 	return out
 }
 
-// never: a node of the inventory with rented GPUs of which no row of any kind came. No
-// data is a finding, whoever else reports: it is never a healthy state.
+// readable reports whether the provider says that a node's GPUs can be read on the host: then
+// what its host tells of itself does not stand for them.
+func (v *view) readable(node string) bool { return v.Ev.Nodes[node].Vantage == "host" }
+
+// never: a node of the inventory with rented GPUs of which no row came; of the host neither,
+// unless the GPUs can be read there. No data is a finding, whoever else reports: it is never
+// a healthy state.
 func (v *view) never(node string, minutes map[string][]int64) (defect, bool) {
 	n := v.Ev.Nodes[node]
-	if !n.Listed || n.GPUCount == 0 || len(v.Ev.Host[node]) > 0 {
+	if !n.Listed || n.GPUCount == 0 || len(v.Ev.Host[node]) > 0 && !v.readable(node) {
 		return defect{}, false
 	}
 	for _, a := range v.allocsByNode[node] {
@@ -311,5 +322,5 @@ func (v *view) stillSilent(e Evidence) bool {
 		}
 	}
 	host := v.Ev.Host[e.Node]
-	return hasGPU || !inside(len(host), func(i int) int64 { return host[i].MinuteMs })
+	return hasGPU || v.readable(e.Node) || !inside(len(host), func(i int) int64 { return host[i].MinuteMs })
 }
