@@ -519,6 +519,29 @@ func TestTwoAgents(t *testing.T) {
 	p.stop()
 }
 
+// childOf finds the child of that name.
+func childOf(t *testing.T, parent int, name string) int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		var pid, ppid int
+		var state string
+		head, tail, _ := strings.Cut(string(text), " ("+name[:min(len(name), 15)]+") ")
+		if _, err = fmt.Sscan(head+" "+tail, &pid, &state, &ppid); err == nil && ppid == parent {
+			return pid
+		}
+	}
+	t.Fatalf("process %d has no child %s", parent, name)
+	return 0
+}
+
 // TestGPUs: eight GPUs under dcgm-exporter's names; the child is killed and comes back, and
 // the agent with it all the while.
 func TestGPUs(t *testing.T) {
@@ -543,11 +566,7 @@ func TestGPUs(t *testing.T) {
 	if page := get(t, metrics, "/metrics"); !strings.Contains(page, `UUID="`+mem.UUID(3)+`"`) || !strings.Contains(page, `Hostname="n1"`) {
 		t.Errorf("page:\n%s", page)
 	}
-	out, err := exec.Command("pgrep", "-P", fmt.Sprint(p.cmd.Process.Pid), "flopwatch-nvml").Output()
-	var pid int
-	if _, serr := fmt.Sscan(string(out), &pid); err != nil || serr != nil {
-		t.Skipf("no pgrep: %v", err)
-	}
+	pid := childOf(t, p.cmd.Process.Pid, "flopwatch-nvml")
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
