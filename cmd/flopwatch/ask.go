@@ -375,15 +375,16 @@ func (p *printer) liveRuns(runs []detector.RunLine, until map[string]string, all
 			100*r.CoverageFrac, first(r.Accounts, 2, "-"), limit))
 	}
 	p.line("")
-	if rows != nil {
+	switch {
+	case rows != nil:
 		p.line("Runs (%d; FLOPs as low / best / high of a 90 %% interval; times in UTC)", len(rows))
 		p.table("run\tclass\tGPUs\tsince\tuntil\tGPU-h\texecuted FLOP\tmodel FLOP\tcoverage\taccounts\tlimit: probability that it is exceeded", rows)
-	} else {
+	case len(dark) > 0: // which is not that nothing was
+		p.line("Nothing was seen at work.")
+	default:
 		p.line("Nothing was at work.")
 	}
-	if len(dark) > 0 {
-		p.line("  %s without telemetry: %s. What ran is unknown.", plural(len(dark), "rental"), amount(dark))
-	}
+	p.dark(dark)
 	if len(idle) > 0 {
 		p.line("  %s: %s.", plural(len(idle), "idle stretch", "idle stretches"), amount(idle))
 	}

@@ -110,19 +110,25 @@ func (p *printer) runs(runs []detector.RunLine) {
 	if rows != nil {
 		p.table("run\tclass\tGPUs\tGPU-h\texecuted\tmodel\tbasis\tcoverage\taccounts", rows)
 	}
-	if len(dark) > 0 {
-		high := 0.0
-		for _, r := range dark {
-			high = max(high, r.FLOPsExecuted.High)
-		}
-		p.line("  %s without telemetry: %s. What ran is unknown; one may have executed up to %.2g FLOP.", plural(len(dark), "rental"), amount(dark), high)
-	}
+	p.dark(dark)
 	if len(idle) > 0 {
 		p.line("  %s of rented GPUs: %s.", plural(len(idle), "idle stretch", "idle stretches"), amount(idle))
 	}
 	if len(runs) == 0 {
 		p.line("  none")
 	}
+}
+
+// dark writes what is known of rentals without telemetry.
+func (p *printer) dark(rentals []detector.RunLine) {
+	if len(rentals) == 0 {
+		return
+	}
+	high := 0.0
+	for _, r := range rentals {
+		high = max(high, r.FLOPsExecuted.High)
+	}
+	p.line("  %s without telemetry: %s. What ran is unknown; one may have executed up to %.2g FLOP.", plural(len(rentals), "rental"), amount(rentals), high)
 }
 
 // thresholds writes which limits a run has exceeded or may, the most probable first.

@@ -24,6 +24,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/spool"
 	"github.com/flopwatch/flopwatch/cmd/flopwatch/up"
 	"github.com/flopwatch/flopwatch/detector"
+	"github.com/flopwatch/flopwatch/detector/flops"
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/supervise"
 	"github.com/flopwatch/flopwatch/internal/testenv"
@@ -654,5 +655,24 @@ func TestUntils(t *testing.T) {
 	want := map[string]string{"new": "open", "old": "open (figures: 00:12)", "ended": "1970-01-01 00:05", "part": "now part of run-1", "none": "taken back"}
 	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestNothingSeen: rentals of which nothing is known are not "nothing".
+func TestNothingSeen(t *testing.T) {
+	t.Parallel()
+	dark := detector.RunLine{
+		Run: "run-dark", Class: "unknown", Basis: []string{"allocation"}, Members: []detector.MemberLine{{Node: "n1", EndMs: 3_600_000}}, FLOPsExecuted: flops.Interval{High: 2e18},
+	}
+	idle := detector.RunLine{Run: "run-idle", Class: "idle", Members: []detector.MemberLine{{Node: "n2", EndMs: 3_600_000}}}
+	for want, runs := range map[string][]detector.RunLine{
+		"\nNothing was at work.\n  1 idle stretch: 1 GPU, 1.0 GPU-h.\n": {idle},
+		"\nNothing was seen at work.\n  1 rental without telemetry: 1 GPU, 1.0 GPU-h. What ran is unknown; one may have executed up to 2e+18 FLOP.\n  1 idle stretch: 1 GPU, 1.0 GPU-h.\n": {dark, idle},
+	} {
+		var out strings.Builder
+		p := &printer{w: &out}
+		if p.liveRuns(runs, nil, false); out.String() != want {
+			t.Errorf("got %q, want %q", &out, want)
+		}
 	}
 }
