@@ -42,7 +42,11 @@ func TestNATSUser(t *testing.T) {
 		}
 		return string(text)
 	}
-	if text := edge(); !strings.Contains(text, key) || strings.Contains(text, "SU") {
+	secret, err := os.ReadFile(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := edge(); !strings.Contains(text, key) || strings.Contains(text, strings.TrimSpace(string(secret))) {
 		t.Errorf("edge.conf:\n%s", text)
 	}
 	for want, args := range map[string][]string{

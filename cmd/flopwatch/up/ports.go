@@ -43,7 +43,11 @@ func address(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(p
 type takenError struct{ port }
 
 func (e takenError) Error() string {
-	return fmt.Sprintf("port %d of %s is taken by another program, and wanted for %s: choose another with %s, or move all ports with --port", *e.n, loopback, e.what, e.flag)
+	text := fmt.Sprintf("port %d of %s is taken by another program, and wanted for %s: choose another with %s", *e.n, loopback, e.what, e.flag)
+	if e.flag != "--port" {
+		text += ", or move all ports with --port"
+	}
+	return text
 }
 
 // Any free ports are looked for below those that the kernel gives to outgoing connections.
