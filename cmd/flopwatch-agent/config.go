@@ -193,6 +193,9 @@ func (c *config) validate() error {
 			return fmt.Errorf("%s %q: from %q to %q, with a unit", d.key, d.value, d.min, d.max)
 		}
 	}
+	if c.GPU.Enabled && c.Interval < time.Second {
+		return fmt.Errorf(`interval %q: at least "1s" where [gpu] is enabled, as a pass takes nine calls into NVIDIA's driver and a GPU gets at most twelve a second`, c.Interval)
+	}
 	if c.Interval%time.Millisecond != 0 {
 		return fmt.Errorf("interval %q: whole milliseconds", c.Interval)
 	}

@@ -136,7 +136,8 @@ func TestMistakes(t *testing.T) {
 		"cluster = \"main\"\ninterval = 1",
 		"cluster = \"main\"\ninterval = \"50ms\"",
 		"cluster = \"main\"\ninterval = \"2 minutes\"",
-		"cluster = \"main\"\ninterval = \"500ms500us\"",
+		"cluster = \"main\"\ninterval = \"500ms\"",
+		"cluster = \"main\"\ninterval = \"1500ms500us\"",
 		"cluster = \"main\"\nseal_every = \"500ms\"",
 		"cluster = \"main\"\nseal_every = \"1h\"",
 		"cluster = \"main\"\ndata_dir = \"data\"",
@@ -190,13 +191,13 @@ func TestMistakes(t *testing.T) {
 
 func TestGoodFiles(t *testing.T) {
 	for text, check := range map[string]func(config) bool{
-		"cluster = \"c\"\ninterval = \"200ms\"\nseal_every = \"200ms\"":  func(c config) bool { return c.SealEvery == 200*time.Millisecond },
-		"cluster = \"c\"\n[nats]\nurl = \"nats://a:1, tls://b:2\"":       func(c config) bool { return c.NATS.URL == "nats://a:1, tls://b:2" },
-		"cluster = \"c\"\n[gpu]\nenabled = false":                        func(c config) bool { return !c.Job.Enabled },
-		"cluster = \"c\"\n[log]\nlevel = \"DEBUG\"":                      func(c config) bool { return c.Log.Level == "DEBUG" },
-		"cluster = \"c\"\nnode = \"h-1.example\"\nclear_names = true":    func(c config) bool { return c.ClearNames && c.Node == "h-1.example" },
-		"cluster = \"c\"\n[metrics]\nlisten = \"\"\ngpu = true":          func(c config) bool { return c.Metrics.Listen == "" && c.Metrics.GPU },
-		"cluster = \"c\"\n[spool]\nmax_bytes = 1048576\nmax_age=\"24h\"": func(c config) bool { return c.Spool.MaxAge == 24*time.Hour },
+		"cluster = \"c\"\ninterval = \"200ms\"\nseal_every = \"200ms\"\n[gpu]\nenabled = false": func(c config) bool { return c.SealEvery == 200*time.Millisecond },
+		"cluster = \"c\"\n[nats]\nurl = \"nats://a:1, tls://b:2\"":                              func(c config) bool { return c.NATS.URL == "nats://a:1, tls://b:2" },
+		"cluster = \"c\"\n[gpu]\nenabled = false":                                               func(c config) bool { return !c.Job.Enabled },
+		"cluster = \"c\"\n[log]\nlevel = \"DEBUG\"":                                             func(c config) bool { return c.Log.Level == "DEBUG" },
+		"cluster = \"c\"\nnode = \"h-1.example\"\nclear_names = true":                           func(c config) bool { return c.ClearNames && c.Node == "h-1.example" },
+		"cluster = \"c\"\n[metrics]\nlisten = \"\"\ngpu = true":                                 func(c config) bool { return c.Metrics.Listen == "" && c.Metrics.GPU },
+		"cluster = \"c\"\n[spool]\nmax_bytes = 1048576\nmax_age=\"24h\"":                        func(c config) bool { return c.Spool.MaxAge == 24*time.Hour },
 	} {
 		cfg, _, err := loadConfig(write(t, text), "")
 		if err != nil || !check(cfg) {

@@ -159,9 +159,13 @@ func freePort(t *testing.T) int {
 	return ln.Addr().(*net.TCPAddr).Port
 }
 
-// fast is a configuration whose agent seals five times a second.
+// fast is a configuration whose agent samples and seals as often as it may.
 func fast(dir, natsURL, more string) string {
-	return fmt.Sprintf("cluster = \"c\"\nnode = \"n1\"\ndata_dir = %q\ninterval = \"200ms\"\nseal_every = \"200ms\"\n%s\n[nats]\nurl = %q\n", dir, more, natsURL)
+	every := "1s"
+	if strings.Contains(more, noGPU) {
+		every = "200ms"
+	}
+	return fmt.Sprintf("cluster = \"c\"\nnode = \"n1\"\ndata_dir = %q\ninterval = %q\nseal_every = %q\n%s\n[nats]\nurl = %q\n", dir, every, every, more, natsURL)
 }
 
 const noGPU = "[gpu]\nenabled = false\n"
