@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -29,33 +28,19 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("flopwatch-agent", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	path := flags.String("config", "", "configuration `file` (TOML)")
-	node := flags.String("node", "", "`name` of this host, over the configuration's")
-	check := flags.Bool("check", false, "check the configuration, print its digest, and exit")
-	printed := flags.Bool("print-config", false, "print a configuration with every key, its default and meaning, and exit")
-	version := flags.Bool("version", false, "print the build and exit")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return daemon.UsageError{Err: err}
+	var node string
+	line, done, err := daemon.ParseLine("flopwatch-agent", "-config FILE [-node NAME] [-check], or -print-config for a file to begin with", defaultFile, args, stdout, stderr, func(f *flag.FlagSet) {
+		f.StringVar(&node, "node", "", "`name` of this host, over the configuration's")
+	})
+	if done || err != nil {
+		return err
 	}
-	switch {
-	case *version:
-		return say(stdout, daemon.ReadBuild().String()+"\n")
-	case *printed:
-		return say(stdout, defaultFile)
-	case *path == "" || flags.NArg() > 0:
-		return daemon.UsageError{Err: errors.New("usage: flopwatch-agent -config FILE [-node NAME] [-check], or -print-config for a file to begin with")}
-	}
-	cfg, digest, err := loadConfig(*path, *node)
+	cfg, digest, err := loadConfig(line.Config, node)
 	if err != nil {
 		return daemon.UsageError{Err: err}
 	}
-	if *check {
-		return say(stdout, digest+"\n")
+	if line.Check {
+		return daemon.Print(stdout, digest+"\n")
 	}
 	level := new(slog.LevelVar)
 	if err = level.UnmarshalText([]byte(cfg.Log.Level)); err != nil { // it was checked
@@ -69,12 +54,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	return sample(ctx, &settings{path: *path, as: *node, cfg: cfg, digest: digest, level: level, lg: lg}, hup)
-}
-
-func say(w io.Writer, text string) error {
-	if _, err := io.WriteString(w, text); err != nil {
-		return fmt.Errorf("print: %w", err)
-	}
-	return nil
+	return sample(ctx, &settings{path: line.Config, as: node, cfg: cfg, digest: digest, level: level, lg: lg}, hup)
 }

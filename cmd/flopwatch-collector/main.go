@@ -9,7 +9,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -32,43 +31,16 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("flopwatch-collector", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	path := flags.String("config", "", "configuration `file` (TOML)")
-	check := flags.Bool("check", false, "check the configuration, print its digest, and exit")
-	printed := flags.Bool("print-config", false, "print a configuration with every key, its default and meaning, and exit")
-	version := flags.Bool("version", false, "print the build and exit")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return daemon.UsageError{Err: err}
+	line, done, err := daemon.ParseLine("flopwatch-collector", "-config FILE [-check]", defaultFile, args, stdout, stderr, nil)
+	if done || err != nil {
+		return err
 	}
-	if *version {
-		_, err := fmt.Fprintln(stdout, daemon.ReadBuild())
-		if err != nil {
-			return fmt.Errorf("print version: %w", err)
-		}
-		return nil
-	}
-	if *printed {
-		if _, err := io.WriteString(stdout, defaultFile); err != nil {
-			return fmt.Errorf("print configuration: %w", err)
-		}
-		return nil
-	}
-	if *path == "" || flags.NArg() > 0 {
-		return daemon.UsageError{Err: errors.New("usage: flopwatch-collector -config FILE [-check]")}
-	}
-	cfg, digest, err := loadConfig(*path)
+	cfg, digest, err := loadConfig(line.Config)
 	if err != nil {
 		return daemon.UsageError{Err: err}
 	}
-	if *check {
-		if _, err = fmt.Fprintln(stdout, digest); err != nil {
-			return fmt.Errorf("print digest: %w", err)
-		}
-		return nil
+	if line.Check {
+		return daemon.Print(stdout, digest+"\n")
 	}
 	var level slog.LevelVar
 	if err = level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {

@@ -8,8 +8,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -30,27 +28,11 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("flopwatch-detector", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	path := flags.String("config", "", "configuration `file` (TOML)")
-	check := flags.Bool("check", false, "check the configuration, print its digest, and exit")
-	printed := flags.Bool("print-config", false, "print a configuration with every key, its default and meaning, and exit")
-	version := flags.Bool("version", false, "print the build and exit")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return daemon.UsageError{Err: err}
+	line, done, err := daemon.ParseLine("flopwatch-detector", "-config FILE [-check]", defaultFile, args, stdout, stderr, nil)
+	if done || err != nil {
+		return err
 	}
-	switch {
-	case *version:
-		return say(stdout, daemon.ReadBuild().String()+"\n")
-	case *printed:
-		return say(stdout, defaultFile)
-	case *path == "" || flags.NArg() > 0:
-		return daemon.UsageError{Err: errors.New("usage: flopwatch-detector -config FILE [-check]")}
-	}
-	cfg, digest, err := loadConfig(*path)
+	cfg, digest, err := loadConfig(line.Config)
 	if err != nil {
 		return daemon.UsageError{Err: err}
 	}
@@ -58,8 +40,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return daemon.UsageError{Err: err}
 	}
-	if *check {
-		return say(stdout, digest+"\n")
+	if line.Check {
+		return daemon.Print(stdout, digest+"\n")
 	}
 	level := new(slog.LevelVar)
 	level.Set(cfg.Log.Level)
@@ -102,11 +84,4 @@ func (d *leader) serve(ctx context.Context) error {
 	})
 	g.Go(func() error { return d.run(ctx) })
 	return g.Wait() // each names what it did
-}
-
-func say(w io.Writer, text string) error {
-	if _, err := io.WriteString(w, text); err != nil {
-		return fmt.Errorf("print: %w", err)
-	}
-	return nil
 }
