@@ -297,7 +297,7 @@ func TestThisHost(t *testing.T) {
 	h, s := New(Config{}), newSink(t)
 	for i := range 3 {
 		if err := h.Sample(t.Context(), source.Tick{WallMs: 1e12, BootMs: int64(i) * everyMs}, s); err != nil {
-			t.Skipf("this host shows no counters: %v", err)
+			t.Fatalf("this host shows no counters: %v", err)
 		}
 	}
 	t.Logf("%s%v", s.take(), s.status)

@@ -45,7 +45,10 @@ gpustat() {
   [ -f "$key" ] || { echo "rivals: no $key: this is no Debian"; return 1; }
   apt=$dir/apt
   mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$apt/debs" "$apt/root"
-  echo "deb [signed-by=$key] http://deb.debian.org/debian bookworm main contrib" > "$apt/sources.list"
+  # This machine's own mirror of Debian 12, with contrib, which it need not have enabled.
+  mirror=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' | sed -n 's#^bookworm main \(.*/debian/*\)$#\1#p' | head -n 1)
+  [ -n "$mirror" ] || { echo "rivals: apt knows no mirror of Debian 12"; return 1; }
+  echo "deb [signed-by=$key] $mirror bookworm main contrib" > "$apt/sources.list"
   set -- -o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$apt/lists" \
     -o "Dir::Cache::Archives=$apt/archives" -o APT::Sandbox::User=root -qq
   apt-get "$@" update || return 1
