@@ -9,6 +9,7 @@ import (
 // Tick is one moment of sampling, the same for all sources.
 type Tick struct {
 	Seq    uint64 // from 1, without gaps: a tick that no source could take is counted too
+	Burst  int    // 0: a tick; n: the n-th moment between tick Seq and the next, for Bursters alone
 	WallMs int64  // Unix milliseconds UTC
 	BootMs int64  // milliseconds since boot, suspend included (CLOCK_BOOTTIME)
 }
@@ -24,6 +25,15 @@ type Source interface {
 	Sample(ctx context.Context, t Tick, out Sink) error
 	// Close gives back what the source holds.
 	Close() error
+}
+
+// Burster is a source that can be asked more often than every tick, for a while: what is
+// periodic in a step of a training shows then. All Bursters are asked at the same moments.
+type Burster interface {
+	Source
+	// Burst is Sample at a moment between two ticks: what is cheap to read and moves fast,
+	// and nothing else.
+	Burst(ctx context.Context, t Tick, out Sink) error
 }
 
 // Sink takes rows. Sources share it.
@@ -69,4 +79,38 @@ type GPUProcess struct {
 // then no process has ended, nobody has looked. seq changes with every new look.
 type ProcessLister interface {
 	GPUProcesses() (list []GPUProcess, seq uint64, ok bool)
+}
+
+// GPUDevice is a GPU as other instruments need to know it. Empty: not known.
+type GPUDevice struct {
+	Index     int
+	UUID      string
+	PCIBusID  string // domain:bus:device.function in lower-case hex, as sysfs names it: 0000:1b:00.0
+	Instances []GPUInstance
+}
+
+// GPUInstance is a MIG device.
+type GPUInstance struct {
+	UUID   string // MIG-...
+	GI, CI int
+}
+
+// DeviceLister knows the GPUs of the host. ok is false while that is not known.
+type DeviceLister interface {
+	GPUDevices() (list []GPUDevice, ok bool)
+}
+
+// Job is who a process works for. Empty: not known.
+type Job struct {
+	Source string // slurm, kubernetes, ...
+	ID     string
+}
+
+// JobFinder finds the job of a process or of a control group. It may be asked by several
+// goroutines.
+type JobFinder interface {
+	// JobOf reads the control groups of a process; ok is false where they name no job.
+	JobOf(pid int32) (j Job, ok bool)
+	// JobOfCgroup reads a control group's path, as in /proc/PID/cgroup behind the last colon.
+	JobOfCgroup(path string) (j Job, ok bool)
 }

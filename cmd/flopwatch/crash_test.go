@@ -156,6 +156,7 @@ func countRows(t *testing.T, dir, data string) {
 		wire.KindProcess: store.TableProcessEvents, wire.KindCollective: store.TableCollectiveSamples, wire.KindInventory: store.TableInventory,
 		wire.KindAllocation: store.TableAllocations, wire.KindOrder: store.TableOrders,
 		wire.KindDevice: store.TableGPUDevices, wire.KindStatus: store.TableInstrumentStatus,
+		wire.KindHealth: store.TableGPUHealth, wire.KindEvent: store.TableGPUEvents, wire.KindInstance: store.TableGPUInstances, wire.KindHold: store.TableGPUHolds, wire.KindTCP: store.TableTCPSamples, wire.KindCheckpoint: store.TableCheckpoints, wire.KindRDMA: store.TableRDMAObjects, wire.KindOutOfBand: store.TableBMCSamples, wire.KindFact: store.TableNodeFacts,
 	} {
 		rows, distinct, err := s.Count(t.Context(), table)
 		if err != nil {

@@ -20,6 +20,7 @@ func TestEveryFieldHasAColumn(t *testing.T) {
 		wire.KindProcess: store.TableProcessEvents, wire.KindCollective: store.TableCollectiveSamples, wire.KindInventory: store.TableInventory,
 		wire.KindAllocation: store.TableAllocations, wire.KindOrder: store.TableOrders,
 		wire.KindDevice: store.TableGPUDevices, wire.KindStatus: store.TableInstrumentStatus,
+		wire.KindHealth: store.TableGPUHealth, wire.KindEvent: store.TableGPUEvents, wire.KindInstance: store.TableGPUInstances, wire.KindHold: store.TableGPUHolds, wire.KindTCP: store.TableTCPSamples, wire.KindCheckpoint: store.TableCheckpoints, wire.KindRDMA: store.TableRDMAObjects, wire.KindOutOfBand: store.TableBMCSamples, wire.KindFact: store.TableNodeFacts,
 	}
 	if len(tables) != len(wire.Schema) || len(store.BatchKinds) != len(wire.Schema) {
 		t.Fatalf("%d kinds in the contract, %d tables, %d counted in batches", len(wire.Schema), len(tables), len(store.BatchKinds))

@@ -30,6 +30,15 @@ var kindTables = [...]kindTable{
 	{wire.KindOrder, store.TableOrders, 0, false},
 	{wire.KindDevice, store.TableGPUDevices, 1, false},
 	{wire.KindStatus, store.TableInstrumentStatus, 1, false},
+	{wire.KindHealth, store.TableGPUHealth, 1, false},
+	{wire.KindEvent, store.TableGPUEvents, 1, false},
+	{wire.KindInstance, store.TableGPUInstances, 1, false},
+	{wire.KindHold, store.TableGPUHolds, 1, false},
+	{wire.KindTCP, store.TableTCPSamples, 1, false},
+	{wire.KindCheckpoint, store.TableCheckpoints, 1, false},
+	{wire.KindRDMA, store.TableRDMAObjects, 1, false},
+	{wire.KindOutOfBand, store.TableBMCSamples, 1, false},
+	{wire.KindFact, store.TableNodeFacts, 1, false},
 }
 
 // target is the block of a kind and the way into it.

@@ -36,12 +36,12 @@ var rooms = map[string][]string{
 	"agent/exporter":     {"agent/...", "internal/wire"}, // the agent's own health, and its GPUs, for Prometheus
 	"agent/fabric":       {"agent/source", "internal/wire", "internal/unit"},
 	"agent/job":          {"agent/source", "internal/wire", "internal/unit"},
-	"agent/kernel":       {"agent/source", "internal/wire", "internal/unit", "bpf"},
+	"agent/kernel/...":   {"agent/kernel/...", "agent/source", "internal/wire", "internal/unit", "bpf/..."},
 	"agent/bmc":          {"agent/source", "internal/wire", "internal/unit"},
 	"agent/spool":        {"internal/durable", "internal/unit"}, // holds bytes: knows no version of the wire
 	"agent/ship":         {"agent/spool", "internal/wire", "internal/broker"},
 	"agent/playback":     {"internal/bundle", "internal/wire", "internal/unit"}, // an instrument that reads a recording
-	"bpf":                {},
+	"bpf/...":            {},
 	"collector":          {"collector/batch", "internal/wire", "internal/broker", "internal/store", "internal/durable", "internal/unit"},
 	"collector/batch":    {"internal/wire", "internal/store", "internal/unit"},
 	"detector":           {"detector/...", "internal/store", "internal/unit"},
@@ -82,7 +82,11 @@ var owners = map[string][]string{
 	"github.com/ClickHouse/":        {"internal/store/...", "internal/testenv/...", "internal/e2e"},
 	"github.com/ebitengine/purego":  {"internal/store/embedded/..."},
 	"github.com/NVIDIA/go-nvml":     {"agent/gpu/nvml"},
-	"github.com/cilium/ebpf":        {"agent/kernel", "bpf"},
+	"github.com/cilium/ebpf":        {"agent/kernel/...", "bpf/..."},
+	"github.com/vishvananda/netl":   {"agent/fabric", "agent/kernel/..."},
+	"github.com/bougou/go-ipmi":     {"agent/bmc"},
+	"google.golang.org/grpc":        {"agent/job"},
+	"k8s.io/":                       {"agent/job"},
 	"github.com/stmcginnis/gofish":  {"agent/bmc"},
 	"filippo.io/age":                {"detector/identity", "cmd/..."}, // commands read key files
 	"github.com/spf13/cobra":        {"cmd/..."},

@@ -11,7 +11,8 @@ import (
 )
 
 // BatchKinds are the kinds of records that a batch counts, in the order of BatchRow.Rows.
-var BatchKinds = [...]string{"gpu", "host", "fabric", "flow", "process", "collective", "inventory", "allocation", "order", "device", "status"}
+var BatchKinds = [...]string{"gpu", "host", "fabric", "flow", "process", "collective", "inventory", "allocation", "order", "device", "status",
+	"health", "event", "instance", "hold", "tcp", "checkpoint", "rdma", "outofband", "fact"}
 
 // BatchKey is the identity of a batch.
 type BatchKey struct {

@@ -24,6 +24,24 @@ func (k Kind) String() string {
 		return "device"
 	case KindStatus:
 		return "status"
+	case KindHealth:
+		return "health"
+	case KindEvent:
+		return "event"
+	case KindInstance:
+		return "instance"
+	case KindHold:
+		return "hold"
+	case KindTCP:
+		return "tcp"
+	case KindCheckpoint:
+		return "checkpoint"
+	case KindRDMA:
+		return "rdma"
+	case KindOutOfBand:
+		return "outofband"
+	case KindFact:
+		return "fact"
 	case KindInventory:
 		return "inventory"
 	case KindAllocation:

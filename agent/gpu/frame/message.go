@@ -1,7 +1,7 @@
 package frame
 
 // Version of the protocol. Both sides are installed together: another version is refused.
-const Version = 1
+const Version = 2
 
 // Bounds of what a frame may hold.
 const (
@@ -9,6 +9,8 @@ const (
 	MaxGPUs         = 64 // bits of a mask
 	MaxProcesses    = 1024
 	MaxCapabilities = 64
+	MaxInstances    = 8 // GPU instances (MIG) of a GPU
+	MaxFacts        = 32
 	MaxText         = 255 // bytes of a string
 )
 
@@ -27,6 +29,9 @@ const (
 	TypeProcesses Type = 19
 	TypeFault     Type = 20
 	TypeDone      Type = 21
+	TypeHealth    Type = 22
+	TypeInstance  Type = 23
+	TypeEvent     Type = 24
 )
 
 // Request is what the agent says.
@@ -42,6 +47,11 @@ type Request struct {
 	// Sample and Processes are masks of GPUs: what to read of which. A Describe does the same,
 	// and describes them anew.
 	Sample, Processes uint64
+	// Health and Burst are masks too: the rare counters, and what moves fast and costs two
+	// calls (the batch of fields) or, where BurstGPM is set as well, four.
+	Health, Burst, BurstGPM uint64
+	// Events: the child listens for events of the GPUs, and tells them as they come.
+	Events bool
 }
 
 // Welcome is the child's first word. Code 0: the library answers. Else it is the code and
@@ -55,7 +65,12 @@ type Welcome struct {
 	GPM                                     bool // the library has GPM's functions
 	// Missing are functions that the library lacks, sorted.
 	Missing []string
+	// Facts are what the library says of the host: cc_state, cuda_driver_version, ...
+	Facts []Fact
 }
+
+// Fact is something that seldom changes.
+type Fact struct{ Name, Value string }
 
 // Process is a process that has a context on a GPU, as the driver says.
 type Process struct {
