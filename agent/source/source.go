@@ -73,6 +73,8 @@ type GPUProcess struct {
 	GPU       int
 	PID       int32
 	UsedBytes int64 // -1: the driver does not say
+	// Instance is the MIG device that it is on, as MIG-...; empty: of none, or not known.
+	Instance string
 }
 
 // ProcessLister knows which processes are on the GPUs. ok is false while that is not known:
