@@ -40,6 +40,8 @@ type Config struct {
 	// Interval of the ticks; default 1 s. SealEvery is how long rows wait in memory before they
 	// go into the spool; default 10 s.
 	Interval, SealEvery time.Duration
+	// Burst asks Bursters more often for a while; zero: never.
+	Burst Burst
 	// SealRows is when a table is sealed earlier; default 6,000 rows.
 	SealRows int
 	// PendingRows bounds what is kept in memory while the spool takes nothing; default 10,000
@@ -55,6 +57,19 @@ type Config struct {
 	// Manual: ticks come from Step alone.
 	Manual bool
 	Log    *slog.Logger // nil: none
+}
+
+// Burst is when Bursters are asked between ticks: for Length at the beginning of every Every
+// of the wall clock, so that all hosts whose clocks agree do it at the same time, and Spacing
+// apart. A Spacing of an interval or more means never.
+type Burst struct {
+	Every, Length, Spacing time.Duration
+}
+
+// at reports whether a moment of the wall clock lies in a burst.
+func (b Burst) at(wallMs int64) bool {
+	every := b.Every.Milliseconds()
+	return every > 0 && b.Spacing > 0 && ((wallMs%every)+every)%every < b.Length.Milliseconds()
 }
 
 // What the agent holds against itself.
@@ -91,6 +106,7 @@ type Agent struct {
 
 	mu         sync.Mutex // guards below; held before any other lock of the package
 	interval   time.Duration
+	burst      Burst
 	sealEvery  time.Duration
 	workers    []*worker
 	launch     func(*worker) // nil: not running, or at the end
@@ -133,7 +149,7 @@ func New(cfg Config) (*Agent, error) {
 	bd := newBoard()
 	a := &Agent{cfg: cfg, lg: cfg.Log, board: bd, sink: newSink(min(cfg.SealRows, sealRows), cfg.PendingRows, bd),
 		sealNow: make(chan struct{}, 1), retime: make(chan struct{}, 1), running: make(chan struct{}),
-		interval: cfg.Interval, sealEvery: cfg.SealEvery, events: map[string]event{}}
+		interval: cfg.Interval, burst: cfg.Burst, sealEvery: cfg.SealEvery, events: map[string]event{}}
 	a.seal = &sealer{rec: cfg.Recorder, sink: a.sink, lg: cfg.Log}
 	a.sink.wantSealed = a.wantSealed
 	for _, s := range cfg.Sources {
@@ -246,32 +262,47 @@ func (a *Agent) pace(ctx context.Context) {
 	wall, boot := a.cfg.Clocks()
 	a.mu.Lock()
 	every := a.interval.Milliseconds()
+	burst := a.burst
 	seq := a.prev.Seq
 	a.mu.Unlock()
 	due := boot + untilPhase(a.cfg.Node, wall, every)
+	ticked, moment := boot, 0 // the last tick, and how many moments of a burst came behind it
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		timer.Reset(time.Duration(due-boot) * time.Millisecond)
+		next := due
+		if spacing := burst.Spacing.Milliseconds(); seq > 0 && burst.at(wall) {
+			// As far from the next tick as from the one before: not at the same time.
+			if at := ticked + int64(moment+1)*spacing; at+spacing <= due {
+				next = at
+			}
+		}
+		timer.Reset(time.Duration(next-boot) * time.Millisecond)
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.retime:
 			a.mu.Lock()
-			every = a.interval.Milliseconds()
+			every, burst = a.interval.Milliseconds(), a.burst
 			a.mu.Unlock()
 			wall, boot = a.cfg.Clocks()
 			due = boot + untilPhase(a.cfg.Node, wall, every)
+			ticked, moment = boot, 0
 			continue
 		case <-timer.C:
 		}
 		wall, boot = a.cfg.Clocks()
 		if boot < due {
+			if next < due && boot >= next {
+				moment = int((boot - ticked) / burst.Spacing.Milliseconds()) // those that passed are not made up for
+				a.between(source.Tick{Seq: seq, Burst: moment, WallMs: wall, BootMs: boot})
+			}
 			continue
 		}
 		slots := 1 + (boot-due)/every
 		seq += uint64(slots)
 		due += slots * every
+		ticked, moment = boot, 0
 		a.tick(source.Tick{Seq: seq, WallMs: wall, BootMs: boot})
 	}
 }
@@ -286,14 +317,19 @@ func untilPhase(node string, wallMs, everyMs int64) int64 {
 
 // Step is a tick by hand, of an agent whose Config says Manual and whose Run runs. It returns
 // when all sources have had the tick, and what is due is sealed: the error is the spool's.
-// Seq must rise; numbers that are left out count as missed.
+// Seq must rise; numbers that are left out count as missed. A tick with Burst set is a moment
+// between two, with the Seq of the one before.
 func (a *Agent) Step(ctx context.Context, t source.Tick) error {
 	select {
 	case <-a.running:
 	case <-ctx.Done():
 		return fmt.Errorf("step: %w", ctx.Err())
 	}
-	for _, done := range a.tick(t) {
+	ask := a.tick
+	if t.Burst > 0 {
+		ask = a.between
+	}
+	for _, done := range ask(t) {
 		select {
 		case <-done:
 		case <-ctx.Done():
@@ -331,6 +367,19 @@ func (a *Agent) tick(t source.Tick) []<-chan struct{} {
 	var waits []<-chan struct{}
 	for _, w := range a.workers {
 		if done, ok := w.offer(t); ok {
+			waits = append(waits, done)
+		}
+	}
+	return waits
+}
+
+// between asks those sources that can be asked between two ticks.
+func (a *Agent) between(t source.Tick) []<-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var waits []<-chan struct{}
+	for _, w := range a.workers {
+		if done, ok := w.offerBurst(t); ok {
 			waits = append(waits, done)
 		}
 	}
@@ -505,6 +554,7 @@ func (a *Agent) sealRest(ctx context.Context, sealed <-chan struct{}) error {
 // are.
 type Change struct {
 	Interval, SealEvery time.Duration
+	Burst               *Burst
 	// Remove ends sources by name; Add starts new ones, after that. The agent closes those of
 	// Add, also the ones that it does not start because of an error.
 	Remove []string
@@ -527,8 +577,14 @@ func (a *Agent) Apply(ctx context.Context, ch Change) error {
 		}
 		return fmt.Errorf("change agent: %w", err)
 	}
-	if ch.Interval > 0 && ch.Interval != a.interval {
+	retime := ch.Interval > 0 && ch.Interval != a.interval
+	if retime {
 		a.interval = ch.Interval
+	}
+	if ch.Burst != nil && *ch.Burst != a.burst {
+		a.burst, retime = *ch.Burst, true
+	}
+	if retime {
 		select {
 		case a.retime <- struct{}{}:
 		default:
@@ -588,6 +644,8 @@ type SourceStats struct {
 	Last    time.Duration // how long the last answer took
 	Total   time.Duration // all answers
 	Stalled bool          // it does not answer now
+	// Bursts are moments between ticks that it answered; BurstsMissed passed it by.
+	Bursts, BurstsMissed uint64
 }
 
 // Stats of an agent since New.
@@ -621,7 +679,7 @@ func (a *Agent) Stats() Stats {
 	for _, w := range a.workers {
 		st.Sources = append(st.Sources, SourceStats{Name: w.name, Samples: w.samples.Load(), Missed: w.missed.Load(), Errors: w.errs.Load(),
 			Panics: w.panics.Load(), Last: time.Duration(w.lastUs.Load()) * time.Microsecond, Total: time.Duration(w.totalUs.Load()) * time.Microsecond,
-			Stalled: w.stalled.Load()})
+			Stalled: w.stalled.Load(), Bursts: w.burst.Load(), BurstsMissed: w.burstMiss.Load()})
 	}
 	return st
 }

@@ -3,9 +3,11 @@ package agent
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/flopwatch/flopwatch/agent/spool"
@@ -185,6 +187,10 @@ func TestPrivacy(t *testing.T) {
 		{p.Peer("203.0.113.7"), p.Peer("203.0.113.200:443"), p.Peer("203.0.114.7")},
 		{p.Peer("::ffff:203.0.113.7"), p.Peer("203.0.113.1"), p.Peer("10.0.0.1")},
 		{p.Peer("2001:db8:1:2::3"), p.Peer("2001:db8:1:ffff::9"), p.Peer("2001:db8:2::3")},
+		{p.Address("10.0.0.1"), p.Address("::ffff:10.0.0.1"), p.Address("10.0.0.2")},
+		{p.Address("10.0.0.1:80"), p.Address("10.0.0.1"), p.Peer("10.0.0.1")},
+		{p.Address("203.0.113.7"), p.Peer("203.0.113.9"), p.Address("100.64.0.1")},
+		{p.File("/a"), p.File("/a"), p.Workload("/a")},
 	} {
 		if tc.got != tc.same || tc.got == tc.other {
 			t.Errorf("%+v", tc)
@@ -256,6 +262,90 @@ func TestHide(t *testing.T) {
 		if !(peer == "node-2" && tx == 2 || peer == p.Peer("203.0.113.1") && tx == 5) {
 			t.Errorf("%d bytes to %q", tx, peer)
 		}
+	}
+}
+
+// TestHideHost: nor are those of the kinds that the kernel, schedulers and files give.
+func TestHideHost(t *testing.T) {
+	sp := openSpool(t, t.TempDir())
+	defer sp.Close()
+	p := privacy(t)
+	r, err := NewRecorder(RecorderConfig{Cluster: "c", Node: "n", Spool: sp, Privacy: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := func(kind wire.Kind, rows ...map[uint8]any) wire.Table {
+		b := wire.NewBuilder(kind, wire.SourceEBPF)
+		for _, row := range rows {
+			b.Begin()
+			for id, v := range row {
+				switch v := v.(type) {
+				case int:
+					b.SetInt(id, int64(v))
+				case string:
+					b.SetStr(id, v)
+				}
+			}
+			if err := b.End(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return *b.Build()
+	}
+	seal(t, r, 0,
+		build(wire.KindTCP,
+			map[uint8]any{1: 5, 2: "203.0.113.7", 3: "slurm", 4: "7", 10: 1, 11: 10},
+			map[uint8]any{1: 5, 2: "203.0.113.8", 3: "slurm", 4: "7", 10: 2, 12: 3},
+			map[uint8]any{1: 5, 2: "203.0.113.8", 3: "slurm", 4: "8", 10: 4},
+			map[uint8]any{1: 5, 2: "10.0.0.8", 3: "slurm", 4: "7", 10: 8},
+			map[uint8]any{1: 5, 2: "10.0.0.9", 3: "slurm", 4: "7", 10: 16}),
+		build(wire.KindHold, map[uint8]any{1: 1, 2: "GPU-1", 3: "kubernetes", 4: "pod-uid", 17: "anna", 18: "anna", 19: "anna"}),
+		build(wire.KindCheckpoint, map[uint8]any{1: 1, 2: 2, 3: "/home/anna/model.pt"}),
+		build(wire.KindFact,
+			map[uint8]any{1: 1, 2: "host", 3: "address", 10: "10.0.0.8"}, map[uint8]any{1: 1, 2: "host", 3: "address6", 10: "10.0.0.8"},
+			map[uint8]any{1: 1, 2: "kernel", 3: "address", 10: "203.0.113.7"}),
+		build(wire.KindProcess, map[uint8]any{1: 1, 2: 2, 22: "anna-box:29500"}))
+	_, all := batches(t, sp)
+	got := all[0].Tables
+	for _, name := range []string{"anna", "203.0.113", "model.pt", "29500"} {
+		if strings.Contains(fmt.Sprintf("%+v", got), name) {
+			t.Errorf("%q is in the frame", name)
+		}
+	}
+	tcp := map[string][3]int64{}
+	for row := range got[0].Rows {
+		v := [3]int64{-1, -1, -1}
+		for i := range v {
+			if c := got[0].Column(uint8(10 + i)); c.Has(row) {
+				v[i] = c.Int[row]
+			}
+		}
+		tcp[got[0].Column(2).Str(row)+" "+got[0].Column(4).Str(row)] = v
+	}
+	outside := p.Peer("203.0.113.1")
+	for key, want := range map[string][3]int64{outside + " 7": {3, 10, 3}, outside + " 8": {4, -1, -1}, p.Address("10.0.0.8") + " 7": {8, -1, -1}, p.Address("10.0.0.9") + " 7": {16, -1, -1}} {
+		if tcp[key] != want {
+			t.Errorf("%s: %v, want %v of %v", key, tcp[key], want, tcp)
+		}
+	}
+	if len(tcp) != 4 {
+		t.Errorf("%v", tcp)
+	}
+	if h := got[1]; h.Column(17).Str(0) != p.User("anna") || h.Column(18).Str(0) != p.Project("anna") || h.Column(19).Str(0) != p.Workload("anna") || h.Column(4).Str(0) != "pod-uid" {
+		t.Errorf("hold %+v", h)
+	}
+	if f := got[2].Column(3).Str(0); f != p.File("/home/anna/model.pt") {
+		t.Errorf("file %q", f)
+	}
+	facts := map[string]string{}
+	for row := range got[3].Rows {
+		facts[got[3].Column(2).Str(row)+" "+got[3].Column(3).Str(row)] = got[3].Column(10).Str(row)
+	}
+	if facts["host address"] != p.Address("10.0.0.8") || facts["host address6"] != "10.0.0.8" || facts["kernel address"] != outside {
+		t.Errorf("facts %v", facts)
+	}
+	if w := got[4].Column(22).Str(0); w != p.Rendezvous("anna-box:29500") {
+		t.Errorf("rendezvous %q", w)
 	}
 }
 

@@ -29,10 +29,11 @@ type worker struct {
 	board *board
 	lg    *slog.Logger
 
-	in   chan work
-	stop chan struct{} // closed: no tick comes any more
-	once sync.Once
-	done chan struct{} // closed at the goroutine's end
+	in     chan work
+	bursts chan work     // nil: the source is no Burster
+	stop   chan struct{} // closed: no tick comes any more
+	once   sync.Once
+	done   chan struct{} // closed at the goroutine's end
 
 	// busySince is the boot time of the tick in hand plus one, 0: none.
 	busySince atomic.Int64
@@ -40,6 +41,8 @@ type worker struct {
 	missed    atomic.Uint64
 	errs      atomic.Uint64
 	panics    atomic.Uint64
+	burst     atomic.Uint64 // moments of bursts that it answered
+	burstMiss atomic.Uint64 // and that passed it by, or gave an error
 	lastUs    atomic.Int64
 	totalUs   atomic.Int64
 	stalled   atomic.Bool
@@ -51,8 +54,12 @@ type worker struct {
 }
 
 func newWorker(src source.Source, out *sink, lg *slog.Logger) *worker {
-	return &worker{src: src, name: src.Name(), sink: out, board: out.board, lg: lg.With(slog.String("source", src.Name())),
+	w := &worker{src: src, name: src.Name(), sink: out, board: out.board, lg: lg.With(slog.String("source", src.Name())),
 		in: make(chan work, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	if _, ok := src.(source.Burster); ok {
+		w.bursts = make(chan work, 1)
+	}
+	return w
 }
 
 // offer hands a tick over, unless the source is busy: then it misses it.
@@ -64,6 +71,24 @@ func (w *worker) offer(t source.Tick) (done <-chan struct{}, ok bool) {
 	d := make(chan struct{})
 	w.in <- work{t, d} // empty, as nobody was busy
 	return d, true
+}
+
+// offerBurst hands a moment of a burst over, unless the source is busy. A tick that comes
+// while the source is at it waits for it, and is not missed.
+func (w *worker) offerBurst(t source.Tick) (done <-chan struct{}, ok bool) {
+	if w.bursts == nil {
+		return nil, false
+	}
+	if w.busySince.Load() == 0 {
+		d := make(chan struct{})
+		select {
+		case w.bursts <- work{t, d}:
+			return d, true
+		default:
+		}
+	}
+	w.burstMiss.Add(1)
+	return nil, false
 }
 
 // busyMs is for how long the tick in hand has been there.
@@ -91,8 +116,33 @@ func (w *worker) run(ctx context.Context) {
 			w.sample(ctx, job.tick)
 			w.busySince.Store(0)
 			close(job.done)
+		case job := <-w.bursts:
+			w.sampleBurst(ctx, job.tick)
+			close(job.done)
 		}
 	}
+}
+
+// sampleBurst asks the source between two ticks. What it cannot say then is no change of its
+// state: the next tick shows that.
+func (w *worker) sampleBurst(ctx context.Context, t source.Tick) {
+	b, ok := w.src.(source.Burster)
+	if !ok || t.Seq < w.until {
+		w.burstMiss.Add(1)
+		return
+	}
+	panicked, err := w.ask(func() error { return b.Burst(ctx, t, w.sink) })
+	if panicked {
+		w.panics.Add(1)
+		w.pause = min(max(1, 2*w.pause), panicPause)
+		w.until = t.Seq + 1 + w.pause
+	}
+	if err != nil {
+		w.burstMiss.Add(1)
+		w.lg.LogAttrs(ctx, slog.LevelDebug, "source saw nothing in a burst", slog.Any("err", err))
+		return
+	}
+	w.burst.Add(1)
 }
 
 func (w *worker) close(ctx context.Context) {
@@ -113,7 +163,7 @@ func (w *worker) sample(ctx context.Context, t source.Tick) {
 		return
 	}
 	start := time.Now()
-	panicked, err := w.ask(ctx, t)
+	panicked, err := w.ask(func() error { return w.src.Sample(ctx, t, w.sink) })
 	us := time.Since(start).Microseconds()
 	w.lastUs.Store(us)
 	w.totalUs.Add(us)
@@ -156,12 +206,12 @@ func (w *worker) sample(ctx context.Context, t source.Tick) {
 }
 
 // ask turns a panic into an error that names the source.
-func (w *worker) ask(ctx context.Context, t source.Tick) (panicked bool, err error) {
+func (w *worker) ask(sample func() error) (panicked bool, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			panicked, err = true, fmt.Errorf("source %s panicked: %v", w.name, p)
-			w.lg.LogAttrs(ctx, slog.LevelError, "source panicked", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+			w.lg.LogAttrs(context.Background(), slog.LevelError, "source panicked", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
 		}
 	}()
-	return false, w.src.Sample(ctx, t, w.sink)
+	return false, sample()
 }
