@@ -9,6 +9,9 @@ import (
 	"strings"
 	"syscall"
 	"unicode/utf8"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -99,24 +102,21 @@ type procfs struct {
 
 func newProcfs(root string) *procfs { return &procfs{root: root, buf: make([]byte, 4096)} }
 
-// file returns root/PID/name as a path for the kernel, good until the next call.
+// file returns root/PID/name as a path for the kernel, with a zero byte at its end, good until the next call.
 func (p *procfs) file(pid int32, name string) []byte {
 	p.path = append(p.path[:0], p.root...)
 	p.path = append(p.path, '/')
 	p.path = strconv.AppendInt(p.path, int64(pid), 10)
 	p.path = append(p.path, '/')
 	p.path = append(p.path, name...)
+	p.path = append(p.path, 0)
 	return p.path
 }
 
 // read returns the first limit bytes of a file of a process. A process that is gone is
 // errGone, any other error an errno.
 func (p *procfs) read(pid int32, name string, limit int) ([]byte, error) {
-	path := string(p.file(pid, name))
-	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	for errors.Is(err, syscall.EINTR) {
-		fd, err = syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	}
+	fd, err := open(p.file(pid, name))
 	if err != nil {
 		return nil, gone(err)
 	}
@@ -139,6 +139,25 @@ func (p *procfs) read(pid int32, name string, limit int) ([]byte, error) {
 		n += m
 	}
 	return p.buf[:n], nil
+}
+
+// open opens a path for reading without a copy of it, which os.Open would make twice: this
+// is done hundreds of times a second.
+func open(path []byte) (fd int, err error) {
+	if bytes.IndexByte(path, 0) != len(path)-1 {
+		return -1, syscall.EINVAL
+	}
+	for {
+		at := unix.AT_FDCWD
+		r, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(r), nil
+		case syscall.EINTR:
+		default:
+			return -1, errno
+		}
+	}
 }
 
 func gone(err error) error {
@@ -166,7 +185,7 @@ func (p *procfs) stat(pid int32) (stat, error) {
 // exe returns the base name of a process's executable. It may be read by the process's own
 // user and with CAP_SYS_PTRACE; else "".
 func (p *procfs) exe(pid int32) string {
-	target, err := os.Readlink(string(p.file(pid, "exe")))
+	target, err := os.Readlink(string(bytes.TrimSuffix(p.file(pid, "exe"), []byte{0})))
 	if err != nil {
 		return ""
 	}
