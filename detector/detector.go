@@ -292,6 +292,10 @@ func (d *Detector) apply(ctx context.Context, f *rawFeed, batches []store.BatchR
 			for minute := from; minute <= to; minute += feature.MinuteMs {
 				k := nodeMinute{b.Node, minute}
 				dirty[k] = dirty[k] || fresh
+				for _, target := range b.Targets {
+					k.node = target
+					dirty[k] = dirty[k] || fresh
+				}
 			}
 		}
 	}

@@ -288,6 +288,7 @@ func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) {
 			}
 		}
 	}
+	row.Targets = targets(w)
 	if len(b.minutes) == 0 {
 		return
 	}
@@ -296,6 +297,28 @@ func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) {
 		row.Minutes = append(row.Minutes, m)
 	}
 	slices.Sort(row.Minutes)
+}
+
+// fieldTarget names the host that a row of outofband is about.
+const fieldTarget = 2
+
+// targets are the hosts, other than its own, that a batch tells about, sorted.
+func targets(w *wire.Batch) []string {
+	var out []string
+	for i := range w.Tables {
+		if w.Tables[i].Kind != wire.KindOutOfBand {
+			continue
+		}
+		if c := w.Tables[i].Column(fieldTarget); c != nil {
+			for _, t := range c.Dict {
+				if t != w.Node && !slices.Contains(out, t) {
+					out = append(out, t)
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 func floorDiv(a, b int64) int64 {

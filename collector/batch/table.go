@@ -34,10 +34,10 @@ var kindTables = [...]kindTable{
 	{wire.KindEvent, store.TableGPUEvents, 1, false},
 	{wire.KindInstance, store.TableGPUInstances, 1, false},
 	{wire.KindHold, store.TableGPUHolds, 1, false},
-	{wire.KindTCP, store.TableTCPSamples, 1, false},
+	{wire.KindTCP, store.TableTCPSamples, 1, true},
 	{wire.KindCheckpoint, store.TableCheckpoints, 1, false},
 	{wire.KindRDMA, store.TableRDMAObjects, 1, false},
-	{wire.KindOutOfBand, store.TableBMCSamples, 1, false},
+	{wire.KindOutOfBand, store.TableBMCSamples, 1, true},
 	{wire.KindFact, store.TableNodeFacts, 1, false},
 }
 

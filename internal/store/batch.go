@@ -35,8 +35,11 @@ type BatchRow struct {
 	Rows               [len(BatchKinds)]uint32
 	MinTsMs, MaxTsMs   int64   // 0, 0: no rows with an event time
 	Minutes            []int64 // Unix minutes that its telemetry touches, sorted
-	AvailableMs        int64
-	InsertedMs         int64 // when the row came into the store, by the store's clock; not written
+	// Targets are other hosts that its telemetry is about, sorted: a management controller may
+	// be read from elsewhere.
+	Targets     []string
+	AvailableMs int64
+	InsertedMs  int64 // when the row came into the store, by the store's clock; not written
 }
 
 type batchBlock struct {
@@ -47,6 +50,7 @@ type batchBlock struct {
 	rows                                            [len(BatchKinds)]proto.ColUInt32
 	minTs, maxTs, available                         proto.ColInt64
 	minutes                                         *proto.ColArr[int64]
+	targets                                         *proto.ColArr[string]
 	buf                                             proto.Buffer
 }
 
@@ -59,6 +63,7 @@ func (b *batchBlock) input() proto.Input {
 		{Name: "digest", Data: &b.digest}, {Name: "prev_digest", Data: &b.prevDigest}, {Name: "boot_id", Data: &b.bootID}, {Name: "ticks", Data: &b.ticks},
 		{Name: "wire_version", Data: &b.wireVersion}, {Name: "bytes", Data: &b.bytes},
 		{Name: "min_ts_ms", Data: &b.minTs}, {Name: "max_ts_ms", Data: &b.maxTs}, {Name: "minutes", Data: b.minutes}, {Name: "available_ms", Data: &b.available},
+		{Name: "targets", Data: b.targets},
 	}
 	for i, kind := range BatchKinds {
 		in = append(in, proto.InputColumn{Name: kind + "_rows", Data: &b.rows[i]})
@@ -68,7 +73,7 @@ func (b *batchBlock) input() proto.Input {
 
 // BatchBlock turns rows into a block for TableBatches.
 func BatchBlock(rows []BatchRow) Block {
-	b := &batchBlock{minutes: proto.NewArray[int64](new(proto.ColInt64)), digest: proto.ColFixedStr{Size: 32}, prevDigest: proto.ColFixedStr{Size: 32}}
+	b := &batchBlock{minutes: proto.NewArray[int64](new(proto.ColInt64)), targets: proto.NewArray[string](new(proto.ColStr)), digest: proto.ColFixedStr{Size: 32}, prevDigest: proto.ColFixedStr{Size: 32}}
 	for i := range rows {
 		r := &rows[i]
 		b.cluster.Append(r.Cluster)
@@ -91,6 +96,7 @@ func BatchBlock(rows []BatchRow) Block {
 		b.minTs.Append(r.MinTsMs)
 		b.maxTs.Append(r.MaxTsMs)
 		b.minutes.Append(r.Minutes)
+		b.targets.Append(r.Targets)
 		b.available.Append(r.AvailableMs)
 	}
 	return b
@@ -295,7 +301,7 @@ func (s *Store) FirstData(ctx context.Context, cluster string, fromMs int64) (fi
 }
 
 func (s *Store) batches(ctx context.Context, cluster, where string) ([]BatchRow, error) {
-	sql := "SELECT node, spool, sequence, partition, stream, stream_seq, epoch, digest, prev_digest, boot_id, ticks, wire_version, bytes, min_ts_ms, max_ts_ms, minutes, available_ms, toUnixTimestamp64Milli(inserted_at) AS inserted"
+	sql := "SELECT node, spool, sequence, partition, stream, stream_seq, epoch, digest, prev_digest, boot_id, ticks, wire_version, bytes, min_ts_ms, max_ts_ms, minutes, targets, available_ms, toUnixTimestamp64Milli(inserted_at) AS inserted"
 	sql += ", " + strings.Join(BatchKinds[:], "_rows, ") + "_rows"
 	sql += " FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(cluster) + where
 	sql += " ORDER BY available_ms, node, spool, sequence LIMIT 1 BY node, spool, sequence"
@@ -304,13 +310,13 @@ func (s *Store) batches(ctx context.Context, cluster, where string) ([]BatchRow,
 	var version, bytes proto.ColUInt32
 	var minTs, maxTs, available, inserted proto.ColInt64
 	digest, prev := proto.ColFixedStr{Size: 32}, proto.ColFixedStr{Size: 32}
-	minutes := proto.NewArray[int64](new(proto.ColInt64))
+	minutes, targets := proto.NewArray[int64](new(proto.ColInt64)), proto.NewArray[string](new(proto.ColStr))
 	var counts [len(BatchKinds)]proto.ColUInt32
 	res := proto.Results{
 		{Name: "node", Data: &node}, {Name: "spool", Data: &spool}, {Name: "sequence", Data: &seq}, {Name: "partition", Data: &partition}, {Name: "stream", Data: &stream},
 		{Name: "stream_seq", Data: &streamSeq}, {Name: "epoch", Data: &epoch}, {Name: "digest", Data: &digest}, {Name: "prev_digest", Data: &prev}, {Name: "boot_id", Data: &boot},
 		{Name: "ticks", Data: &ticks}, {Name: "wire_version", Data: &version}, {Name: "bytes", Data: &bytes}, {Name: "min_ts_ms", Data: &minTs}, {Name: "max_ts_ms", Data: &maxTs},
-		{Name: "minutes", Data: minutes}, {Name: "available_ms", Data: &available}, {Name: "inserted", Data: &inserted},
+		{Name: "minutes", Data: minutes}, {Name: "targets", Data: targets}, {Name: "available_ms", Data: &available}, {Name: "inserted", Data: &inserted},
 	}
 	for i, k := range BatchKinds {
 		res = append(res, proto.ResultColumn{Name: k + "_rows", Data: &counts[i]})
@@ -322,7 +328,7 @@ func (s *Store) batches(ctx context.Context, cluster, where string) ([]BatchRow,
 				BatchKey:  BatchKey{cluster, node.at(i), spool.at(i), seq[i]},
 				Partition: partition.at(i), Stream: stream.at(i), StreamSeq: streamSeq[i], Epoch: epoch[i], BootID: boot.at(i), Ticks: ticks[i],
 				WireVersion: version[i], Bytes: bytes[i], MinTsMs: minTs[i], MaxTsMs: maxTs[i], AvailableMs: available[i], InsertedMs: inserted[i],
-				Minutes: append([]int64(nil), minutes.Row(i)...),
+				Minutes: append([]int64(nil), minutes.Row(i)...), Targets: append([]string(nil), targets.Row(i)...),
 			}
 			copy(r.Digest[:], digest.Row(i))
 			copy(r.PrevDigest[:], prev.Row(i))

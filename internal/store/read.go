@@ -39,20 +39,22 @@ func (q RowQuery) restrict(b *strings.Builder) {
 	if q.AvailableToMs != 0 {
 		fmt.Fprintf(b, " AND available_ms <= %d", q.AvailableToMs)
 	}
-	if q.Nodes != nil {
-		if len(q.Nodes) == 0 {
-			b.WriteString(" AND 0")
-			return
-		}
-		b.WriteString(" AND node IN (")
-		for i, n := range q.Nodes {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			b.WriteString(quote(n))
-		}
-		b.WriteString(")")
+	b.WriteString(q.restrictTo("node"))
+}
+
+// restrictTo is the condition that a column names one of the nodes.
+func (q RowQuery) restrictTo(column string) string {
+	if q.Nodes == nil {
+		return ""
 	}
+	if len(q.Nodes) == 0 {
+		return " AND 0"
+	}
+	quoted := make([]string, len(q.Nodes))
+	for i, n := range q.Nodes {
+		quoted[i] = quote(n)
+	}
+	return " AND " + column + " IN (" + strings.Join(quoted, ", ") + ")"
 }
 
 // textColumn reads LowCardinality(String) or String; equal strings of a block are one.

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ClickHouse/ch-go/proto"
 )
@@ -50,7 +53,8 @@ type CollectiveRow struct {
 	Calls, Bytes      float64 // NaN: not measured
 }
 
-// GPURows reads samples, one row per GPU, time and source, sorted by node, GPU, time.
+// GPURows reads samples, one row per GPU, time and source, sorted by node, GPU, time. Where a
+// GPU has none in a minute, what its host's management controller measured takes their place.
 func (s *Store) GPURows(ctx context.Context, q RowQuery) ([]GPURow, error) {
 	var sel selection
 	node, sources, uuid := sel.text("node"), sel.text("sources"), sel.text("gpu_uuid")
@@ -88,10 +92,15 @@ func (s *Store) GPURows(ctx context.Context, q RowQuery) ([]GPURow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read gpu rows: %w", err)
 	}
-	return out, nil
+	outside, _, err := s.outOfBand(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return besideBand(out, outside), nil
 }
 
-// HostRows reads samples of hosts, sorted by node and time.
+// HostRows reads samples of hosts, those of their management controllers among them, sorted
+// by node and time.
 func (s *Store) HostRows(ctx context.Context, q RowQuery) ([]HostRow, error) {
 	var sel selection
 	node, sources, ts, available := sel.text("node"), sel.text("sources"), sel.int("ts_ms"), sel.int("available_ms")
@@ -111,6 +120,14 @@ func (s *Store) HostRows(ctx context.Context, q RowQuery) ([]HostRow, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read host rows: %w", err)
+	}
+	_, outside, err := s.outOfBand(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if len(outside) > 0 {
+		out = append(out, outside...)
+		slices.SortStableFunc(out, func(a, b HostRow) int { return cmp.Or(strings.Compare(a.Node, b.Node), cmp.Compare(a.TsMs, b.TsMs)) })
 	}
 	return out, nil
 }
@@ -156,7 +173,7 @@ func (s *Store) FabricRows(ctx context.Context, q RowQuery) ([]FabricRow, error)
 	return out, nil
 }
 
-// FlowRows reads traffic of pairs, sorted by node, peer and time.
+// FlowRows reads traffic of pairs, what the kernel counted by address among it, sorted by node, peer and time.
 func (s *Store) FlowRows(ctx context.Context, q RowQuery) ([]FlowRow, error) {
 	var sel selection
 	node, sources, peer := sel.text("node"), sel.text("sources"), sel.text("peer")
@@ -175,6 +192,13 @@ func (s *Store) FlowRows(ctx context.Context, q RowQuery) ([]FlowRow, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read flow rows: %w", err)
+	}
+	tcp, err := s.tcpFlows(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if len(tcp) > 0 {
+		out = mergeFlows(append(out, tcp...))
 	}
 	return out, nil
 }

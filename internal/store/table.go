@@ -191,12 +191,15 @@ var GPUMeasures = []string{
 // CellSignals are the names of the signals of a GPU cell, in order.
 var CellSignals = GPUMeasures
 
-// gpuMeasureColumns are the columns behind GPUMeasures, and what to divide them by.
-var gpuMeasureColumns = []struct {
+// gpuMeasureColumn is the column behind a measure, and what to divide it by.
+type gpuMeasureColumn struct {
 	name string
 	typ  columnType
 	div  float64
-}{
+}
+
+// gpuMeasureColumns are in the order of GPUMeasures.
+var gpuMeasureColumns = []gpuMeasureColumn{
 	{"util_e4", tNU16, 1e4}, {"mem_used_bytes", tNU64, 1}, {"power_mw", tNU32, 1e3}, {"sm_clock_mhz", tNU16, 1}, {"sm_active_e4", tNU16, 1e4},
 	{"sm_occupancy_e4", tNU16, 1e4}, {"tensor_e4", tNU16, 1e4}, {"hmma_e4", tNU16, 1e4}, {"imma_e4", tNU16, 1e4}, {"dfma_e4", tNU16, 1e4},
 	{"fp64_e4", tNU16, 1e4}, {"fp32_e4", tNU16, 1e4}, {"fp16_e4", tNU16, 1e4}, {"int_e4", tNU16, 1e4}, {"dram_e4", tNU16, 1e4},

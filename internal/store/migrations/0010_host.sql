@@ -66,7 +66,8 @@ ALTER TABLE batches
     ADD COLUMN IF NOT EXISTS `checkpoint_rows` UInt32 COMMENT 'rows of kind checkpoint in the batch' CODEC(T64, ZSTD(1)) AFTER `tcp_rows`,
     ADD COLUMN IF NOT EXISTS `rdma_rows` UInt32 COMMENT 'rows of kind rdma in the batch' CODEC(T64, ZSTD(1)) AFTER `checkpoint_rows`,
     ADD COLUMN IF NOT EXISTS `outofband_rows` UInt32 COMMENT 'rows of kind outofband in the batch' CODEC(T64, ZSTD(1)) AFTER `rdma_rows`,
-    ADD COLUMN IF NOT EXISTS `fact_rows` UInt32 COMMENT 'rows of kind fact in the batch' CODEC(T64, ZSTD(1)) AFTER `outofband_rows`;
+    ADD COLUMN IF NOT EXISTS `fact_rows` UInt32 COMMENT 'rows of kind fact in the batch' CODEC(T64, ZSTD(1)) AFTER `outofband_rows`,
+    ADD COLUMN IF NOT EXISTS `targets` Array(String) COMMENT 'other hosts that its telemetry is about: a management controller may be read from elsewhere' CODEC(ZSTD(1)) AFTER `minutes`;
 
 CREATE TABLE IF NOT EXISTS gpu_health
 (
@@ -389,10 +390,10 @@ CREATE TABLE IF NOT EXISTS node_facts
 )
 ENGINE = {{replacing "first_wins"}}
 PARTITION BY toYYYYMMDD(expires)
-ORDER BY (cluster, node, subject, name, ts_ms, sources)
+ORDER BY (cluster, node, subject, name, ts_ms, ifNull(value, ''), sources)
 TTL expires DELETE
 SETTINGS {{settings}}, ttl_only_drop_parts = 1
-COMMENT 'What hosts are: versions, libraries, integrity, addresses (hashed). Kept 400 days from arrival.';
+COMMENT 'What hosts are: versions, libraries, integrity, addresses (hashed). A fact with several values is that many rows of one time. Kept 400 days from arrival.';
 
 CREATE OR REPLACE VIEW v_gpu_health AS
 SELECT *, fromUnixTimestamp64Milli(ts_ms, 'UTC') AS time
@@ -441,6 +442,45 @@ COMMENT 'What a management controller measures, beside the host: one row a sampl
 CREATE OR REPLACE VIEW v_node_facts AS
 SELECT *, fromUnixTimestamp64Milli(ts_ms, 'UTC') AS told
 FROM node_facts FINAL
-ORDER BY cluster, node, subject, name, ts_ms DESC
-LIMIT 1 BY cluster, node, subject, name
-COMMENT 'What hosts are: versions, libraries, integrity, addresses (hashed): the latest word on each.';
+WHERE (cluster, node, subject, name, ts_ms) IN (SELECT cluster, node, subject, name, max(ts_ms) FROM node_facts GROUP BY cluster, node, subject, name)
+COMMENT 'What hosts are: versions, libraries, integrity, addresses (hashed): the latest word on each, which may be several rows.';
+
+CREATE OR REPLACE VIEW v_gpu_samples AS
+SELECT cluster,
+    node,
+    gpu,
+    gpu_uuid,
+    fromUnixTimestamp64Milli(ts_ms, 'UTC') AS time,
+    ts_ms,
+    available_ms,
+    util_e4 / 10000 AS util_frac,
+    mem_used_bytes,
+    power_mw / 1000 AS power_w,
+    energy_mj / 1000 AS energy_j_total,
+    sm_clock_mhz,
+    sm_active_e4 / 10000 AS sm_active_frac,
+    sm_occupancy_e4 / 10000 AS sm_occupancy_frac,
+    tensor_e4 / 10000 AS tensor_frac,
+    hmma_e4 / 10000 AS hmma_frac,
+    imma_e4 / 10000 AS imma_frac,
+    dfma_e4 / 10000 AS dfma_frac,
+    fp64_e4 / 10000 AS fp64_frac,
+    fp32_e4 / 10000 AS fp32_frac,
+    fp16_e4 / 10000 AS fp16_frac,
+    int_e4 / 10000 AS int_frac,
+    dram_e4 / 10000 AS dram_frac,
+    mma_cycles AS mma_cycles_total,
+    pcie_tx_bps,
+    pcie_rx_bps,
+    nvlink_tx_bps,
+    nvlink_rx_bps,
+    nvenc_e4 / 10000 AS nvenc_frac,
+    nvdec_e4 / 10000 AS nvdec_frac,
+    sources,
+    mem_clock_mhz,
+    temp_c,
+    clocks_event_reasons,
+    mem_util_e4 / 10000 AS mem_util_frac,
+    sm_cycles_elapsed AS sm_cycles_elapsed_total
+FROM gpu_samples FINAL
+COMMENT 'Samples of GPUs in natural units, one row per sample. Empty (NULL) means not measured, never zero.';

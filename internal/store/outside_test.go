@@ -1,0 +1,123 @@
+package store_test
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+// insert puts one row into a raw table; integers and strings by column.
+func insert(t *testing.T, s *store.Store, table, node string, sequence uint64, row map[string]any) {
+	t.Helper()
+	b, err := store.NewRawBlock(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Begin(store.RawMeta{Cluster: "c", Node: node, Spool: "s", Sequence: sequence, Sources: "x", AvailableMs: int64(sequence)}, 1)
+	for name, v := range row {
+		switch v := v.(type) {
+		case int:
+			b.Ints(b.Column(name), []int64{int64(v)}, nil)
+		case string:
+			b.Strings(b.Column(name), []string{v}, []uint32{0}, nil)
+		}
+	}
+	b.End()
+	if err := s.Insert(t.Context(), table, "", b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOutOfBand: what a management controller measures of another host counts for that host,
+// and where the host measured in the same minute it stands back.
+func TestOutOfBand(t *testing.T) {
+	s := openStore(t)
+	const minute = 60_000
+	bmc := func(sequence uint64, ts int, more map[string]any) {
+		row := map[string]any{"ts_ms": ts, "target": "guest-host", "component": "GPU_SXM_1", "vantage": "outofband"}
+		for k, v := range more {
+			row[k] = v
+		}
+		insert(t, s, store.TableBMCSamples, "reader", sequence, row)
+	}
+	bmc(1, 1_000, map[string]any{"gpu": 0, "gpu_uuid": "GPU-a", "power_mw": 650_000, "energy_mj": 5_000, "tensor_e4": 4_200})
+	bmc(2, 2_000, map[string]any{"gpu": 1, "component": "GPU_SXM_2"})
+	bmc(3, 3_000, map[string]any{"component": "node", "power_mw": 7_000_000})
+	bmc(4, 4_000, map[string]any{"component": "NVSwitch_0", "power_mw": 100_000})
+	bmc(5, minute+1_000, map[string]any{"gpu": 0, "gpu_uuid": "GPU-a", "power_mw": 655_000})
+	insert(t, s, store.TableGPUSamples, "guest-host", 6, map[string]any{"ts_ms": minute + 2_000, "gpu_uuid": "GPU-a", "gpu": 0, "power_mw": 640_000})
+
+	q := store.RowQuery{Cluster: "c", Nodes: []string{"guest-host"}, ToMs: 2 * minute}
+	gpus, err := s.GPURows(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	power, tensor := slices.Index(store.GPUMeasures, "power_w"), slices.Index(store.GPUMeasures, "tensor_frac")
+	if len(gpus) != 3 {
+		t.Fatalf("%d rows: %+v", len(gpus), gpus)
+	}
+	if g := gpus[0]; g.Node != "guest-host" || g.UUID != "GPU-a" || g.Values[power] != 650 || g.Values[tensor] != 0.42 || g.EnergyJ != 5 || !math.IsNaN(g.MMACycles) {
+		t.Errorf("out of band: %+v", g)
+	}
+	if g := gpus[1]; g.TsMs != minute+2_000 || g.Values[power] != 640 {
+		t.Errorf("in band: %+v", g)
+	}
+	if g := gpus[2]; g.GPU != 1 || g.UUID != "bmc/GPU_SXM_2" || !math.IsNaN(g.Values[power]) {
+		t.Errorf("unnamed: %+v", g)
+	}
+	hosts, err := s.HostRows(t.Context(), q)
+	if err != nil || len(hosts) != 1 || hosts[0].Node != "guest-host" || hosts[0].PowerW != 7_000 || !math.IsNaN(hosts[0].CPUFrac) {
+		t.Errorf("hosts %+v, %v", hosts, err)
+	}
+	q.Nodes = []string{"reader"}
+	if gpus, err = s.GPURows(t.Context(), q); err != nil || len(gpus) != 0 {
+		t.Errorf("the reader has GPUs: %+v, %v", gpus, err)
+	}
+	q.Nodes, q.AvailableToMs = nil, 2
+	if gpus, err = s.GPURows(t.Context(), q); err != nil || len(gpus) != 2 {
+		t.Errorf("known too early: %+v, %v", gpus, err)
+	}
+}
+
+// TestTCPFlows: traffic by address becomes traffic between nodes where one node alone has the
+// address, and jobs of a host are added up.
+func TestTCPFlows(t *testing.T) {
+	s := openStore(t)
+	for i, f := range []struct{ node, value string }{{"n1", "addr-1"}, {"n2", "addr-2"}, {"n2", "addr-22"}, {"n1", "addr-bridge"}, {"n2", "addr-bridge"}, {"n2", "net-2"}} {
+		insert(t, s, store.TableNodeFacts, f.node, uint64(i+1), map[string]any{"ts_ms": 1, "subject": "host", "name": "address", "value": f.value})
+	}
+	for i, f := range []struct {
+		peer, job string
+		tx        any
+	}{{"addr-2", "7", 1}, {"addr-2", "8", 2}, {"addr-22", "7", 4}, {"addr-bridge", "7", 8}, {"net-2", "7", 16}, {"addr-1", "7", nil}} {
+		insert(t, s, store.TableTCPSamples, "n1", uint64(i+10), map[string]any{"ts_ms": 1_000, "peer": f.peer, "job_source": "slurm", "job_id": f.job, "tx_bytes": f.tx})
+	}
+	insert(t, s, store.TableFlowSamples, "n1", 30, map[string]any{"ts_ms": 1_000, "peer": "n3", "tx_bytes": 32})
+	rows, err := s.FlowRows(t.Context(), store.RowQuery{Cluster: "c", ToMs: 60_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, r := range rows {
+		got[r.Peer] = r.TxBytes
+	}
+	want := map[string]float64{"n2": 7, "addr-bridge": 8, "net-2": 16, "n3": 32}
+	for peer, tx := range want {
+		if got[peer] != tx {
+			t.Errorf("%v bytes to %s, want %v", got[peer], peer, tx)
+		}
+	}
+	if v, ok := got["n1"]; !ok || !math.IsNaN(v) || len(got) != len(want)+1 {
+		t.Errorf("got %v", got)
+	}
+	if !slices.IsSortedFunc(rows, func(a, b store.FlowRow) int {
+		if a.Peer < b.Peer {
+			return -1
+		}
+		return 1
+	}) {
+		t.Errorf("not sorted: %+v", rows)
+	}
+}
