@@ -195,7 +195,22 @@ func (c *cursor) end(t string) error {
 	return nil
 }
 
-const maxGPU = MaxGPUs - 1
+const (
+	maxGPU      = MaxGPUs - 1
+	maxInstance = 1 << 10 // numbers of instances have gaps
+)
+
+func (c *cursor) instance() int { return c.small("instance", WholeGPU, maxInstance) }
+
+// again is string, and gives old where it is the same: what comes every time costs nothing.
+func (c *cursor) again(what, old string) string {
+	n, size := binary.Uvarint(c.b)
+	if size > 0 && n == uint64(len(old)) && n <= uint64(len(c.b)-size) && string(c.b[size:size+int(n)]) == old {
+		c.b = c.b[size+int(n):]
+		return old
+	}
+	return c.string(what)
+}
 
 // AppendRequest appends a request as a frame.
 func AppendRequest(dst []byte, q *Request) []byte {
@@ -208,7 +223,10 @@ func AppendRequest(dst []byte, q *Request) []byte {
 		dst = binary.AppendUvarint(dst, q.Seq)
 		dst = binary.AppendVarint(dst, q.BootMs)
 		dst = binary.AppendUvarint(dst, q.Sample)
-		dst = binary.AppendUvarint(dst, q.Processes)
+		for _, mask := range [...]uint64{q.Processes, q.Health, q.Burst, q.BurstGPM} {
+			dst = binary.AppendUvarint(dst, mask)
+		}
+		dst = appendBool(dst, q.Events)
 	}
 	return end(dst, at)
 }
@@ -223,8 +241,13 @@ func DecodeRequest(t Type, body []byte, q *Request) error {
 	case TypeSample, TypeDescribe:
 		q.Seq = c.uint("seq", 1<<64-1)
 		q.BootMs = c.int("clock")
-		q.Sample = c.uint("mask", 1<<64-1)
-		q.Processes = c.uint("mask", 1<<64-1)
+		for _, mask := range [...]*uint64{&q.Sample, &q.Processes, &q.Health, &q.Burst, &q.BurstGPM} {
+			*mask = c.uint("mask", 1<<64-1)
+		}
+		if q.BurstGPM&^q.Burst != 0 {
+			c.fail("a burst of GPM alone")
+		}
+		q.Events = c.bool("events")
 	case TypeStop:
 	default:
 		return fmt.Errorf("decode request of type %d: %w", t, ErrCorrupt)
@@ -245,6 +268,11 @@ func AppendWelcome(dst []byte, w *Welcome) []byte {
 	dst = binary.AppendVarint(dst, int64(w.GPUs))
 	dst = appendBool(dst, w.GPM)
 	dst = appendStrings(dst, w.Missing)
+	facts := w.Facts[:min(len(w.Facts), MaxFacts)]
+	dst = binary.AppendUvarint(dst, uint64(len(facts)))
+	for _, f := range facts {
+		dst = appendString(appendString(dst, f.Name), f.Value)
+	}
 	return end(dst, at)
 }
 
@@ -261,6 +289,13 @@ func DecodeWelcome(body []byte, w *Welcome) error {
 	w.GPUs = c.small("number of GPUs", 0, MaxGPUs)
 	w.GPM = c.bool("gpm")
 	w.Missing = c.strings("missing functions")
+	for range c.uint("number of facts", MaxFacts) {
+		f := Fact{Name: c.string("fact"), Value: c.string("fact")}
+		if c.bad != "" {
+			break
+		}
+		w.Facts = append(w.Facts, f)
+	}
 	return c.end("welcome")
 }
 
@@ -279,6 +314,15 @@ func AppendDevice(dst []byte, d *Device) []byte {
 	dst = binary.AppendVarint(dst, int64(d.NVLinks))
 	dst = appendBool(dst, d.GPM)
 	dst = appendStrings(dst, d.Capabilities)
+	for _, s := range [...]string{d.Serial, d.BoardPart, d.Architecture, d.ComputeCapability, d.FabricClusterUUID, d.CCMode, d.GSPVersion} {
+		dst = appendString(dst, s)
+	}
+	dst = binary.AppendVarint(dst, d.FabricClique)
+	dst = binary.AppendVarint(dst, int64(d.ECCMode))
+	for _, v := range [...]int{d.SMs, d.PCIeGenMax, d.PCIeWidthMax, d.ModuleID, d.Minor} {
+		dst = binary.AppendVarint(dst, int64(v))
+	}
+	dst = appendBool(dst, d.Whole)
 	return end(dst, at)
 }
 
@@ -294,6 +338,15 @@ func DecodeDevice(body []byte, d *Device) error {
 	d.NVLinks = c.small("links", -1, 1<<10)
 	d.GPM = c.bool("gpm")
 	d.Capabilities = c.strings("capabilities")
+	for _, s := range [...]*string{&d.Serial, &d.BoardPart, &d.Architecture, &d.ComputeCapability, &d.FabricClusterUUID, &d.CCMode, &d.GSPVersion} {
+		*s = c.string("text")
+	}
+	d.FabricClique = c.int("clique")
+	d.ECCMode = c.small("ecc mode", -1, 1)
+	for _, v := range [...]*int{&d.SMs, &d.PCIeGenMax, &d.PCIeWidthMax, &d.ModuleID, &d.Minor} {
+		*v = c.small("property", -1, 1<<20)
+	}
+	d.Whole = c.bool("whole")
 	return c.end("device")
 }
 
@@ -304,6 +357,7 @@ func AppendReading(dst []byte, r *Reading) []byte {
 	at := len(dst)
 	dst = begin(dst, TypeReading)
 	dst = binary.AppendVarint(dst, int64(r.GPU))
+	dst = binary.AppendVarint(dst, int64(r.GI))
 	dst = binary.AppendUvarint(dst, r.Seq)
 	dst = binary.AppendVarint(dst, r.ElapsedUs)
 	dst = binary.AppendVarint(dst, r.TookUs)
@@ -320,7 +374,7 @@ func AppendReading(dst []byte, r *Reading) []byte {
 // DecodeReading decodes a body.
 func DecodeReading(body []byte, r *Reading) error {
 	c := cursor{b: body}
-	*r = Reading{GPU: c.small("gpu", 0, maxGPU), Seq: c.uint("seq", 1<<64-1)}
+	*r = Reading{GPU: c.small("gpu", 0, maxGPU), GI: c.instance(), Seq: c.uint("seq", 1<<64-1)}
 	r.ElapsedUs, r.TookUs = c.int("elapsed"), c.int("took")
 	if r.ElapsedUs < 0 || r.TookUs < 0 {
 		c.fail("negative duration")
@@ -350,6 +404,10 @@ func AppendProcesses(dst []byte, p *Processes) []byte {
 	for _, v := range list {
 		dst = binary.AppendVarint(dst, int64(v.PID))
 		dst = binary.AppendVarint(dst, v.UsedBytes)
+		if len(v.Instance) > MaxInstanceID {
+			v.Instance = "" // no id that there is
+		}
+		dst = appendString(dst, v.Instance)
 	}
 	return end(dst, at)
 }
@@ -360,8 +418,15 @@ func DecodeProcesses(body []byte, p *Processes) error {
 	*p = Processes{GPU: c.small("gpu", 0, maxGPU), Seq: c.uint("seq", 1<<64-1), Known: c.bool("known"), List: p.List[:0]}
 	for range c.uint("number of processes", MaxProcesses) {
 		v := Process{PID: int32(c.small("pid", 1, 1<<31-1)), UsedBytes: c.int("memory")}
+		if n := len(p.List); n < cap(p.List) {
+			v.Instance = p.List[:n+1][n].Instance // of the last list
+		}
+		v.Instance = c.again("instance", v.Instance)
 		if v.UsedBytes < -1 {
 			c.fail("negative memory")
+		}
+		if len(v.Instance) > MaxInstanceID {
+			c.fail("instance")
 		}
 		if c.bad != "" {
 			break
@@ -403,6 +468,8 @@ func AppendDone(dst []byte, d *Done) []byte {
 	dst = binary.AppendUvarint(dst, d.Seq)
 	dst = binary.AppendVarint(dst, d.TookUs)
 	dst = binary.AppendVarint(dst, int64(d.Calls))
+	dst = append(dst, byte(d.Slow))
+	dst = binary.AppendVarint(dst, d.SlowUs)
 	return end(dst, at)
 }
 
@@ -414,5 +481,116 @@ func DecodeDone(body []byte, d *Done) error {
 		c.fail("negative duration")
 	}
 	d.Calls = c.small("calls", 0, 1<<20)
+	d.Slow, d.SlowUs = Class(c.uint("class of calls", uint64(NumClasses-1))), c.int("took")
+	if d.SlowUs < 0 {
+		c.fail("negative duration")
+	}
 	return c.end("done")
+}
+
+const allVitals = 1<<NumVitals - 1
+
+// AppendHealth appends a frame.
+func AppendHealth(dst []byte, h *Health) []byte {
+	at := len(dst)
+	dst = begin(dst, TypeHealth)
+	dst = binary.AppendVarint(dst, int64(h.GPU))
+	dst = binary.AppendUvarint(dst, h.Seq)
+	dst = binary.AppendVarint(dst, h.ElapsedUs)
+	dst = binary.AppendVarint(dst, h.TookUs)
+	dst = binary.AppendVarint(dst, int64(h.Calls))
+	present := h.Present & allVitals
+	dst = binary.AppendUvarint(dst, present)
+	for ; present != 0; present &= present - 1 {
+		dst = binary.AppendVarint(dst, h.Values[bits.TrailingZeros64(present)])
+	}
+	return end(dst, at)
+}
+
+// DecodeHealth decodes a body.
+func DecodeHealth(body []byte, h *Health) error {
+	c := cursor{b: body}
+	*h = Health{GPU: c.small("gpu", 0, maxGPU), Seq: c.uint("seq", 1<<64-1)}
+	h.ElapsedUs, h.TookUs = c.int("elapsed"), c.int("took")
+	if h.ElapsedUs < 0 || h.TookUs < 0 {
+		c.fail("negative duration")
+	}
+	h.Calls = c.small("calls", 0, 1<<20)
+	present := c.uint("presence", allVitals)
+	h.Present = present
+	for ; present != 0 && c.bad == ""; present &= present - 1 {
+		h.Values[bits.TrailingZeros64(present)] = c.int("value")
+	}
+	return c.end("health")
+}
+
+// AppendInstances appends a frame; of more than MaxInstances it takes the first.
+func AppendInstances(dst []byte, p *Instances) []byte {
+	at := len(dst)
+	dst = begin(dst, TypeInstances)
+	dst = binary.AppendVarint(dst, int64(p.GPU))
+	dst = binary.AppendUvarint(dst, p.Seq)
+	list := p.List[:min(len(p.List), MaxInstances)]
+	dst = binary.AppendUvarint(dst, uint64(len(list)))
+	for i := range list {
+		v := &list[i]
+		dst = binary.AppendVarint(dst, int64(v.GI))
+		dst = binary.AppendVarint(dst, int64(v.CI))
+		dst = appendString(appendString(dst, v.UUID), v.Profile)
+		dst = binary.AppendVarint(dst, int64(v.SMs))
+		dst = binary.AppendVarint(dst, int64(v.Slices))
+		dst = binary.AppendVarint(dst, v.MemTotalBytes)
+		dst = binary.AppendVarint(dst, v.MemUsedBytes)
+	}
+	return end(dst, at)
+}
+
+// DecodeInstances decodes a body into p, whose List it uses again.
+func DecodeInstances(body []byte, p *Instances) error {
+	c := cursor{b: body}
+	*p = Instances{GPU: c.small("gpu", 0, maxGPU), Seq: c.uint("seq", 1<<64-1), List: p.List[:0]}
+	for range c.uint("number of instances", MaxInstances) {
+		var old Instance
+		if n := len(p.List); n < cap(p.List) {
+			old = p.List[:n+1][n] // of the last time
+		}
+		v := Instance{GI: c.instance(), CI: c.instance()}
+		v.UUID, v.Profile = c.again("uuid", old.UUID), c.again("profile", old.Profile)
+		v.SMs, v.Slices = c.small("SMs", -1, 1<<20), c.small("slices", -1, 1<<10)
+		v.MemTotalBytes, v.MemUsedBytes = c.int("memory"), c.int("memory")
+		if v.MemTotalBytes < -1 || v.MemUsedBytes < -1 {
+			c.fail("negative memory")
+		}
+		if c.bad != "" {
+			break
+		}
+		p.List = append(p.List, v)
+	}
+	return c.end("instances")
+}
+
+// AppendEvent appends a frame.
+func AppendEvent(dst []byte, e *Event) []byte {
+	at := len(dst)
+	dst = begin(dst, TypeEvent)
+	dst = binary.AppendVarint(dst, int64(e.GPU))
+	dst = append(dst, byte(e.Kind))
+	dst = binary.AppendVarint(dst, e.Code)
+	dst = binary.AppendVarint(dst, int64(e.Count))
+	dst = binary.AppendVarint(dst, int64(e.GI))
+	dst = binary.AppendVarint(dst, int64(e.CI))
+	dst = binary.AppendVarint(dst, e.AgoUs)
+	return end(dst, at)
+}
+
+// DecodeEvent decodes a body.
+func DecodeEvent(body []byte, e *Event) error {
+	c := cursor{b: body}
+	*e = Event{GPU: c.small("gpu", -1, maxGPU), Kind: EventKind(c.uint("kind of event", uint64(NumEventKinds-1))), Code: c.int("code")}
+	e.Count = c.small("count", 1, 1<<31-1)
+	e.GI, e.CI, e.AgoUs = c.instance(), c.instance(), c.int("age")
+	if e.AgoUs < 0 {
+		c.fail("negative duration")
+	}
+	return c.end("event")
 }

@@ -10,9 +10,14 @@
 //
 // The agent speaks first (Hello), the child answers (Welcome) when the library is loaded or
 // has refused. From then on the agent asks and the child answers. Every GPU that a Sample
-// names is answered by a Done with the same Seq, behind what there was to say: at most one
-// Reading, one Processes, a Device if it changed, and Faults. A Describe is a Sample that
-// always brings the Device. The agent does not name a GPU again before its Done.
+// names, in whichever mask, is answered by a Done with the same Seq, behind what there was to
+// say: at most one Reading of the GPU, Readings of its instances (MIG), a Device if it
+// changed, and Faults. A Describe is a Sample that brings the Device anew. The agent does not
+// name a GPU again before its Done.
+//
+// Processes, Health, Instances and what is new of a Device may take more calls than a second
+// has room for: they come with the answer to a later request, with that one's Seq. A Burst
+// brings a Reading with few values. Events come at any time, if a request has asked for them.
 //
 // It must not know NVML, nor the wire contract. Decoders check what they read before they
 // use it: lengths, ranges, UTF-8, no bytes left over. What they fill, strings and lists

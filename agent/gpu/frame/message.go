@@ -5,13 +5,14 @@ const Version = 2
 
 // Bounds of what a frame may hold.
 const (
-	MaxBody         = 1 << 16
+	MaxBody         = 1 << 17
 	MaxGPUs         = 64 // bits of a mask
 	MaxProcesses    = 1024
 	MaxCapabilities = 64
-	MaxInstances    = 8 // GPU instances (MIG) of a GPU
+	MaxInstances    = 8 // MIG devices of a GPU
 	MaxFacts        = 32
 	MaxText         = 255 // bytes of a string
+	MaxInstanceID   = 96  // bytes of the string that names an instance
 )
 
 // Type of a frame.
@@ -30,7 +31,7 @@ const (
 	TypeFault     Type = 20
 	TypeDone      Type = 21
 	TypeHealth    Type = 22
-	TypeInstance  Type = 23
+	TypeInstances Type = 23
 	TypeEvent     Type = 24
 )
 
@@ -47,8 +48,8 @@ type Request struct {
 	// Sample and Processes are masks of GPUs: what to read of which. A Describe does the same,
 	// and describes them anew.
 	Sample, Processes uint64
-	// Health and Burst are masks too: the rare counters, and what moves fast and costs two
-	// calls (the batch of fields) or, where BurstGPM is set as well, four.
+	// Health and Burst are masks too: the rare counters, and what moves fast and costs one
+	// call (a batch of fields) or, where BurstGPM is set as well, three.
 	Health, Burst, BurstGPM uint64
 	// Events: the child listens for events of the GPUs, and tells them as they come.
 	Events bool
@@ -75,7 +76,8 @@ type Fact struct{ Name, Value string }
 // Process is a process that has a context on a GPU, as the driver says.
 type Process struct {
 	PID       int32
-	UsedBytes int64 // -1: not known
+	UsedBytes int64  // -1: not known
+	Instance  string // UUID of the MIG device that it is on; empty: none
 }
 
 // Processes of a GPU. Known false: the driver does not say.
@@ -91,6 +93,7 @@ const (
 	CodeBusy        = -1 // the agent asked a GPU that has not answered yet
 	CodePanic       = -2 // the binding stumbled over what the library gave it
 	CodeImplausible = -3 // a value that cannot be
+	CodeBudget      = -4 // the calls of this second were used up: what was asked is left out
 )
 
 // Fault is a call that failed.
@@ -110,4 +113,7 @@ type Done struct {
 	Seq    uint64
 	TookUs int64
 	Calls  int // into the library, since the request
+	// SlowUs is how long the slowest of them took, and Slow what it was.
+	Slow   Class
+	SlowUs int64
 }

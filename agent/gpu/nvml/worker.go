@@ -55,7 +55,8 @@ func newWorker(lib *library, l *link, index int) *worker {
 // reset forgets what the GPU was.
 func (w *worker) reset() {
 	w.handle, w.described, w.next, w.renewed = nil, false, numDescriptions, false
-	w.device = frame.Device{Index: w.index, DriverVersion: w.lib.driver, MemTotalBytes: -1, PowerLimitMW: -1, SMClockMaxMHz: -1, MIGMode: -1, NVLinks: -1}
+	w.device = frame.Unknown(w.index)
+	w.device.DriverVersion = w.lib.driver
 	clear(w.off[:])
 	clear(w.offField[:])
 	w.gpm.fresh, w.gpm.asked = false, false
@@ -183,7 +184,7 @@ const (
 // pass reads the GPU once.
 func (w *worker) pass() {
 	start := time.Now()
-	r := frame.Reading{GPU: w.index, Seq: w.job.Seq, ElapsedUs: start.Sub(w.job.at).Microseconds()}
+	r := frame.Reading{GPU: w.index, GI: frame.WholeGPU, Seq: w.job.Seq, ElapsedUs: start.Sub(w.job.at).Microseconds()}
 	before := w.calls
 	d := w.handle
 	if w.may(callUtilization) {
