@@ -12,7 +12,7 @@ import (
 
 const (
 	magic   = "FWNVMLSH"
-	version = 1
+	version = 2
 
 	// MaxGPUs is the room for GPUs in the shared memory.
 	MaxGPUs = 16
@@ -54,6 +54,7 @@ type gpu struct {
 	nvlinks, nvlinkVersion, nvlinkMBps                         uint32
 	pcieGen, pcieWidth, pcieMaxGen, pcieMaxWidth               uint32
 	gpm, powerInstant                                          uint32
+	cycles, _                                                  uint32
 	ecc, mig                                                   uint32
 	tempShutdownC, tempSlowdownC, tempMemMaxC, tempGPUMaxC     uint32
 	retiredSBE, retiredDBE, retiredPending                     uint32
@@ -64,7 +65,7 @@ type gpu struct {
 	nvlinkCRCFlit, nvlinkCRCData, nvlinkReplay, nvlinkRecovery uint64
 	energyStartMJ, nvlinkTxStart, nvlinkRxStart                uint64
 	pcieTxStart, pcieRxStart                                   uint64
-	pcieWrap                                                   uint64
+	cyclesStart, pcieWrap                                      uint64
 	lostUs, resetUs                                            int64
 	idle                                                       Level
 	idleReasons                                                uint64
@@ -119,7 +120,8 @@ type memoryHeader struct {
 	seq                                 uint64
 	nowUs                               int64
 	faultLeft                           [MaxFaults]int64
-	_                                   [4096 - 312]byte
+	inFlight, mostAtOnce                [MaxGPUs + 1]uint32
+	_                                   [4096 - 312 - 2*4*(MaxGPUs+1)]byte
 }
 
 type function struct {

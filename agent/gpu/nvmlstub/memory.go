@@ -310,6 +310,28 @@ func (m *Memory) Calls(name string, gpu int) uint64 {
 	return m.Snapshot()[name].of(gpu)
 }
 
+// InFlight is how many calls of all processes are under way on a GPU; NoGPU: without one. A
+// process that was killed leaves its own in it, until ResetInFlight.
+func (m *Memory) InFlight(gpu int) int { return m.flight(gpu, &m.m.header.inFlight) }
+
+// MostInFlight is how many calls on a GPU one process had under way at once, at the most.
+func (m *Memory) MostInFlight(gpu int) int { return m.flight(gpu, &m.m.header.mostAtOnce) }
+
+func (m *Memory) flight(gpu int, of *[MaxGPUs + 1]uint32) int {
+	if gpu < 0 || gpu > NoGPU {
+		return 0
+	}
+	return int(atomic.LoadUint32(&of[gpu]))
+}
+
+// ResetInFlight forgets what was in flight: while nothing calls.
+func (m *Memory) ResetInFlight() {
+	for i := range m.m.header.inFlight {
+		atomic.StoreUint32(&m.m.header.inFlight[i], 0)
+		atomic.StoreUint32(&m.m.header.mostAtOnce[i], 0)
+	}
+}
+
 // Counts are the calls of a function by GPU, the last entry those without one.
 type Counts [MaxGPUs + 1]uint64
 
@@ -377,6 +399,8 @@ type Truth struct {
 	NVLinkTxBytes, NVLinkRxBytes    float64
 	PCIeTxBytes, PCIeRxBytes        float64
 	TensorSeconds, TensorMegacycles float64 // the integrals of the tensor fraction, and of it times the SM clock in MHz
+	CyclesElapsed                   float64 // of the SM clock
+	Cycles                          Level   // the integrals of the fractions times the SM clock, in cycles: what GPM counts since boot
 	BusySeconds                     float64 // with a kernel on it
 }
 
@@ -404,5 +428,9 @@ func (c *config) truth(i int, fromUs, toUs int64) Truth {
 	t.EnergyJ, t.TensorSeconds, t.BusySeconds = sum[PowerW], sum[Tensor], sum[Util]
 	t.NVLinkTxBytes, t.NVLinkRxBytes, t.PCIeTxBytes, t.PCIeRxBytes = sum[NVLinkTxBps], sum[NVLinkRxBps], sum[PCIeTxBps], sum[PCIeRxBps]
 	t.TensorMegacycles = between(func(l *Level) float64 { return l[Tensor] * l[SMClockMHz] })
+	t.CyclesElapsed = between(func(l *Level) float64 { return l[SMClockMHz] * 1e6 })
+	for q := range PowerW {
+		t.Cycles[q] = between(func(l *Level) float64 { return l[q] * l[SMClockMHz] * 1e6 })
+	}
 	return t
 }

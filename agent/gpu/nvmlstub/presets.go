@@ -90,6 +90,9 @@ func (g *GPU) fill(c *gpu, host uint32, index int, repeatUs int64) error {
 		return fmt.Errorf("model %d is not known", g.Model)
 	}
 	f := g.Model.figures()
+	if g.Cycles > CyclesRefused {
+		return fmt.Errorf("cycles %d, wanted at most %d", g.Cycles, CyclesRefused)
+	}
 	limit := orDefault(g.PowerLimitMW, f.limitW*1000)
 	*c = gpu{
 		pciBus: []uint32{0x18, 0x2a, 0x3a, 0x5d, 0x9a, 0xab, 0xba, 0xdb}[index%8], pciDomain: uint32(index / 8), pciDeviceID: f.pciID, pciSubsystemID: f.pciSub,
@@ -103,7 +106,7 @@ func (g *GPU) fill(c *gpu, host uint32, index int, repeatUs int64) error {
 		memTotal: f.memMiB * mib, memReserved: f.reservedMiB * mib, bar1Total: f.bar1MiB * mib, bar1Used: mib,
 		eccCorrected: g.ECCCorrected, eccUncorrected: g.ECCUncorrected, remappedUnc: g.RemappedRows,
 		nvlinkCRCFlit: g.NVLinkErrors, nvlinkCRCData: g.NVLinkErrors, nvlinkReplay: g.NVLinkErrors, nvlinkRecovery: g.NVLinkErrors,
-		energyStartMJ: g.EnergyStartMJ, pcieWrap: g.PCIeWrapBytes, lostUs: until(g.LostAt), resetUs: until(g.ResetAt),
+		energyStartMJ: g.EnergyStartMJ, pcieWrap: g.PCIeWrapBytes, cycles: uint32(g.Cycles), cyclesStart: g.CyclesStart, lostUs: until(g.LostAt), resetUs: until(g.ResetAt),
 		idle: g.Model.Idle(), idleReasons: 1, idlePstate: 0,
 	}
 	if g.MIG {

@@ -61,7 +61,7 @@ func need(t testing.TB) {
 			return
 		}
 		built.probe = filepath.Join(built.dir, "probe")
-		args := append([]string{"-std=gnu11", "-O1", "-D_GNU_SOURCE", "-o", built.probe, "testdata/probe.c", "-ldl"}, built.sanitize...)
+		args := append([]string{"-std=gnu11", "-O1", "-D_GNU_SOURCE", "-o", built.probe, "testdata/probe.c", "-ldl", "-pthread"}, built.sanitize...)
 		if out, cerr := exec.CommandContext(ctx, "gcc", args...).CombinedOutput(); cerr != nil {
 			built.err = fmt.Errorf("compile the probe: %w: %s", cerr, out)
 		}
@@ -131,6 +131,18 @@ func (b buffer) text(at int) string {
 // call calls a function: ints are numbers, strings strings, bytes buffers.
 func (p *probe) call(name string, args ...any) (code int, out []buffer) {
 	p.t.Helper()
+	return p.say("call "+name, args...)
+}
+
+// atOnce calls a function from several threads at once.
+func (p *probe) atOnce(threads int, name string, args ...any) (code int) {
+	p.t.Helper()
+	code, _ = p.say(fmt.Sprintf("threads %d %s", threads, name), args...)
+	return code
+}
+
+func (p *probe) say(command string, args ...any) (code int, out []buffer) {
+	p.t.Helper()
 	var b strings.Builder
 	for _, a := range args {
 		switch v := a.(type) {
@@ -146,10 +158,10 @@ func (p *probe) call(name string, args ...any) (code int, out []buffer) {
 			p.t.Fatalf("argument of type %T", a)
 		}
 	}
-	words := strings.Fields(p.line("call %s%s", name, b.String()))
+	words := strings.Fields(p.line("%s%s", command, b.String()))
 	code, err := strconv.Atoi(words[0])
 	if err != nil {
-		p.t.Fatalf("%s: answer %q", name, words)
+		p.t.Fatalf("%s: answer %q", command, words)
 	}
 	for _, w := range words[1:] {
 		raw, err := hex.DecodeString(w)

@@ -44,6 +44,8 @@ type GPU struct {
 	Name, UUID, Serial, VBIOS string
 	PowerLimitMW              uint32
 	EnergyStartMJ             uint64 // of the counter at the scenario's start
+	Cycles                    Cycles // whether GPM counts since boot
+	CyclesStart               uint64 // of the SM clock, at the scenario's start
 	PCIeWrapBytes             uint64 // modulus of the PCIe counters; 0: they do not wrap
 	ECCCorrected              uint64
 	ECCUncorrected            uint64
@@ -54,6 +56,17 @@ type GPU struct {
 	ResetAt                   time.Duration // from when on its counters count from zero, above 0
 	Segments                  []Segment     // by time, apart from each other; idle between them
 }
+
+// Cycles says what a driver makes of GPM's counters since boot: metrics 248 to 404.
+type Cycles uint32
+
+// Ways to answer for counters since boot.
+const (
+	CyclesCounted     Cycles = iota
+	CyclesUnsupported        // the metric returns NOT_SUPPORTED
+	CyclesUnknown            // the metric returns INVALID_ARGUMENT
+	CyclesRefused            // the whole call does, whatever else it asks for
+)
 
 // Segment is a stretch of load. A step computes and then, for the share Comm of it,
 // communicates; without a step there is only Compute.
@@ -101,7 +114,8 @@ type Event struct {
 // Fault makes calls fail or hang: the first that fits a call is met. Function is a name, a
 // beginning and '*', or '*'. GPUs nil is all of them and the calls that name none; NoGPU
 // stands for the latter. To 0 is for ever, Count 0 is every time. Code 0 lets the call succeed
-// after the delay. A delay is of the machine's clock, and ends when the fault is taken away.
+// after the delay. Function may also be "field 94" or "metric 248", for one value of a field batch
+// or of GPM: then there is no delay. A delay is of the machine's clock, and ends when the fault is taken away.
 type Fault struct {
 	Function string
 	GPUs     []int

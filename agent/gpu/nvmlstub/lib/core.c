@@ -24,6 +24,7 @@ static bool copied;             // whether conf is one
 static uint64_t conf_seq;       // of the copy
 static int slot[FN_COUNT];      // where a function is counted, -1: nowhere
 static struct nvmlDevice_st handles[STUB_MAX_GPUS];
+static uint32_t under_way[STUB_MAX_GPUS + 1]; // calls of this process
 
 static const char *const names[FN_COUNT] = {FN_NAMES};
 
@@ -198,7 +199,7 @@ static nvmlReturn_t delay(struct call *c, uint64_t id, int64_t us) {
     for (;;) {
         int64_t left = us - (clock_us(CLOCK_MONOTONIC) - start);
         if (left <= 0) return NVML_SUCCESS;
-        call_end(c);
+        call_pause(c);
         wait_us(left < 5000 ? left : 5000);
         nvmlReturn_t r = lock_current();
         if (r != NVML_SUCCESS) return r;
@@ -207,12 +208,48 @@ static nvmlReturn_t delay(struct call *c, uint64_t id, int64_t us) {
     }
 }
 
+// count_in notes a call under way, and how many there were at once in this process: a process
+// that was killed leaves its own in the sum, but spoils no maximum.
+static void count_in(struct call *c, unsigned int gpu) {
+    c->index = gpu;
+    c->counted = true;
+    uint32_t n = __atomic_add_fetch(&under_way[gpu], 1, __ATOMIC_RELAXED);
+    if (!writable) return;
+    __atomic_fetch_add(&shm->header.in_flight[gpu], 1, __ATOMIC_RELAXED);
+    uint32_t *most = &shm->header.most_at_once[gpu], was = __atomic_load_n(most, __ATOMIC_RELAXED);
+    while (was < n && !__atomic_compare_exchange_n(most, &was, n, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+static void count_out(struct call *c) {
+    if (!c->counted) return;
+    c->counted = false;
+    __atomic_fetch_sub(&under_way[c->index], 1, __ATOMIC_RELAXED);
+    if (!writable) return;
+    uint32_t *all = &shm->header.in_flight[c->index], was = __atomic_load_n(all, __ATOMIC_RELAXED);
+    while (was > 0 && !__atomic_compare_exchange_n(all, &was, was - 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+// part_fault is the code of a fault that names a part of a call, such as "field 94".
+nvmlReturn_t part_fault(const struct call *c, const char *what, unsigned int id) {
+    for (uint32_t i = 0; i < c->conf->faults; i++) {
+        const struct stub_fault *f = &c->conf->fault[i];
+        char name[32];
+        if (f->code == 0 || f->function[0] != what[0] || !(f->gpus >> c->index & 1) || c->now_us < f->from_us || c->now_us >= f->to_us) continue;
+        snprintf(name, sizeof name, "%s %u", what, id);
+        if (fits(f->function, name) && take(i)) return (nvmlReturn_t)f->code;
+    }
+    return NVML_SUCCESS;
+}
+
 nvmlReturn_t call_begin(struct call *c, int fn, unsigned int gpu) {
     memset(c, 0, sizeof *c);
     nvmlReturn_t r = lock_current();
     if (r != NVML_SUCCESS) return r;
     c->locked = true;
     if (gpu > STUB_NO_GPU) gpu = STUB_NO_GPU;
+    count_in(c, gpu);
     if (writable && slot[fn] >= 0) __atomic_fetch_add(&shm->function[slot[fn]].calls[gpu], 1, __ATOMIC_RELAXED);
     int64_t t = now_us();
     for (uint32_t i = 0; i < conf.faults; i++) {
@@ -226,8 +263,10 @@ nvmlReturn_t call_begin(struct call *c, int fn, unsigned int gpu) {
     }
     c->conf = &conf;
     c->now_us = now_us();
-    c->index = gpu;
-    if (gpu < conf.gpus) c->gpu = &conf.gpu[gpu];
+    if (gpu < conf.gpus) {
+        c->gpu = &conf.gpu[gpu];
+        c->load = gpu_load(c->gpu);
+    }
     if (c->gpu != NULL && c->now_us >= c->gpu->lost_us) return NVML_ERROR_GPU_IS_LOST;
     return NVML_SUCCESS;
 }
@@ -241,10 +280,17 @@ nvmlReturn_t call_again(struct call *c) {
     return NVML_SUCCESS;
 }
 
-void call_end(struct call *c) {
+// call_pause lets go of the configuration while a call waits.
+void call_pause(struct call *c) {
     if (!c->locked) return;
     c->locked = false;
     pthread_rwlock_unlock(&lock);
+}
+
+// call_end ends a call, once: more often does no harm.
+void call_end(struct call *c) {
+    if (c->counted) count_out(c);
+    call_pause(c);
 }
 
 nvmlDevice_t any_handle(unsigned int index) { return &handles[index]; }

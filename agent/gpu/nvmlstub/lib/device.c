@@ -366,12 +366,12 @@ STUB nvmlReturn_t nvmlDeviceGetClock(nvmlDevice_t device, nvmlClockType_t type, 
 }
 
 static unsigned int pstate(const struct call *c) {
-    const struct stub_segment *s = segment_at(c->conf, c->gpu, c->now_us);
+    const struct stub_segment *s = segment_at(c->conf, &c->load, c->now_us);
     return s == NULL ? c->gpu->idle_pstate : s->pstate;
 }
 
 static uint64_t reasons(const struct call *c) {
-    const struct stub_segment *s = segment_at(c->conf, c->gpu, c->now_us);
+    const struct stub_segment *s = segment_at(c->conf, &c->load, c->now_us);
     return s == NULL ? c->gpu->idle_reasons : s->reasons;
 }
 

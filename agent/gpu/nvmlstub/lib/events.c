@@ -90,7 +90,7 @@ static nvmlReturn_t event_wait(int fn, nvmlEventSet_t set, nvmlEventData_t *data
         }
         int64_t left = end - monotonic_us();
         if (left <= 0) return NVML_ERROR_TIMEOUT;
-        call_end(&c);
+        call_pause(&c);
         wait_us(left < POLL_US ? left : POLL_US);
         r = call_again(&c);
         if (r != NVML_SUCCESS) return r;

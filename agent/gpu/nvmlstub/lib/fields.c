@@ -47,6 +47,8 @@ static nvmlReturn_t pcie_counter(const struct call *c, nvmlFieldValue_t *f, int 
 
 static nvmlReturn_t field(const struct call *c, nvmlFieldValue_t *f) {
     const struct stub_gpu *g = c->gpu;
+    nvmlReturn_t r = part_fault(c, "field", f->fieldId);
+    if (r != NVML_SUCCESS) return r;
     switch (f->fieldId) {
     case NVML_FI_DEV_ECC_CURRENT:
     case NVML_FI_DEV_ECC_PENDING: return g->ecc == 2 ? NVML_ERROR_NOT_SUPPORTED : number(f, g->ecc);

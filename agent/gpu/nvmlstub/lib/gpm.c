@@ -1,4 +1,6 @@
-// GPM: a sample holds the integrals at its moment, and metrics are the exact averages between two.
+// GPM: a sample holds the integrals at its moment, and metrics are the exact averages between
+// two, or, of counters since boot, what the newer sample counts.
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,8 +11,9 @@
 struct nvmlGpmSample_st {
     uint32_t magic, gpu; // gpu STUB_NO_GPU: never taken
     int64_t at_us;
-    uint32_t nvlinks, pad;
+    uint32_t nvlinks, cycles; // cycles: enum stub_cycles
     double sum[STUB_QUANTITIES];
+    double counted[CYCLES_ELAPSED + 1]; // since boot: bytes, cycles
 };
 
 static bool alive(nvmlGpmSample_t s) { return s != NULL && s->magic == SAMPLE_MAGIC; }
@@ -34,14 +37,26 @@ STUB nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample) {
     return NVML_SUCCESS;
 }
 
+static void fill(const struct call *c, nvmlGpmSample_t s) {
+    const struct stub_gpu *g = c->gpu;
+    s->gpu = c->index;
+    s->at_us = c->now_us;
+    s->nvlinks = g->nvlinks;
+    s->cycles = g->cycles;
+    for (int q = 0; q < STUB_QUANTITIES; q++) s->sum[q] = integral(c->conf, &c->load, q, c->now_us);
+    for (int q = 0; q < STUB_QUANTITIES; q++) s->counted[CYCLES(q)] = floor(count(c, CYCLES(q), 0, 1));
+    s->counted[CYCLES_ELAPSED] = floor(count(c, CYCLES_ELAPSED, g->cycles_start, 1));
+    s->counted[STUB_PCIE_TX_BPS] = floor(count(c, STUB_PCIE_TX_BPS, g->pcie_tx_start, 1));
+    s->counted[STUB_PCIE_RX_BPS] = floor(count(c, STUB_PCIE_RX_BPS, g->pcie_rx_start, 1));
+    s->counted[STUB_NVLINK_TX_BPS] = count(c, STUB_NVLINK_TX_BPS, g->nvlink_tx_start, 1);
+    s->counted[STUB_NVLINK_RX_BPS] = count(c, STUB_NVLINK_RX_BPS, g->nvlink_rx_start, 1);
+}
+
 STUB nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample) {
     DEVICE(nvmlGpmSampleGet);
     NEED(alive(sample));
     if (c.gpu->gpm == 0 || c.gpu->mig == 1) return NVML_ERROR_NOT_SUPPORTED;
-    sample->gpu = c.index;
-    sample->at_us = c.now_us;
-    sample->nvlinks = c.gpu->nvlinks;
-    for (int q = 0; q < STUB_QUANTITIES; q++) sample->sum[q] = integral(c.conf, c.gpu, q, c.now_us);
+    fill(&c, sample);
     return NVML_SUCCESS;
 }
 
@@ -108,6 +123,43 @@ static struct metric find(unsigned int id, uint32_t links) {
     return (struct metric){.q = -1};
 }
 
+// counted maps a counter since boot to what a sample counted; -1: it is none.
+static int counter_of(unsigned int id) {
+    switch (id) {
+    case NVML_GPM_METRIC_SM_CYCLES_ELAPSED: return CYCLES_ELAPSED;
+    case NVML_GPM_METRIC_SM_CYCLES_ACTIVE: return CYCLES(STUB_SM);
+    case NVML_GPM_METRIC_MMA_CYCLES_ACTIVE: return CYCLES(STUB_TENSOR);
+    case NVML_GPM_METRIC_DMMA_CYCLES_ACTIVE: return CYCLES(STUB_DFMA); // the stub plays one kind of double precision on tensor cores
+    case NVML_GPM_METRIC_HMMA_CYCLES_ACTIVE: return CYCLES(STUB_HMMA);
+    case NVML_GPM_METRIC_IMMA_CYCLES_ACTIVE: return CYCLES(STUB_IMMA);
+    case NVML_GPM_METRIC_DFMA_CYCLES_ACTIVE: return CYCLES(STUB_DFMA);
+    case NVML_GPM_METRIC_PCIE_TX: return STUB_PCIE_TX_BPS;
+    case NVML_GPM_METRIC_PCIE_RX: return STUB_PCIE_RX_BPS;
+    case NVML_GPM_METRIC_INTEGER_CYCLES_ACTIVE: return CYCLES(STUB_INTEGER);
+    case NVML_GPM_METRIC_FP64_CYCLES_ACTIVE: return CYCLES(STUB_FP64);
+    case NVML_GPM_METRIC_FP32_CYCLES_ACTIVE: return CYCLES(STUB_FP32);
+    case NVML_GPM_METRIC_FP16_CYCLES_ACTIVE: return CYCLES(STUB_FP16);
+    default: break;
+    }
+    if (id < NVML_GPM_METRIC_NVLINK_L0_RX || id > NVML_GPM_METRIC_NVLINK_L71_TX) return -1;
+    return (id - NVML_GPM_METRIC_NVLINK_L0_RX) % 2 == 0 ? STUB_NVLINK_RX_BPS : STUB_NVLINK_TX_BPS;
+}
+
+// since_boot answers for a counter since boot: one sample is enough for it, and of two it is
+// the second that counts.
+static void since_boot(nvmlGpmMetric_t *m, int q, const struct nvmlGpmSample_st *s) {
+    bool link = m->metricId >= NVML_GPM_METRIC_NVLINK_L0_RX;
+    if (s->cycles == STUB_CYCLES_UNKNOWN) {
+        m->nvmlReturn = NVML_ERROR_INVALID_ARGUMENT;
+        return;
+    }
+    if (s->cycles != STUB_CYCLES_COUNTED || (link && (m->metricId - NVML_GPM_METRIC_NVLINK_L0_RX) / 2 >= s->nvlinks)) return;
+    m->nvmlReturn = NVML_SUCCESS;
+    m->value = link ? floor(s->counted[q] / s->nvlinks) : s->counted[q];
+    m->metricInfo.shortName = m->metricInfo.longName = (char *)(uintptr_t)(q < STUB_QUANTITIES ? "TRAFFIC" : "CYCLES");
+    m->metricInfo.unit = (char *)(uintptr_t)(q < STUB_QUANTITIES ? "B" : "");
+}
+
 // The list of a caller may end behind numMetrics: nothing else of it is touched.
 STUB nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
     struct call c __attribute__((cleanup(call_end)));
@@ -120,12 +172,17 @@ STUB nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
     const struct nvmlGpmSample_st *a = get->sample1, *b = get->sample2;
     NEED(alive(get->sample1) && alive(get->sample2) && a->gpu == b->gpu && a->gpu != STUB_NO_GPU);
     NEED(get->numMetrics > 0 && get->numMetrics <= NVML_GPM_METRIC_MAX);
+    for (unsigned int i = 0; i < get->numMetrics && b->cycles == STUB_CYCLES_REFUSED; i++) NEED(counter_of(get->metrics[i].metricId) < 0);
     for (unsigned int i = 0; i < get->numMetrics; i++) {
         nvmlGpmMetric_t *m = &get->metrics[i];
+        int since = counter_of(m->metricId);
         struct metric is = find(m->metricId, a->nvlinks);
         m->value = 0;
         m->metricInfo.shortName = m->metricInfo.longName = m->metricInfo.unit = NULL;
+        m->nvmlReturn = part_fault(&c, "metric", m->metricId);
+        if (m->nvmlReturn != NVML_SUCCESS) continue;
         m->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
+        if (since >= 0) since_boot(m, since, b);
         if (is.q < 0) continue;
         m->metricInfo.shortName = m->metricInfo.longName = (char *)(uintptr_t)is.name;
         m->metricInfo.unit = (char *)(uintptr_t)is.unit;

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define STUB_MAGIC "FWNVMLSH"
-#define STUB_VERSION 1u
+#define STUB_VERSION 2u
 #define STUB_MAX_GPUS 16
 #define STUB_MAX_SEGMENTS 64
 #define STUB_MAX_PROCESSES 64
@@ -48,6 +48,9 @@ enum stub_quantity {
     STUB_QUANTITIES
 };
 
+// What a driver makes of GPM's counters since boot.
+enum stub_cycles { STUB_CYCLES_COUNTED, STUB_CYCLES_UNSUPPORTED, STUB_CYCLES_UNKNOWN, STUB_CYCLES_REFUSED };
+
 // A stretch of a scenario: steps of step_us, each a computing part and then, for the share
 // comm of the step, a communicating part. No step: computing all the time.
 struct stub_segment {
@@ -69,6 +72,7 @@ struct stub_gpu {
     uint32_t nvlinks, nvlink_version, nvlink_mbps;
     uint32_t pcie_gen, pcie_width, pcie_max_gen, pcie_max_width;
     uint32_t gpm, power_instant; // 0 or 1; power_instant: GetPowerUsage is no average
+    uint32_t cycles, pad1;       // of GPM's counters since boot: enum stub_cycles
     uint32_t ecc, mig;           // 0, 1, or 2 for not supported
     uint32_t temp_shutdown_c, temp_slowdown_c, temp_mem_max_c, temp_gpu_max_c;
     uint32_t retired_sbe, retired_dbe, retired_pending;
@@ -78,6 +82,7 @@ struct stub_gpu {
     uint64_t ecc_corrected, ecc_uncorrected;                                         // both volatile and aggregate
     uint64_t nvlink_crc_flit, nvlink_crc_data, nvlink_replay, nvlink_recovery;       // a link
     uint64_t energy_start_mj, nvlink_tx_start, nvlink_rx_start, pcie_tx_start, pcie_rx_start;
+    uint64_t cycles_start;     // of the SM clock, at the scenario's start
     uint64_t pcie_wrap;        // the PCIe counters' modulus, 0: none
     int64_t lost_us, reset_us; // from when on it is lost; when its counters began again at zero
     double idle[STUB_QUANTITIES];
@@ -128,7 +133,9 @@ struct stub_header {
     uint64_t seq;   // odd while config is being written
     int64_t now_us; // where config.manual is 1
     int64_t fault_left[STUB_MAX_FAULTS]; // how many more calls; below 0: no end
-    char reserved[4096 - 312];
+    uint32_t in_flight[STUB_MAX_GPUS + 1];   // calls under way, of all processes
+    uint32_t most_at_once[STUB_MAX_GPUS + 1]; // the most that one process had under way
+    char reserved[4096 - 312 - 2 * 4 * (STUB_MAX_GPUS + 1)];
 };
 
 struct stub_function {

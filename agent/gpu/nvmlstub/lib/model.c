@@ -11,13 +11,22 @@ int64_t cycle_us(const struct stub_config *conf, int64_t at_us) {
     return conf->repeat_us > 0 ? at_us % conf->repeat_us : at_us;
 }
 
-const struct stub_segment *segment_at(const struct stub_config *conf, const struct stub_gpu *g, int64_t at_us) {
+struct load gpu_load(const struct stub_gpu *g) { return (struct load){g->segments, g->segment, g->idle}; }
+
+const struct stub_segment *segment_at(const struct stub_config *conf, const struct load *l, int64_t at_us) {
     int64_t t = cycle_us(conf, at_us);
-    for (uint32_t i = 0; i < g->segments; i++) {
-        const struct stub_segment *s = &g->segment[i];
+    for (uint32_t i = 0; i < l->segments; i++) {
+        const struct stub_segment *s = &l->segment[i];
         if (t >= s->start_us && t - s->start_us < s->length_us) return s;
     }
     return NULL;
+}
+
+// of is a quantity of a level, or what CYCLES makes of it.
+static double of(const double *level, int q) {
+    if (q < STUB_QUANTITIES) return level[q];
+    double hertz = level[STUB_SM_MHZ] * 1e6;
+    return q == CYCLES_ELAPSED ? hertz : level[q - STUB_QUANTITIES] * hertz;
 }
 
 // computing is how long of a step is the computing part.
@@ -26,16 +35,16 @@ static int64_t computing(const struct stub_segment *s) {
 }
 
 double value_at(const struct call *c, int q, int64_t at_us) {
-    const struct stub_segment *s = segment_at(c->conf, c->gpu, at_us);
-    if (s == NULL) return c->gpu->idle[q];
-    if (s->step_us <= 0) return s->level[0][q];
+    const struct stub_segment *s = segment_at(c->conf, &c->load, at_us);
+    if (s == NULL) return of(c->load.idle, q);
+    if (s->step_us <= 0) return of(s->level[0], q);
     int64_t in = (cycle_us(c->conf, at_us) - s->start_us + s->phase_us) % s->step_us;
-    return s->level[in >= computing(s)][q];
+    return of(s->level[in >= computing(s)], q);
 }
 
 // steps is the integral, over microseconds, of steps that begin at 0.
 static double steps(const struct stub_segment *s, int q, int64_t to_us) {
-    double a = s->level[0][q], b = s->level[1][q];
+    double a = of(s->level[0], q), b = of(s->level[1], q);
     if (s->step_us <= 0) return a * (double)to_us;
     int64_t part = computing(s), n = to_us / s->step_us, rest = to_us % s->step_us;
     double whole = a * (double)part + b * (double)(s->step_us - part);
@@ -44,43 +53,48 @@ static double steps(const struct stub_segment *s, int q, int64_t to_us) {
 }
 
 // once is the integral from 0 within one cycle.
-static double once(const struct stub_gpu *g, int q, int64_t to_us) {
+static double once(const struct load *l, int q, int64_t to_us) {
     double sum = 0;
     int64_t gap = to_us;
-    for (uint32_t i = 0; i < g->segments && g->segment[i].start_us < to_us; i++) {
-        const struct stub_segment *s = &g->segment[i];
+    for (uint32_t i = 0; i < l->segments && l->segment[i].start_us < to_us; i++) {
+        const struct stub_segment *s = &l->segment[i];
         int64_t in = to_us - s->start_us;
         if (in > s->length_us) in = s->length_us;
         sum += steps(s, q, in + s->phase_us) - steps(s, q, s->phase_us);
         gap -= in;
     }
-    return sum + g->idle[q] * (double)gap;
+    return sum + of(l->idle, q) * (double)gap;
 }
 
-double integral(const struct stub_config *conf, const struct stub_gpu *g, int q, int64_t to_us) {
+double integral(const struct stub_config *conf, const struct load *l, int q, int64_t to_us) {
     if (to_us <= 0) return 0;
-    if (conf->repeat_us <= 0) return once(g, q, to_us) / 1e6;
-    double sum = once(g, q, to_us % conf->repeat_us);
+    if (conf->repeat_us <= 0) return once(l, q, to_us) / 1e6;
+    double sum = once(l, q, to_us % conf->repeat_us);
     int64_t n = to_us / conf->repeat_us;
-    if (n > 0) sum += (double)n * once(g, q, conf->repeat_us);
+    if (n > 0) sum += (double)n * once(l, q, conf->repeat_us);
     return sum / 1e6;
 }
 
 double mean_of_last(const struct call *c, int q, int64_t window_us) {
     int64_t from = c->now_us > window_us ? c->now_us - window_us : 0;
     if (from >= c->now_us) return value_at(c, q, c->now_us);
-    double d = integral(c->conf, c->gpu, q, c->now_us) - integral(c->conf, c->gpu, q, from);
+    double d = integral(c->conf, &c->load, q, c->now_us) - integral(c->conf, &c->load, q, from);
     return d * 1e6 / (double)(c->now_us - from);
 }
 
-// counter is a counter's state: from its start, or from zero since the last reset.
-uint64_t counter(const struct call *c, int q, uint64_t start, double scale) {
-    double sum = integral(c->conf, c->gpu, q, c->now_us);
+// count is a counter's state: from its start, or from zero since the last reset.
+double count(const struct call *c, int q, uint64_t start, double scale) {
+    double sum = integral(c->conf, &c->load, q, c->now_us);
     if (c->now_us >= c->gpu->reset_us) {
-        sum -= integral(c->conf, c->gpu, q, c->gpu->reset_us);
+        sum -= integral(c->conf, &c->load, q, c->gpu->reset_us);
         start = 0;
     }
-    return start + to_u64(sum * scale);
+    return (double)start + sum * scale;
+}
+
+uint64_t counter(const struct call *c, int q, uint64_t start, double scale) {
+    if (c->now_us >= c->gpu->reset_us) start = 0;
+    return start + to_u64(count(c, q, 0, scale)); // a start of its own: it may be too large for a double
 }
 
 uint64_t to_u64(double v) {
@@ -102,7 +116,7 @@ static bool levels_valid(const double *level) {
 static bool gpu_valid(struct stub_gpu *g, int64_t repeat_us) {
     g->uuid[sizeof g->uuid - 1] = g->name[sizeof g->name - 1] = g->serial[sizeof g->serial - 1] = 0;
     g->vbios[sizeof g->vbios - 1] = g->board_part[sizeof g->board_part - 1] = 0;
-    if (g->segments > STUB_MAX_SEGMENTS || g->nvlinks > STUB_MAX_LINKS || g->ecc > 2 || g->mig > 2) return false;
+    if (g->segments > STUB_MAX_SEGMENTS || g->nvlinks > STUB_MAX_LINKS || g->ecc > 2 || g->mig > 2 || g->cycles > STUB_CYCLES_REFUSED) return false;
     if (g->bar1_used > g->bar1_total || g->mem_reserved > g->mem_total || g->reset_us < 0) return false;
     if (!levels_valid(g->idle)) return false;
     int64_t end = 0;

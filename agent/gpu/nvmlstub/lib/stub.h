@@ -17,23 +17,37 @@ struct nvmlDevice_st {
     unsigned int index;
 };
 
+// What is integrated: segments by time, and what is between them.
+struct load {
+    uint32_t segments;
+    const struct stub_segment *segment;
+    const double *idle;
+};
+
+// Beside the quantities themselves, each of them in cycles of the SM clock, and those cycles.
+#define CYCLES(q) (STUB_QUANTITIES + (q))
+#define CYCLES_ELAPSED (2 * STUB_QUANTITIES)
+
 // A call into the library. Between its begin and its end the configuration does not change.
 struct call {
     const struct stub_config *conf;
     const struct stub_gpu *gpu;
-    int64_t now_us; // since the scenario's start
+    struct load load; // the GPU's
+    int64_t now_us;   // since the scenario's start
     unsigned int index;
-    bool locked;
+    bool locked, counted;
 };
 
 nvmlReturn_t call_begin(struct call *c, int fn, unsigned int gpu);
 nvmlReturn_t call_begin_device(struct call *c, int fn, nvmlDevice_t device);
+void call_pause(struct call *c);
 void call_end(struct call *c);
 nvmlReturn_t call_again(struct call *c);
 nvmlReturn_t device_handle(const struct call *c, unsigned int index, nvmlDevice_t *device);
 bool device_index(nvmlDevice_t device, unsigned int *index);
 nvmlDevice_t any_handle(unsigned int index);
 int64_t epoch_us(const struct call *c, int64_t at_us);
+nvmlReturn_t part_fault(const struct call *c, const char *what, unsigned int id);
 void wait_us(int64_t us);
 nvmlReturn_t put_string(char *to, unsigned int length, const char *from);
 int stub_unsupported(int fn);
@@ -60,11 +74,13 @@ int stub_unsupported(int fn);
 
 // model.c: the scenario's functions of time.
 int64_t cycle_us(const struct stub_config *conf, int64_t at_us);
-const struct stub_segment *segment_at(const struct stub_config *conf, const struct stub_gpu *g, int64_t at_us);
+struct load gpu_load(const struct stub_gpu *g);
+const struct stub_segment *segment_at(const struct stub_config *conf, const struct load *l, int64_t at_us);
 double value_at(const struct call *c, int q, int64_t at_us);
-double integral(const struct stub_config *conf, const struct stub_gpu *g, int q, int64_t to_us); // value x seconds from 0
+double integral(const struct stub_config *conf, const struct load *l, int q, int64_t to_us); // value x seconds from 0
 double mean_of_last(const struct call *c, int q, int64_t window_us);
 uint64_t counter(const struct call *c, int q, uint64_t start, double scale);
+double count(const struct call *c, int q, uint64_t start, double scale);
 uint64_t to_u64(double v);
 unsigned int to_percent(double fraction);
 bool config_valid(struct stub_config *conf);
