@@ -89,19 +89,6 @@ func (t *target) add(w *wire.Table, m store.RawMeta) (outside int) {
 	return outside
 }
 
-// sourceNames are the wire's sources as the store writes them.
-var sourceNames = [...]string{
-	wire.SourceUnknown: "unknown", wire.SourceGPM: "gpm", wire.SourceNVML: "nvml", wire.SourceBMC: "bmc", wire.SourceSysfs: "sysfs",
-	wire.SourceEBPF: "ebpf", wire.SourceProcfs: "procfs", wire.SourceDeclared: "declared", wire.SourceRecorded: "recorded",
-}
-
-func sourceName(s wire.Source) string {
-	if int(s) < len(sourceNames) {
-		return sourceNames[s]
-	}
-	return fmt.Sprintf("source%d", s)
-}
-
 // sourceTexts remembers the text for each combination of columns and sources: a fleet has
 // a handful.
 type sourceTexts struct {
@@ -148,13 +135,13 @@ func describeSources(w *wire.Table) string {
 	}
 	switch len(order) {
 	case 0:
-		return sourceName(wire.SourceUnknown)
+		return wire.SourceUnknown.String()
 	case 1:
-		return sourceName(order[0])
+		return order[0].String()
 	}
 	parts := make([]string, len(order))
 	for i, s := range order {
-		parts[i] = sourceName(s) + ":" + names[s]
+		parts[i] = s.String() + ":" + names[s]
 	}
 	return strings.Join(parts, ";")
 }

@@ -52,6 +52,20 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
 
+// sourceNames are what the store and people call sources.
+var sourceNames = [...]string{
+	SourceUnknown: "unknown", SourceGPM: "gpm", SourceNVML: "nvml", SourceBMC: "bmc", SourceSysfs: "sysfs",
+	SourceEBPF: "ebpf", SourceProcfs: "procfs", SourceDeclared: "declared", SourceRecorded: "recorded", SourceNetlink: "netlink",
+}
+
+// String names the source as the store's column `sources` does.
+func (s Source) String() string {
+	if int(s) < len(sourceNames) {
+		return sourceNames[s]
+	}
+	return fmt.Sprintf("source%d", uint8(s))
+}
+
 // Provider reports whether the kind travels on the provider's subject.
 func (k Kind) Provider() bool { return k >= KindInventory }
 

@@ -196,6 +196,7 @@ const (
 	SourceProcfs   Source = 6
 	SourceDeclared Source = 7
 	SourceRecorded Source = 8
+	SourceNetlink  Source = 9
 )
 
 // Column is one field of a table, in structure-of-arrays form. Exactly one of Int and
