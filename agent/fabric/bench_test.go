@@ -12,14 +12,25 @@ import (
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
-// ten is a host of eight InfiniBand ports and two Ethernet devices.
+// ten is a host of eight InfiniBand ports with all their counters and two Ethernet devices.
 func ten(t testing.TB) string {
 	files := map[string]string{}
 	for i := range 8 {
-		maps.Copy(files, rdma(fmt.Sprintf("mlx5_%d", i), "InfiniBand", "4: ACTIVE", "400 Gb/sec (4X NDR)", "250000000000\n", "250000000000\n"))
+		d := fmt.Sprintf("class/infiniband/mlx5_%d", i)
+		p := d + "/ports/1"
+		for _, m := range []map[string]string{
+			rdmaPort("InfiniBand", "4: ACTIVE", "5: LinkUp", "400 Gb/sec (4X NDR)"), pma(250000000000, 250000000000, 1e9, 1e9, 5), mlx5Hardware,
+		} {
+			maps.Copy(files, below(p, m))
+		}
+		files[d+"/fw_ver"] = "28.39.1002\n"
 	}
 	for i := range 2 {
-		maps.Copy(files, ether(fmt.Sprintf("eth%d", i), "../../../devices/x", "up", "25000", "123456789012\n", "123456789012\n"))
+		name := fmt.Sprintf("eth%d", i)
+		maps.Copy(files, ether(name, "../../../devices/x", "up", "25000", "123456789012\n", "123456789012\n"))
+		maps.Copy(files, below("class/net/"+name, map[string]string{
+			"statistics/tx_packets": "12345678\n", "statistics/rx_packets": "12345678\n", "statistics/rx_errors": "0\n", "statistics/tx_dropped": "0\n", "statistics/rx_dropped": "0\n", "carrier_down_count": "1\n",
+		}))
 	}
 	return tree(t, files)
 }
@@ -55,10 +66,19 @@ func TestTickAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(50, tick); n > 0 && !race.Enabled {
 		t.Errorf("a tick makes %.1f allocations, want 0", n)
 	}
+	burst := func() {
+		boot++
+		if err := f.Burst(t.Context(), source.Tick{Burst: 1, WallMs: boot, BootMs: boot}, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := testing.AllocsPerRun(50, burst); n > 0 && !race.Enabled {
+		t.Errorf("a burst makes %.1f allocations, want 0", n)
+	}
 }
 
-// BenchmarkTick is a second of ten ports, everything that is due with it: a tenth of a
-// look at rates and links, a thirtieth of a look at devices.
+// BenchmarkTick is a second of ten ports, everything that is due with it: a tenth of the
+// slow tier (rates, links, health, congestion), a thirtieth of a look at devices.
 func BenchmarkTick(b *testing.B) {
 	f, s := New(Config{Sysfs: ten(b)}), &keep{wire.NewBuilder(wire.KindFabric, wire.SourceSysfs)}
 	defer f.Close()
@@ -72,8 +92,37 @@ func BenchmarkTick(b *testing.B) {
 	}
 }
 
-// BenchmarkProcfs reads the same eight RDMA ports by prometheus/procfs. The fixture has two
-// counters a port; a real mlx5 port has some 46 files.
+// BenchmarkBurst is a moment between two ticks.
+func BenchmarkBurst(b *testing.B) {
+	f, s := New(Config{Sysfs: ten(b)}), &keep{wire.NewBuilder(wire.KindFabric, wire.SourceSysfs)}
+	defer f.Close()
+	b.ReportAllocs()
+	if err := f.Sample(b.Context(), source.Tick{BootMs: 1}, s); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if err := f.Burst(b.Context(), source.Tick{Burst: 1, BootMs: 2}, s); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkGuests is one answer about 16 virtual functions.
+func BenchmarkGuests(b *testing.B) {
+	msg := answer("eth0", 16, func(vf int) (uint64, bool) { return uint64(vf) * 1e9, true })
+	into := make([]function, 16)
+	for i := range into {
+		into[i].id = i
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := decodeFunctions(msg, into); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkProcfs reads the same eight RDMA ports by prometheus/procfs.
 func BenchmarkProcfs(b *testing.B) {
 	fs, err := sysfs.NewFS(ten(b))
 	if err != nil {

@@ -92,37 +92,110 @@ func (f *Fabric) found(l listing) (ports []port, over int) {
 }
 
 func (f *Fabric) rdmaPort(device, name, number string) (port, bool) {
-	if _, err := parseCount([]byte(number)); err != nil {
+	if _, err := parseCount([]byte(number)); err != nil || f.soft(device) {
 		return port{}, false
 	}
 	dir := filepath.Join(device, "ports", number)
 	p := port{
 		name: name + "/" + number, rdma: true, kind: kindRoCE,
-		rate: filepath.Join(dir, "rate"), link: filepath.Join(dir, "state"),
+		rate: filepath.Join(dir, "rate"), link: filepath.Join(dir, "state"), phys: filepath.Join(dir, "phys_state"),
 	}
 	if layer, err := small(filepath.Join(dir, "link_layer"), f.buf[:]); err == nil && string(layer) == "InfiniBand" {
 		p.kind = kindInfiniBand
 	}
 	if virtual(device) {
 		p.kind = kindVF
+		p.parent = f.parent(device, true)
 	}
-	// The first pair of files that exists; the words of the standard if none does, so that
-	// the reason names them.
-	p.tx, p.rx, p.scale = file(dir, "counters/port_xmit_data"), file(dir, "counters/port_rcv_data"), 4
-	for _, c := range []struct {
-		tx, rx string
-		scale  int64
-	}{
-		{"counters_ext/port_xmit_data_64", "counters_ext/port_rcv_data_64", 4},
-		{"counters/port_xmit_data", "counters/port_rcv_data", 4},
-		{"hw_counters/tx_bytes", "hw_counters/rx_bytes", 1},
-	} {
-		if exists(filepath.Join(dir, c.tx)) {
-			p.tx, p.rx, p.scale = file(dir, c.tx), file(dir, c.rx), c.scale
-			break
+	// The words of the standard, unless they hold no count; then what the driver has of its
+	// own; the words again if there is nothing, so that the reason names them.
+	words := func() []reading { return append(f.pick(dir, rdmaTx), f.pick(dir, rdmaRx)...) }
+	p.base = words()
+	if len(p.base) < 2 || f.read(&p.base[0]) != nil {
+		if own := append(f.pick(dir, rdmaTxOctets), f.pick(dir, rdmaRxOctets)...); len(own) == 2 {
+			closeAll(p.base)
+			p.base = own
 		}
 	}
+	closeAll(p.base)
+	if len(p.base) == 2 {
+		packets := append(f.pick(dir, rdmaTxPackets), f.pick(dir, rdmaRxPackets)...)
+		p.slow = f.pickAll(dir, rdmaSlow)
+		p.add(packets)
+	}
 	return p, true
+}
+
+func closeAll(rs []reading) {
+	for i := range rs {
+		rs[i].close()
+	}
+}
+
+// add takes the packets in: with the bytes, but of a virtual function with what is slow,
+// as there may be hundreds, each with files that stay open.
+func (p *port) add(packets []reading) {
+	if p.kind == kindVF {
+		p.slow = append(packets, p.slow...)
+		return
+	}
+	p.base = append(p.base, packets...)
+}
+
+// pick returns the reading of the first of the names that exists.
+func (f *Fabric) pick(dir string, n named) []reading {
+	for _, name := range n.names {
+		first, second, sum := strings.Cut(name, "+")
+		if !exists(filepath.Join(dir, first)) {
+			continue
+		}
+		r := reading{field: n.field, scale: n.scale, value: -1, files: [2]counter{file(dir, first), {fd: -1}}}
+		if sum && exists(filepath.Join(dir, second)) {
+			r.files[1] = file(dir, second)
+		}
+		return []reading{r}
+	}
+	return nil
+}
+
+func (f *Fabric) pickAll(dir string, all []named) []reading {
+	var out []reading
+	for _, n := range all {
+		out = append(out, f.pick(dir, n)...)
+	}
+	return out
+}
+
+// soft reports whether an RDMA device is made of software: its bytes are those of the
+// network device that it rides on.
+func (f *Fabric) soft(device string) bool {
+	if desc, err := small(filepath.Join(device, "node_desc"), f.buf[:]); err == nil {
+		if d := string(desc); d == "rxe" || strings.HasPrefix(d, "Software iWARP") {
+			return true
+		}
+	}
+	target, err := os.Readlink(device)
+	return err == nil && strings.Contains(target, "/devices/virtual/")
+}
+
+// parent finds the port that a virtual function stands behind, if the host has it.
+func (f *Fabric) parent(device string, rdma bool) string {
+	pf := filepath.Join(device, "device", "physfn")
+	if rdma {
+		if list, err := names(filepath.Join(pf, "infiniband")); err == nil && len(list) > 0 {
+			return list[0] + "/1"
+		}
+	}
+	list, err := names(filepath.Join(pf, "net"))
+	if err != nil {
+		return ""
+	}
+	for _, n := range list { // representors are among them
+		if label, lerr := small(filepath.Join(pf, "net", n, "phys_port_name"), f.buf[:]); lerr != nil || !representor(string(label)) {
+			return n
+		}
+	}
+	return ""
 }
 
 func (f *Fabric) netPort(dir, name string) (port, bool) {
@@ -137,14 +210,32 @@ func (f *Fabric) netPort(dir, name string) (port, bool) {
 		return port{}, false
 	}
 	p := port{
-		name: name, kind: kindEthernet, scale: 1,
-		tx: file(dir, "statistics/tx_bytes"), rx: file(dir, "statistics/rx_bytes"),
+		name: name, kind: kindEthernet, ifindex: f.number(filepath.Join(dir, "ifindex")),
 		rate: filepath.Join(dir, "speed"), link: filepath.Join(dir, "operstate"),
 	}
 	if virtual(dir) {
 		p.kind = kindVF
+		p.parent = f.parent(dir, false)
 	}
+	for _, n := range netBase[:2] {
+		p.base = append(p.base, reading{field: n.field, scale: n.scale, value: -1, files: [2]counter{file(dir, n.names[0]), {fd: -1}}})
+	}
+	p.slow = f.pickAll(dir, netSlow)
+	p.add(f.pickAll(dir, netBase[2:]))
 	return p, true
+}
+
+// number reads a small count; -1: there is none.
+func (f *Fabric) number(path string) int64 {
+	b, err := small(path, f.buf[:])
+	if err != nil {
+		return -1
+	}
+	v, err := parseCount(b)
+	if err != nil {
+		return -1
+	}
+	return v
 }
 
 // representor reports whether a port's name is that of a function behind an adapter's
