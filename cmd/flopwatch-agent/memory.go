@@ -18,7 +18,8 @@ import (
 
 // Memory. The live heap is 1 to 4 MiB, so that a collector of garbage that waits for 4 MiB
 // more, as it does by itself, would double the process. The limit is no bound but where it
-// begins to work harder: a disk that is full for hours may need more.
+// begins to work harder: what is kept is bounded where it is kept (Config.PendingRows of the
+// agent, and maps of instruments), and a test of package agent holds that.
 const (
 	gcPercent   = 50
 	memoryLimit = 32 << 20
@@ -33,7 +34,9 @@ const (
 func frugal() {
 	runtime.MemProfileRate = 0 // its table is larger than the heap
 	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimit)
+	if os.Getenv("GOMEMLIMIT") == "" { // an operator's own bound holds
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
 }
 
