@@ -56,7 +56,7 @@ var since470 = []string{
 var (
 	declared    = regexp.MustCompile(`(?m)^(?:DEPRECATED\([0-9.]+\)\s+)?nvmlReturn_t\s+DECLDIR\s+(nvml\w+)\s*\(`)
 	implemented = regexp.MustCompile(`(?m)^STUB nvmlReturn_t (nvml\w+)\(`)
-	byMacro     = regexp.MustCompile(`(?m)^(?:TEXT|NUMBER|ENGINE|PROCESSES)\((nvml\w+),`)
+	byMacro     = regexp.MustCompile(`(?m)^(?:TEXT|NUMBER|ENGINE|PROCESSES|PART)\((nvml\w+),`)
 	processList = regexp.MustCompile(`(?m)^PROCESSES\((nvml\w+),`)
 )
 

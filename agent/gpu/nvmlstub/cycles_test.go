@@ -18,9 +18,17 @@ func onePair(t *testing.T, p *probe, gpu int, ids ...uint32) (code int, values [
 	t.Helper()
 	sample := p.ok("nvmlGpmSampleAlloc", make([]byte, 8)).u64(0)
 	p.ok("nvmlGpmSampleGet", p.device(gpu), sample)
+	code, values, codes = metrics(p, sample, sample, ids...)
+	p.ok("nvmlGpmSampleFree", sample)
+	return code, values, codes
+}
+
+// metrics asks for metrics of two samples.
+func metrics(p *probe, a, b uint64, ids ...uint32) (code int, values []float64, codes []uint32) {
+	p.t.Helper()
 	q := word(24+40*len(ids), 1, uint32(len(ids)))
-	binary.LittleEndian.PutUint64(q[8:], sample)
-	binary.LittleEndian.PutUint64(q[16:], sample)
+	binary.LittleEndian.PutUint64(q[8:], a)
+	binary.LittleEndian.PutUint64(q[16:], b)
 	for i, id := range ids {
 		binary.LittleEndian.PutUint32(q[24+40*i:], id)
 	}
@@ -29,7 +37,6 @@ func onePair(t *testing.T, p *probe, gpu int, ids ...uint32) (code int, values [
 		values = append(values, math.Float64frombits(out[0].u64(24+40*i+8)))
 		codes = append(codes, out[0].u32(24+40*i+4))
 	}
-	p.ok("nvmlGpmSampleFree", sample)
 	return code, values, codes
 }
 

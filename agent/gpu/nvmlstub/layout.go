@@ -24,6 +24,10 @@ const (
 	MaxFaults = 32
 	// MaxEvents is that for events.
 	MaxEvents = 64
+	// MaxInstances is that for MIG devices of all GPUs together, MaxMIG of one GPU.
+	MaxInstances, MaxMIG = 64, 8
+	// MaxInstanceSegments is that for segments of a MIG device.
+	MaxInstanceSegments = 4
 
 	maxFunctions = 512
 	never        = math.MaxInt64
@@ -40,12 +44,13 @@ type segment struct {
 	level             [2]Level
 }
 
-type gpu struct {
+type device struct {
 	_                                                          structs.HostLayout
 	uuid                                                       [48]byte
 	name                                                       [64]byte
 	serial, vbios, boardPart                                   [32]byte
 	pciDomain, pciBus, pciDevice, pciDeviceID, pciSubsystemID  uint32
+	model, sms                                                 uint32
 	minor, moduleID, boardID, brand, architecture              uint32
 	ccMajor, ccMinor                                           uint32
 	cores, busWidth, numaNode                                  uint32
@@ -54,7 +59,7 @@ type gpu struct {
 	nvlinks, nvlinkVersion, nvlinkMBps                         uint32
 	pcieGen, pcieWidth, pcieMaxGen, pcieMaxWidth               uint32
 	gpm, powerInstant                                          uint32
-	cycles, _                                                  uint32
+	cycles, migPending                                         uint32
 	ecc, mig                                                   uint32
 	tempShutdownC, tempSlowdownC, tempMemMaxC, tempGPUMaxC     uint32
 	retiredSBE, retiredDBE, retiredPending                     uint32
@@ -73,12 +78,27 @@ type gpu struct {
 	segment                                                    [MaxSegments]segment
 }
 
+type instance struct {
+	_                                            structs.HostLayout
+	id                                           uint64
+	uuid                                         [48]byte
+	profile                                      [16]byte
+	gpu, place                                   uint32
+	gi, ci, slices, ciSlices, sms, segments      uint32
+	copyEngines, decoders, encoders, jpegs, ofas uint32
+	_                                            uint32
+	memTotal, memReserved, bar1Total, bar1Used   uint64
+	idle                                         Level
+	segment                                      [MaxInstanceSegments]segment
+}
+
 type process struct {
-	_                  structs.HostLayout
-	pid, gpus, kind, _ uint32
-	usedBytes          uint64
-	fromUs, toUs       int64
-	name               [32]byte
+	_               structs.HostLayout
+	pid, gpus, kind uint32
+	instance        uint32
+	usedBytes       uint64
+	fromUs, toUs    int64
+	name            [32]byte
 }
 
 type event struct {
@@ -101,12 +121,15 @@ type fault struct {
 type config struct {
 	_                               structs.HostLayout
 	gpus, processes, events, faults uint32
-	manual                          uint32
-	cudaVersion                     int32
+	instances, unprivileged         uint32
+	manual, host                    uint32
+	cudaVersion, _                  int32
 	baseBootUs, baseEpochUs         int64
 	repeatUs                        int64
+	nextID                          uint64
 	driver, nvml                    [80]byte
-	gpu                             [MaxGPUs]gpu
+	gpu                             [MaxGPUs]device
+	instance                        [MaxInstances]instance
 	process                         [MaxProcesses]process
 	event                           [MaxEvents]event
 	fault                           [MaxFaults]fault

@@ -141,7 +141,7 @@ func (m *Memory) SetScenario(s Scenario) error {
 	}
 	atomic.StoreInt64(&m.m.header.nowUs, 0)
 	err = m.change(func(c *config) error {
-		*c = config{baseBootUs: boot, baseEpochUs: s.Epoch.UnixMicro()}
+		*c = config{baseBootUs: boot, baseEpochUs: s.Epoch.UnixMicro(), nextID: c.nextID}
 		if s.Epoch.IsZero() {
 			c.baseEpochUs = time.Now().UnixMicro()
 		}
@@ -270,24 +270,37 @@ func (m *Memory) SetEvents(list ...Event) error {
 // SetSegments replaces a GPU's load. Its counters become those of the new load from the start,
 // so change it before something reads, or at the end of all that was read.
 func (m *Memory) SetSegments(gpu int, list ...Segment) error {
+	return m.changeGPU(gpu, func(c *config, g *device) (err error) {
+		g.segments, err = fillSegments(g.segment[:], list, c.repeatUs)
+		return err
+	})
+}
+
+// changeGPU is change for what concerns one GPU.
+func (m *Memory) changeGPU(gpu int, f func(*config, *device) error) error {
 	return m.change(func(c *config) error {
 		if gpu < 0 || gpu >= int(c.gpus) {
 			return fmt.Errorf("nvmlstub: GPU %d of %d", gpu, c.gpus)
 		}
-		clear(c.gpu[gpu].segment[:])
-		return fillSegments(&c.gpu[gpu], list, c.repeatUs)
+		if err := f(c, &c.gpu[gpu]); err != nil {
+			return fmt.Errorf("nvmlstub: GPU %d: %w", gpu, err)
+		}
+		return nil
 	})
+}
+
+// newID is an id that nothing had before in this memory.
+func (c *config) newID() uint64 {
+	c.nextID++
+	return c.nextID
 }
 
 // SetLost loses a GPU from a time on; a negative time brings it back.
 func (m *Memory) SetLost(gpu int, at time.Duration) error {
-	return m.change(func(c *config) error {
-		if gpu < 0 || gpu >= int(c.gpus) {
-			return fmt.Errorf("nvmlstub: GPU %d of %d", gpu, c.gpus)
-		}
-		c.gpu[gpu].lostUs = us(at)
+	return m.changeGPU(gpu, func(_ *config, g *device) error {
+		g.lostUs = us(at)
 		if at < 0 {
-			c.gpu[gpu].lostUs = never
+			g.lostUs = never
 		}
 		return nil
 	})
@@ -406,17 +419,19 @@ type Truth struct {
 
 // Truth integrates from one time since the scenario's start to another.
 func (m *Memory) Truth(gpu int, from, to time.Duration) Truth {
-	return look(m, func(c *config) Truth { return c.truth(gpu, us(from), us(to)) })
+	return look(m, func(c *config) Truth { return c.truth(c.gpu[gpu].load(), us(from), us(to)) })
 }
 
 // At is what a GPU does at a moment.
 func (m *Memory) At(gpu int, t time.Duration) Level {
-	return look(m, func(c *config) Level { return c.at(gpu, us(t)) })
+	return look(m, func(c *config) Level { return c.at(c.gpu[gpu].load(), us(t)) })
 }
 
-func (c *config) truth(i int, fromUs, toUs int64) Truth {
+func (c *config) truth(l timeline, fromUs, toUs int64) Truth {
 	// Nothing is below zero but by the rounding of two large sums.
-	between := func(f func(*Level) float64) float64 { return max(0, c.integral(i, f, toUs)-c.integral(i, f, fromUs)) }
+	between := func(f func(*Level) float64) float64 {
+		return max(0, c.integral(l, f, toUs)-c.integral(l, f, fromUs))
+	}
 	var t Truth
 	var sum Level
 	for q := range NumQuantities {

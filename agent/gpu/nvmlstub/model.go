@@ -62,10 +62,22 @@ func (s *segment) steps(f func(*Level) float64, toUs int64) float64 {
 	return float64(n)*whole + a*float64(min(rest, part)) + b*float64(max(0, rest-part))
 }
 
-func (g *gpu) once(f func(*Level) float64, toUs int64) float64 {
+// timeline is what is integrated: segments by time, and what is between them.
+type timeline struct {
+	segment []segment
+	idle    *Level
+}
+
+func (g *device) load() timeline { return timeline{g.segment[:min(g.segments, MaxSegments)], &g.idle} }
+
+func (d *instance) load() timeline {
+	return timeline{d.segment[:min(d.segments, MaxInstanceSegments)], &d.idle}
+}
+
+func (l timeline) once(f func(*Level) float64, toUs int64) float64 {
 	sum, gap := 0.0, toUs
-	for i := range g.segment[:min(g.segments, MaxSegments)] {
-		s := &g.segment[i]
+	for i := range l.segment {
+		s := &l.segment[i]
 		if s.startUs >= toUs {
 			break
 		}
@@ -73,33 +85,31 @@ func (g *gpu) once(f func(*Level) float64, toUs int64) float64 {
 		sum += s.steps(f, in+s.phaseUs) - s.steps(f, s.phaseUs)
 		gap -= in
 	}
-	return sum + f(&g.idle)*float64(gap)
+	return sum + f(l.idle)*float64(gap)
 }
 
 // integral is f's value times seconds, from the scenario's start.
-func (c *config) integral(i int, f func(*Level) float64, toUs int64) float64 {
-	g := &c.gpu[i]
+func (c *config) integral(l timeline, f func(*Level) float64, toUs int64) float64 {
 	switch {
 	case toUs <= 0:
 		return 0
 	case c.repeatUs <= 0:
-		return g.once(f, toUs) / 1e6
+		return l.once(f, toUs) / 1e6
 	}
-	sum := g.once(f, toUs%c.repeatUs)
+	sum := l.once(f, toUs%c.repeatUs)
 	if n := toUs / c.repeatUs; n > 0 {
-		sum += float64(n) * g.once(f, c.repeatUs)
+		sum += float64(n) * l.once(f, c.repeatUs)
 	}
 	return sum / 1e6
 }
 
 // at is the level at a moment.
-func (c *config) at(i int, us int64) Level {
-	g := &c.gpu[i]
+func (c *config) at(l timeline, us int64) Level {
 	if c.repeatUs > 0 {
 		us %= c.repeatUs
 	}
-	for k := range g.segment[:min(g.segments, MaxSegments)] {
-		s := &g.segment[k]
+	for k := range l.segment {
+		s := &l.segment[k]
 		if us < s.startUs || us-s.startUs >= s.lengthUs {
 			continue
 		}
@@ -108,5 +118,5 @@ func (c *config) at(i int, us int64) Level {
 		}
 		return s.level[0]
 	}
-	return g.idle
+	return *l.idle
 }

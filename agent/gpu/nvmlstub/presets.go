@@ -32,6 +32,8 @@ type figures struct {
 	gpm, instant                         uint32
 	mig                                  uint32 // 2: not supported
 	idleW, idleSMMHz                     float64
+	sms                                  uint32
+	sliceSMs                             [8]uint32 // of a GPU instance of so many slices
 }
 
 const (
@@ -40,26 +42,33 @@ const (
 	mib                                            = 1 << 20
 )
 
+// Multiprocessors of GPU instances by their slices.
+var (
+	ampereSMs    = [8]uint32{1: 14, 2: 28, 3: 42, 4: 56, 7: 98}
+	hopperSMs    = [8]uint32{1: 16, 2: 32, 3: 60, 4: 64, 7: 132}
+	blackwellSMs = [8]uint32{1: 18, 2: 36, 3: 70, 4: 72, 7: 148}
+)
+
 var models = [numModels]figures{
 	H100SXM: {name: "NVIDIA H100 80GB HBM3", board: "692-2G520-0200-000", vbios: "96.00.89.00.01", pciID: 0x233010de, pciSub: 0x16c110de,
 		arch: archHopper, brand: brandNVIDIA, ccMajor: 9, cores: 16896, busWidth: 5120, memMiB: 81559, reservedMiB: 551, bar1MiB: 131072,
 		limitW: 700, minW: 200, smMHz: 1980, memMHz: 2619, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 6, nvlinkMBps: 26562,
-		pcieGen: 5, gpm: 1, idleW: 72, idleSMMHz: 345},
+		pcieGen: 5, gpm: 1, idleW: 72, idleSMMHz: 345, sms: 132, sliceSMs: hopperSMs},
 	H200: {name: "NVIDIA H200", board: "692-2G520-0280-000", vbios: "96.00.BC.00.01", pciID: 0x233510de, pciSub: 0x18be10de,
 		arch: archHopper, brand: brandNVIDIA, ccMajor: 9, cores: 16896, busWidth: 6144, memMiB: 143771, reservedMiB: 607, bar1MiB: 262144,
 		limitW: 700, minW: 200, smMHz: 1980, memMHz: 3201, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 6, nvlinkMBps: 26562,
-		pcieGen: 5, gpm: 1, idleW: 76, idleSMMHz: 345},
+		pcieGen: 5, gpm: 1, idleW: 76, idleSMMHz: 345, sms: 132, sliceSMs: hopperSMs},
 	B200: {name: "NVIDIA B200", board: "692-2G525-0220-500", vbios: "97.00.88.00.0F", pciID: 0x290110de, pciSub: 0x199910de,
 		arch: archBlackwell, brand: brandNVIDIA, ccMajor: 10, cores: 18944, busWidth: 8192, memMiB: 183359, reservedMiB: 718, bar1MiB: 262144,
 		limitW: 1000, minW: 200, smMHz: 1965, memMHz: 3996, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 7, nvlinkMBps: 53125,
-		pcieGen: 5, gpm: 1, idleW: 140, idleSMMHz: 120},
+		pcieGen: 5, gpm: 1, idleW: 140, idleSMMHz: 120, sms: 148, sliceSMs: blackwellSMs},
 	A100: {name: "NVIDIA A100-SXM4-80GB", board: "692-2G506-0212-002", vbios: "92.00.45.00.05", pciID: 0x20b210de, pciSub: 0x147f10de,
 		arch: archAmpere, brand: brandNVIDIA, ccMajor: 8, cores: 6912, busWidth: 5120, memMiB: 81920, reservedMiB: 635, bar1MiB: 131072,
 		limitW: 400, minW: 100, smMHz: 1410, memMHz: 1593, videoMHz: 1290, nvlinks: 12, nvlinkVersion: 4, nvlinkMBps: 25781,
-		pcieGen: 4, instant: 1, idleW: 55, idleSMMHz: 210},
+		pcieGen: 4, instant: 1, idleW: 55, idleSMMHz: 210, sms: 108, sliceSMs: ampereSMs},
 	L40S: {name: "NVIDIA L40S", board: "900-2G133-0080-000", vbios: "95.02.66.00.02", pciID: 0x26b910de, pciSub: 0x185110de,
 		arch: archAda, brand: brandNVIDIA, ccMajor: 8, ccMinor: 9, cores: 18176, busWidth: 384, memMiB: 46068, reservedMiB: 562, bar1MiB: 65536,
-		limitW: 350, minW: 100, smMHz: 2520, memMHz: 9001, videoMHz: 1965, pcieGen: 4, mig: 2, idleW: 35, idleSMMHz: 210},
+		limitW: 350, minW: 100, smMHz: 2520, memMHz: 9001, videoMHz: 1965, pcieGen: 4, mig: 2, idleW: 35, idleSMMHz: 210, sms: 142},
 }
 
 // figures are a model's; of one that is not known, nothing: Create refuses it.
@@ -85,7 +94,7 @@ func (m Model) Idle() Level {
 }
 
 // fill makes the shared form of a GPU at a place.
-func (g *GPU) fill(c *gpu, host uint32, index int, repeatUs int64) error {
+func (g *GPU) fill(c *device, host uint32, index int, repeatUs int64) error {
 	if g.Model < 0 || g.Model >= numModels {
 		return fmt.Errorf("model %d is not known", g.Model)
 	}
@@ -94,14 +103,15 @@ func (g *GPU) fill(c *gpu, host uint32, index int, repeatUs int64) error {
 		return fmt.Errorf("cycles %d, wanted at most %d", g.Cycles, CyclesRefused)
 	}
 	limit := orDefault(g.PowerLimitMW, f.limitW*1000)
-	*c = gpu{
+	*c = device{
 		pciBus: []uint32{0x18, 0x2a, 0x3a, 0x5d, 0x9a, 0xab, 0xba, 0xdb}[index%8], pciDomain: uint32(index / 8), pciDeviceID: f.pciID, pciSubsystemID: f.pciSub,
+		model: uint32(g.Model), sms: f.sms, mig: f.mig, migPending: f.mig,
 		minor: uint32(index), moduleID: uint32(index + 1), boardID: uint32(0x1800 + 0x100*index), brand: f.brand, architecture: f.arch,
 		ccMajor: f.ccMajor, ccMinor: f.ccMinor, cores: f.cores, busWidth: f.busWidth, numaNode: uint32(index % 8 / 4),
 		powerLimitMW: limit, powerDefaultMW: f.limitW * 1000, powerMinMW: f.minW * 1000, powerMaxMW: f.limitW * 1000,
 		maxClockMHz: [4]uint32{f.smMHz, f.smMHz, f.memMHz, f.videoMHz},
 		nvlinks:     f.nvlinks, nvlinkVersion: f.nvlinkVersion, nvlinkMBps: f.nvlinkMBps,
-		pcieGen: f.pcieGen, pcieWidth: 16, pcieMaxGen: f.pcieGen, pcieMaxWidth: 16, gpm: f.gpm, powerInstant: f.instant, ecc: 1, mig: f.mig,
+		pcieGen: f.pcieGen, pcieWidth: 16, pcieMaxGen: f.pcieGen, pcieMaxWidth: 16, gpm: f.gpm, powerInstant: f.instant, ecc: 1,
 		tempShutdownC: 92, tempSlowdownC: 89, tempMemMaxC: 95, tempGPUMaxC: 87,
 		memTotal: f.memMiB * mib, memReserved: f.reservedMiB * mib, bar1Total: f.bar1MiB * mib, bar1Used: mib,
 		eccCorrected: g.ECCCorrected, eccUncorrected: g.ECCUncorrected, remappedUnc: g.RemappedRows,
@@ -113,7 +123,7 @@ func (g *GPU) fill(c *gpu, host uint32, index int, repeatUs int64) error {
 		if f.mig == 2 {
 			return fmt.Errorf("%s has no MIG", f.name)
 		}
-		c.mig = 1
+		c.mig, c.migPending = 1, 1
 	}
 	for _, t := range []struct {
 		to         []byte
@@ -129,7 +139,9 @@ func (g *GPU) fill(c *gpu, host uint32, index int, repeatUs int64) error {
 			return err
 		}
 	}
-	return fillSegments(c, g.Segments, repeatUs)
+	var err error
+	c.segments, err = fillSegments(c.segment[:], g.Segments, repeatUs)
+	return err
 }
 
 // part is a share of a figure.

@@ -32,6 +32,8 @@ type Scenario struct {
 	Processes                  []Process
 	Events                     []Event
 	Faults                     []Fault
+	// Unprivileged is what the caller is to the driver: sums over the MIG devices of a GPU are not for it.
+	Unprivileged bool
 	// Manual starts with the clock that SetNow moves, at 0, and not with the machine's.
 	Manual bool
 	// Epoch is what the stub's time stamps take for its start; zero: the moment of Create.
@@ -49,9 +51,10 @@ type GPU struct {
 	PCIeWrapBytes             uint64 // modulus of the PCIe counters; 0: they do not wrap
 	ECCCorrected              uint64
 	ECCUncorrected            uint64
-	RemappedRows              uint32 // for uncorrectable errors
-	NVLinkErrors              uint64 // of each kind, a link
-	MIG                       bool   // shown as enabled; there are no instances
+	RemappedRows              uint32     // for uncorrectable errors
+	NVLinkErrors              uint64     // of each kind, a link
+	MIG                       bool       // shown as enabled, whether or not there are instances
+	Instances                 []Instance // MIG devices; they turn it on
 	LostAt                    time.Duration
 	ResetAt                   time.Duration // from when on its counters count from zero, above 0
 	Segments                  []Segment     // by time, apart from each other; idle between them
@@ -89,6 +92,7 @@ type Process struct {
 	Type      ProcessType
 	From, To  time.Duration
 	Name      string
+	MIG       Place
 }
 
 // ProcessType says in which of NVML's lists a process is.
@@ -182,6 +186,7 @@ func (s *Scenario) fill(c *config) error {
 		return fmt.Errorf("nvmlstub: time stamps begin at %v, wanted 1970 or later", s.Epoch)
 	}
 	c.gpus, c.repeatUs, c.cudaVersion = uint32(len(s.GPUs)), us(s.Repeat), int32(orDefault(s.CUDAVersion, 13000))
+	c.host, c.unprivileged = s.Host, bit(s.Unprivileged)
 	driver := orDefault(s.DriverVersion, "580.95.05")
 	if err := put(c.driver[:], "driver version", driver); err != nil {
 		return err
@@ -191,6 +196,12 @@ func (s *Scenario) fill(c *config) error {
 	}
 	for i := range s.GPUs {
 		if err := s.GPUs[i].fill(&c.gpu[i], s.Host, i, us(s.Repeat)); err != nil {
+			return fmt.Errorf("nvmlstub: GPU %d: %w", i, err)
+		}
+		if len(s.GPUs[i].Instances) == 0 {
+			continue
+		}
+		if err := c.setInstances(i, s.GPUs[i].Instances); err != nil {
 			return fmt.Errorf("nvmlstub: GPU %d: %w", i, err)
 		}
 	}
@@ -220,7 +231,11 @@ func fillProcesses(c *config, list []Process) error {
 		if p.Type > MPSProcess {
 			return fmt.Errorf("nvmlstub: process %d has type %d", p.PID, p.Type)
 		}
-		q := process{pid: p.PID, gpus: m, kind: uint32(p.Type), usedBytes: p.UsedBytes, fromUs: us(p.From), toUs: until(p.To)}
+		place, err := p.MIG.shared()
+		if err != nil {
+			return err
+		}
+		q := process{instance: place, pid: p.PID, gpus: m, kind: uint32(p.Type), usedBytes: p.UsedBytes, fromUs: us(p.From), toUs: until(p.To)}
 		if err = put(q.name[:], "process name", p.Name); err != nil {
 			return err
 		}
@@ -246,10 +261,11 @@ func fillEvents(c *config, list []Event) error {
 	return nil
 }
 
-func fillSegments(g *gpu, list []Segment, repeatUs int64) error {
-	if len(list) > MaxSegments {
-		return fmt.Errorf("%d segments, wanted at most %d", len(list), MaxSegments)
+func fillSegments(to []segment, list []Segment, repeatUs int64) (uint32, error) {
+	if len(list) > len(to) {
+		return 0, fmt.Errorf("%d segments, wanted at most %d", len(list), len(to))
 	}
+	clear(to)
 	var end int64
 	for i, s := range list {
 		q := segment{
@@ -258,27 +274,26 @@ func fillSegments(g *gpu, list []Segment, repeatUs int64) error {
 		}
 		switch {
 		case q.startUs < end:
-			return fmt.Errorf("segment %d starts at %v, before the one ahead of it ends", i, s.Start)
+			return 0, fmt.Errorf("segment %d starts at %v, before the one ahead of it ends", i, s.Start)
 		case q.lengthUs <= 0 || q.startUs > latestUs || q.lengthUs > latestUs:
-			return fmt.Errorf("segment %d: start %v, length %v", i, s.Start, s.Length)
+			return 0, fmt.Errorf("segment %d: start %v, length %v", i, s.Start, s.Length)
 		case q.stepUs < 0 || q.phaseUs < 0 || q.stepUs > latestUs || q.phaseUs > latestUs:
-			return fmt.Errorf("segment %d: step %v, phase %v", i, s.Step, s.Phase)
+			return 0, fmt.Errorf("segment %d: step %v, phase %v", i, s.Step, s.Phase)
 		case !(s.Comm >= 0 && s.Comm <= 1):
-			return fmt.Errorf("segment %d: comm %v, wanted 0 to 1", i, s.Comm)
+			return 0, fmt.Errorf("segment %d: comm %v, wanted 0 to 1", i, s.Comm)
 		}
 		for _, l := range q.level {
 			for k, v := range l {
 				if math.IsNaN(v) || v < 0 || v > 1e18 {
-					return fmt.Errorf("segment %d: quantity %d is %v", i, k, v)
+					return 0, fmt.Errorf("segment %d: quantity %d is %v", i, k, v)
 				}
 			}
 		}
 		end = q.startUs + q.lengthUs
-		g.segment[i] = q
+		to[i] = q
 	}
 	if repeatUs > 0 && end > repeatUs {
-		return fmt.Errorf("its segments end at %v, after the cycle", time.Duration(end)*time.Microsecond)
+		return 0, fmt.Errorf("its segments end at %v, after the cycle", time.Duration(end)*time.Microsecond)
 	}
-	g.segments = uint32(len(list))
-	return nil
+	return uint32(len(list)), nil
 }

@@ -23,7 +23,7 @@ static struct stub_config conf; // a checked copy of shm->config
 static bool copied;             // whether conf is one
 static uint64_t conf_seq;       // of the copy
 static int slot[FN_COUNT];      // where a function is counted, -1: nowhere
-static struct nvmlDevice_st handles[STUB_MAX_GPUS];
+static struct nvmlDevice_st handles[STUB_MAX_GPUS], mig_handles[STUB_MAX_GPUS][STUB_MAX_MIG];
 static uint32_t under_way[STUB_MAX_GPUS + 1]; // calls of this process
 
 static const char *const names[FN_COUNT] = {FN_NAMES};
@@ -114,7 +114,13 @@ static nvmlReturn_t map_memory(void) {
     if (shm_fd >= 0) close(shm_fd);
     shm = m, shm_fd = fd, writable = rw, copied = false;
     for (int fn = 0; fn < FN_COUNT; fn++) slot[fn] = find_slot(fn);
-    for (unsigned int i = 0; i < STUB_MAX_GPUS; i++) handles[i].index = i;
+    for (unsigned int i = 0; i < STUB_MAX_GPUS; i++) {
+        handles[i].index = i;
+        for (unsigned int k = 0; k < STUB_MAX_MIG; k++) {
+            struct nvmlDevice_st *h = &mig_handles[i][k];
+            h->index = i, h->place = k, h->mig = true;
+        }
+    }
     return NVML_SUCCESS;
 }
 
@@ -305,12 +311,52 @@ bool device_index(nvmlDevice_t device, unsigned int *index) {
     return false;
 }
 
+// is_mig reports whether a pointer is a handle of a MIG device, whether or not that is still there.
+static bool is_mig(nvmlDevice_t device) {
+    uintptr_t at = (uintptr_t)device, from = (uintptr_t)mig_handles;
+    return at >= from && at < from + sizeof mig_handles && (at - from) % sizeof mig_handles[0][0] == 0;
+}
+
+// mig_handle is the handle of a MIG device. One that was there before in its place has had the
+// same, which is now of this one: as the header says, handles are used again.
+nvmlDevice_t mig_handle(const struct stub_instance *m) {
+    struct nvmlDevice_st *h = &mig_handles[m->gpu][m->place];
+    __atomic_store_n(&h->id, m->id, __ATOMIC_RELEASE);
+    return h;
+}
+
+const struct stub_instance *mig_device(const struct call *c, unsigned int gpu, unsigned int place) {
+    for (uint32_t i = 0; i < c->conf->instances; i++)
+        if (c->conf->instance[i].gpu == gpu && c->conf->instance[i].place == place) return &c->conf->instance[i];
+    return NULL;
+}
+
+const struct stub_instance *gpu_instance(const struct call *c, unsigned int gpu, unsigned int gi) {
+    for (uint32_t i = 0; i < c->conf->instances; i++)
+        if (c->conf->instance[i].gpu == gpu && c->conf->instance[i].gi == gi) return &c->conf->instance[i];
+    return NULL;
+}
+
+// call_begin_device begins a call on a GPU. Most of them do not work on MIG devices.
 nvmlReturn_t call_begin_device(struct call *c, int fn, nvmlDevice_t device) {
+    nvmlReturn_t r = call_begin_any(c, fn, device);
+    return r == NVML_SUCCESS && c->mig != NULL ? NVML_ERROR_NOT_SUPPORTED : r;
+}
+
+// call_begin_any begins a call on a GPU or on a MIG device, which counts as its GPU.
+nvmlReturn_t call_begin_any(struct call *c, int fn, nvmlDevice_t device) {
     unsigned int index = STUB_NO_GPU;
-    bool known = device_index(device, &index);
+    bool mig = is_mig(device), known = device_index(device, &index) || mig;
+    if (mig) index = device->index;
     nvmlReturn_t r = call_begin(c, fn, index);
     if (r != NVML_SUCCESS) return r;
-    return known && c->gpu != NULL ? NVML_SUCCESS : NVML_ERROR_INVALID_ARGUMENT;
+    if (!known || c->gpu == NULL) return NVML_ERROR_INVALID_ARGUMENT;
+    if (!mig) return NVML_SUCCESS;
+    const struct stub_instance *m = c->gpu->mig == 1 ? mig_device(c, index, device->place) : NULL;
+    if (m == NULL || m->id != __atomic_load_n(&device->id, __ATOMIC_ACQUIRE)) return NVML_ERROR_INVALID_ARGUMENT;
+    c->mig = m;
+    c->load = instance_load(gpu_instance(c, index, m->gi));
+    return NVML_SUCCESS;
 }
 
 nvmlReturn_t device_handle(const struct call *c, unsigned int index, nvmlDevice_t *device) {

@@ -99,6 +99,13 @@ STUB nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *devi
     NEED(uuid != NULL && device != NULL);
     for (unsigned int i = 0; i < c.conf->gpus; i++)
         if (strcmp(c.conf->gpu[i].uuid, uuid) == 0) return device_handle(&c, i, device);
+    for (uint32_t i = 0; i < c.conf->instances; i++) {
+        const struct stub_instance *m = &c.conf->instance[i];
+        if (strcmp(m->uuid, uuid) != 0 || m->gpu >= c.conf->gpus || c.conf->gpu[m->gpu].mig != 1) continue;
+        nvmlReturn_t r = device_handle(&c, m->gpu, device);
+        if (r == NVML_SUCCESS) *device = mig_handle(m);
+        return r;
+    }
     return NVML_ERROR_NOT_FOUND;
 }
 
@@ -156,12 +163,9 @@ STUB nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus, nvmlDevice_t
         return NVML_SUCCESS;                                                       \
     }
 
-TEXT(nvmlDeviceGetName, name)
-TEXT(nvmlDeviceGetUUID, uuid)
 TEXT(nvmlDeviceGetSerial, serial)
 TEXT(nvmlDeviceGetVbiosVersion, vbios)
 TEXT(nvmlDeviceGetBoardPartNumber, board_part)
-NUMBER(nvmlDeviceGetIndex, unsigned int, c.index)
 NUMBER(nvmlDeviceGetMinorNumber, unsigned int, c.gpu->minor)
 NUMBER(nvmlDeviceGetModuleId, unsigned int, c.gpu->module_id)
 NUMBER(nvmlDeviceGetBoardId, unsigned int, c.gpu->board_id)
@@ -169,7 +173,6 @@ NUMBER(nvmlDeviceGetMultiGpuBoard, unsigned int, 0)
 NUMBER(nvmlDeviceGetNumaNodeId, unsigned int, c.gpu->numa_node)
 NUMBER(nvmlDeviceGetBrand, nvmlBrandType_t, c.gpu->brand)
 NUMBER(nvmlDeviceGetArchitecture, nvmlDeviceArchitecture_t, c.gpu->architecture)
-NUMBER(nvmlDeviceGetNumGpuCores, unsigned int, c.gpu->cores)
 NUMBER(nvmlDeviceGetMemoryBusWidth, unsigned int, c.gpu->bus_width)
 NUMBER(nvmlDeviceGetBusType, nvmlBusType_t, NVML_BUS_TYPE_PCIE)
 NUMBER(nvmlDeviceGetPowerSource, nvmlPowerSource_t, NVML_POWER_SOURCE_AC)
@@ -179,8 +182,6 @@ NUMBER(nvmlDeviceGetPersistenceMode, nvmlEnableState_t, NVML_FEATURE_ENABLED)
 NUMBER(nvmlDeviceGetDisplayMode, nvmlEnableState_t, NVML_FEATURE_DISABLED)
 NUMBER(nvmlDeviceGetDisplayActive, nvmlEnableState_t, NVML_FEATURE_DISABLED)
 NUMBER(nvmlDeviceGetPowerManagementMode, nvmlEnableState_t, NVML_FEATURE_ENABLED)
-NUMBER(nvmlDeviceIsMigDeviceHandle, unsigned int, 0)
-NUMBER(nvmlDeviceGetMaxMigDeviceCount, unsigned int, c.gpu->mig == 2 ? 0 : 7)
 
 STUB nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *minor) {
     DEVICE(nvmlDeviceGetCudaComputeCapability);
@@ -190,11 +191,31 @@ STUB nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *m
     return NVML_SUCCESS;
 }
 
-STUB nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending) {
-    DEVICE(nvmlDeviceGetMigMode);
-    NEED(current != NULL && pending != NULL);
-    if (c.gpu->mig == 2) return NVML_ERROR_NOT_SUPPORTED;
-    *current = *pending = c.gpu->mig;
+STUB nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t device, unsigned int *cores) {
+    DEVICE(nvmlDeviceGetNumGpuCores);
+    NEED(cores != NULL);
+    if (c.gpu->mig == 1) return NVML_ERROR_NOT_SUPPORTED;
+    *cores = c.gpu->cores;
+    return NVML_SUCCESS;
+}
+
+STUB nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *text, unsigned int length) {
+    ANY(nvmlDeviceGetName);
+    if (c.mig == NULL) return put_string(text, length, c.gpu->name);
+    char name[96];
+    snprintf(name, sizeof name, "%s MIG %s", c.gpu->name, c.mig->profile);
+    return put_string(text, length, name);
+}
+
+STUB nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *text, unsigned int length) {
+    ANY(nvmlDeviceGetUUID);
+    return put_string(text, length, c.mig == NULL ? c.gpu->uuid : c.mig->uuid);
+}
+
+STUB nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index) {
+    ANY(nvmlDeviceGetIndex);
+    NEED(index != NULL);
+    *index = c.mig == NULL ? c.index : c.mig->place;
     return NVML_SUCCESS;
 }
 
@@ -246,36 +267,50 @@ STUB nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_t 
 
 // Memory.
 
-static uint64_t mem_used(const struct call *c) {
-    uint64_t used = to_u64(value_at(c, STUB_MEM_USED_BYTES, c->now_us)), most = c->gpu->mem_total - c->gpu->mem_reserved;
-    return used < most ? used : most;
+// memory_of is a GPU's, or a GPU instance's, whose compute instances share it. What all instances
+// of a GPU use is nothing that everybody may know.
+static nvmlReturn_t memory_of(const struct call *c, uint64_t *total, uint64_t *reserved, uint64_t *used) {
+    if (c->mig == NULL && c->gpu->mig == 1 && c->conf->unprivileged == 1) return NVML_ERROR_NO_PERMISSION;
+    const struct stub_instance *gi = c->mig == NULL ? NULL : gpu_instance(c, c->index, c->mig->gi);
+    *total = gi == NULL ? c->gpu->mem_total : gi->mem_total;
+    *reserved = gi == NULL ? c->gpu->mem_reserved : gi->mem_reserved;
+    *used = to_u64(value_at(c, STUB_MEM_USED_BYTES, c->now_us));
+    if (*used > *total - *reserved) *used = *total - *reserved;
+    return NVML_SUCCESS;
 }
 
 STUB nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory) {
-    DEVICE(nvmlDeviceGetMemoryInfo);
+    ANY(nvmlDeviceGetMemoryInfo);
     NEED(memory != NULL);
-    memory->total = c.gpu->mem_total;
-    memory->used = mem_used(&c) + c.gpu->mem_reserved; // the first version counts the reserved part as used
+    uint64_t total, reserved, used;
+    nvmlReturn_t r = memory_of(&c, &total, &reserved, &used);
+    if (r != NVML_SUCCESS) return r;
+    memory->total = total;
+    memory->used = used + reserved; // the first version counts the reserved part as used
     memory->free = memory->total - memory->used;
     return NVML_SUCCESS;
 }
 
 STUB nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory) {
-    DEVICE(nvmlDeviceGetMemoryInfo_v2);
+    ANY(nvmlDeviceGetMemoryInfo_v2);
     NEED(memory != NULL);
     if (memory->version != nvmlMemory_v2) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-    memory->total = c.gpu->mem_total;
-    memory->reserved = c.gpu->mem_reserved;
-    memory->used = mem_used(&c);
+    uint64_t total, reserved, used;
+    nvmlReturn_t r = memory_of(&c, &total, &reserved, &used);
+    if (r != NVML_SUCCESS) return r;
+    memory->total = total;
+    memory->reserved = reserved;
+    memory->used = used;
     memory->free = memory->total - memory->reserved - memory->used;
     return NVML_SUCCESS;
 }
 
 STUB nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *memory) {
-    DEVICE(nvmlDeviceGetBAR1MemoryInfo);
+    ANY(nvmlDeviceGetBAR1MemoryInfo);
     NEED(memory != NULL);
-    memory->bar1Total = c.gpu->bar1_total;
-    memory->bar1Used = c.gpu->bar1_used;
+    if (c.mig == NULL && c.gpu->mig == 1 && c.conf->unprivileged == 1) return NVML_ERROR_NO_PERMISSION;
+    memory->bar1Total = c.mig == NULL ? c.gpu->bar1_total : c.mig->bar1_total;
+    memory->bar1Used = c.mig == NULL ? c.gpu->bar1_used : c.mig->bar1_used;
     memory->bar1Free = memory->bar1Total - memory->bar1Used;
     return NVML_SUCCESS;
 }
@@ -296,6 +331,7 @@ static nvmlReturn_t engine(int fn, nvmlDevice_t device, int q, unsigned int *uti
     nvmlReturn_t r = call_begin_device(&c, fn, device);
     if (r != NVML_SUCCESS) return r;
     NEED(utilization != NULL && period_us != NULL);
+    if (c.gpu->mig == 1) return NVML_ERROR_NOT_SUPPORTED;
     *utilization = q < 0 ? 0 : to_percent(mean_of_last(&c, q, SECOND_US));
     *period_us = SECOND_US;
     return NVML_SUCCESS;
@@ -536,6 +572,7 @@ STUB nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t device, nvmlMemor
 STUB nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned int *corrected, unsigned int *uncorrected, unsigned int *pending, unsigned int *failed) {
     DEVICE(nvmlDeviceGetRemappedRows);
     NEED(corrected != NULL && uncorrected != NULL && pending != NULL && failed != NULL);
+    if (c.gpu->mig == 1 && mig_device(&c, c.index, 0) != NULL) return NVML_ERROR_NOT_SUPPORTED;
     *corrected = c.gpu->remapped_cor;
     *uncorrected = c.gpu->remapped_unc;
     *pending = c.gpu->remapped_pending;

@@ -10,6 +10,7 @@
 
 struct nvmlGpmSample_st {
     uint32_t magic, gpu; // gpu STUB_NO_GPU: never taken
+    uint64_t instance;   // id of the GPU instance, 0: of the GPU
     int64_t at_us;
     uint32_t nvlinks, cycles; // cycles: enum stub_cycles
     double sum[STUB_QUANTITIES];
@@ -41,7 +42,8 @@ static void fill(const struct call *c, nvmlGpmSample_t s) {
     const struct stub_gpu *g = c->gpu;
     s->gpu = c->index;
     s->at_us = c->now_us;
-    s->nvlinks = g->nvlinks;
+    s->instance = c->mig == NULL ? 0 : gpu_instance(c, c->index, c->mig->gi)->id;
+    s->nvlinks = c->mig == NULL ? g->nvlinks : 0; // instances have no part in them
     s->cycles = g->cycles;
     for (int q = 0; q < STUB_QUANTITIES; q++) s->sum[q] = integral(c->conf, &c->load, q, c->now_us);
     for (int q = 0; q < STUB_QUANTITIES; q++) s->counted[CYCLES(q)] = floor(count(c, CYCLES(q), 0, 1));
@@ -53,15 +55,26 @@ static void fill(const struct call *c, nvmlGpmSample_t s) {
 }
 
 STUB nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample) {
-    DEVICE(nvmlGpmSampleGet);
+    ANY(nvmlGpmSampleGet);
     NEED(alive(sample));
-    if (c.gpu->gpm == 0 || c.gpu->mig == 1) return NVML_ERROR_NOT_SUPPORTED;
+    if (c.gpu->gpm == 0 || (c.gpu->mig == 1 && c.mig == NULL)) return NVML_ERROR_NOT_SUPPORTED;
+    fill(&c, sample);
+    return NVML_SUCCESS;
+}
+
+STUB nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int gi, nvmlGpmSample_t sample) {
+    DEVICE(nvmlGpmMigSampleGet);
+    NEED(alive(sample));
+    if (c.gpu->gpm == 0 || c.gpu->mig != 1) return NVML_ERROR_NOT_SUPPORTED;
+    c.mig = gpu_instance(&c, c.index, gi);
+    if (c.mig == NULL) return NVML_ERROR_NOT_FOUND;
+    c.load = instance_load(c.mig);
     fill(&c, sample);
     return NVML_SUCCESS;
 }
 
 STUB nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t device, nvmlGpmSupport_t *support) {
-    DEVICE(nvmlGpmQueryDeviceSupport);
+    ANY(nvmlGpmQueryDeviceSupport);
     NEED(support != NULL);
     if (support->version != NVML_GPM_SUPPORT_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     support->isSupportedDevice = c.gpu->gpm;
@@ -170,7 +183,7 @@ STUB nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
     NEED(get != NULL);
     if (get->version != NVML_GPM_METRICS_GET_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     const struct nvmlGpmSample_st *a = get->sample1, *b = get->sample2;
-    NEED(alive(get->sample1) && alive(get->sample2) && a->gpu == b->gpu && a->gpu != STUB_NO_GPU);
+    NEED(alive(get->sample1) && alive(get->sample2) && a->gpu == b->gpu && a->gpu != STUB_NO_GPU && a->instance == b->instance);
     NEED(get->numMetrics > 0 && get->numMetrics <= NVML_GPM_METRIC_MAX);
     for (unsigned int i = 0; i < get->numMetrics && b->cycles == STUB_CYCLES_REFUSED; i++) NEED(counter_of(get->metrics[i].metricId) < 0);
     for (unsigned int i = 0; i < get->numMetrics; i++) {

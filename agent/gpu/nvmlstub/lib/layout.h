@@ -14,6 +14,9 @@
 #define STUB_MAX_EVENTS 64
 #define STUB_MAX_FUNCTIONS 512
 #define STUB_MAX_LINKS 36
+#define STUB_MAX_INSTANCES 64        // MIG devices of all GPUs together
+#define STUB_MAX_INSTANCE_SEGMENTS 4 // of each
+#define STUB_MAX_MIG 8               // places for MIG devices under a GPU
 #define STUB_NO_GPU STUB_MAX_GPUS // the column and the mask bit of calls that name no GPU
 #define STUB_NEVER INT64_MAX
 
@@ -65,6 +68,7 @@ struct stub_segment {
 struct stub_gpu {
     char uuid[48], name[64], serial[32], vbios[32], board_part[32];
     uint32_t pci_domain, pci_bus, pci_device, pci_device_id, pci_subsystem_id;
+    uint32_t model, sms; // model is for Go alone
     uint32_t minor, module_id, board_id, brand, architecture, cc_major, cc_minor;
     uint32_t cores, bus_width, numa_node;
     uint32_t power_limit_mw, power_default_mw, power_min_mw, power_max_mw;
@@ -72,7 +76,8 @@ struct stub_gpu {
     uint32_t nvlinks, nvlink_version, nvlink_mbps;
     uint32_t pcie_gen, pcie_width, pcie_max_gen, pcie_max_width;
     uint32_t gpm, power_instant; // 0 or 1; power_instant: GetPowerUsage is no average
-    uint32_t cycles, pad1;       // of GPM's counters since boot: enum stub_cycles
+    uint32_t cycles;             // of GPM's counters since boot: enum stub_cycles
+    uint32_t mig_pending;        // what mig will be after the next reset
     uint32_t ecc, mig;           // 0, 1, or 2 for not supported
     uint32_t temp_shutdown_c, temp_slowdown_c, temp_mem_max_c, temp_gpu_max_c;
     uint32_t retired_sbe, retired_dbe, retired_pending;
@@ -91,8 +96,22 @@ struct stub_gpu {
     struct stub_segment segment[STUB_MAX_SEGMENTS];
 };
 
+// A MIG device: a compute instance in a GPU instance. Of several in one GPU instance the first
+// one's load and memory are those of the GPU instance.
+struct stub_instance {
+    uint64_t id; // never used twice
+    char uuid[48], profile[16];
+    uint32_t gpu, place; // the how manieth MIG device of its GPU
+    uint32_t gi, ci, slices, ci_slices, sms, segments;
+    uint32_t copy_engines, decoders, encoders, jpegs, ofas, pad;
+    uint64_t mem_total, mem_reserved, bar1_total, bar1_used;
+    double idle[STUB_QUANTITIES];
+    struct stub_segment segment[STUB_MAX_INSTANCE_SEGMENTS];
+};
+
 struct stub_process {
-    uint32_t pid, gpus, type, pad; // type: 0 compute, 1 graphics, 2 MPS client
+    uint32_t pid, gpus, type; // type: 0 compute, 1 graphics, 2 MPS client
+    uint32_t instance;        // 0: of none; else 1 + 256 times the GPU instance + the compute instance
     uint64_t used_bytes;
     int64_t from_us, to_us; // in the cycle where the scenario repeats
     char name[32];
@@ -114,13 +133,16 @@ struct stub_fault {
 };
 
 struct stub_config {
-    uint32_t gpus, processes, events, faults;
-    uint32_t manual; // 1: header.now_us is the time
-    int32_t cuda_version;
+    uint32_t gpus, processes, events, faults, instances;
+    uint32_t unprivileged; // 1: the caller is, to the driver, nobody special
+    uint32_t manual, host; // host is for Go alone, and next_id too; manual 1: header.now_us is the time
+    int32_t cuda_version, pad1;
     int64_t base_boot_us, base_epoch_us; // the scenario's start
     int64_t repeat_us;                   // length of the cycle, 0: plays once
+    uint64_t next_id;                    // of MIG devices and events
     char driver[80], nvml[80];
     struct stub_gpu gpu[STUB_MAX_GPUS];
+    struct stub_instance instance[STUB_MAX_INSTANCES];
     struct stub_process process[STUB_MAX_PROCESSES];
     struct stub_event event[STUB_MAX_EVENTS];
     struct stub_fault fault[STUB_MAX_FAULTS];

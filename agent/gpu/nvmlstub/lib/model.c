@@ -13,6 +13,8 @@ int64_t cycle_us(const struct stub_config *conf, int64_t at_us) {
 
 struct load gpu_load(const struct stub_gpu *g) { return (struct load){g->segments, g->segment, g->idle}; }
 
+struct load instance_load(const struct stub_instance *m) { return (struct load){m->segments, m->segment, m->idle}; }
+
 const struct stub_segment *segment_at(const struct stub_config *conf, const struct load *l, int64_t at_us) {
     int64_t t = cycle_us(conf, at_us);
     for (uint32_t i = 0; i < l->segments; i++) {
@@ -113,15 +115,11 @@ static bool levels_valid(const double *level) {
     return true;
 }
 
-static bool gpu_valid(struct stub_gpu *g, int64_t repeat_us) {
-    g->uuid[sizeof g->uuid - 1] = g->name[sizeof g->name - 1] = g->serial[sizeof g->serial - 1] = 0;
-    g->vbios[sizeof g->vbios - 1] = g->board_part[sizeof g->board_part - 1] = 0;
-    if (g->segments > STUB_MAX_SEGMENTS || g->nvlinks > STUB_MAX_LINKS || g->ecc > 2 || g->mig > 2 || g->cycles > STUB_CYCLES_REFUSED) return false;
-    if (g->bar1_used > g->bar1_total || g->mem_reserved > g->mem_total || g->reset_us < 0) return false;
-    if (!levels_valid(g->idle)) return false;
+static bool load_valid(const struct load *l, int64_t repeat_us) {
+    if (!levels_valid(l->idle)) return false;
     int64_t end = 0;
-    for (uint32_t i = 0; i < g->segments; i++) {
-        const struct stub_segment *s = &g->segment[i];
+    for (uint32_t i = 0; i < l->segments; i++) {
+        const struct stub_segment *s = &l->segment[i];
         if (s->start_us < end || s->start_us > LATEST_US || s->length_us <= 0 || s->length_us > LATEST_US) return false;
         if (s->step_us < 0 || s->step_us > LATEST_US || s->phase_us < 0 || s->phase_us > LATEST_US) return false;
         if (!(s->comm >= 0 && s->comm <= 1)) return false;
@@ -131,16 +129,35 @@ static bool gpu_valid(struct stub_gpu *g, int64_t repeat_us) {
     return repeat_us == 0 || end <= repeat_us;
 }
 
+static bool instance_valid(struct stub_instance *m, int64_t repeat_us) {
+    m->uuid[sizeof m->uuid - 1] = m->profile[sizeof m->profile - 1] = 0;
+    if (m->gpu >= STUB_MAX_GPUS || m->place >= STUB_MAX_MIG || m->segments > STUB_MAX_INSTANCE_SEGMENTS) return false;
+    if (m->mem_reserved > m->mem_total || m->bar1_used > m->bar1_total || m->id == 0) return false;
+    struct load l = instance_load(m);
+    return load_valid(&l, repeat_us);
+}
+
+static bool gpu_valid(struct stub_gpu *g, int64_t repeat_us) {
+    g->uuid[sizeof g->uuid - 1] = g->name[sizeof g->name - 1] = g->serial[sizeof g->serial - 1] = 0;
+    g->vbios[sizeof g->vbios - 1] = g->board_part[sizeof g->board_part - 1] = 0;
+    if (g->segments > STUB_MAX_SEGMENTS || g->nvlinks > STUB_MAX_LINKS || g->ecc > 2 || g->mig > 2 || g->mig_pending > 2 || g->cycles > STUB_CYCLES_REFUSED) return false;
+    if (g->bar1_used > g->bar1_total || g->mem_reserved > g->mem_total || g->reset_us < 0) return false;
+    struct load l = gpu_load(g);
+    return load_valid(&l, repeat_us);
+}
+
 // config_valid reports whether the library can work with a configuration, and ends its strings.
 bool config_valid(struct stub_config *conf) {
     conf->driver[sizeof conf->driver - 1] = conf->nvml[sizeof conf->nvml - 1] = 0;
     if (conf->gpus < 1 || conf->gpus > STUB_MAX_GPUS || conf->processes > STUB_MAX_PROCESSES) return false;
-    if (conf->events > STUB_MAX_EVENTS || conf->faults > STUB_MAX_FAULTS) return false;
+    if (conf->instances > STUB_MAX_INSTANCES || conf->unprivileged > 1 || conf->events > STUB_MAX_EVENTS || conf->faults > STUB_MAX_FAULTS) return false;
     if (conf->repeat_us < 0 || conf->repeat_us > LATEST_US || conf->manual > 1) return false;
     if (conf->base_boot_us < -LATEST_US || conf->base_boot_us > LATEST_US) return false;
     if (conf->base_epoch_us < 0 || conf->base_epoch_us > LATEST_US) return false;
     for (uint32_t i = 0; i < conf->gpus; i++)
         if (!gpu_valid(&conf->gpu[i], conf->repeat_us)) return false;
+    for (uint32_t i = 0; i < conf->instances; i++)
+        if (!instance_valid(&conf->instance[i], conf->repeat_us)) return false;
     for (uint32_t i = 0; i < conf->processes; i++) {
         struct stub_process *p = &conf->process[i];
         p->name[sizeof p->name - 1] = 0;

@@ -9,21 +9,25 @@ enum { COMPUTE, GRAPHICS, MPS };
 
 static bool runs(const struct call *c, const struct stub_process *p) {
     int64_t t = cycle_us(c->conf, c->now_us);
-    return (p->gpus >> c->index & 1) && t >= p->from_us && t < p->to_us;
+    if (!(p->gpus >> c->index & 1) || t < p->from_us || t >= p->to_us) return false;
+    return c->mig == NULL || p->instance == 1 + 256 * c->mig->gi + c->mig->ci;
 }
 
 // processes fills a list of one of the two layouts: the second and third version are the same.
 static nvmlReturn_t processes(int fn, nvmlDevice_t device, uint32_t type, unsigned int *count, nvmlProcessInfo_v1_t *v1, nvmlProcessInfo_v2_t *v2) {
     struct call c __attribute__((cleanup(call_end)));
-    nvmlReturn_t r = call_begin_device(&c, fn, device);
+    nvmlReturn_t r = call_begin_any(&c, fn, device);
     if (r != NVML_SUCCESS) return r;
     NEED(count != NULL);
+    if (c.mig == NULL && c.gpu->mig == 1 && c.conf->unprivileged == 1) return NVML_ERROR_NO_PERMISSION;
     unsigned int room = v1 == NULL && v2 == NULL ? 0 : *count, n = 0;
     for (uint32_t i = 0; i < c.conf->processes; i++) {
         const struct stub_process *p = &c.conf->process[i];
         if (p->type != type || !runs(&c, p)) continue;
         if (n < room && v1 != NULL) v1[n] = (nvmlProcessInfo_v1_t){.pid = p->pid, .usedGpuMemory = p->used_bytes};
-        if (n < room && v2 != NULL) v2[n] = (nvmlProcessInfo_v2_t){p->pid, p->used_bytes, NO_INSTANCE, NO_INSTANCE};
+        bool placed = c.gpu->mig == 1 && p->instance != 0;
+        unsigned int gi = placed ? (p->instance - 1) / 256 : NO_INSTANCE, ci = placed ? (p->instance - 1) % 256 : NO_INSTANCE;
+        if (n < room && v2 != NULL) v2[n] = (nvmlProcessInfo_v2_t){p->pid, p->used_bytes, gi, ci};
         n++;
     }
     *count = n;
@@ -97,6 +101,7 @@ STUB nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, nvmlSamplingType_t t
     case NVML_MEMORY_CLK_SAMPLES: q = STUB_MEM_MHZ; break;
     default: return NVML_ERROR_NOT_SUPPORTED;
     }
+    if (c.gpu->mig == 1 && (q == STUB_UTIL || q == STUB_MEM_UTIL || q == STUB_NVENC || q == STUB_NVDEC)) return NVML_ERROR_NOT_SUPPORTED;
     *value_type = NVML_VALUE_TYPE_UNSIGNED_INT;
     if (samples == NULL) {
         *count = BUFFERED;

@@ -13,8 +13,11 @@
 
 #define STUB __attribute__((visibility("default")))
 
+// A handle of a GPU, or of the MIG device that had an id when it was asked for.
 struct nvmlDevice_st {
-    unsigned int index;
+    unsigned int index, place;
+    bool mig;
+    uint64_t id;
 };
 
 // What is integrated: segments by time, and what is between them.
@@ -32,7 +35,8 @@ struct load {
 struct call {
     const struct stub_config *conf;
     const struct stub_gpu *gpu;
-    struct load load; // the GPU's
+    const struct stub_instance *mig; // of a MIG device; gpu is its parent then
+    struct load load;                // the GPU's, or the GPU instance's
     int64_t now_us;   // since the scenario's start
     unsigned int index;
     bool locked, counted;
@@ -40,12 +44,16 @@ struct call {
 
 nvmlReturn_t call_begin(struct call *c, int fn, unsigned int gpu);
 nvmlReturn_t call_begin_device(struct call *c, int fn, nvmlDevice_t device);
+nvmlReturn_t call_begin_any(struct call *c, int fn, nvmlDevice_t device);
 void call_pause(struct call *c);
 void call_end(struct call *c);
 nvmlReturn_t call_again(struct call *c);
 nvmlReturn_t device_handle(const struct call *c, unsigned int index, nvmlDevice_t *device);
 bool device_index(nvmlDevice_t device, unsigned int *index);
 nvmlDevice_t any_handle(unsigned int index);
+nvmlDevice_t mig_handle(const struct stub_instance *m);
+const struct stub_instance *gpu_instance(const struct call *c, unsigned int gpu, unsigned int gi);
+const struct stub_instance *mig_device(const struct call *c, unsigned int gpu, unsigned int place);
 int64_t epoch_us(const struct call *c, int64_t at_us);
 nvmlReturn_t part_fault(const struct call *c, const char *what, unsigned int id);
 void wait_us(int64_t us);
@@ -67,6 +75,14 @@ int stub_unsupported(int fn);
         if (begun != NVML_SUCCESS) return begun;                     \
     } while (0)
 
+// ANY is DEVICE for what works on MIG devices too.
+#define ANY(fn)                                                      \
+    struct call c __attribute__((cleanup(call_end)));                \
+    do {                                                             \
+        nvmlReturn_t begun = call_begin_any(&c, FN_##fn, device);    \
+        if (begun != NVML_SUCCESS) return begun;                     \
+    } while (0)
+
 #define NEED(condition)                                              \
     do {                                                             \
         if (!(condition)) return NVML_ERROR_INVALID_ARGUMENT;        \
@@ -75,6 +91,7 @@ int stub_unsupported(int fn);
 // model.c: the scenario's functions of time.
 int64_t cycle_us(const struct stub_config *conf, int64_t at_us);
 struct load gpu_load(const struct stub_gpu *g);
+struct load instance_load(const struct stub_instance *m);
 const struct stub_segment *segment_at(const struct stub_config *conf, const struct load *l, int64_t at_us);
 double value_at(const struct call *c, int q, int64_t at_us);
 double integral(const struct stub_config *conf, const struct load *l, int q, int64_t to_us); // value x seconds from 0
