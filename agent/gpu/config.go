@@ -20,6 +20,23 @@ type Config struct {
 	// ProcessInterval is the time between looks at the processes, by the ticks' clock.
 	// Default 10 s; negative: never.
 	ProcessInterval time.Duration
+	// SlowInterval is the time between looks at the GPUs' health: 10 s to 30 s is sensible.
+	// Default 20 s; negative: never.
+	SlowInterval time.Duration
+	// BurstGPM asks in bursts for the performance monitor as well: three calls a moment in
+	// place of one, so that there is room for three moments a second at most.
+	BurstGPM bool
+	// BurstBase is how often, while bursts leave no room for whole passes at every tick, there
+	// is one all the same. Default 5 s.
+	BurstBase time.Duration
+	// CallBudget bounds the calls into the library for a GPU in any second. Default 12; less
+	// than a whole pass takes, 9, makes bursts impossible and nothing else.
+	CallBudget int
+	// DriverShare bounds the share of time that calls for one GPU spend in the driver, in the
+	// mean of a minute. Default 0.02.
+	DriverShare float64
+	// NoEvents: events of the GPUs are not listened for.
+	NoEvents bool
 	// DeviceInterval is the time between descriptions of the GPUs, by the ticks' clock.
 	// Default 5 min.
 	DeviceInterval time.Duration
@@ -48,6 +65,10 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.Interval = cmp.Or(c.Interval, time.Second)
 	c.ProcessInterval = cmp.Or(c.ProcessInterval, 10*time.Second)
+	c.SlowInterval = cmp.Or(c.SlowInterval, 20*time.Second)
+	c.BurstBase = cmp.Or(c.BurstBase, 5*time.Second)
+	c.CallBudget = cmp.Or(c.CallBudget, 12)
+	c.DriverShare = min(max(cmp.Or(c.DriverShare, 0.02), 0.0001), 1)
 	c.DeviceInterval = cmp.Or(c.DeviceInterval, 5*time.Minute)
 	c.AnswerWait = cmp.Or(c.AnswerWait, min(c.Interval/2, 500*time.Millisecond))
 	c.StallAfter = cmp.Or(c.StallAfter, 2*time.Second)

@@ -75,7 +75,7 @@ func fakeChild(mode string) int {
 				if q.Type == frame.TypeDescribe {
 					out(frame.AppendDevice(nil, &frame.Device{Index: g, UUID: fmt.Sprintf("GPU-%d", g), MIGMode: -1, NVLinks: -1, MemTotalBytes: -1, PowerLimitMW: -1, SMClockMaxMHz: -1}))
 				}
-				reading := frame.Reading{GPU: g, Seq: q.Seq, ElapsedUs: 5000, TookUs: 10, Calls: 1}
+				reading := frame.Reading{GPU: g, GI: frame.WholeGPU, Seq: q.Seq, ElapsedUs: 5000, TookUs: 10, Calls: 1}
 				reading.Set(frame.UtilE4, int64(g))
 				if mode == "counters" {
 					// NVLink goes up by 1 MiB a tick of 1 s; PCIe passes 32 bits; it wraps at tick 6.

@@ -37,10 +37,12 @@ var hints = map[int]string{
 
 var (
 	_ source.Source        = (*Source)(nil)
+	_ source.Burster       = (*Source)(nil)
 	_ source.ProcessLister = (*Source)(nil)
+	_ source.DeviceLister  = (*Source)(nil)
 )
 
-// Source is the instrument. Sample and Close are called by one goroutine, all else by any.
+// Source is the instrument. Sample, Burst and Close are called by one goroutine, all else by any.
 type Source struct {
 	cfg  Config
 	news chan struct{} // something came, cap 1
@@ -64,10 +66,21 @@ type Source struct {
 	stats     Stats
 	faults    map[FaultKey]*faultCount
 	states    map[int]source.Status // of GPUs, for Latest
+	lastTick  source.Tick
+	tickAt    time.Time // when it was
+	burstMs   int64     // boot time of the last moment of a burst; 0: none yet
+	events    []happening
 
 	// Of the goroutine that calls Sample.
 	request  []byte
 	emit     []emission
+	vitals   []vitalEmission
+	parts    []partEmission
+	happened []happening
+	facts    []fact
+	factsOf  *child // of which the library's facts were read
+	factsMs  int64  // boot time at which they are read again
+	toldFact map[factKey]toldFact
 	devices  []frame.Device
 	say      []source.Status
 	said     map[string]source.Status
@@ -95,7 +108,8 @@ func New(cfg Config) (*Source, error) {
 		}
 		*p = abs
 	}
-	s := &Source{cfg: cfg, news: make(chan struct{}, 1), faults: map[FaultKey]*faultCount{}, said: map[string]source.Status{}, states: map[int]source.Status{}}
+	s := &Source{cfg: cfg, news: make(chan struct{}, 1), faults: map[FaultKey]*faultCount{}, said: map[string]source.Status{}, states: map[int]source.Status{},
+		toldFact: map[factKey]toldFact{}, stats: Stats{Events: map[string]uint64{}}}
 	s.rows.init()
 	return s, nil
 }
@@ -114,12 +128,10 @@ func (s *Source) wake() {
 // Sample implements source.Source: it asks all GPUs that are ready to be asked, waits a little
 // for their answers, and hands on what has come, late answers included.
 func (s *Source) Sample(ctx context.Context, t source.Tick, out source.Sink) error {
-	if s.deadline == nil {
-		s.deadline = time.NewTimer(s.cfg.AnswerWait)
-	} else {
-		s.deadline.Reset(s.cfg.AnswerWait)
-	}
-	defer s.deadline.Stop()
+	defer s.patience(s.cfg.AnswerWait)()
+	s.mu.Lock()
+	s.lastTick, s.tickAt = t, time.Now()
+	s.mu.Unlock()
 	asked := false
 	for waiting := true; waiting; {
 		s.mu.Lock()
@@ -134,19 +146,58 @@ func (s *Source) Sample(ctx context.Context, t source.Tick, out source.Sink) err
 		}
 		waiting = s.pending > 0 || !asked && s.child != nil && s.child.killedAt.IsZero() && s.child.welcome == nil
 		s.mu.Unlock()
-		if !waiting {
-			break
-		}
-		select {
-		case <-s.news:
-		case <-s.deadline.C:
-			waiting = false
-		case <-ctx.Done():
-			waiting = false
-		}
+		waiting = waiting && s.wait(ctx)
 	}
 	s.tell(t, out)
 	return nil
+}
+
+// Burst implements source.Burster: it asks for what moves fast and costs little, of those GPUs
+// for which the calls fit, and waits a quarter as long as a Sample does.
+func (s *Source) Burst(ctx context.Context, t source.Tick, out source.Sink) error {
+	defer s.patience(s.cfg.AnswerWait / 4)()
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errors.New("sample GPUs: the instrument is closed")
+	}
+	s.burstMs = t.BootMs
+	if s.ready() {
+		s.askMoment(t)
+	}
+	waiting := s.pending > 0
+	s.mu.Unlock()
+	for waiting && s.wait(ctx) {
+		s.mu.Lock()
+		waiting = s.pending > 0
+		s.mu.Unlock()
+	}
+	s.mu.Lock()
+	s.collect()
+	s.mu.Unlock()
+	s.handOn(t, out)
+	return nil
+}
+
+// patience sets how long answers are waited for.
+func (s *Source) patience(d time.Duration) (stop func() bool) {
+	if s.deadline == nil {
+		s.deadline = time.NewTimer(d)
+	} else {
+		s.deadline.Reset(d)
+	}
+	return s.deadline.Stop
+}
+
+// wait waits for news. It is false when there is no time left.
+func (s *Source) wait(ctx context.Context) bool {
+	select {
+	case <-s.news:
+		return true
+	case <-s.deadline.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // ready reports whether the child answers.
@@ -307,39 +358,113 @@ func (s *Source) ask(t source.Tick) {
 	now := time.Now()
 	s.seq++
 	s.pending = 0
-	q := frame.Request{Type: frame.TypeSample, Seq: s.seq, BootMs: t.BootMs}
+	q := frame.Request{Type: frame.TypeSample, Seq: s.seq, BootMs: t.BootMs, Events: !s.cfg.NoEvents}
+	bursting := s.burstMs != 0 && t.BootMs-s.burstMs <= s.cfg.Interval.Milliseconds()
 	for _, g := range s.gpus {
-		if !g.asked && t.BootMs >= max(g.nextMs, g.deviceMs) {
+		g.perTick, g.moments = g.moments, 0
+		if s.due(g, t.BootMs) && g.wants(t.BootMs, g.deviceMs, s.cfg.DeviceInterval, g.driver.spent(t.BootMs, s.cfg.DriverShare)) {
 			q.Type = frame.TypeDescribe
 		}
 	}
 	for i, g := range s.gpus {
-		if g.asked || t.BootMs < g.nextMs {
+		if !s.due(g, t.BootMs) {
 			continue
 		}
-		q.Sample |= 1 << i
-		// Not both at once: a second has room for some calls only.
-		if s.cfg.ProcessInterval > 0 && t.BootMs >= g.lookMs && q.Type == frame.TypeSample {
-			q.Processes |= 1 << i
-			// Half an interval early, as ticks are not exact.
-			g.lookMs = t.BootMs + (s.cfg.ProcessInterval - s.cfg.Interval/2).Milliseconds()
+		spent := g.driver.spent(t.BootMs, s.cfg.DriverShare)
+		if spent > 1 {
+			g.heldMs = t.BootMs
+			continue
 		}
-		g.asked, g.askedAt, g.seq, g.tick, g.failing, g.got = true, now, s.seq, t, false, false
-		s.pending++
-	}
-	if q.Type == frame.TypeDescribe { // all that are asked
-		for _, g := range s.gpus {
-			if g.seq == s.seq {
-				g.deviceMs = t.BootMs + s.cfg.DeviceInterval.Milliseconds()
+		bit, calls := uint64(1)<<i, g.costs(&s.cfg)
+		what := askWhole
+		if g.whole(t.BootMs, bursting, g.perTick, &s.cfg) {
+			q.Sample |= bit
+			g.fullMs = t.BootMs
+			g.calls.ask(s.seq, t.BootMs, calls[0])
+		} else {
+			what = askThin
+			q.Burst |= bit
+			if g.gpm() {
+				q.BurstGPM |= bit
+			}
+			g.calls.ask(s.seq, t.BootMs, calls[1])
+		}
+		// Not all at once: a second has room for some calls only. Half an interval early, as
+		// ticks are not exact.
+		early := s.cfg.Interval / 2
+		switch {
+		case q.Type == frame.TypeDescribe: // all that are asked
+			what |= askDescription
+			g.describedMs = t.BootMs
+			g.deviceMs = t.BootMs + s.cfg.DeviceInterval.Milliseconds()
+		case g.wanting == 0 && g.wants(t.BootMs, g.lookMs, s.cfg.ProcessInterval, spent):
+			what |= askList
+			q.Processes |= bit
+			g.lookMs = t.BootMs + (s.cfg.ProcessInterval*time.Duration(g.lists.times()) - early).Milliseconds()
+		case g.wanting > 0 || g.wants(t.BootMs, g.healthMs, s.cfg.SlowInterval, spent):
+			what |= askHealth
+			q.Health |= bit
+			if g.wanting == 0 {
+				g.healthMs = t.BootMs + (s.cfg.SlowInterval*time.Duration(g.looks.times()) - early).Milliseconds()
+			}
+			if g.wanting++; g.wanting > healthEnough {
+				g.wanting = 0
 			}
 		}
-	}
-	if q.Sample == 0 {
-		return
+		s.asking(g, what, t, now)
 	}
 	s.request = frame.AppendRequest(s.request[:0], &q)
-	// A child that does not read is on its way out, and is buried when it has ended; if it
-	// stays, all its GPUs are stalled.
+	if q.Sample|q.Burst != 0 {
+		s.send(now)
+	}
+}
+
+// healthEnough is in how many requests a look at the health has to come to its end.
+const healthEnough = 15
+
+// due reports whether a GPU can be asked at a tick.
+func (s *Source) due(g *gpuState, bootMs int64) bool { return !g.asked && bootMs >= g.nextMs }
+
+// asking takes note of what a GPU is asked.
+func (s *Source) asking(g *gpuState, what question, t source.Tick, now time.Time) {
+	g.asked, g.askedAt, g.seq, g.tick, g.failing, g.got, g.what, g.readUs = true, now, s.seq, t, false, false, what, 0
+	s.pending++
+}
+
+// askMoment sends the request of a moment between ticks, for GPUs that are well and whose
+// calls fit.
+func (s *Source) askMoment(t source.Tick) {
+	now := time.Now()
+	s.seq++
+	s.pending = 0
+	q := frame.Request{Type: frame.TypeSample, Seq: s.seq, BootMs: t.BootMs, Events: !s.cfg.NoEvents}
+	nextMs := s.lastTick.BootMs + s.cfg.Interval.Milliseconds()
+	for i, g := range s.gpus {
+		if g.asked || g.device.UUID == "" || !g.read || g.lost != "" || g.empty > 0 || g.pace.slow > 1 {
+			continue
+		}
+		g.moments++
+		if g.driver.spent(t.BootMs, s.cfg.DriverShare) > burstPart || !g.room(t.BootMs, nextMs, &s.cfg) {
+			s.stats.BurstsRefused++
+			continue
+		}
+		q.Burst |= 1 << i
+		if s.cfg.BurstGPM && g.gpm() {
+			q.BurstGPM |= 1 << i
+		}
+		g.momentMs = t.BootMs
+		g.calls.ask(s.seq, t.BootMs, g.costs(&s.cfg)[2])
+		s.asking(g, askMoment, t, now)
+	}
+	if q.Burst != 0 {
+		s.request = frame.AppendRequest(s.request[:0], &q)
+		s.send(now)
+	}
+}
+
+// send sends s.request. A child that does not read is on its way out, and is buried when it
+// has ended; if it stays, all its GPUs are stalled.
+func (s *Source) send(now time.Time) {
 	if err := s.child.send(s.request); err != nil && !errors.Is(err, syscall.EPIPE) {
 		s.kill(s.child, now, err.Error())
 	}
@@ -357,69 +482,22 @@ func (s *Source) receive(c *child, t frame.Type, body []byte) error {
 	case frame.TypeWelcome:
 		return s.met(c, body)
 	case frame.TypeDevice:
-		var d frame.Device
-		if err := frame.DecodeDevice(body, &d); err != nil {
-			return err // it says what was decoded
-		}
-		g, err := s.gpu(d.Index)
-		if err != nil {
-			return err
-		}
-		if g.described && g.device.UUID != d.UUID {
-			g.changed()
-		}
-		if !g.described {
-			g.fromGPM = [2]bool{d.GPM, d.GPM}
-		}
-		g.device, g.described, g.tell = d, true, true
+		return s.describedAs(body)
 	case frame.TypeReading:
-		var r frame.Reading
-		if err := frame.DecodeReading(body, &r); err != nil {
-			return err // it says what was decoded
-		}
-		g, err := s.gpu(r.GPU)
-		if err != nil || r.Seq != g.seq || !g.asked {
-			return err
-		}
-		g.got = true
-		if g.take(&r) {
-			s.stats.Dropped++
-		}
-		if !g.failing || g.lost == "" { // a lost GPU is asked when its back-off says
-			g.pace(r.TookUs, s.cfg.Interval)
-		}
-		s.stats.Readings++
-		s.stats.LastPass = time.Duration(r.TookUs) * time.Microsecond
+		return s.readingCame(body)
 	case frame.TypeProcesses:
 		return s.listed(body)
+	case frame.TypeHealth:
+		return s.healthCame(body)
+	case frame.TypeInstances:
+		return s.partitioned(body)
+	case frame.TypeEvent:
+		return s.eventCame(body)
 	case frame.TypeFault:
 		return s.faulted(c, body)
 	case frame.TypeDone:
-		var d frame.Done
-		if err := frame.DecodeDone(body, &d); err != nil {
-			return err // it says what was decoded
-		}
-		g, err := s.gpu(d.GPU)
-		if err != nil || d.Seq != g.seq || !g.asked {
-			return err
-		}
-		g.asked = false
-		if g.empty++; g.got {
-			g.empty = 0
-		} else if g.empty == emptyEnough {
-			g.deviceMs = 0 // is it still who it was, and are there as many?
-		}
-		s.stats.Calls += uint64(d.Calls)
-		if g.lost != "" && !g.failing {
-			g.lost, g.lostMs = "", 0
-		}
-		if d.Seq == s.seq {
-			if s.pending--; s.pending == 0 {
-				s.wake()
-			}
-		}
+		return s.doneWith(body)
 	default:
 		return fmt.Errorf("answer of type %d: %w", t, frame.ErrCorrupt)
 	}
-	return nil
 }
