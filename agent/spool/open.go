@@ -3,9 +3,9 @@ package spool
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 
@@ -16,6 +16,9 @@ import (
 //
 //	lock; identity; positions; gaps; scan the segments in order; finish evictions; cut the
 //	torn tail; find the next sequence; begin a segment if there is none fit to go on with
+//
+// Damage is no error: what is damaged is kept in quarantine, and what it costs becomes a gap.
+// Errors are those of the file system.
 func (s *Spool) open() error {
 	if err := s.fs.MkdirAll(s.cfg.Dir); err != nil {
 		return fmt.Errorf("make directory: %w", err)
@@ -33,199 +36,307 @@ func (s *Spool) open() error {
 		if base, ok := segmentBase(name); ok {
 			bases = append(bases, base)
 		}
+		s.ballast = s.ballast || name == "ballast"
 	}
-	if err = s.identify(bases); err != nil {
+	if s.ballast { // it may be empty
+		s.fillBallast()
+	}
+	if err = s.countQuarantine(); err != nil {
 		return err
 	}
-	if s.pos, err = openPositions(s.fs, s.cfg.Dir); err != nil {
+	if bases, err = s.identify(bases); err != nil {
 		return err
 	}
-	if s.gaps, err = readGaps(s.fs, s.cfg.Dir); errors.Is(err, errGaps) {
-		// It cannot be torn, so it is damaged. What it told is lost; holes in the sequence
-		// still show.
-		err = s.quarantineFile("gaps")
+	if err = s.openPositions(len(bases) > 0); err != nil {
+		return err
 	}
+	if err = s.openGaps(); err != nil {
+		return err
+	}
+	damaged, err := s.loadAll(bases)
 	if err != nil {
 		return err
-	}
-	found := s.gaps
-	damaged := false
-	for i, base := range bases {
-		g, bad, err := s.load(base, i == len(bases)-1)
-		if err != nil {
-			return err
-		}
-		if g == nil {
-			continue
-		}
-		s.segments = append(s.segments, g)
-		damaged = bad
 	}
 	if err := s.finishEvictions(); err != nil {
 		return err
 	}
-	last := s.pos.committed
-	for _, g := range s.gaps {
-		last = max(last, g.To)
+	if err := s.account(); err != nil {
+		return err
 	}
-	if len(s.segments) > 0 {
+	if err := s.begin(damaged); err != nil {
+		return err
+	}
+	if free, reserve, ok := s.space(); !s.ballast && (!ok || free > reserve+s.ballastSize()) {
+		s.fillBallast()
+	}
+	return nil
+}
+
+func (s *Spool) openPositions(segments bool) error {
+	var err error
+	if s.pos, err = openPositions(s.fs, s.cfg.Dir); err != nil {
+		return err
+	}
+	if s.pos.damaged {
+		pos := s.pos
+		s.pos = nil
+		if err = errors.Join(pos.file.Close(), s.setAside("positions")); err != nil {
+			return err
+		}
+		if s.pos, err = openPositions(s.fs, s.cfg.Dir); err != nil {
+			return err
+		}
+	}
+	s.stats.PositionsLost = s.pos.lost && segments
+	s.acks.through, s.commits.through = max(s.pos.acked, s.pos.committed), s.pos.committed
+	return nil
+}
+
+// loadAll scans all segments, and reports whether the last is damaged.
+func (s *Spool) loadAll(bases []uint64) (damaged bool, err error) {
+	var buf []byte
+	for i, base := range bases {
+		var g *segment
+		var bad bool
+		if g, bad, buf, err = s.load(base, i == len(bases)-1, buf); err != nil {
+			return false, err
+		}
+		if g != nil {
+			s.segments = append(s.segments, g)
+			damaged = bad
+		}
+	}
+	return damaged, nil
+}
+
+// account finds the next sequence, and notes what is missing without a word.
+func (s *Spool) account() error {
+	found := s.gaps
+	last := uint64(0)
+	if s.stats.PositionsLost && len(s.segments) > 0 {
 		last = s.segments[0].base - 1 // what lies before was freed, or is a gap
 	}
 	for _, g := range s.segments {
+		found = s.hole(found, last, g.base-1)
+		last = max(last, g.base-1)
 		for _, r := range g.frames {
 			found = s.hole(found, last, r.seq-1)
 			last = max(last, r.seq)
 		}
-		found = s.hole(found, last, g.base-1)
-		last = max(last, g.base-1)
 	}
 	// Frames that were acknowledged were synced, so if they are missing they were lost, and
 	// their sequences must not be given away again.
-	found = s.hole(found, last, s.pos.acked)
-	s.next = max(last, s.pos.acked, s.pos.committed) + 1
+	found = s.hole(found, last, s.acks.through)
+	s.next = max(last, s.acks.through) + 1
 	for _, g := range s.gaps {
 		s.next = max(s.next, g.To+1)
 	}
 	for i := range found {
-		if found[i].told == 0 {
+		if found[i].told == 0 && found[i].Reason != reasonFreed {
 			found[i].told = s.next
 		}
 	}
-	if !slices.Equal(found, s.gaps) {
-		if err := s.storeGaps(found); err != nil {
-			return err
-		}
+	if slices.Equal(found, s.gaps) {
+		return nil
 	}
-	return s.begin(damaged)
+	if err := s.storeGaps(found); !noRoom(err) {
+		return err
+	}
+	// A full disk: the holes show again at the next Open, and are told until then.
+	s.gaps = found
+	return nil
 }
 
 // hole notes the sequences behind last up to to as lost, unless they were committed or are
 // known for a gap.
 func (s *Spool) hole(gaps []Gap, last, to uint64) []Gap {
-	from := max(last, s.pos.committed) + 1
-	for _, g := range s.gaps {
-		if g.From <= from && from <= g.To {
-			from = g.To + 1
+	from := max(last, s.commits.through) + 1
+	for from <= to {
+		end, known := to, false
+		for _, g := range s.gaps {
+			if g.From <= from && from <= g.To {
+				from, known = g.To+1, true
+			} else if g.From > from {
+				end = min(end, g.From-1)
+			}
 		}
+		if known {
+			continue
+		}
+		gaps = addGap(gaps, Gap{From: from, To: end, Reason: ReasonCorrupt})
+		s.stats.GivenUp[ReasonCorrupt] += end - from + 1
+		from = end + 1
 	}
-	if to < from {
-		return gaps
-	}
-	return addGap(gaps, Gap{From: from, To: to, Reason: ReasonCorrupt})
+	return gaps
 }
 
-// identify reads the identity, or mints one for a directory that has no segments. A lost
-// identity is taken from a segment; if there are segments but none tells, it refuses, as
-// nobody could say whose frames they are.
-func (s *Spool) identify(bases []uint64) error {
+// identify reads the identity, or mints one for a directory that has none. A lost identity is
+// taken from a segment; segments of which nobody can say whose they are, and other spools'
+// positions and gaps, are set aside.
+func (s *Spool) identify(bases []uint64) ([]uint64, error) {
 	const magic = "FWSPOOL\x01"
 	path := s.path("identity")
-	data, err := durable.ReadFile(s.fs, path, 1024)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read identity: %w", err)
-	}
-	if len(data) == len(magic)+16+32 && bytes.HasPrefix(data, []byte(magic)) {
-		if sum := sha256.Sum256(data[:len(magic)+16]); bytes.Equal(sum[:], data[len(magic)+16:]) {
-			copy(s.id[:], data[len(magic):])
-			return nil
+	data, err := durable.ReadFile(s.fs, path, 1<<20)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil && !unreadable(err):
+		return nil, fmt.Errorf("read identity: %w", err)
+	default:
+		if len(data) == len(magic)+16+32 && bytes.HasPrefix(data, []byte(magic)) {
+			if sum := sha256.Sum256(data[:len(magic)+16]); bytes.Equal(sum[:], data[len(magic)+16:]) {
+				copy(s.id[:], data[len(magic):])
+				return bases, nil
+			}
+		}
+		if err = s.setAside("identity"); err != nil {
+			return nil, err
 		}
 	}
 	known := false
 	for _, base := range bases {
-		seg := segment{base: base}
-		if data, err = readSegment(s.fs, s.path(seg.name()), s.segmentLimit()); err != nil {
-			return err
+		var head [segmentHeader]byte
+		if err = s.readHead((&segment{base: base}).name(), head[:]); err != nil {
+			return nil, err
 		}
-		if id, _, _, ok := parseSegmentHeader(data); ok {
+		if id, _, _, ok := parseSegmentHeader(head[:]); ok {
 			s.id, known = id, true
 			break
 		}
-		if len(data) >= segmentHeader {
-			known = true
-			s.id = [16]byte{}
-		}
-	}
-	if known && s.id == [16]byte{} {
-		return errors.New("identity is lost, and no segment tells it: move the directory away to begin a new spool")
 	}
 	if !known {
 		if s.id, err = s.cfg.NewID(); err != nil {
-			return fmt.Errorf("mint identity: %w", err)
+			return nil, fmt.Errorf("mint identity: %w", err)
 		}
+		old := []string{"positions", "gaps"}
+		for _, base := range bases {
+			old = append(old, (&segment{base: base}).name())
+		}
+		for _, name := range old {
+			if err = s.setAside(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
+		bases = nil
 	}
 	out := append([]byte(magic), s.id[:]...)
 	sum := sha256.Sum256(out)
-	return durable.WriteFile(s.fs, path, append(out, sum[:]...))
+	return bases, durable.WriteFile(s.fs, path, append(out, sum[:]...))
 }
 
-// segmentLimit bounds what Open reads of one segment: a frame may pass SegmentBytes if it
-// is alone, and the bound may have been larger at another time.
-func (s *Spool) segmentLimit() int64 { return 1<<31 - 1 }
-
-// load scans one segment. It returns nil for a last segment that never had a header, and
-// reports whether the active end has bytes that it would be wrong to write behind.
-func (s *Spool) load(base uint64, newest bool) (*segment, bool, error) {
-	name := (&segment{base: base}).name()
-	data, err := readSegment(s.fs, s.path(name), s.segmentLimit())
+// readHead reads the first bytes of a file as far as it has them.
+func (s *Spool) readHead(name string, head []byte) error {
+	f, err := s.fs.Open(s.path(name))
 	if err != nil {
-		return nil, false, err
+		return fmt.Errorf("read segment: %w", err)
+	}
+	if _, err = f.ReadAt(head, 0); errors.Is(err, io.EOF) || unreadable(err) {
+		err = nil
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("read segment %s: %w", name, err)
+	}
+	return nil
+}
+
+// load scans one segment, which it reads into buf. It returns nil for a last segment that
+// never had a header and for one of another spool, and reports whether the active end has
+// bytes that it would be wrong to write behind.
+func (s *Spool) load(base uint64, newest bool, buf []byte) (*segment, bool, []byte, error) {
+	name := (&segment{base: base}).name()
+	data, whole, err := readSegment(s.fs, s.path(name), buf)
+	if err != nil {
+		return nil, false, buf, err
 	}
 	g, id, damage := scan(data, base)
-	if newest && len(g.frames) == 0 && len(data) < segmentHeader {
+	if newest && whole && len(g.frames) == 0 && len(data) < segmentHeader {
 		if err := s.fs.Remove(s.path(name)); err != nil {
-			return nil, false, fmt.Errorf("remove unfinished segment: %w", err)
+			return nil, false, data, fmt.Errorf("remove unfinished segment: %w", err)
 		}
 		s.stats.TornBytes += int64(len(data))
-		return nil, false, nil
+		return nil, false, data, nil
 	}
 	if !g.headless && id != s.id {
-		return nil, false, fmt.Errorf("segment %s belongs to spool %s, not to %s", name, hex.EncodeToString(id[:]), hex.EncodeToString(s.id[:]))
+		return nil, false, data, s.setAside(name)
 	}
 	for _, d := range damage {
-		if d.tail && newest && !g.headless && g.last() >= max(s.pos.acked, s.pos.committed) {
+		if d.tail && newest && whole && !g.headless && g.last() >= s.acks.through {
 			s.stats.TornBytes += d.end - d.off // cut off in begin
 			continue
 		}
 		if err := s.quarantine(name, d.off, data[d.off:d.end]); err != nil {
-			return nil, false, err
+			return nil, false, data, err
 		}
 	}
-	return g, g.headless || g.last() < s.pos.acked, nil
+	return g, g.headless || !whole || g.last() < s.acks.through, data, nil
 }
 
-// quarantine keeps damaged bytes; they stay in their segment too, until it is freed.
-func (s *Spool) quarantine(segment string, off int64, data []byte) error {
-	if err := s.fs.MkdirAll(s.path("quarantine")); err != nil {
-		return fmt.Errorf("make quarantine: %w", err)
-	}
-	s.stats.CorruptStretches++
-	return durable.WriteFile(s.fs, s.path(fmt.Sprintf("quarantine/%s-%d.bad", segment, off)), data)
-}
-
-func (s *Spool) quarantineFile(name string) error {
-	data, err := durable.ReadFile(s.fs, s.path(name), 1<<20)
+// readSegment reads a whole file into buf, grown if need be. Where the medium does not give
+// the bytes back they are zero, and whole is false.
+func readSegment(fsys durable.FS, path string, buf []byte) (data []byte, whole bool, err error) {
+	f, err := fsys.Open(path)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", name, err)
+		return buf, false, fmt.Errorf("read segment: %w", err)
 	}
-	if err := s.quarantine(name, 0, data); err != nil {
-		return err
+	defer func() {
+		if cerr := f.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("close segment: %w", cerr)
+		}
+	}()
+	size, err := f.Size()
+	if err != nil {
+		return buf, false, fmt.Errorf("read segment %s: %w", path, err)
 	}
-	return s.fs.Remove(s.path(name))
+	if int64(cap(buf)) < size {
+		buf = make([]byte, size)
+	}
+	data, whole = buf[:size], true
+	const piece = 1 << 20
+	for off := int64(0); off < size; off += piece {
+		part := data[off:min(off+piece, size)]
+		n, err := f.ReadAt(part, off)
+		if n == len(part) {
+			continue
+		}
+		if err != nil && !unreadable(err) {
+			return data, false, fmt.Errorf("read segment %s: %w", path, err)
+		}
+		whole = false
+		if err := salvage(f, part, off); err != nil {
+			return data, false, fmt.Errorf("read segment %s: %w", path, err)
+		}
+	}
+	return data, whole, nil
+}
+
+// salvage reads sector by sector what it can, and zeros elsewhere.
+func salvage(f io.ReaderAt, part []byte, off int64) error {
+	const sector = 512
+	for at := 0; at < len(part); at += sector {
+		p := part[at:min(at+sector, len(part))]
+		if n, err := f.ReadAt(p, off+int64(at)); n < len(p) {
+			if err != nil && !unreadable(err) {
+				return err
+			}
+			clear(p)
+		}
+	}
+	return nil
 }
 
 // finishEvictions removes segments that a gap had already given up, and segments whose
 // frames are all committed.
 func (s *Spool) finishEvictions() error {
-	for len(s.segments) > 1 {
-		first, last := s.segments[0].base, s.segments[1].base-1
-		gone := last <= s.pos.committed
-		for _, g := range s.gaps {
-			gone = gone || g.Reason != ReasonCorrupt && g.From <= max(first, s.pos.committed+1) && last <= g.To
+	for i := 0; i < len(s.segments)-1; {
+		g, last := s.segments[i], s.segments[i+1].base-1
+		gone := last <= s.commits.through
+		for _, p := range s.gaps {
+			gone = gone || p.Reason != ReasonCorrupt && p.From <= max(g.base, s.commits.through+1) && last <= p.To
 		}
 		if !gone {
-			return nil
+			i++
+			continue
 		}
-		if err := s.drop(); err != nil {
+		if err := s.drop(i); err != nil {
 			return err
 		}
 	}
@@ -266,17 +377,39 @@ func (s *Spool) begin(damaged bool) error {
 		}
 		if act.base == s.next {
 			// A damaged segment without a frame has the name that the new one needs.
-			if err := s.fs.Rename(s.path(act.name()), s.path(act.name()+".bad")); err != nil {
-				return fmt.Errorf("set damaged segment aside: %w", err)
+			if err := s.setAside(act.name()); err != nil {
+				return err
 			}
 			s.segments = s.segments[:n-1]
 		}
 	}
-	f, seg, err := s.create(s.next, [32]byte{})
+	s.digest = s.lastDigest()
+	f, seg, err := s.create(s.next, s.digest)
+	for noRoom(err) {
+		if !s.releaseBallast() {
+			if len(s.segments) < 2 {
+				return err
+			}
+			if gerr := s.evict(0, ReasonDisk); gerr != nil {
+				return errors.Join(err, gerr)
+			}
+		}
+		f, seg, err = s.create(s.next, s.digest)
+	}
 	if err != nil {
 		return err
 	}
 	s.active, s.synced, s.through = f, seg.end, s.next-1
 	s.segments = append(s.segments, seg)
 	return nil
+}
+
+// lastDigest is the digest of the frame before the next one, as far as a gap tells it.
+func (s *Spool) lastDigest() [32]byte {
+	for _, g := range s.gaps {
+		if g.To == s.next-1 {
+			return g.Digest
+		}
+	}
+	return [32]byte{}
 }

@@ -11,68 +11,120 @@ import (
 	"github.com/flopwatch/flopwatch/internal/durable"
 )
 
-// slotBytes is the distance of the two slots: they share no disk sector.
-const slotBytes = 4096
+const (
+	// slotBytes is the distance of the two slots: they share no disk sector.
+	slotBytes = 4096
+	// slotUsed is what a slot holds: number, Acked, Committed, CRC-32C.
+	slotUsed = 28
+)
 
-// positions is the file of Acked and Committed. It is never synced but at Close, since a
-// position that is lost, or older than it could be, only causes repeats.
+// positions is the file of Acked and Committed. It is synced before what it says is relied
+// upon, that is when something is freed, and at Close: a position that is lost, or older
+// than it could be, only causes repeats. Its blocks are taken when it is made, so that a
+// full disk does not hold it up.
 type positions struct {
-	file             durable.File
-	turn             uint64 // number of the last write; its parity is its slot
-	acked, committed uint64
+	file  durable.File
+	turn  uint64 // number of the last write; its parity is its slot
+	dirty bool   // written since the last sync
+	stale bool   // a sync failed: the kernel may have dropped what was written
+	// lost: the file was not there, or no slot of it is sound. What was freed is not known.
+	lost, damaged    bool
+	acked, committed uint64 // as last written
 }
 
 func openPositions(fsys durable.FS, dir string) (*positions, error) {
 	path := filepath.Join(dir, "positions")
+	p := &positions{}
 	f, err := fsys.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		p.lost = true
 		f, err = fsys.Create(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open positions: %w", err)
 	}
-	p := &positions{file: f}
+	p.file = f
+	size, err := f.Size()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open positions: %w", err), f.Close())
+	}
+	odd := 0 // one may be torn
 	for slot := range 2 {
-		var b [28]byte
-		if _, err := f.ReadAt(b[:], int64(slot*slotBytes)); err != nil {
-			if errors.Is(err, io.EOF) {
-				continue
-			}
-			return nil, errors.Join(fmt.Errorf("read positions: %w", err), f.Close())
-		}
-		turn := binary.LittleEndian.Uint64(b[:])
-		if checksum(b[:24]) != binary.LittleEndian.Uint32(b[24:]) || turn <= p.turn {
+		var b [slotUsed]byte
+		if n, err := f.ReadAt(b[:], int64(slot*slotBytes)); err != nil && !errors.Is(err, io.EOF) {
+			odd++ // a bad sector: what it said is lost
+			continue
+		} else if n < len(b) || b == [slotUsed]byte{} {
 			continue
 		}
-		p.turn = turn
-		p.acked = binary.LittleEndian.Uint64(b[8:])
-		p.committed = binary.LittleEndian.Uint64(b[16:])
+		turn, acked, committed, ok := parsePositions(b[:])
+		if !ok {
+			odd++
+			continue
+		}
+		if turn > p.turn {
+			p.turn, p.acked, p.committed = turn, acked, committed
+		}
+	}
+	if odd == 2 {
+		p.lost, p.damaged = true, true
+	}
+	if size < 2*slotBytes {
+		// Without room for it the file grows when there is.
+		if _, err := f.WriteAt(make([]byte, 2*slotBytes-size), size); err != nil && !noRoom(err) {
+			return nil, errors.Join(fmt.Errorf("write positions: %w", err), f.Close())
+		}
+		p.dirty = true
 	}
 	return p, nil
 }
 
+func parsePositions(b []byte) (turn, acked, committed uint64, ok bool) {
+	if checksum(b[:24]) != binary.LittleEndian.Uint32(b[24:]) {
+		return 0, 0, 0, false
+	}
+	turn, acked, committed = binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])
+	return turn, acked, committed, turn > 0
+}
+
 // store writes both positions into the slot whose turn it is.
 func (p *positions) store(acked, committed uint64) error {
-	var b [28]byte
+	p.acked, p.committed, p.dirty = acked, committed, true
+	var b [slotUsed]byte
 	binary.LittleEndian.PutUint64(b[:], p.turn+1)
 	binary.LittleEndian.PutUint64(b[8:], acked)
 	binary.LittleEndian.PutUint64(b[16:], committed)
 	binary.LittleEndian.PutUint32(b[24:], checksum(b[:24]))
 	if _, err := p.file.WriteAt(b[:], int64(p.turn+1)%2*slotBytes); err != nil {
+		p.stale = true
 		return fmt.Errorf("write positions: %w", err)
 	}
 	p.turn++
-	p.acked, p.committed = acked, committed
+	return nil
+}
+
+// sync makes what was stored durable.
+func (p *positions) sync() error {
+	if !p.dirty && !p.stale {
+		return nil
+	}
+	if p.stale {
+		if err := p.store(p.acked, p.committed); err != nil {
+			return err
+		}
+	}
+	if err := p.file.Sync(); err != nil {
+		p.stale = true
+		return fmt.Errorf("sync positions: %w", err)
+	}
+	p.dirty, p.stale = false, false
 	return nil
 }
 
 func (p *positions) close() error {
-	err := p.file.Sync()
-	if cerr := p.file.Close(); err == nil {
-		err = cerr
+	err := p.sync()
+	if cerr := p.file.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("close positions: %w", cerr)
 	}
-	if err != nil {
-		return fmt.Errorf("close positions: %w", err)
-	}
-	return nil
+	return err
 }

@@ -14,10 +14,25 @@ import (
 type Reader struct {
 	s    *Spool
 	next uint64
+	to   uint64  // 0: without end
+	skip *ranges // nil: none
+	atMs int64
 }
 
 // Read returns a reader that begins with the first frame whose sequence is at least from.
 func (s *Spool) Read(from uint64) *Reader { return &Reader{s: s, next: from} }
+
+// ReadUnacked returns a reader of the frames from..to that are not acknowledged when they
+// are read; to 0: without end.
+func (s *Spool) ReadUnacked(from, to uint64) *Reader {
+	return &Reader{s: s, next: from, to: to, skip: &s.acks}
+}
+
+// ReadUncommitted returns a reader of the frames from..to that are not committed when they
+// are read, acknowledged or not; to 0: without end.
+func (s *Spool) ReadUncommitted(from, to uint64) *Reader {
+	return &Reader{s: s, next: from, to: to, skip: &s.commits}
+}
 
 // Next reads the next frame into buf, which it grows if need be, and returns the frame,
 // which lies in the returned slice. Sequences ascend; those that were given up are left out.
@@ -27,23 +42,73 @@ func (r *Reader) Next(buf []byte) (seq uint64, frame []byte, err error) {
 	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return 0, buf, fmt.Errorf("read spool: %w", ErrClosed)
-	}
 	for {
-		seg, at := s.find(r.next)
-		if at == nil || at.seq > s.through {
-			return 0, buf, io.EOF
+		seg, at, err := r.peek()
+		if err != nil {
+			return 0, buf, err
 		}
-		frame, err = s.readFrame(seg, *at, buf)
+		frame, atMs, err := s.readFrame(seg, *at, buf)
 		if err != nil {
 			return 0, buf, fmt.Errorf("read frame %d of spool: %w", at.seq, err)
 		}
 		seq = at.seq
 		r.next = seq + 1
 		if frame != nil {
+			r.atMs = atMs
 			return seq, frame, nil
 		}
+	}
+}
+
+// Size is the number of bytes of the frame that Next would read; io.EOF if there is none.
+func (r *Reader) Size() (int, error) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	_, at, err := r.peek()
+	if err != nil {
+		return 0, err
+	}
+	return int(at.len), nil
+}
+
+// AtMs is when the frame that Next returned last was appended, Unix milliseconds; 0: the
+// spool has no clock.
+func (r *Reader) AtMs() int64 { return r.atMs }
+
+// Rest is how many frames, of how many bytes, the reader has before it now. It stops
+// counting at most bytes.
+func (r *Reader) Rest(most int64) (frames int, size int64) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	c := *r
+	for size < most {
+		_, at, err := c.peek()
+		if err != nil {
+			break
+		}
+		frames, size, c.next = frames+1, size+int64(at.len), at.seq+1
+	}
+	return frames, size
+}
+
+// peek finds the next frame, which the reader moves to.
+func (r *Reader) peek() (*segment, *ref, error) {
+	s := r.s
+	if s.closed {
+		return nil, nil, fmt.Errorf("read spool: %w", ErrClosed)
+	}
+	for {
+		seg, at := s.find(r.next)
+		if at == nil || at.seq > s.through || r.to > 0 && at.seq > r.to {
+			return nil, nil, io.EOF
+		}
+		if r.skip != nil {
+			if end := r.skip.end(at.seq); end > 0 {
+				r.next = end + 1
+				continue
+			}
+		}
+		return seg, at, nil
 	}
 }
 
@@ -68,6 +133,18 @@ func (s *Spool) find(from uint64) (*segment, *ref) {
 	return nil, nil
 }
 
+// findBefore is the last frame that is kept and lies before seq, 0 if there is none.
+func (s *Spool) findBefore(seq uint64) (*segment, uint64) {
+	i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].base >= seq })
+	for i--; i >= 0; i-- {
+		g := s.segments[i]
+		if j := sort.Search(len(g.frames), func(j int) bool { return g.frames[j].seq >= seq }); j > 0 {
+			return g, g.frames[j-1].seq
+		}
+	}
+	return nil, 0
+}
+
 // OldestMs is when the oldest frame that is not committed was appended, Unix milliseconds; 0
 // if there is none, or if the spool has no clock.
 func (s *Spool) OldestMs() (int64, error) {
@@ -76,9 +153,10 @@ func (s *Spool) OldestMs() (int64, error) {
 	if s.closed {
 		return 0, fmt.Errorf("read spool: %w", ErrClosed)
 	}
-	g, at := s.find(s.pos.committed + 1)
-	if at == nil {
-		return 0, nil
+	c := Reader{s: s, next: 1, skip: &s.commits}
+	g, at, err := c.peek()
+	if err != nil {
+		return 0, nil //nolint:nilerr // there is none, and the spool is open
 	}
 	f, err := s.file(g)
 	if err != nil {
@@ -114,32 +192,36 @@ func (s *Spool) file(g *segment) (durable.File, error) {
 }
 
 // readFrame returns nil without an error if the frame is damaged, which it has noted then.
-func (s *Spool) readFrame(g *segment, at ref, buf []byte) ([]byte, error) {
+func (s *Spool) readFrame(g *segment, at ref, buf []byte) (frame []byte, atMs int64, err error) {
 	f, err := s.file(g)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	n := frameHeader + int(at.len)
 	if cap(buf) < n {
 		buf = make([]byte, n)
 	}
 	buf = buf[:n]
-	if _, err := f.ReadAt(buf, int64(at.off)-frameHeader); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+	if got, err := f.ReadAt(buf, int64(at.off)-frameHeader); err != nil {
+		if !errors.Is(err, io.EOF) && !unreadable(err) {
+			return nil, 0, err
+		}
+		clear(buf[got:])
 	}
 	h, ok := parseFrameHeader(buf)
 	if ok && h.seq == at.seq && h.len == at.len && checksum(buf[frameHeader:]) == h.crc {
-		return buf[frameHeader:], nil
+		return buf[frameHeader:], h.atMs, nil
 	}
 	if err := s.quarantine(g.name(), int64(at.off)-frameHeader, buf); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return nil, s.lose(g, at.seq)
+	return nil, 0, s.lose(g, at.seq)
 }
 
 // lose makes a gap of a frame that was found damaged after Open.
 func (s *Spool) lose(g *segment, seq uint64) error {
-	if seq > s.pos.committed {
+	s.stats.GivenUp[ReasonCorrupt]++
+	if !s.commits.has(seq) {
 		gaps := addGap(s.gaps, Gap{From: seq, To: seq, Reason: ReasonCorrupt, told: s.next + 1})
 		if err := s.storeGaps(gaps); err != nil {
 			return err

@@ -6,8 +6,6 @@ import (
 	"hash/crc32"
 	"path/filepath"
 	"strconv"
-
-	"github.com/flopwatch/flopwatch/internal/durable"
 )
 
 const (
@@ -165,13 +163,4 @@ func scan(data []byte, base uint64) (s *segment, id [16]byte, damage []bad) {
 		damage = append(damage, bad{off: int64(badFrom), end: int64(len(data)), tail: true})
 	}
 	return s, id, damage
-}
-
-// readSegment reads a whole file of at most limit bytes.
-func readSegment(fs durable.FS, path string, limit int64) ([]byte, error) {
-	data, err := durable.ReadFile(fs, path, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read segment %s: %w", path, err)
-	}
-	return data, nil
 }

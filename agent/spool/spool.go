@@ -35,21 +35,21 @@ type Config struct {
 	SegmentBytes int64
 	// MaxAge is how long a frame is kept, by Now; 0: for ever.
 	MaxAge time.Duration
-	// Now is the wall clock; nil: frames have no time, and MaxAge has no effect.
+	// MinFree is the room on the file system below which the spool does not grow; default
+	// 256 MiB, or a hundredth of the file system where that is less; negative: none.
+	MinFree int64
+	// Free says what a directory's file system has left and has in all, in bytes; nil: the
+	// operating system's word.
+	Free func(dir string) (free, total int64, err error)
+	// MaxQuarantine bounds the damaged bytes that are kept; default 64 MiB. What passes it is
+	// counted.
+	MaxQuarantine int64
+	// Now is the wall clock; nil: frames have no time, and MaxAge has no effect. If it has a
+	// monotonic reading, a step of the wall clock makes no frame old.
 	Now func() time.Time
 	// NewID mints the spool's identity; nil: 16 random bytes. Replays that must not depend
 	// on chance give their own.
 	NewID func() ([16]byte, error)
-}
-
-// Stats are counts since Open, Segments, Bytes and Frames apart, which are what there is.
-type Stats struct {
-	Segments, Frames int
-	Bytes            int64
-	TornBytes        int64 // cut off the end of the last segment at Open
-	CorruptStretches int   // put in quarantine
-	EvictedFrames    int
-	SyncErrors       int
 }
 
 // Spool is an open spool.
@@ -70,7 +70,16 @@ type Spool struct {
 	next     uint64
 	digest   [32]byte // of frame next-1
 	gaps     []Gap
+	gapFile  gapFile
 	pos      *positions
+	acks     ranges // has all of commits
+	commits  ranges
+	opened   time.Time
+	tight    bool  // less than the reserve is free
+	owed     int64 // bytes appended while it was tight that displaced nothing yet
+	ballast  bool  // the ballast has its room
+	trouble  Trouble
+	cause    string
 	scratch  []byte
 	reading  durable.File // the last segment read from, other than the active one
 	readBase uint64
@@ -93,10 +102,19 @@ func Open(cfg Config) (*Spool, error) {
 		cfg.SegmentBytes = 8 << 20
 	}
 	cfg.SegmentBytes = max(1, min(cfg.SegmentBytes, cfg.MaxBytes/4, 1<<30))
+	if cfg.MaxQuarantine <= 0 {
+		cfg.MaxQuarantine = 64 << 20
+	}
 	if cfg.NewID == nil {
 		cfg.NewID = randomID
 	}
+	if cfg.Free == nil {
+		cfg.Free = defaultFree(cfg.FS)
+	}
 	s := &Spool{cfg: cfg, fs: cfg.FS, notify: make(chan struct{}, 1)}
+	if cfg.Now != nil {
+		s.opened = cfg.Now()
+	}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open spool %s: %w", cfg.Dir, err), s.release())
 	}
@@ -132,29 +150,24 @@ func (s *Spool) LastDigest() [32]byte {
 func (s *Spool) Gaps() []Gap {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]Gap(nil), s.gaps[:min(len(s.gaps), maxGaps)]...)
-}
-
-// Stats returns the spool's counts.
-func (s *Spool) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := s.stats
-	st.Segments = len(s.segments)
-	for _, g := range s.segments {
-		st.Bytes += g.end
-		st.Frames += len(g.frames)
+	var out []Gap
+	for _, g := range s.gaps {
+		if g.Reason != reasonFreed && len(out) < maxGaps {
+			out = append(out, g)
+		}
 	}
-	return st
+	return out
 }
 
 // Append writes a frame, which gets sequence seq = NextSequence(). It makes room by giving
-// up the oldest segments if the spool is full. After an error the spool is as before, and
-// the same call may be made again. The frame is not durable before Sync.
+// up the oldest segments if the spool, or the disk, is full. After an error the spool is as
+// before, and the same call may be made again. The frame is not durable before Sync.
 func (s *Spool) Append(seq uint64, frame []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.append(seq, frame); err != nil {
+	err := s.append(seq, frame)
+	s.note(err)
+	if err != nil {
 		return fmt.Errorf("append frame %d to spool: %w", seq, err)
 	}
 	return nil
@@ -171,20 +184,22 @@ func (s *Spool) append(seq uint64, frame []byte) error {
 	if len(frame) == 0 || len(frame) > maxFrameBytes || segmentHeader+size > s.cfg.MaxBytes {
 		return fmt.Errorf("%w: %d bytes", ErrFrameSize, len(frame))
 	}
-	var nowMs int64
-	if s.cfg.Now != nil {
-		nowMs = s.cfg.Now().UnixMilli()
-	}
-	if err := s.makeRoom(size, nowMs); err != nil {
-		return err
+	nowMs, ageMs := s.clock()
+	s.scratch = appendFrame(s.scratch[:0], seq, nowMs, frame)
+	s.makeReserve(size)
+	for {
+		err := s.write(ageMs)
+		if err == nil {
+			break
+		}
+		if !noRoom(err) {
+			return err
+		}
+		if more, gerr := s.giveWay(); !more {
+			return errors.Join(err, gerr)
+		}
 	}
 	act := s.segments[len(s.segments)-1]
-	s.scratch = appendFrame(s.scratch[:0], seq, nowMs, frame)
-	if _, err := s.active.WriteAt(s.scratch, act.end); err != nil {
-		// Half a frame is a torn tail, and overwritten by the next attempt; cutting it off
-		// gives the space back where a full disk was the cause.
-		return errors.Join(err, s.active.Truncate(act.end))
-	}
 	act.frames = append(act.frames, ref{seq: seq, off: uint32(act.end) + frameHeader, len: uint32(len(frame))})
 	act.end += size
 	act.lastMs = nowMs
@@ -193,34 +208,30 @@ func (s *Spool) append(seq uint64, frame []byte) error {
 	return nil
 }
 
-// makeRoom rotates and evicts so that size bytes fit.
-func (s *Spool) makeRoom(size, nowMs int64) error {
-	act := s.segments[len(s.segments)-1]
-	if len(act.frames) > 0 && act.end+size > s.cfg.SegmentBytes {
-		if err := s.rotate(); err != nil {
-			return err
-		}
+// write puts the frame in hand behind the last one.
+func (s *Spool) write(ageMs int64) error {
+	if err := s.makeRoom(int64(len(s.scratch)), ageMs); err != nil {
+		return err
 	}
-	var total int64
-	for _, g := range s.segments {
-		total += g.end
-	}
-	for len(s.segments) > 1 {
-		var reason Reason
-		switch oldest := s.segments[0]; {
-		case total+size > s.cfg.MaxBytes:
-			reason = ReasonBytes
-		case s.cfg.MaxAge > 0 && nowMs > 0 && oldest.lastMs > 0 && nowMs-oldest.lastMs > s.cfg.MaxAge.Milliseconds():
-			reason = ReasonAge
-		default:
-			return nil
-		}
-		total -= s.segments[0].end
-		if err := s.evict(reason); err != nil {
-			return err
-		}
+	end := s.segments[len(s.segments)-1].end
+	if _, err := s.active.WriteAt(s.scratch, end); err != nil {
+		// Half a frame is a torn tail, and overwritten by the next attempt; cutting it off
+		// gives the space back where a full disk was the cause.
+		return errors.Join(err, s.active.Truncate(end))
 	}
 	return nil
+}
+
+// clock is the wall clock, and the time by which frames grow old: the lesser of it and what
+// it was at Open with the time that has passed since, so that a wall clock that leaps makes
+// no frame old. Both are 0 without a clock.
+func (s *Spool) clock() (nowMs, ageMs int64) {
+	if s.cfg.Now == nil {
+		return 0, 0
+	}
+	now := s.cfg.Now()
+	nowMs = now.UnixMilli()
+	return nowMs, min(nowMs, s.opened.UnixMilli()+now.Sub(s.opened).Milliseconds())
 }
 
 // rotate makes the active segment durable and begins a new one.
@@ -268,53 +279,6 @@ func (s *Spool) create(base uint64, prev [32]byte) (durable.File, *segment, erro
 	return f, seg, nil
 }
 
-// evict gives up the oldest segment: the gap is durable before the frames go.
-func (s *Spool) evict(reason Reason) error {
-	seg, behind := s.segments[0], s.segments[1]
-	from := max(seg.base, s.pos.committed+1)
-	lost := 0
-	for _, r := range seg.frames {
-		if r.seq >= from {
-			lost++
-		}
-	}
-	if lost > 0 {
-		g := Gap{From: from, To: behind.base - 1, Reason: reason, Digest: behind.prev, told: s.next + 1}
-		gaps := addGap(s.gaps, g)
-		if err := s.storeGaps(gaps); err != nil {
-			return err
-		}
-	}
-	if err := s.drop(); err != nil {
-		return err
-	}
-	s.stats.EvictedFrames += lost
-	return nil
-}
-
-func (s *Spool) storeGaps(gaps []Gap) error {
-	if err := durable.WriteFile(s.fs, s.path("gaps"), appendGaps(nil, gaps)); err != nil {
-		return err
-	}
-	s.gaps = gaps
-	return nil
-}
-
-// drop removes the oldest segment's file.
-func (s *Spool) drop() error {
-	seg := s.segments[0]
-	if s.reading != nil && s.readBase == seg.base {
-		if err := s.closeReading(); err != nil {
-			return err
-		}
-	}
-	if err := s.fs.Remove(s.path(seg.name())); err != nil {
-		return fmt.Errorf("remove segment: %w", err)
-	}
-	s.segments = s.segments[1:]
-	return nil
-}
-
 // Sync makes all frames durable and lets readers see them.
 func (s *Spool) Sync() error {
 	s.mu.Lock()
@@ -322,10 +286,28 @@ func (s *Spool) Sync() error {
 	if s.closed {
 		return fmt.Errorf("sync spool: %w", ErrClosed)
 	}
-	if err := s.sync(); err != nil {
+	err := s.sync()
+	for noRoom(err) { // a file system that takes blocks late says so here
+		more, gerr := s.giveWayBehind()
+		if !more {
+			err = errors.Join(err, gerr)
+			break
+		}
+		err = s.sync()
+	}
+	s.note(err)
+	if err != nil {
 		return fmt.Errorf("sync spool: %w", err)
 	}
 	return nil
+}
+
+// giveWayBehind makes room without touching the active segment, which waits for its sync.
+func (s *Spool) giveWayBehind() (bool, error) {
+	if len(s.segments) == 1 {
+		return s.releaseBallast(), nil
+	}
+	return s.giveWay()
 }
 
 func (s *Spool) sync() error {
@@ -364,76 +346,6 @@ func (s *Spool) sync() error {
 // queued. It is for one reader.
 func (s *Spool) Notify() <-chan struct{} { return s.notify }
 
-// Acked is the last sequence up to which the broker has acknowledged all frames.
-func (s *Spool) Acked() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.pos.acked
-}
-
-// Committed is the last sequence up to which the collector has stored all frames.
-func (s *Spool) Committed() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.pos.committed
-}
-
-// Synced is the last sequence that is durable.
-func (s *Spool) Synced() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.through
-}
-
-// Ack moves Acked forward to seq; a sequence that is not synced is an error.
-func (s *Spool) Ack(seq uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.move(seq, s.pos.committed)
-}
-
-// Commit moves Committed (and Acked, if it is behind) forward to seq, and frees the
-// segments that lie behind it. A sequence that is not synced is an error.
-func (s *Spool) Commit(seq uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.move(seq, seq); err != nil {
-		return err
-	}
-	if gaps := trimGaps(s.gaps, s.pos.committed, s.next); len(gaps) != len(s.gaps) {
-		if err := s.storeGaps(gaps); err != nil {
-			return err
-		}
-	}
-	dropped := false
-	for len(s.segments) > 1 && s.segments[1].base-1 <= s.pos.committed {
-		if err := s.drop(); err != nil {
-			return fmt.Errorf("free committed frames: %w", err)
-		}
-		dropped = true
-	}
-	if dropped {
-		if err := s.fs.SyncDir(s.cfg.Dir); err != nil {
-			return fmt.Errorf("free committed frames: %w", err)
-		}
-	}
-	return nil
-}
-
-func (s *Spool) move(acked, committed uint64) error {
-	if s.closed {
-		return fmt.Errorf("move spool position: %w", ErrClosed)
-	}
-	acked, committed = max(acked, s.pos.acked), max(committed, s.pos.committed)
-	if acked > s.through || committed > s.through {
-		return fmt.Errorf("move spool position to %d, committed %d: frames are synced to %d", acked, committed, s.through)
-	}
-	if acked == s.pos.acked && committed == s.pos.committed {
-		return nil
-	}
-	return s.pos.store(acked, committed)
-}
-
 // Close syncs and closes the spool. A second Close does nothing.
 func (s *Spool) Close() error {
 	s.mu.Lock()
@@ -455,6 +367,9 @@ func (s *Spool) release() error {
 	if s.active != nil {
 		err = errors.Join(err, s.active.Close())
 		s.active = nil
+	}
+	if cerr := s.gapFile.close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("close gaps: %w", cerr))
 	}
 	if s.pos != nil {
 		err = errors.Join(err, s.pos.close())

@@ -3,6 +3,7 @@ package spool
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -402,9 +403,48 @@ func TestForeignAndLost(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, seg), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(Config{Dir: dir}); err == nil {
-		t.Error("another spool's segment is taken for its own")
+	s = open(t, Config{Dir: dir})
+	if s.ID() != id || s.NextSequence() != 1 || s.Stats().SetAside != 1 || read(t, s, 1) != nil {
+		t.Errorf("another spool's segment: next %d, %+v", s.NextSequence(), s.Stats())
 	}
+	shut(t, s)
+	if m, err := filepath.Glob(filepath.Join(dir, "quarantine", "*.whole")); err != nil || len(m) != 1 {
+		t.Errorf("quarantine %v, %v", m, err)
+	}
+}
+
+// TestNobodys: segments of which nobody can say whose they are go into quarantine, and a new
+// spool begins.
+func TestNobodys(t *testing.T) {
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 300}
+	s := open(t, cfg)
+	id := s.ID()
+	add(t, s, 12)
+	if err := s.Ack(12); err != nil {
+		t.Fatal(err)
+	}
+	segments := s.Stats().Segments
+	shut(t, s)
+	files, err := filepath.Glob(filepath.Join(cfg.Dir, "*.seg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(files, filepath.Join(cfg.Dir, "identity")) {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[9] ^= 1
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, cfg)
+	if s.ID() == id || s.NextSequence() != 1 || s.Acked() != 0 || len(s.Gaps()) != 0 || s.Stats().SetAside != segments+3 {
+		t.Errorf("next %d, acked %d, %+v", s.NextSequence(), s.Acked(), s.Stats())
+	}
+	add(t, s, 3)
+	shut(t, s)
 }
 
 func FuzzScan(f *testing.F) {
@@ -435,17 +475,49 @@ func FuzzScan(f *testing.F) {
 }
 
 func FuzzGaps(f *testing.F) {
-	f.Add(appendGaps(nil, []Gap{{From: 1, To: 2, Reason: ReasonAge, told: 4}}))
+	list := []Gap{{From: 1, To: 2, Reason: ReasonAge, told: 4}}
+	slot := appendGaps(nil, 3, list)
+	f.Add(append(slot, slot...))
+	f.Add(append(slot, make([]byte, len(slot))...))
+	v1 := appendGapEntries([]byte(gapsMagic1), list)
+	f.Add(binary.LittleEndian.AppendUint32(v1, checksum(v1)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		gaps, err := parseGaps(data)
+		turn, _, gaps, err := parseGaps(data)
 		if err != nil {
 			return
 		}
-		again, err := parseGaps(appendGaps(nil, gaps))
-		if err != nil || !slices.Equal(again, gaps) {
-			t.Errorf("%v, %v", again, err)
+		again := appendGaps(nil, turn+1, gaps)
+		if turn+1 == 0 {
+			return
+		}
+		got, _, list, err := parseGaps(append(again, make([]byte, len(again))...))
+		if err != nil || got != turn+1 || !slices.Equal(list, gaps) {
+			t.Errorf("%v, %v", list, err)
 		}
 	})
+}
+
+// TestOldGaps: a list of the first version is read, and replaced by one of the second.
+func TestOldGaps(t *testing.T) {
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 300}
+	s := open(t, cfg)
+	add(t, s, 12)
+	if err := s.Commit(3); err != nil {
+		t.Fatal(err)
+	}
+	first := s.segments[0].base
+	shut(t, s)
+	list := appendGapEntries([]byte(gapsMagic1), []Gap{{From: first - 1, To: first - 1, Reason: ReasonAge, Digest: [32]byte{1}, told: 13}})
+	if err := os.WriteFile(filepath.Join(cfg.Dir, "gaps"), binary.LittleEndian.AppendUint32(list, checksum(list)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s = open(t, cfg)
+		if g := s.Gaps(); len(g) != 1 || g[0].Reason != ReasonAge || g[0].To != first-1 || s.gapFile.file == nil || s.Stats().GapsLost {
+			t.Errorf("gaps %+v, %+v", g, s.Stats())
+		}
+		shut(t, s)
+	}
 }
 
 // TestOldest: the time of the oldest frame that is not committed.

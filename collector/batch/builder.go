@@ -252,6 +252,8 @@ func gapReason(r wire.GapReason) string {
 		return "age"
 	case wire.GapCorrupt:
 		return "corrupt"
+	case wire.GapDisk:
+		return "disk"
 	}
 	return fmt.Sprintf("reason%d", r)
 }

@@ -253,6 +253,7 @@ const (
 	GapBytes   GapReason = 1 // the spool was full
 	GapAge     GapReason = 2 // the frames were older than the spool keeps them
 	GapCorrupt GapReason = 3 // the frames were damaged on disk; they are in the node's quarantine
+	GapDisk    GapReason = 4 // the node's file system had no room
 )
 
 // Gap is a range of sequences, inclusive at both ends, that the node no longer has. A
