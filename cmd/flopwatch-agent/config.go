@@ -37,14 +37,23 @@ type config struct {
 	ClearNames  bool          `toml:"clear_names"`
 	Interval    time.Duration `toml:"interval" live:"true"`
 	SealEvery   time.Duration `toml:"seal_every" live:"true"`
+	Burst       burstConfig   `toml:"burst" live:"true"`
 	GPU         gpuConfig     `toml:"gpu" live:"true"`
 	Fabric      fabricConfig  `toml:"fabric" live:"true"`
 	Job         jobConfig     `toml:"job" live:"true"`
 	Host        hostConfig    `toml:"host" live:"true"`
+	Kernel      kernelConfig  `toml:"kernel" live:"true"`
+	BMC         bmcConfig     `toml:"bmc" live:"true"`
 	Spool       spoolConfig   `toml:"spool"`
 	NATS        natsConfig    `toml:"nats"`
 	Metrics     metricsConfig `toml:"metrics"`
 	Log         logConfig     `toml:"log"`
+}
+
+type burstConfig struct {
+	Every   time.Duration `toml:"every"`
+	Length  time.Duration `toml:"length"`
+	Spacing time.Duration `toml:"spacing"`
 }
 
 type gpuConfig struct {
@@ -52,14 +61,48 @@ type gpuConfig struct {
 	Library         string        `toml:"library"`
 	Child           string        `toml:"child"`
 	ProcessInterval time.Duration `toml:"process_interval"`
+	SlowInterval    time.Duration `toml:"slow_interval"`
+	Events          bool          `toml:"events"`
+	DriverShare     float64       `toml:"driver_share"`
+	BurstGPM        bool          `toml:"burst_gpm"`
 }
 
 type fabricConfig struct {
 	Enabled bool `toml:"enabled"`
+	VFs     bool `toml:"vfs"`
 }
 
 type jobConfig struct {
-	Enabled bool `toml:"enabled"`
+	Enabled      bool   `toml:"enabled"`
+	PodResources string `toml:"podresources"`
+	PodsAPI      string `toml:"pods_api"`
+	SlurmDir     string `toml:"slurm_dir"`
+	HPCDir       string `toml:"hpc_dir"`
+	Environ      bool   `toml:"environ"`
+}
+
+type kernelConfig struct {
+	Enabled bool    `toml:"enabled"`
+	NCCL    bool    `toml:"nccl"`
+	Proc    bool    `toml:"proc"`
+	Sock    bool    `toml:"sock"`
+	File    bool    `toml:"file"`
+	RDMA    bool    `toml:"rdma"`
+	MaxLoad float64 `toml:"max_load"`
+}
+
+type bmcConfig struct {
+	Targets []bmcTarget `toml:"target"`
+}
+
+type bmcTarget struct {
+	Node            string        `toml:"node"`
+	Address         string        `toml:"address"`
+	CredentialsFile string        `toml:"credentials_file"`
+	CAFile          string        `toml:"ca_file"`
+	Fingerprint     string        `toml:"fingerprint"`
+	Method          string        `toml:"method"`
+	Interval        time.Duration `toml:"interval"`
 }
 
 type hostConfig struct {
@@ -71,6 +114,7 @@ type hostConfig struct {
 type spoolConfig struct {
 	MaxBytes int64         `toml:"max_bytes"`
 	MaxAge   time.Duration `toml:"max_age"`
+	MinFree  int64         `toml:"min_free_bytes"`
 }
 
 type natsConfig struct {
@@ -82,6 +126,7 @@ type natsConfig struct {
 	RootCAFile  string `toml:"root_ca_file"`
 	CertFile    string `toml:"cert_file"`
 	KeyFile     string `toml:"key_file"`
+	BacklogRate int64  `toml:"backlog_rate"`
 }
 
 type metricsConfig struct {
@@ -97,10 +142,14 @@ type logConfig struct {
 func defaults() config {
 	return config{
 		DataDir: "/var/lib/flopwatch-agent", Interval: time.Second, SealEvery: 20 * time.Second,
-		GPU: gpuConfig{Enabled: true, ProcessInterval: 10 * time.Second}, Fabric: fabricConfig{Enabled: true}, Job: jobConfig{Enabled: true},
+		Burst:   burstConfig{Length: 30 * time.Second, Spacing: 200 * time.Millisecond},
+		GPU:     gpuConfig{Enabled: true, ProcessInterval: 10 * time.Second, SlowInterval: 20 * time.Second, Events: true, DriverShare: 0.02},
+		Fabric:  fabricConfig{Enabled: true, VFs: true},
+		Job:     jobConfig{Enabled: true, PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock", PodsAPI: "/var/lib/kubelet/pods-api/pods-api.sock", SlurmDir: "/run/flopwatch/slurm"},
+		Kernel:  kernelConfig{Enabled: true, NCCL: true, Proc: true, Sock: true, File: true, RDMA: true, MaxLoad: 0.01},
 		Host:    hostConfig{Enabled: true, Sysfs: "/sys", Procfs: "/proc"},
 		Spool:   spoolConfig{MaxBytes: 1 << 30},
-		NATS:    natsConfig{URL: "nats://127.0.0.1:4222"},
+		NATS:    natsConfig{URL: "nats://127.0.0.1:4222", BacklogRate: 256 << 10},
 		Metrics: metricsConfig{Listen: "127.0.0.1:9469"},
 		Log:     logConfig{Format: "text", Level: "info"},
 	}
@@ -138,10 +187,17 @@ func unknownKey(key toml.Key) error {
 	where := "at the top of the file"
 	for i, part := range key[:len(key)-1] {
 		f, ok := fieldOf(t, part)
-		if !ok || f.Type.Kind() != reflect.Struct {
+		if !ok {
 			break
 		}
-		t, where = f.Type, "in ["+strings.Join(key[:i+1], ".")+"]"
+		inner := f.Type
+		if inner.Kind() == reflect.Slice {
+			inner = inner.Elem()
+		}
+		if inner.Kind() != reflect.Struct {
+			break
+		}
+		t, where = inner, "in ["+strings.Join(key[:i+1], ".")+"]"
 	}
 	var known []string
 	for f := range t.Fields() {
@@ -175,6 +231,7 @@ func (c *config) validate() error {
 		}
 	}
 	for _, p := range []struct{ key, value string }{{"site_key_file", c.SiteKeyFile}, {"gpu.library", c.GPU.Library}, {"gpu.child", c.GPU.Child},
+		{"job.podresources", c.Job.PodResources}, {"job.pods_api", c.Job.PodsAPI}, {"job.slurm_dir", c.Job.SlurmDir}, {"job.hpc_dir", c.Job.HPCDir},
 		{"nats.creds_file", c.NATS.CredsFile}, {"nats.nkey_file", c.NATS.NKeyFile}, {"nats.token_file", c.NATS.TokenFile},
 		{"nats.root_ca_file", c.NATS.RootCAFile}, {"nats.cert_file", c.NATS.CertFile}, {"nats.key_file", c.NATS.KeyFile}} {
 		if p.value != "" && !filepath.IsAbs(p.value) {
@@ -187,7 +244,10 @@ func (c *config) validate() error {
 	}{
 		{"interval", c.Interval, 200 * time.Millisecond, time.Minute},
 		{"seal_every", c.SealEvery, c.Interval, 5 * time.Minute},
+		{"burst.length", c.Burst.Length, time.Second, time.Minute},
+		{"burst.spacing", c.Burst.Spacing, 100 * time.Millisecond, 500 * time.Millisecond},
 		{"gpu.process_interval", c.GPU.ProcessInterval, time.Second, 10 * time.Minute},
+		{"gpu.slow_interval", c.GPU.SlowInterval, 10 * time.Second, 10 * time.Minute},
 	} {
 		if d.value < d.min || d.value > d.max {
 			return fmt.Errorf("%s %q: from %q to %q, with a unit", d.key, d.value, d.min, d.max)
@@ -198,6 +258,24 @@ func (c *config) validate() error {
 	}
 	if c.Interval%time.Millisecond != 0 {
 		return fmt.Errorf("interval %q: whole milliseconds", c.Interval)
+	}
+	if c.Burst.Every != 0 && c.Burst.Every < 2*c.Burst.Length {
+		return fmt.Errorf(`burst.every %q: "0s" for never, or at least twice burst.length (%q)`, c.Burst.Every, c.Burst.Length)
+	}
+	if !(c.GPU.DriverShare > 0 && c.GPU.DriverShare <= 1) {
+		return fmt.Errorf("gpu.driver_share %v: a fraction above 0 and at most 1", c.GPU.DriverShare)
+	}
+	if !(c.Kernel.MaxLoad > 0 && c.Kernel.MaxLoad <= 1) {
+		return fmt.Errorf("kernel.max_load %v: a fraction of a core, above 0 and at most 1", c.Kernel.MaxLoad)
+	}
+	if c.Spool.MinFree < 0 {
+		return fmt.Errorf("spool.min_free_bytes %d: a number of bytes, or 0", c.Spool.MinFree)
+	}
+	if c.NATS.BacklogRate < 16<<10 {
+		return fmt.Errorf("nats.backlog_rate %d: at least %d bytes a second: an agent makes up to a few hundred itself, and has to catch up", c.NATS.BacklogRate, 16<<10)
+	}
+	if err := c.BMC.validate(); err != nil {
+		return err
 	}
 	if c.Spool.MaxBytes < 1<<20 {
 		return fmt.Errorf("spool.max_bytes %d: at least %d (1 MiB)", c.Spool.MaxBytes, 1<<20)
@@ -227,6 +305,46 @@ func (c *config) validate() error {
 	var level slog.Level
 	if level.UnmarshalText([]byte(c.Log.Level)) != nil {
 		return fmt.Errorf("log.level %q: debug, info, warn or error", c.Log.Level)
+	}
+	return nil
+}
+
+func (c *bmcConfig) validate() error {
+	seen := map[string]bool{}
+	for i := range c.Targets {
+		t := &c.Targets[i]
+		key := fmt.Sprintf("bmc.target %d", i+1)
+		if t.Node == "" || len(t.Node) > 255 || strings.ContainsFunc(t.Node, func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0xFFFD }) {
+			return fmt.Errorf("%s: node %q: the name of the host that is measured, of at most 255 bytes, without blanks", key, t.Node)
+		}
+		if seen[t.Node] {
+			return fmt.Errorf("%s: node %q: it has a target already", key, t.Node)
+		}
+		seen[t.Node] = true
+		t.Method, t.Interval = cmp.Or(t.Method, "auto"), cmp.Or(t.Interval, 15*time.Second)
+		if !slices.Contains([]string{"auto", "redfish", "dcmi"}, t.Method) {
+			return fmt.Errorf("%s (%s): method %q: auto, redfish or dcmi", key, t.Node, t.Method)
+		}
+		if p, err := url.Parse(t.Address); err != nil || p.Host == "" || p.User != nil || p.Scheme != "https" && !(p.Scheme == "ipmi" && t.Method == "dcmi") {
+			return fmt.Errorf("%s (%s): address: https://HOST, or ipmi://HOST with method dcmi; user and password belong into credentials_file", key, t.Node)
+		}
+		if t.Interval < 10*time.Second || t.Interval > 10*time.Minute {
+			return fmt.Errorf(`%s (%s): interval %q: from "10s" to "10m"`, key, t.Node, t.Interval)
+		}
+		if t.CredentialsFile == "" || !filepath.IsAbs(t.CredentialsFile) {
+			return fmt.Errorf("%s (%s): credentials_file %q: a path from the root on", key, t.Node, t.CredentialsFile)
+		}
+		if t.CAFile != "" && !filepath.IsAbs(t.CAFile) {
+			return fmt.Errorf(`%s (%s): ca_file %q: a path from the root on, or ""`, key, t.Node, t.CAFile)
+		}
+		if t.CAFile != "" && t.Fingerprint != "" {
+			return fmt.Errorf("%s (%s): ca_file and fingerprint: one of them", key, t.Node)
+		}
+		if t.Fingerprint != "" {
+			if b, err := hex.DecodeString(strings.ReplaceAll(t.Fingerprint, ":", "")); err != nil || len(b) != sha256.Size {
+				return fmt.Errorf("%s (%s): fingerprint %q: the SHA-256 of the certificate, 64 hex digits", key, t.Node, t.Fingerprint)
+			}
+		}
 	}
 	return nil
 }

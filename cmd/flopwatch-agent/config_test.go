@@ -43,7 +43,7 @@ func TestCommentedFile(t *testing.T) {
 	}
 	want := defaults()
 	want.Cluster = "main" // it has no default
-	if cfg != want {
+	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("the file says\n%+v\nthe program\n%+v", cfg, want)
 	}
 	var all map[string]any
@@ -58,6 +58,14 @@ func TestCommentedFile(t *testing.T) {
 			key := prefix + f.Tag.Get("toml")
 			if f.Type.Kind() == reflect.Struct {
 				walk(f.Type, key+".")
+				continue
+			}
+			if f.Type.Kind() == reflect.Slice { // tables that come any number of times: each of their keys is shown in a comment
+				for inner := range f.Type.Elem().Fields() {
+					if !strings.Contains(defaultFile, "#   [["+key+"]]") || !strings.Contains(defaultFile, inner.Tag.Get("toml")+" = ") {
+						t.Errorf("the file does not show [[%s]] %s", key, inner.Tag.Get("toml"))
+					}
+				}
 				continue
 			}
 			keys = append(keys, key)
@@ -107,6 +115,9 @@ func TestCommentedFile(t *testing.T) {
 				f.SetString("changed")
 			case reflect.Bool:
 				f.SetBool(true)
+			case reflect.Float64:
+				f.SetFloat(77)
+			case reflect.Slice: // live as a whole, see below
 			default:
 				f.SetInt(77)
 			}
@@ -156,6 +167,24 @@ func TestMistakes(t *testing.T) {
 		"cluster = \"main\"\n[metrics]\nlisten = \"127.0.0.1:99999\"",
 		"cluster = \"main\"\n[log]\nformat = \"xml\"",
 		"cluster = \"main\"\n[log]\nlevel = \"loud\"",
+		"cluster = \"main\"\n[burst]\nevery = \"30s\"",
+		"cluster = \"main\"\n[burst]\nspacing = \"50ms\"",
+		"cluster = \"main\"\n[gpu]\nslow_interval = \"1s\"",
+		"cluster = \"main\"\n[gpu]\ndriver_share = nan",
+		"cluster = \"main\"\n[job]\npodresources = \"kubelet.sock\"",
+		"cluster = \"main\"\n[kernel]\nmax_load = 2.0",
+		"cluster = \"main\"\n[kernel]\nargv = true",
+		"cluster = \"main\"\n[spool]\nmin_free_bytes = -1",
+		"cluster = \"main\"\n[nats]\nbacklog_rate = 1000",
+		"cluster = \"main\"\n[[bmc.target]]\naddress = \"https://10.0.0.1\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"http://10.0.0.1\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://admin:secret@10.0.0.1\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\nmethod = \"snmp\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\ninterval = \"1s\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\nfingerprint = \"ab\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\npassword = \"secret\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://a\"\ncredentials_file = \"/c\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://b\"\ncredentials_file = \"/c\"",
 	} {
 		path := write(t, text)
 		_, _, err := loadConfig(path, "")
@@ -197,7 +226,11 @@ func TestGoodFiles(t *testing.T) {
 		"cluster = \"c\"\n[log]\nlevel = \"DEBUG\"":                                             func(c config) bool { return c.Log.Level == "DEBUG" },
 		"cluster = \"c\"\nnode = \"h-1.example\"\nclear_names = true":                           func(c config) bool { return c.ClearNames && c.Node == "h-1.example" },
 		"cluster = \"c\"\n[metrics]\nlisten = \"\"\ngpu = true":                                 func(c config) bool { return c.Metrics.Listen == "" && c.Metrics.GPU },
-		"cluster = \"c\"\n[spool]\nmax_bytes = 1048576\nmax_age=\"24h\"":                        func(c config) bool { return c.Spool.MaxAge == 24*time.Hour },
+		"cluster = \"c\"\n[burst]\nevery = \"10m\"":                                             func(c config) bool { return c.Burst.Every == 10*time.Minute && c.Burst.Spacing == 200*time.Millisecond },
+		"cluster = \"c\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"": func(c config) bool {
+			return len(c.BMC.Targets) == 1 && c.BMC.Targets[0].Method == "auto" && c.BMC.Targets[0].Interval == 15*time.Second
+		},
+		"cluster = \"c\"\n[spool]\nmax_bytes = 1048576\nmax_age=\"24h\"": func(c config) bool { return c.Spool.MaxAge == 24*time.Hour },
 	} {
 		cfg, _, err := loadConfig(write(t, text), "")
 		if err != nil || !check(cfg) {
@@ -231,6 +264,10 @@ func TestFlags(t *testing.T) {
 		{nil, func(s string) bool { return s == "" }, "usage"},
 		{[]string{"-config", good, "more"}, func(s string) bool { return s == "" }, "usage"},
 		{[]string{"-confg", good}, func(s string) bool { return s == "" }, "confg"},
+		{[]string{"doctor"}, func(s string) bool { return s == "" }, "-config FILE is needed"},
+		{[]string{"doctor", "-config", good, "-seconds", "1"}, func(s string) bool { return s == "" }, "from 2 to 600"},
+		{[]string{"doctor", "-config", good, "more"}, func(s string) bool { return s == "" }, `unexpected "more"`},
+		{[]string{"doctor", "-h"}, func(s string) bool { return s == "" }, ""},
 		{[]string{"-h"}, func(s string) bool { return s == "" }, ""},
 	} {
 		out.Reset()

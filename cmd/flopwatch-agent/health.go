@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/flopwatch/flopwatch/agent"
@@ -59,7 +60,7 @@ func judge(f facts) daemon.Health {
 	for _, i := range f.agent.Instruments {
 		state[i.Instrument] = string(i.State)
 		// The agent's own instrument is its conditions, below.
-		if i.Instrument == "agent" || i.State == source.Active {
+		if i.Instrument == "agent" || i.State == source.Active || i.State == source.Unavailable && optional(i.Instrument) {
 			continue
 		}
 		add(daemon.Degraded, "%s is %s%s", i.Instrument, i.State, because(i.Reason))
@@ -88,6 +89,12 @@ func judge(f facts) daemon.Health {
 		add(daemon.Degraded, "the collector has not stored frames of %s: it is away or behind", time.UnixMilli(f.oldestMs).UTC().Format(time.RFC3339))
 	}
 	return h
+}
+
+// optional reports whether a host is well without an instrument: what takes a privilege that
+// it was not given, or is not there at all. That it is not there is told among the instruments.
+func optional(instrument string) bool {
+	return instrument == "kernel" || strings.HasPrefix(instrument, "kernel/")
 }
 
 func because(reason string) string {

@@ -3,6 +3,7 @@
 //	flopwatch-agent -config FILE          run until SIGINT or SIGTERM; SIGHUP reads FILE again
 //	flopwatch-agent -config FILE -node N  under another name than the file's: one file, many hosts
 //	flopwatch-agent -config FILE -check   check the file, print its digest, exit
+//	flopwatch-agent doctor -config FILE   say what is seen here, by which way, what is missing and what helps
 //	flopwatch-agent -print-config         print a configuration with every key, its default and meaning
 //	flopwatch-agent -version
 package main
@@ -28,8 +29,11 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == "doctor" {
+		return runDoctor(ctx, args[1:], stdout, stderr)
+	}
 	var node string
-	line, done, err := daemon.ParseLine("flopwatch-agent", "-config FILE [-node NAME] [-check], or -print-config for a file to begin with", defaultFile, args, stdout, stderr, func(f *flag.FlagSet) {
+	line, done, err := daemon.ParseLine("flopwatch-agent", "-config FILE [-node NAME] [-check], doctor -config FILE, or -print-config for a file to begin with", defaultFile, args, stdout, stderr, func(f *flag.FlagSet) {
 		f.StringVar(&node, "node", "", "`name` of this host, over the configuration's")
 	})
 	if done || err != nil {

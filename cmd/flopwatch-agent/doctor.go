@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flopwatch/flopwatch/agent/host"
+	"github.com/flopwatch/flopwatch/agent/kernel/probe"
+	"github.com/flopwatch/flopwatch/cmd/flopwatch-agent/doctor"
+	"github.com/flopwatch/flopwatch/internal/daemon"
+	"github.com/flopwatch/flopwatch/internal/durable"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// errUnwell ends the doctor with exit code 1: what failed was printed.
+var errUnwell = errors.New("something failed, see above")
+
+const (
+	doctorSeconds = 6 // long enough for two lists of processes and one look at the rare counters
+	brokerWait    = 5 * time.Second
+)
+
+// doctorLine is the doctor's command line.
+type doctorLine struct {
+	config, node string
+	seconds      uint
+	json, bench  bool
+}
+
+const doctorUsage = `usage: flopwatch-agent doctor -config FILE [-node NAME] [-seconds N] [-json] [-bench]
+
+Looks at this host for a few seconds with the instruments of FILE, and says what is seen, by which way, with what
+privilege, what is missing and what helps. It publishes and keeps nothing. To see what the service sees, run it as the
+service's user, with its privileges. The exit code is 1 if something has to be mended.
+`
+
+func parseDoctor(args []string, stderr io.Writer) (line doctorLine, done bool, err error) {
+	f := flag.NewFlagSet("flopwatch-agent doctor", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.Usage = func() {
+		_, _ = io.WriteString(stderr, doctorUsage) // stderr is all there is
+		f.PrintDefaults()
+	}
+	f.StringVar(&line.config, "config", "", "the agent's configuration `file`")
+	f.StringVar(&line.node, "node", "", "`name` of this host, over the configuration's")
+	f.UintVar(&line.seconds, "seconds", doctorSeconds, "how long to look")
+	f.BoolVar(&line.json, "json", false, "print one JSON object")
+	f.BoolVar(&line.bench, "bench", false, "measure what a probe in a process costs on this host (needs the privileges of [kernel])")
+	switch err = f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return line, true, nil
+	case err != nil:
+		return line, false, daemon.UsageError{Err: err}
+	case f.NArg() > 0:
+		return line, false, daemon.UsageError{Err: fmt.Errorf("doctor: unexpected %q", f.Arg(0))}
+	case line.config == "":
+		return line, false, daemon.UsageError{Err: errors.New("doctor: -config FILE is needed; flopwatch-agent -print-config prints one")}
+	case line.seconds < 2 || line.seconds > 600:
+		return line, false, daemon.UsageError{Err: fmt.Errorf("doctor: -seconds %d: from 2 to 600", line.seconds)}
+	}
+	return line, false, nil
+}
+
+func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	line, done, err := parseDoctor(args, stderr)
+	if done || err != nil {
+		return err
+	}
+	cfg, digest, err := loadConfig(line.config, line.node)
+	if err != nil {
+		return daemon.UsageError{Err: err}
+	}
+	node, err := host.Name(cfg.Node)
+	if err != nil {
+		return err // it says what to set
+	}
+	r := doctor.Report{Cluster: cfg.Cluster, Node: node, Build: daemon.ReadBuild().String()}
+	if r.Privileges, err = doctor.ReadPrivileges(cfg.Host.Procfs, cfg.Host.Sysfs); err != nil {
+		return err
+	}
+	c := checker{cfg: cfg, node: node, report: &r}
+	c.add("config", doctor.OK, "", "%s, digest %s", line.config, digest)
+	c.data()
+	c.siteKey()
+	c.broker(ctx)
+	lg := slog.New(slog.DiscardHandler)
+	bootID, err := host.BootID(cfg.Host.Procfs)
+	if err != nil {
+		c.add("boot", doctor.Warn, "", "%v", err)
+	}
+	look := cfg
+	look.DataDir = "" // the running agent's files stay as they are
+	sources, err := (&instruments{lg: lg, bootID: bootID}).all(look)
+	if err != nil {
+		c.add("sources", doctor.Fail, "", "%v", err)
+	}
+	r.Instruments = doctor.Look(ctx, sources, time.Duration(line.seconds)*time.Second, host.Clocks)
+	if line.bench {
+		r.Bench = bench(ctx)
+	}
+	if line.json {
+		err = r.PrintJSON(stdout)
+	} else {
+		err = r.Print(stdout)
+	}
+	if err == nil && r.Failed() {
+		err = errUnwell
+	}
+	return err
+}
+
+// checker looks at what is around the instruments.
+type checker struct {
+	cfg    config
+	node   string
+	report *doctor.Report
+}
+
+func (c *checker) add(what, status, remedy, format string, args ...any) {
+	c.report.Checks = append(c.report.Checks, doctor.Check{What: what, Status: status, Text: fmt.Sprintf(format, args...), Remedy: remedy})
+}
+
+// data looks at the directory, its room, whether an agent runs on it, and the spool.
+func (c *checker) data() {
+	dir := c.cfg.DataDir
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		c.add("data_dir", doctor.Info, "", "%s is not there yet: the agent makes it", dir)
+		return
+	case err != nil:
+		c.add("data_dir", doctor.Fail, "run the doctor as the agent's user", "%v", err)
+		return
+	case !st.IsDir():
+		c.add("data_dir", doctor.Fail, "name a directory", "%s is no directory", dir)
+		return
+	case st.Mode().Perm()&0o077 != 0:
+		c.add("data_dir", doctor.Warn, "chmod 700 "+dir, "%s can be entered by others (mode %o)", dir, st.Mode().Perm())
+	default:
+		c.add("data_dir", doctor.OK, "", "%s", dir)
+	}
+	var f unix.Statfs_t
+	if err := unix.Statfs(dir, &f); err == nil {
+		free := int64(f.Bavail) * f.Bsize
+		if free < c.cfg.Spool.MaxBytes {
+			c.add("disk", doctor.Warn, "make room, or lower spool.max_bytes", "%d MiB free, the spool may take %d MiB", free>>20, c.cfg.Spool.MaxBytes>>20)
+		} else {
+			c.add("disk", doctor.OK, "", "%d MiB free", free>>20)
+		}
+	}
+	lock, err := (durable.OS{}).Lock(filepath.Join(dir, "lock"))
+	switch {
+	case errors.Is(err, durable.ErrLocked):
+		c.add("agent", doctor.OK, "", "an agent runs on this directory")
+	case err != nil:
+		c.add("agent", doctor.Warn, "run the doctor as the agent's user", "%v", err)
+	default:
+		c.add("agent", doctor.Info, "", "no agent runs on this directory")
+		if err := lock.Close(); err != nil {
+			c.add("agent", doctor.Warn, "", "%v", err)
+		}
+	}
+}
+
+func (c *checker) siteKey() {
+	if c.cfg.ClearNames {
+		c.add("names", doctor.Info, "", "clear_names: names of users and projects leave the host in clear")
+		return
+	}
+	path := c.cfg.SiteKeyFile
+	if path == "" {
+		c.add("site key", doctor.Info, "give all hosts of a site the same key (site_key_file), so that a person is the same on all of them",
+			"this host has a key of its own: data_dir/site.key")
+		return
+	}
+	st, err := os.Stat(path)
+	switch {
+	case err != nil:
+		c.add("site key", doctor.Fail, "put it there, 64 hex digits, mode 0600", "%v", err)
+	case st.Mode().Perm()&0o077 != 0:
+		c.add("site key", doctor.Fail, "chmod 600 "+path, "%s can be read by others (mode %o)", path, st.Mode().Perm())
+	default:
+		c.add("site key", doctor.OK, "", "%s", path)
+	}
+}
+
+// broker connects as the agent would.
+func (c *checker) broker(ctx context.Context) {
+	cfg := c.cfg.NATS
+	if cfg.InboxPrefix == "" {
+		cfg.InboxPrefix = wire.NodeInbox(c.cfg.Cluster, c.node)
+	}
+	nc, l, err := connect(cfg, c.node, slog.New(slog.DiscardHandler))
+	if err != nil {
+		c.add("broker", doctor.Fail, "", "%v", err)
+		return
+	}
+	defer nc.Close()
+	limit := time.NewTimer(brokerWait)
+	defer limit.Stop()
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for !nc.IsConnected() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+			if st := l.state(); st.Err != nil && refused(st.Err) {
+				c.add("broker", doctor.Fail, "flopwatch nats-user makes credentials for a node; name their file in [nats]", "%s refuses the credentials: %v", cfg.URL, st.Err)
+				return
+			}
+		case <-limit.C:
+			c.add("broker", doctor.Warn, "samples stay in the spool until it is there; check nats.url and the network", "%s does not answer within %s%s", cfg.URL, brokerWait, because(text(l.state().Err)))
+			return
+		}
+	}
+	c.add("broker", doctor.OK, "", "connected to %s, version %s, round trip %s", nc.ConnectedUrlRedacted(), nc.ConnectedServerVersion(), roundTrip(nc.RTT()))
+}
+
+func roundTrip(d time.Duration, err error) string {
+	if err != nil {
+		return "not measured: " + err.Error()
+	}
+	return d.Round(10 * time.Microsecond).String()
+}
+
+// bench measures probes on this very host: processors and hypervisors differ by a factor of 30.
+func bench(ctx context.Context) []string {
+	costs, err := probe.SelfTest(ctx)
+	if err != nil {
+		return []string{"not measured: " + err.Error()}
+	}
+	lines := make([]string, 0, len(costs))
+	for _, c := range costs {
+		if c.Err != nil {
+			lines = append(lines, fmt.Sprintf("%-16s not measured: %v", c.Probe, c.Err))
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("%-16s %8.0f ns a call", c.Probe, c.Ns))
+	}
+	return lines
+}
