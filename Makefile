@@ -15,6 +15,8 @@ REQUIRE ?= engine,nats,cc
 OUT ?= out
 # NVIDIA's header marks functions as deprecated that the binding wraps and nobody here calls.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
+# Which of Debian's kernels test-kernels runs; empty: all.
+KERNELS ?=
 BUNDLES ?= $(wildcard ../shared/bundles/*)
 # What `flopwatch up --fake-gpus` needs; a host without a C compiler does without.
 STUB := $(if $(shell command -v gcc),stub,no-stub)
@@ -58,6 +60,10 @@ test: engine ## every test, against the real embedded servers; ends with what wa
 .PHONY: race
 race: engine ## the tests under the race detector, the longest left out (needs a C compiler)
 	FLOPWATCH_REQUIRE=$(REQUIRE) CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -json ./... | $(GO) run ./internal/testenv/skips
+
+.PHONY: test-kernels
+test-kernels: ## the kernel's tests in Debian's kernels 5.10, 6.1 and 6.12 under QEMU (KERNELS="6.1"; fetches them)
+	bash internal/testenv/kernels/run.sh .cache/kernels $(KERNELS)
 
 .PHONY: lint
 lint: $(GOLANGCI) ## gofmt, go vet, golangci-lint
