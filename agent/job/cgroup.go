@@ -25,6 +25,9 @@ type owner struct {
 	id     string // "": the source is known, the job is not
 	step   string // of a Slurm job
 	slurm  string // Slurm's node name, where a host runs several slurmd
+	own    bool   // made by a user's own manager, who may name it as he likes
+	// container is the innermost container that the path names, by the first digits of its id.
+	container string
 }
 
 // rank orders sources where several lines, or parts of one path, name one: who starts
@@ -88,7 +91,7 @@ func parsePath(path string) owner {
 	// Below user@N.service a user makes groups as he likes: a Slurm job or a pod there is
 	// his own invention.
 	own := false
-	scope, unit := "", ""
+	scope, unit, container := "", "", ""
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	for i, p := range parts {
 		if isUserManager(p) {
@@ -100,7 +103,13 @@ func parsePath(path string) owner {
 			consider(podAt(p))
 			consider(machineAt(parts, i))
 		}
-		consider(containerAt(parts, i))
+		if c := containerAt(parts, i); c.source != "" {
+			c.own = own
+			consider(c)
+		}
+		if id := containerID(p); id != "" {
+			container = id
+		}
 		switch {
 		case strings.HasSuffix(p, ".service") && !isUserManager(p):
 			unit = p
@@ -118,9 +127,24 @@ func parsePath(path string) owner {
 	case batchUnits[name] != "":
 		consider(owner{source: batchUnits[name]})
 	default:
-		consider(owner{source: sourceSystemd, id: name})
+		consider(owner{source: sourceSystemd, id: name, own: own})
+	}
+	if best.source != "" && best.source != sourceSystemd {
+		best.container = container
 	}
 	return best
+}
+
+// containerID reads the id of a container out of one component, whoever runs it.
+func containerID(p string) string {
+	if _, tail, ok := strings.Cut(p, ":"); ok { // kubepods-...slice:cri-containerd:ID
+		p = tail[strings.LastIndexByte(tail, ':')+1:]
+	}
+	p = strings.TrimSuffix(p, ".scope")
+	if at := len(p) - fullID; at >= 0 && isContainerID(p[at:]) && (at == 0 || p[at-1] == '-') && !strings.HasPrefix(p, "crio-conmon-") && !strings.HasPrefix(p, "libpod-conmon-") {
+		return p[at : at+shortID]
+	}
+	return ""
 }
 
 // batchUnits are units of schedulers that made no group for the job: the unit holds every
@@ -254,11 +278,14 @@ func normalUID(s string) (string, bool) {
 	return hexa[:8] + "-" + hexa[8:12] + "-" + hexa[12:16] + "-" + hexa[16:20] + "-" + hexa[20:], true
 }
 
-// shortID is the length of a container's id as tools print it.
-const shortID = 12
+// shortID is the length of a container's id as tools print it, fullID that of the whole.
+const (
+	shortID = 12
+	fullID  = 64
+)
 
 func isContainerID(s string) bool {
-	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+	return len(s) == fullID && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // containerAt reads a container at component i.

@@ -91,7 +91,9 @@ func TestCgroup(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if got := parseCgroup([]byte(c.file)); got != c.want {
+			got := parseCgroup([]byte(c.file))
+			got.own, got.container = false, "" // TestContainerAndOwn
+			if got != c.want {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})

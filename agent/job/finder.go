@@ -1,6 +1,7 @@
 package job
 
 import (
+	"maps"
 	"sync"
 
 	"github.com/flopwatch/flopwatch/agent/source"
@@ -110,9 +111,11 @@ func (f *Finder) number(o owner) string {
 	return o.id
 }
 
-// learn replaces what is known of SLUIDs.
-func (f *Finder) learn(sluids map[string]string) {
+// learn replaces what is known of SLUIDs, and reports whether that has changed.
+func (f *Finder) learn(sluids map[string]string) (changed bool) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed = !maps.Equal(f.sluids, sluids)
 	f.sluids = sluids
-	f.mu.Unlock()
+	return changed
 }

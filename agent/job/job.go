@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +29,16 @@ const (
 	fieldJobSource = 14
 	fieldJobID     = 15
 	fieldUser      = 16
+	fieldProject   = 17
+	fieldWorld     = 18
+	fieldRank      = 19
+	fieldConf      = 20
+	fieldEvidence  = 21
+	fieldPlace     = 22
+	fieldLocalRank = 23
+	fieldLocalSize = 24
+	fieldInstances = 25
+	fieldContainer = 28
 )
 
 const (
@@ -48,7 +57,36 @@ type Config struct {
 	// directory exists. It holds names of users: only the agent may read it.
 	StateFile string
 	BootID    string // of the host, needed with StateFile
+
+	// Finder is one that others use too; nil: one of its own.
+	Finder *Finder
+	// Devices knows the GPUs that schedulers name by number; nil: only UUIDs are understood.
+	Devices source.DeviceLister
+	// Driver is the root of the driver's files, where minors of GPUs stand; default
+	// Procfs/driver/nvidia.
+	Driver string
+	// Cgroups is where control groups are mounted; default "/sys/fs/cgroup".
+	Cgroups string
+
+	// PodResources and PodsAPI are sockets of the kubelet; "": it is not asked.
+	PodResources string
+	PodsAPI      string
+	KubeletMs    int64 // between two questions to it; 0: 15,000; at least 10,000
+	// SlurmDir is the directory that deploy/slurm's prolog writes files into; "": none.
+	SlurmDir string
+	// MappingDir is that of dcgm-exporter's job mapping; "": none.
+	MappingDir string
+	// Environ lets a short list of variables be read of the environments of processes on
+	// GPUs: see doc.go. Off by default.
+	Environ bool
 }
+
+// Usual places of what Config names.
+const (
+	DefaultPodResources = "/var/lib/kubelet/pod-resources/kubelet.sock"
+	DefaultPodsAPI      = "/var/lib/kubelet/pods-api/pods-api.sock"
+	DefaultSlurmDir     = "/run/flopwatch/slurm"
+)
 
 // Job is the instrument "job": rows of wire.KindProcess as processes come, change and end.
 type Job struct {
@@ -56,6 +94,24 @@ type Job struct {
 	lister source.ProcessLister
 	fs     *procfs
 	users  users
+	finder *Finder
+
+	devices devices
+	kubelet *kubelet
+	slurm   *slurm
+	mapping *mapping
+	holds   *holds
+	key     []byte // for what stands for pods without a UID
+	feeds   [feeds]struct {
+		version uint64
+		heardMs int64
+	}
+	declared map[string]string // numbers of jobs by SLUID, as environments say
+	stirred  bool              // processes have come or changed since those were looked at
+	versions [3]uint64         // that attributions rest on: of holds, of Slurm's files, of pods
+	env      environReader
+	envNo    error // why an environment could not be read, the last time
+	envTold  source.Status
 
 	known map[int32]*process
 	order []*process    // by pid, so that rows come in an order
@@ -86,11 +142,14 @@ type Job struct {
 	folds      int8           // the same of users: 0: not looked; 1: all are told apart; 2: not
 
 	told  health
-	look  map[int32][]int
+	look  []source.GPUProcess // the list, by process
+	spare map[int32]bool
 	row   *process
 	endMs int64 // of the row; 0: none
 	fill  func(b *wire.Builder)
 	names func(b *wire.Builder)
+	// declaredNames is that of rows whose job somebody declares.
+	declaredNames func(b *wire.Builder)
 }
 
 // process is one process that was on a GPU.
@@ -100,9 +159,14 @@ type process struct {
 	startMs  int64
 	gpus     []int // sorted
 	gpuList  string
+	mig      []string // MIG devices, sorted
+	migList  string
 	exe      string
 	launcher string
 	user     string
+	env      environ
+	denied   bool // its environment may not be read
+	job      attribution
 	anybody  bool // the kernel does not say which user: see foldsUsers
 	owner    owner
 	seenMs   int64 // Unix ms at which it was last seen alive
@@ -118,13 +182,54 @@ func New(cfg Config, lister source.ProcessLister) *Job {
 	if cfg.Passwd == "" {
 		cfg.Passwd = "/etc/passwd"
 	}
+	if cfg.Driver == "" {
+		cfg.Driver = filepath.Join(cfg.Procfs, "driver/nvidia")
+	}
+	if cfg.Cgroups == "" {
+		cfg.Cgroups = "/sys/fs/cgroup"
+	}
+	if cfg.Finder == nil {
+		cfg.Finder = NewFinder(cfg.Procfs)
+	}
 	j := &Job{
-		cfg: cfg, lister: lister, fs: newProcfs(cfg.Procfs), users: users{path: cfg.Passwd},
-		known: map[int32]*process{}, missing: map[int32]bool{}, look: map[int32][]int{},
+		cfg: cfg, lister: lister, fs: newProcfs(cfg.Procfs), users: users{path: cfg.Passwd}, finder: cfg.Finder,
+		devices: devices{lister: cfg.Devices, driver: cfg.Driver}, holds: newHolds(),
+		known: map[int32]*process{}, missing: map[int32]bool{}, spare: map[int32]bool{},
+	}
+	if cfg.PodResources != "" || cfg.PodsAPI != "" {
+		j.kubelet = newKubelet(cfg.PodResources, cfg.PodsAPI, cmp.Or(cfg.KubeletMs, askMs))
+	}
+	if cfg.SlurmDir != "" {
+		j.slurm = newSlurm(cfg.SlurmDir, cfg.Cgroups, cmp.Or(cfg.BootID, readBootID(cfg.Procfs)))
+	}
+	if cfg.MappingDir != "" {
+		j.mapping = newMapping(cfg.MappingDir)
 	}
 	j.fill = j.fillRow
-	j.names = func(b *wire.Builder) { b.SetSource(fieldGPUs, wire.SourceNVML) }
+	j.names = func(b *wire.Builder) {
+		for _, f := range []uint8{fieldGPUs, fieldInstances} {
+			b.SetSource(f, wire.SourceNVML)
+		}
+		for _, f := range []uint8{fieldProject, fieldWorld, fieldRank, fieldPlace, fieldLocalRank, fieldLocalSize} {
+			b.SetSource(f, wire.SourceDeclared)
+		}
+	}
+	j.declaredNames = func(b *wire.Builder) {
+		j.names(b)
+		for _, f := range []uint8{fieldJobSource, fieldJobID, fieldContainer} {
+			b.SetSource(f, wire.SourceDeclared)
+		}
+	}
 	return j
+}
+
+// readBootID reads which boot of the host this is; "": not known.
+func readBootID(procfs string) string {
+	b, err := os.ReadFile(filepath.Join(procfs, "sys/kernel/random/boot_id"))
+	if id := strings.TrimSpace(string(b)); err == nil && isUUID(id) {
+		return id
+	}
+	return ""
 }
 
 // Name returns "job".
@@ -134,6 +239,9 @@ func (j *Job) Name() string { return "job" }
 func (j *Job) Close() error {
 	for _, p := range j.order {
 		p.unwatch()
+	}
+	if j.kubelet != nil {
+		j.kubelet.close()
 	}
 	if !j.restored {
 		return nil // it has not read what the last agent left
@@ -151,6 +259,7 @@ func (j *Job) Sample(ctx context.Context, t source.Tick, out source.Sink) error 
 		j.restored, j.firstMs = true, t.BootMs
 		j.restore(t, out)
 	}
+	j.schedulers(ctx, t, out)
 	if err := j.alive(t, out); err != nil {
 		return err
 	}
@@ -164,8 +273,10 @@ func (j *Job) Sample(ctx context.Context, t source.Tick, out source.Sink) error 
 			j.begun, j.seq = true, seq
 		}
 	}
+	j.attributeAll(t, out)
 	j.keep(t)
 	j.tell(t, ok, out)
+	j.tellEnviron(out)
 	return nil
 }
 
@@ -231,7 +342,7 @@ func (j *Job) add(p *process, out source.Sink) {
 	j.known[p.pid] = p
 	at, _ := slices.BinarySearchFunc(j.order, p.pid, func(p *process, pid int32) int { return int(p.pid) - int(pid) })
 	j.order, j.polls = slices.Insert(j.order, at, p), j.polls[:0]
-	j.dirty = true
+	j.dirty, j.stirred = true, true
 	j.put(p, 0, out)
 }
 
@@ -247,22 +358,32 @@ func (j *Job) end(p *process, t source.Tick, out source.Sink) {
 
 // take compares a new list with what is known.
 func (j *Job) take(ctx context.Context, list []source.GPUProcess, t source.Tick, out source.Sink) error {
-	clear(j.look)
+	j.look = j.look[:0]
 	for _, l := range list {
 		if l.PID > 0 && l.GPU >= 0 && l.GPU < maxGPUs {
-			j.look[l.PID] = append(j.look[l.PID], l.GPU)
+			if uuid, ok := findUUID(l.Instance); !ok || uuid != l.Instance {
+				l.Instance = ""
+			}
+			j.look = append(j.look, l)
 		}
 	}
+	slices.SortFunc(j.look, func(a, b source.GPUProcess) int {
+		return cmp.Or(int(a.PID)-int(b.PID), a.GPU-b.GPU, strings.Compare(a.Instance, b.Instance))
+	})
 	j.over, j.hidden, j.refused = 0, 0, 0
-	missing := map[int32]bool{}
-	for _, pid := range slices.Sorted(maps.Keys(j.look)) {
+	missing := j.spare
+	clear(missing)
+	for from, to := 0, 0; from < len(j.look); from = to {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		gpus := j.look[pid]
-		slices.Sort(gpus)
+		pid := j.look[from].PID
+		for to = from + 1; to < len(j.look) && j.look[to].PID == pid; {
+			to++
+		}
+		on := j.look[from:to]
 		if p := j.known[pid]; p != nil {
-			j.update(p, gpus, out)
+			j.update(p, on, t, out)
 			continue
 		}
 		if len(j.known) >= maxProcesses {
@@ -283,10 +404,11 @@ func (j *Job) take(ctx context.Context, list []source.GPUProcess, t source.Tick,
 			}
 			continue
 		}
-		p.setGPUs(gpus)
+		p.on(on)
+		p.job = j.attribute(p, t)
 		j.add(p, out)
 	}
-	j.missing = missing
+	j.missing, j.spare = missing, j.missing
 	return nil
 }
 
@@ -296,7 +418,7 @@ func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{pid: pid, start: s.start, startMs: j.baseMs + int64(s.start)*tickMs, seenMs: t.WallMs, watch: j.watch(pid)}
+	p := &process{pid: pid, start: s.start, startMs: j.baseMs + int64(s.start)*tickMs, seenMs: t.WallMs, watch: j.watch(pid), env: noEnviron}
 	s.comm = slices.Clone(s.comm)
 	if p.exe = j.fs.exe(pid); p.exe == "" {
 		p.exe = clean(string(s.comm))
@@ -309,9 +431,10 @@ func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
 		p.user = j.users.name(uid, t.BootMs)
 	}
 	if b, cerr := j.fs.read(pid, "cgroup", maxCgroup); cerr == nil {
-		p.owner = parseCgroup(b)
+		p.owner = j.finder.ofFile(b)
 	}
 	p.launcher = j.fs.launcher(s, p.owner)
+	j.readEnviron(p)
 	// What was read belongs to one process only if its number was not given away meanwhile.
 	if again, aerr := j.fs.stat(pid); aerr != nil || again.start != p.start {
 		p.unwatch()
@@ -321,27 +444,42 @@ func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
 }
 
 // update tells that the GPUs or the job of a process have changed, if they have.
-func (j *Job) update(p *process, gpus []int, out source.Sink) {
-	changed := slices.ContainsFunc(gpus, func(g int) bool { return !slices.Contains(p.gpus, g) })
-	if changed {
-		p.setGPUs(gpus)
-	}
+func (j *Job) update(p *process, on []source.GPUProcess, t source.Tick, out source.Sink) {
+	changed := p.on(on)
 	if b, err := j.fs.read(p.pid, "cgroup", maxCgroup); err == nil {
-		if o := parseCgroup(b); o.source != "" && o != p.owner {
+		if o := j.finder.ofFile(b); o.source != "" && o != p.owner {
 			p.owner, changed = o, true
 		}
 	}
 	if changed {
-		j.dirty = true
+		p.job = j.attribute(p, t)
+		j.dirty, j.stirred = true, true
 		j.put(p, 0, out)
 	}
 }
 
-// setGPUs adds GPUs to those that the process was seen on.
-func (p *process) setGPUs(gpus []int) {
-	p.gpus = append(p.gpus, gpus...)
-	slices.Sort(p.gpus)
-	p.gpus = slices.Compact(p.gpus)
+// on adds what the process is listed on to what it was seen on, and reports whether that is
+// something new.
+func (p *process) on(list []source.GPUProcess) (changed bool) {
+	for _, l := range list {
+		if at, found := slices.BinarySearch(p.gpus, l.GPU); !found {
+			p.gpus, changed = slices.Insert(p.gpus, at, l.GPU), true
+		}
+		if l.Instance == "" {
+			continue
+		}
+		if at, found := slices.BinarySearch(p.mig, l.Instance); !found {
+			p.mig, changed = slices.Insert(p.mig, at, l.Instance), true
+		}
+	}
+	if changed {
+		p.lists()
+	}
+	return changed
+}
+
+// lists makes the texts of what the process was seen on.
+func (p *process) lists() {
 	var list []byte
 	for i, g := range p.gpus {
 		if i > 0 {
@@ -349,13 +487,17 @@ func (p *process) setGPUs(gpus []int) {
 		}
 		list = strconv.AppendInt(list, int64(g), 10)
 	}
-	p.gpuList = string(list)
+	p.gpuList, p.migList = string(list), strings.Join(p.mig, " ")
 }
 
 // put adds a row; endMs is 0 for a process that runs.
 func (j *Job) put(p *process, endMs int64, out source.Sink) {
 	j.row, j.endMs = p, endMs
-	out.Row(wire.KindProcess, wire.SourceProcfs, "process", j.names, j.fill)
+	if p.job.evidence == "" || p.job.evidence == byCgroup {
+		out.Row(wire.KindProcess, wire.SourceProcfs, "process", j.names, j.fill)
+	} else {
+		out.Row(wire.KindProcess, wire.SourceProcfs, "process declared", j.declaredNames, j.fill)
+	}
 }
 
 func (j *Job) fillRow(b *wire.Builder) {
@@ -369,11 +511,25 @@ func (j *Job) fillRow(b *wire.Builder) {
 		field uint8
 		value string
 	}{
-		{fieldGPUs, p.gpuList}, {fieldExe, p.exe}, {fieldLauncher, p.launcher}, {fieldJobSource, p.owner.source}, {fieldJobID, p.owner.id}, {fieldUser, p.user},
+		{fieldGPUs, p.gpuList}, {fieldExe, p.exe}, {fieldLauncher, p.launcher}, {fieldJobSource, p.job.source}, {fieldJobID, p.job.id}, {fieldUser, p.user},
+		{fieldProject, p.job.project}, {fieldEvidence, p.job.evidence}, {fieldPlace, p.env.place}, {fieldInstances, p.migList}, {fieldContainer, p.job.container},
 	} {
 		if v.value != "" {
 			b.SetStr(v.field, v.value)
 		}
+	}
+	for _, v := range [...]struct {
+		field uint8
+		value int64
+	}{
+		{fieldWorld, p.env.world}, {fieldRank, p.env.rank}, {fieldLocalRank, p.env.localRank}, {fieldLocalSize, p.env.localWorld},
+	} {
+		if v.value >= 0 {
+			b.SetInt(v.field, v.value)
+		}
+	}
+	if p.job.conf > 0 {
+		b.SetInt(fieldConf, p.job.conf)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,43 +24,87 @@ import (
 
 // sink keeps rows as text, and statuses.
 type sink struct {
-	t      testing.TB
-	b      *wire.Builder
-	status source.Status
-	told   int
+	t        testing.TB
+	b, holds *wire.Builder
+	status   source.Status            // of "job"
+	parts    map[string]source.Status // of all
+	told     int
 }
 
 func newSink(t testing.TB) *sink {
-	return &sink{t: t, b: wire.NewBuilder(wire.KindProcess, wire.SourceProcfs)}
+	return &sink{
+		t: t, b: wire.NewBuilder(wire.KindProcess, wire.SourceProcfs), holds: wire.NewBuilder(wire.KindHold, wire.SourceDeclared),
+		parts: map[string]source.Status{},
+	}
 }
 
 func (s *sink) Row(kind wire.Kind, src wire.Source, group string, prepare, fill func(*wire.Builder)) {
-	if kind != wire.KindProcess || src != wire.SourceProcfs || group != "process" || prepare == nil {
+	b := s.b
+	switch {
+	case kind == wire.KindProcess && src == wire.SourceProcfs && (group == "process" || group == "process declared") && prepare != nil:
+		prepare(b)
+	case kind == wire.KindHold && src == wire.SourceDeclared && group == "hold" && prepare == nil:
+		b = s.holds
+	default:
 		s.t.Errorf("row of %v from %v in group %q", kind, src, group)
 	}
-	prepare(s.b)
-	s.b.Begin()
-	fill(s.b)
-	if err := s.b.End(); err != nil {
+	b.Begin()
+	fill(b)
+	if err := b.End(); err != nil {
 		s.t.Error(err)
 	}
 }
 
 func (s *sink) Status(st source.Status) {
-	if st.Instrument != "job" {
+	s.parts[st.Instrument] = st
+	if st.Instrument == "job" {
+		s.status = st
+		s.told++
+	} else if !strings.HasPrefix(st.Instrument, "job/") {
 		s.t.Errorf("status of %q", st.Instrument)
 	}
-	s.status = st
-	s.told++
 }
 
-// take returns the rows since the last call, a line each, fields separated by bars.
+// take returns the rows of processes since the last call, a line each: their first nine
+// fields, separated by bars.
 func (s *sink) take() string {
+	return s.fields("start_ms", "pid", "end_ms", "gpu_list", "exe", "launcher", "job_source", "job_id", "user_hash")
+}
+
+// fields is take with other fields.
+func (s *sink) fields(names ...string) string {
 	t := s.b.Build()
+	if c := t.Column(fieldGPUs); c != nil && c.Source != wire.SourceNVML {
+		s.t.Errorf("gpu_list is from %v", c.Source)
+	}
+	for _, f := range []uint8{fieldWorld, fieldRank, fieldPlace, fieldProject} {
+		if c := t.Column(f); c != nil && c.Source != wire.SourceDeclared {
+			s.t.Errorf("field %d is from %v", f, c.Source)
+		}
+	}
+	text := table(t, names)
+	s.b.Reset()
+	return text
+}
+
+// held returns the rows of holds since the last call, a line each.
+func (s *sink) held(names ...string) string {
+	if len(names) == 0 {
+		names = []string{"start_ms", "gpu_uuid", "job_source", "job_id", "gpu", "end_ms", "evidence", "confidence_e4", "shares"}
+	}
+	text := table(s.holds.Build(), names)
+	s.holds.Reset()
+	return text
+}
+
+// table is a table as lines of fields.
+func table(t *wire.Table, names []string) string {
 	var lines []string
 	for r := range t.Rows {
 		var f []string
-		for _, field := range wire.Schema[wire.KindProcess] {
+		for _, name := range names {
+			at := slices.IndexFunc(wire.Schema[t.Kind], func(f wire.Field) bool { return f.Name == name })
+			field := wire.Schema[t.Kind][at]
 			c := t.Column(field.ID)
 			switch {
 			case c == nil || !c.Has(r):
@@ -70,15 +115,8 @@ func (s *sink) take() string {
 				f = append(f, strconv.FormatInt(c.Int[r], 10))
 			}
 		}
-		if f[9] != "-" || f[10] != "-" || f[11] != "-" {
-			s.t.Errorf("project, world size and rank cannot be known: %v", f)
-		}
-		lines = append(lines, strings.Join(f[:9], "|"))
+		lines = append(lines, strings.Join(f, "|"))
 	}
-	if c := t.Column(fieldGPUs); c != nil && c.Source != wire.SourceNVML {
-		s.t.Errorf("gpu_list is from %v", c.Source)
-	}
-	s.b.Reset()
 	return strings.Join(lines, "\n")
 }
 

@@ -1,11 +1,13 @@
 package job
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/flopwatch/flopwatch/agent/source"
 )
@@ -25,6 +27,9 @@ type state struct {
 	Version   int     `json:"version"`
 	BootID    string  `json:"boot_id"`
 	Processes []saved `json:"processes"`
+
+	Key   []byte      `json:"key,omitempty"` // for what stands for pods without a UID
+	Holds []savedHold `json:"holds,omitempty"`
 }
 
 // saved is a process that was told.
@@ -41,6 +46,43 @@ type saved struct {
 	JobID    string `json:"job_id,omitempty"`
 	Step     string `json:"step,omitempty"`
 	Slurm    string `json:"slurm_node,omitempty"`
+
+	MIG       []string `json:"instances,omitempty"`
+	Own       bool     `json:"own_group,omitempty"`
+	Container string   `json:"container,omitempty"`
+	Job       *savedID `json:"job,omitempty"`
+	// Ranks are world size, rank, local rank and local world size plus one; where the processes
+	// of a run meet is not kept.
+	Ranks *[4]int64 `json:"ranks,omitempty"`
+}
+
+// savedID is an attribution.
+type savedID struct {
+	Source    string `json:"source,omitempty"`
+	ID        string `json:"id,omitempty"`
+	Evidence  string `json:"evidence,omitempty"`
+	Container string `json:"container,omitempty"`
+	Project   string `json:"project,omitempty"`
+	Conf      int64  `json:"confidence_e4,omitempty"`
+}
+
+// savedHold is a hold that was told.
+type savedHold struct {
+	StartMs   int64  `json:"start_ms"`
+	SeenMs    int64  `json:"seen_ms"`
+	UUID      string `json:"gpu_uuid"`
+	Source    string `json:"job_source"`
+	ID        string `json:"job_id"`
+	Feed      feed   `json:"feed"`
+	GPU       int    `json:"gpu"`
+	Device    string `json:"device,omitempty"`
+	Container string `json:"container,omitempty"`
+	Evidence  string `json:"evidence,omitempty"`
+	Conf      int64  `json:"confidence_e4"`
+	Shares    int    `json:"shares,omitempty"`
+	User      string `json:"user,omitempty"`
+	Project   string `json:"project,omitempty"`
+	Workload  string `json:"workload,omitempty"`
 }
 
 // ended is a process that is kept in the file for a while.
@@ -55,7 +97,7 @@ func (j *Job) keep(t source.Tick) {
 		j.lostErr = nil
 	}
 	due := t.BootMs-j.savedMs >= saveMs
-	if j.cfg.StateFile == "" || !due && (!j.dirty || j.stateErr != nil) || !j.dirty && len(j.known) == 0 {
+	if j.cfg.StateFile == "" || !due && (!j.dirty || j.stateErr != nil) || !j.dirty && len(j.known)+len(j.holds.known) == 0 {
 		return
 	}
 	j.savedMs = t.BootMs
@@ -74,18 +116,15 @@ func (j *Job) save() error {
 	if j.cfg.StateFile == "" {
 		return nil
 	}
-	s := state{Version: stateVersion, BootID: j.cfg.BootID, Processes: make([]saved, 0, len(j.order)+len(j.ended))}
-	put := func(p *process) {
-		s.Processes = append(s.Processes, saved{
-			PID: p.pid, Start: p.start, StartMs: p.startMs, SeenMs: p.seenMs, GPUs: p.gpus, Exe: p.exe, Launcher: p.launcher, User: p.user,
-			Source: p.owner.source, JobID: p.owner.id, Step: p.owner.step, Slurm: p.owner.slurm,
-		})
-	}
+	s := state{Version: stateVersion, BootID: j.cfg.BootID, Key: j.key, Processes: make([]saved, 0, len(j.order)+len(j.ended))}
 	for _, p := range j.order {
-		put(p)
+		s.Processes = append(s.Processes, p.saved())
 	}
 	for _, e := range j.ended {
-		put(e.p)
+		s.Processes = append(s.Processes, e.p.saved())
+	}
+	for _, o := range j.holds.order {
+		s.Holds = append(s.Holds, o.saved())
 	}
 	data, err := json.Marshal(s)
 	if err != nil {
@@ -103,33 +142,96 @@ func (j *Job) save() error {
 	return nil
 }
 
+func (p *process) saved() saved {
+	s := saved{
+		PID: p.pid, Start: p.start, StartMs: p.startMs, SeenMs: p.seenMs, GPUs: p.gpus, Exe: p.exe, Launcher: p.launcher, User: p.user,
+		Source: p.owner.source, JobID: p.owner.id, Step: p.owner.step, Slurm: p.owner.slurm, Own: p.owner.own, Container: p.owner.container, MIG: p.mig,
+	}
+	if a := p.job; a != (attribution{}) {
+		s.Job = &savedID{Source: a.source, ID: a.id, Evidence: a.evidence, Container: a.container, Project: a.project, Conf: a.conf}
+	}
+	if e := p.env; e.read {
+		s.Ranks = &[4]int64{e.world + 1, e.rank + 1, e.localRank + 1, e.localWorld + 1}
+	}
+	return s
+}
+
+func (v saved) process() *process {
+	p := &process{
+		pid: v.PID, start: v.Start, startMs: v.StartMs, seenMs: v.SeenMs, gpus: slices.Clone(v.GPUs), mig: slices.Clone(v.MIG), exe: clean(v.Exe), launcher: v.Launcher, user: v.User,
+		owner: owner{source: v.Source, id: v.JobID, step: v.Step, slurm: v.Slurm, own: v.Own, container: v.Container}, env: noEnviron, watch: -1,
+	}
+	slices.Sort(p.gpus)
+	slices.Sort(p.mig)
+	p.gpus, p.mig = slices.Compact(p.gpus), slices.Compact(p.mig)
+	p.lists()
+	if a := v.Job; a != nil {
+		p.job = attribution{source: a.Source, id: a.ID, evidence: a.Evidence, container: a.Container, project: a.Project, conf: a.Conf}
+	} else if v.Source != "" {
+		p.job = attribution{source: v.Source, id: v.JobID}
+	}
+	if r := v.Ranks; r != nil {
+		p.env = environ{read: true, world: r[0] - 1, rank: r[1] - 1, localRank: r[2] - 1, localWorld: r[3] - 1}
+	}
+	return p
+}
+
+func (o *hold) saved() savedHold {
+	return savedHold{
+		StartMs: o.startMs, SeenMs: o.seenMs, UUID: o.uuid, Source: o.source, ID: o.id, Feed: o.feed, GPU: o.gpu, Device: o.device, Container: o.container,
+		Evidence: o.evidence, Conf: o.conf, Shares: o.shares, User: o.user, Project: o.project, Workload: o.workload,
+	}
+}
+
+func (v savedHold) hold() *hold {
+	return &hold{
+		claim: claim{
+			holdKey: holdKey{v.UUID, v.Source, v.ID}, gpu: v.GPU, device: v.Device, container: v.Container, evidence: v.Evidence, conf: v.Conf,
+			user: v.User, project: v.Project, workload: v.Workload,
+		},
+		feed: v.Feed, startMs: v.StartMs, seenMs: v.SeenMs, shares: v.Shares, dirty: true,
+	}
+}
+
 // restore takes over what the last agent knew. Processes that still run are told again, as
 // that agent may have died with their rows; those that have ended are told to have.
 func (j *Job) restore(t source.Tick, out source.Sink) {
-	if j.cfg.StateFile == "" {
-		return
+	var s state
+	var err error
+	if j.cfg.StateFile != "" {
+		s, err = readState(j.cfg.StateFile)
 	}
-	s, err := readState(j.cfg.StateFile)
+	if j.key = s.Key; len(j.key) == 0 {
+		j.key = make([]byte, 16)
+		_, _ = rand.Read(j.key) // it does not fail
+	}
 	if err != nil {
 		j.lostErr = err
 		_ = os.Rename(j.cfg.StateFile, j.cfg.StateFile+".damaged") // for whoever looks into it; a new one is made either way
 		return
 	}
 	for _, v := range s.Processes {
-		p := &process{
-			watch: j.watch(v.PID), pid: v.PID, start: v.Start, startMs: v.StartMs, seenMs: v.SeenMs, exe: clean(v.Exe), launcher: v.Launcher, user: v.User,
-			owner: owner{source: v.Source, id: v.JobID, step: v.Step, slurm: v.Slurm},
-		}
-		p.setGPUs(v.GPUs)
+		p := v.process()
+		p.watch = j.watch(p.pid)
 		now, serr := j.fs.stat(p.pid)
 		switch {
 		case s.BootID != j.cfg.BootID, serr == nil && now.start != p.start, errors.Is(serr, errGone):
 			j.end(p, t, out)
 		case len(j.known) < maxProcesses && j.known[p.pid] == nil:
+			j.readEnviron(p)
 			j.add(p, out)
 		default:
 			p.unwatch()
 		}
+	}
+	for _, v := range s.Holds {
+		o := v.hold()
+		asked := [feeds]bool{j.cfg.PodResources != "", j.slurm != nil, j.mapping != nil}[o.feed]
+		if s.BootID != j.cfg.BootID || !asked {
+			j.holds.end(o, o.seenMs, out)
+			continue
+		}
+		j.holds.adopt(o)
 	}
 }
 
@@ -166,12 +268,30 @@ func parseState(data []byte) (state, error) {
 		for _, g := range p.GPUs {
 			bad = bad || g < 0 || g >= maxGPUs
 		}
-		for _, name := range []string{p.Exe, p.Launcher, p.User, p.Source, p.JobID} {
-			bad = bad || len(name) > 2*maxName
+		names := append([]string{p.Exe, p.Launcher, p.User, p.Source, p.JobID, p.Container}, p.MIG...)
+		if p.Job != nil {
+			names = append(names, p.Job.Source, p.Job.ID, p.Job.Evidence, p.Job.Container, p.Job.Project)
+			bad = bad || p.Job.Conf < 0 || p.Job.Conf > whole
 		}
+		for _, name := range names {
+			bad = bad || len(name) > maxText
+		}
+		bad = bad || len(p.MIG) > maxGPUs
 		if bad {
 			return state{}, fmt.Errorf("decode the list of processes: the entry of pid %d is not one", p.PID)
 		}
+	}
+	for _, h := range s.Holds {
+		bad := h.StartMs <= 0 || h.Feed >= feeds || h.GPU < -1 || h.GPU >= maxGPUs || h.UUID == "" || h.Source == "" || h.Conf < 0 || h.Conf > whole || h.Shares < 0
+		for _, name := range []string{h.UUID, h.Source, h.ID, h.Evidence, h.User, h.Project, h.Workload} {
+			bad = bad || len(name) > maxText
+		}
+		if bad || len(h.Device) > maxDevText || len(h.Container) > maxDevText {
+			return state{}, fmt.Errorf("decode the list of processes: the hold of %q is not one", clean(h.UUID))
+		}
+	}
+	if len(s.Key) > 64 || len(s.Holds) > maxHolds {
+		return state{}, errors.New("decode the list of processes: it has more than an agent writes")
 	}
 	return s, nil
 }

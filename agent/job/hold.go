@@ -1,0 +1,411 @@
+package job
+
+import (
+	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// Fields of wire.KindHold.
+const (
+	holdStart      = 1
+	holdUUID       = 2
+	holdJobSource  = 3
+	holdJobID      = 4
+	holdGPU        = 10
+	holdDevice     = 11
+	holdEnd        = 12
+	holdSeen       = 13
+	holdEvidence   = 14
+	holdConfidence = 15
+	holdShares     = 16
+	holdUser       = 17
+	holdProject    = 18
+	holdWorkload   = 19
+	holdContainer  = 20
+)
+
+// Kinds of evidence.
+const (
+	byCgroup       = "cgroup"
+	byEnviron      = "environ"
+	byPodResources = "podresources"
+	byPodsAPI      = "pods_api"
+	bySlurmFile    = "slurm_file"
+	byMapping      = "dcgm_mapping"
+	byDRA          = "dra"
+)
+
+const (
+	maxHolds   = 4096
+	maxDevText = 512     // bytes of a device's names
+	sayAgainMs = 300_000 // between two rows of a hold that has not changed: it was seen since
+)
+
+// Confidence of what names a holder, before the device's own and the sharers are counted.
+const (
+	holdConf    = 9900
+	suspectConf = 5000 // the job's control groups are gone
+)
+
+// feed is who says which GPUs are held.
+type feed uint8
+
+// Feeds, those that know more first.
+const (
+	feedKubelet feed = iota
+	feedSlurm
+	feedMapping
+	feeds
+)
+
+// holdKey is what a hold is of: its start aside, the key of its rows.
+type holdKey struct{ uuid, source, id string }
+
+// claim is one statement of a feed: a job holds a device.
+type claim struct {
+	holdKey
+	gpu       int
+	device    string
+	container string
+	evidence  string
+	conf      int64 // of one who has it alone
+	user      string
+	project   string
+	workload  string
+	startMs   int64 // since when, where the feed says so; 0: since it is seen
+	alias     string
+}
+
+// hold is a claim that stands.
+type hold struct {
+	claim
+	feed    feed
+	startMs int64
+	shares  int   // how many jobs of this scheduler hold the device
+	seenMs  int64 // wall ms at which the feed was last heard to say it
+	saidMs  int64 // boot ms of the last row; 0: none
+	dirty   bool
+	mark    uint64
+}
+
+// holds are all that stand.
+type holds struct {
+	known   map[holdKey]*hold
+	order   []*hold // by key
+	round   uint64
+	version uint64 // changes with whatever an attribution may rest on
+	dropped int    // beyond maxHolds
+	row     *hold
+	endMs   int64
+	fill    func(b *wire.Builder)
+}
+
+func newHolds() *holds {
+	h := &holds{known: map[holdKey]*hold{}}
+	h.fill = h.fillRow
+	return h
+}
+
+// heard takes what a feed says at wallMs, all of it: what it says no more has ended, except
+// where unknown reports that it could not be heard. everyMs is how often the feed is asked.
+func (h *holds) heard(f feed, claims []claim, unknown func(*hold) bool, everyMs int64, t source.Tick, wallMs int64, out source.Sink) {
+	h.round++
+	for i := range claims {
+		h.claim(f, &claims[i], wallMs, out)
+	}
+	ended := false
+	for _, o := range h.order {
+		if o.feed != f || o.mark == h.round || unknown != nil && unknown(o) {
+			continue
+		}
+		// Where nobody has listened since, it ended when it was last heard of.
+		end := wallMs
+		if wallMs-o.seenMs > 2*everyMs+minAskMs || wallMs < o.seenMs {
+			end = o.seenMs
+		}
+		h.end(o, max(end, o.startMs), out)
+		ended = true
+	}
+	if ended {
+		h.order = slices.DeleteFunc(h.order, func(o *hold) bool { return h.known[o.holdKey] != o })
+		h.version++
+	}
+	h.share()
+	h.say(t, out)
+}
+
+// share counts who shares each device: nobody of several is given it whole.
+func (h *holds) share() {
+	for from := 0; from < len(h.order); {
+		to := from + 1
+		for to < len(h.order) && h.order[to].uuid == h.order[from].uuid && h.order[to].source == h.order[from].source {
+			to++
+		}
+		for _, o := range h.order[from:to] {
+			if o.shares != to-from {
+				o.shares, o.dirty = to-from, true
+				h.version++
+			}
+		}
+		from = to
+	}
+}
+
+// confidence is a hold's, divided among all who share the device.
+func (o *hold) confidence() int64 { return o.conf / int64(max(o.shares, 1)) }
+
+// claim takes one statement in.
+func (h *holds) claim(f feed, c *claim, wallMs int64, out source.Sink) {
+	o := h.known[c.holdKey]
+	if o != nil && o.feed < f && o.mark != 0 {
+		return // one that knows more says so already
+	}
+	if o != nil && c.startMs != 0 && c.startMs != o.startMs && o.feed == f {
+		// The job was started anew under the same id.
+		h.end(o, max(o.startMs, c.startMs), out)
+		h.order = slices.DeleteFunc(h.order, func(x *hold) bool { return x == o })
+		o = nil
+	}
+	if o == nil {
+		start := cmp.Or(c.startMs, wallMs)
+		if c.alias != "" {
+			// The job's own id has become known: the hold goes on under it, and what was told
+			// under the other is taken back by a row that ends when it began.
+			other := holdKey{c.uuid, c.source, c.alias}
+			if old := h.known[other]; old != nil {
+				start = old.startMs
+				h.end(old, old.startMs, out)
+				h.order = slices.DeleteFunc(h.order, func(o *hold) bool { return o == old })
+			}
+		}
+		if len(h.known) >= maxHolds {
+			h.dropped++
+			return
+		}
+		o = &hold{claim: *c, feed: f, startMs: start, dirty: true}
+		h.adopt(o)
+	} else if !same(&o.claim, c) {
+		o.claim, o.dirty = *c, true
+		h.version++
+	}
+	o.feed, o.seenMs, o.mark = f, wallMs, h.round
+}
+
+// adopt takes a hold into the list.
+func (h *holds) adopt(o *hold) {
+	h.known[o.holdKey] = o
+	at, found := slices.BinarySearchFunc(h.order, o.holdKey, func(o *hold, k holdKey) int { return compareHolds(o.holdKey, k) })
+	if found {
+		h.order[at] = o
+	} else {
+		h.order = slices.Insert(h.order, at, o)
+	}
+	h.version++
+}
+
+func same(a, b *claim) bool {
+	x, y := *a, *b
+	x.startMs, x.alias, y.startMs, y.alias = 0, "", 0, ""
+	return x == y
+}
+
+func compareHolds(a, b holdKey) int {
+	return cmp.Or(strings.Compare(a.uuid, b.uuid), strings.Compare(a.source, b.source), strings.Compare(a.id, b.id))
+}
+
+// say puts rows of what is new or has changed, and now and then of all.
+func (h *holds) say(t source.Tick, out source.Sink) {
+	for _, o := range h.order {
+		if o.dirty || t.BootMs-o.saidMs >= sayAgainMs {
+			o.dirty, o.saidMs = false, t.BootMs
+			h.put(o, 0, out)
+		}
+	}
+}
+
+func (h *holds) end(o *hold, endMs int64, out source.Sink) {
+	delete(h.known, o.holdKey)
+	h.put(o, max(endMs, 1), out)
+}
+
+// put adds a row; endMs is 0 for a hold that stands.
+func (h *holds) put(o *hold, endMs int64, out source.Sink) {
+	h.row, h.endMs = o, endMs
+	out.Row(wire.KindHold, wire.SourceDeclared, "hold", nil, h.fill)
+}
+
+func (h *holds) fillRow(b *wire.Builder) {
+	o := h.row
+	b.SetInt(holdStart, o.startMs)
+	b.SetStr(holdUUID, o.uuid)
+	b.SetStr(holdJobSource, o.source)
+	b.SetStr(holdJobID, o.id)
+	if o.gpu >= 0 {
+		b.SetInt(holdGPU, int64(o.gpu))
+	}
+	if h.endMs > 0 {
+		b.SetInt(holdEnd, h.endMs)
+	}
+	b.SetInt(holdSeen, o.seenMs)
+	b.SetInt(holdConfidence, o.confidence())
+	b.SetInt(holdShares, int64(max(o.shares, 1)))
+	for _, v := range [...]struct {
+		field uint8
+		value string
+	}{
+		{holdDevice, o.device}, {holdEvidence, o.evidence}, {holdUser, o.user}, {holdProject, o.project}, {holdWorkload, o.workload}, {holdContainer, o.container},
+	} {
+		if v.value != "" {
+			b.SetStr(v.field, v.value)
+		}
+	}
+}
+
+// merge joins claims of one job for one device, as of several slices of it or of several of
+// a pod's containers.
+func merge(claims []claim) []claim {
+	slices.SortStableFunc(claims, func(a, b claim) int {
+		return cmp.Or(compareHolds(a.holdKey, b.holdKey), strings.Compare(a.device, b.device), strings.Compare(a.container, b.container))
+	})
+	out := claims[:0]
+	for _, c := range claims {
+		if n := len(out); n > 0 && out[n-1].holdKey == c.holdKey {
+			last := &out[n-1]
+			last.device, last.container = join(last.device, c.device), join(last.container, c.container)
+			last.conf = min(last.conf, c.conf)
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// join adds a word to a list of words that are separated by blanks.
+func join(list, word string) string {
+	if word == "" || len(list)+1+len(word) > maxDevText || slices.Contains(strings.Fields(list), word) {
+		return list
+	}
+	if list == "" {
+		return word
+	}
+	return list + " " + word
+}
+
+// exclusive is the job that alone holds a device; nil: nobody, or several.
+func (h *holds) exclusive(uuid string) *hold {
+	at, _ := slices.BinarySearchFunc(h.order, uuid, func(o *hold, uuid string) int { return strings.Compare(o.uuid, uuid) })
+	if at == len(h.order) || h.order[at].uuid != uuid || h.order[at].shares > 1 || at+1 < len(h.order) && h.order[at+1].uuid == uuid {
+		return nil
+	}
+	return h.order[at]
+}
+
+// claims turns what the kubelet says into claims. unresolved counts devices that could
+// not be told apart.
+func (k *kubelet) claims(d *devices, key []byte) (claims []claim, unresolved []podDevice) {
+	for _, p := range k.devices {
+		g, ok := device{}, false
+		if p.dra {
+			g, ok = d.ofClaim(p.id)
+		} else {
+			g, ok = d.ofPlugin(p.resource, p.id)
+		}
+		name := podName{p.namespace, p.pod}
+		info := k.names[name]
+		if info.ended {
+			continue // some kubelets list the devices of pods that have ended
+		}
+		if !ok {
+			unresolved = append(unresolved, p)
+			continue
+		}
+		c := claim{
+			holdKey: holdKey{g.uuid, sourceKubernetes, info.uid}, gpu: g.gpu, device: p.id, container: p.container, evidence: byPodResources,
+			conf: holdConf * g.conf / whole, project: p.namespace, workload: p.pod,
+		}
+		if p.dra {
+			c.evidence = byDRA
+		}
+		if alias := anonymous(key, name); c.id == "" {
+			c.id = alias
+		} else {
+			c.alias = alias
+		}
+		claims = append(claims, c)
+	}
+	return merge(claims), unresolved
+}
+
+// anonymous stands for a pod whose UID is not known: its name does not leave the host in
+// clear, and the key is this host's alone.
+func anonymous(key []byte, name podName) string {
+	mac := hmac.New(sha256.New, key)
+	_, _ = mac.Write([]byte(name.namespace + "/" + name.name)) // a hash's Write does not fail
+	return "pod-" + hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
+// claims turns the files of prologs into claims.
+func (s *slurm) claims(d *devices) (claims []claim, unresolved []string) {
+	for _, j := range s.jobs {
+		if j.stale || j.lost || j.refused {
+			continue
+		}
+		add := func(g device, name string) {
+			c := claim{
+				holdKey: holdKey{g.uuid, sourceSlurm, j.id}, gpu: g.gpu, device: name, evidence: bySlurmFile, conf: holdConf * g.conf / whole,
+				user: j.user, project: j.account, startMs: j.startMs,
+			}
+			if c.user == "" && j.uid != "" {
+				c.user = "uid:" + j.uid
+			}
+			if j.suspect {
+				c.conf = min(c.conf, suspectConf)
+			}
+			claims = append(claims, c)
+		}
+		for _, uuid := range j.uuids {
+			add(d.uuid(uuid), uuid)
+		}
+		if len(j.uuids) > 0 {
+			continue
+		}
+		for _, n := range j.minors {
+			name := "/dev/nvidia" + strconv.Itoa(n)
+			if g, ok := d.minor(n); ok {
+				add(g, name)
+			} else {
+				unresolved = append(unresolved, name)
+			}
+		}
+	}
+	return merge(claims), unresolved
+}
+
+// claims turns dcgm-exporter's files into claims.
+func (m *mapping) claims(d *devices) (claims []claim, unresolved []string) {
+	for name, ids := range m.files {
+		gpu, gi, isMIG := strings.Cut(name, ".")
+		n, _, _ := index(gpu)
+		g, ok := d.index(n)
+		if ok && isMIG {
+			number, _, _ := index(gi)
+			g, ok = d.instance(g, -1, number)
+		}
+		if !ok {
+			unresolved = append(unresolved, name)
+			continue
+		}
+		for _, id := range ids {
+			claims = append(claims, claim{holdKey: holdKey{g.uuid, sourceSlurm, id}, gpu: g.gpu, device: name, evidence: byMapping, conf: holdConf * byMapIndex / whole})
+		}
+	}
+	return merge(claims), unresolved
+}
