@@ -62,6 +62,40 @@ type NVML struct {
 	LastPass                           time.Duration // of one GPU
 	GPUs, Stalled                      int
 	Faults                             []Fault
+	// Bursts are passes between ticks; BurstsRefused were left out as their calls would not have
+	// fit, BudgetRefused by the child for the same reason.
+	Bursts, BurstsRefused, BudgetRefused uint64
+	// Tiers are times in the driver by tier.
+	Tiers []Tier
+	// Slowest is the longest call by class, since the agent started.
+	Slowest []Slowest
+	// Events are what happened to GPUs; EventsDropped were too many at once.
+	Events        []Count
+	EventsDropped uint64
+	// Backed are GPUs that are read more seldom as their calls take long; BackedRare only what
+	// is rarer than ticks.
+	Backed, BackedRare int
+}
+
+// Tier is how long answers of a tier took in the driver.
+type Tier struct {
+	Name   string
+	Asked  uint64
+	Took   time.Duration
+	Bounds []time.Duration // upper ends
+	By     []uint64        // answers by bound, and those above all
+}
+
+// Slowest is the longest call of a class.
+type Slowest struct {
+	Class string
+	Took  time.Duration
+}
+
+// Count is how often something happened.
+type Count struct {
+	Name string
+	N    uint64
 }
 
 // Fault is a call into the library that failed.
@@ -79,6 +113,7 @@ type Exporter struct {
 	digest string
 	gpus   bool
 	failed bool // the spool did not tell its age, and that was logged
+	descs  map[shape][]*prometheus.Desc
 }
 
 var _ prometheus.Collector = (*Exporter)(nil)
@@ -195,6 +230,13 @@ var (
 	nvmlGPUs      = gauge("nvml_gpus", "GPUs that are watched.")
 	nvmlStalled   = gauge("nvml_gpus_stalled", "GPUs that were asked and do not answer.")
 	nvmlFaults    = counter("nvml_faults_total", "Calls into NVIDIA's library that failed.", "function", "code")
+	nvmlBursts    = counter("nvml_burst_readings_total", "Passes over a GPU between ticks.")
+	nvmlRefused   = counter("nvml_refused_total", "What was left out as its calls would not have fit into the budget: moments of bursts by the agent, anything by flopwatch-nvml.", "by")
+	nvmlSlowest   = gauge("nvml_slowest_call_seconds", "The longest call into NVIDIA's library, by what it asks for.", "class")
+	nvmlBacked    = gauge("nvml_gpus_backed_off", "GPUs that are read more seldom as calls take long: all that is read of them, or only what is rarer than ticks.", "tiers")
+	gpuEvents     = counter("gpu_events_total", "What happened to GPUs.", "event")
+	eventsDropped = counter("gpu_events_dropped_total", "Events of GPUs that were too many at once.")
+	tierSeconds   = prometheus.NewDesc("flopwatch_agent_nvml_tier_seconds", "Time that answers took in the driver, by tier.", []string{"tier"}, nil)
 )
 
 var states = []source.State{source.Active, source.Degraded, source.Stalled, source.Lost, source.Unavailable}
@@ -261,9 +303,10 @@ func (e *Exporter) Collect(out chan<- prometheus.Metric) {
 	put(brokerDowns, float64(b.Downs))
 
 	e.nvml(put)
+	e.tiers(out)
 	if gpus && e.cfg.GPUs != nil {
 		for _, g := range e.cfg.GPUs() {
-			g.collect(e.cfg.Node, out)
+			e.gpu(&g, out)
 		}
 	}
 }
@@ -318,8 +361,42 @@ func (e *Exporter) nvml(put func(m metric, v float64, labels ...string)) {
 	}
 	put(nvmlGPUs, float64(st.GPUs))
 	put(nvmlStalled, float64(st.Stalled))
+	put(nvmlBursts, float64(st.Bursts))
+	put(nvmlRefused, float64(st.BurstsRefused), "agent")
+	put(nvmlRefused, float64(st.BudgetRefused), "child")
+	put(nvmlBacked, float64(st.Backed), "all")
+	put(nvmlBacked, float64(st.BackedRare), "rare")
+	for _, c := range st.Slowest {
+		put(nvmlSlowest, c.Took.Seconds(), c.Class)
+	}
+	for _, c := range st.Events {
+		put(gpuEvents, float64(c.N), c.Name)
+	}
+	put(eventsDropped, float64(st.EventsDropped))
 	for _, f := range st.Faults {
 		put(nvmlFaults, float64(f.Count), f.Function, strconv.Itoa(f.Code))
+	}
+}
+
+// tiers puts how long answers took.
+func (e *Exporter) tiers(out chan<- prometheus.Metric) {
+	if e.cfg.NVML == nil {
+		return
+	}
+	st, ok := e.cfg.NVML()
+	if !ok {
+		return
+	}
+	for _, t := range st.Tiers {
+		if len(t.By) != len(t.Bounds)+1 {
+			continue
+		}
+		upTo, sum := map[float64]uint64{}, uint64(0)
+		for i, b := range t.Bounds {
+			sum += t.By[i]
+			upTo[b.Seconds()] = sum
+		}
+		out <- prometheus.MustNewConstHistogram(tierSeconds, t.Asked, t.Took.Seconds(), upTo, t.Name)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/flopwatch/flopwatch/agent"
+	"github.com/flopwatch/flopwatch/agent/gpu"
 	"github.com/flopwatch/flopwatch/agent/gpu/frame"
 	"github.com/flopwatch/flopwatch/agent/ship"
 	"github.com/flopwatch/flopwatch/agent/source"
@@ -41,7 +42,13 @@ func (fakeSpool) Committed() uint64          { return 1000 }
 func (fakeSpool) Gaps() []spool.Gap          { return make([]spool.Gap, 1) }
 
 func config() Config {
-	full := GPU{Fresh: true, Device: frame.Device{Index: 0, UUID: "GPU-aaaa", Name: "NVIDIA H100 80GB HBM3", PCIBusID: "00000000:1B:00.0", DriverVersion: "580.95.05", MemTotalBytes: 85520809984}}
+	h100 := func(index int, uuid, bus string) frame.Device {
+		d := frame.Unknown(index)
+		d.UUID, d.Name, d.PCIBusID, d.DriverVersion, d.MemTotalBytes, d.Minor = uuid, "NVIDIA H100 80GB HBM3", bus, "580.95.05", 85520809984, index
+		return d
+	}
+	full := GPU{Fresh: true, HealthFresh: true, Device: h100(0, "GPU-aaaa", "00000000:1B:00.0"), Xid: 79, XidKnown: true}
+	full.Device.PowerLimitMW, full.Device.PCIeGenMax, full.Device.PCIeWidthMax, full.Device.ECCMode, full.Device.MIGMode = 700_000, 5, 16, 1, 0
 	for m := range frame.NumMetrics {
 		full.Reading.Set(m, int64(m)+1)
 	}
@@ -52,10 +59,26 @@ func config() Config {
 	full.Reading.Set(frame.TensorE4, 4321)
 	full.Reading.Set(frame.ClocksEventReasons, 0)
 	full.Reading.Set(frame.SMClockMHz, 1980)
-	partly := GPU{Fresh: true, Device: frame.Device{Index: 1, UUID: "GPU-bbbb", Name: "NVIDIA A100", PCIBusID: "00000000:2B:00.0", DriverVersion: "580.95.05", MemTotalBytes: -1}}
+	for v := range frame.NumVitals {
+		full.Health.Set(v, int64(v)+100)
+	}
+	full.Health.Set(frame.MemReservedBytes, 551<<20)
+	full.Health.Set(frame.BAR1UsedBytes, 3<<20)
+	full.Health.Set(frame.ECCUncorrectedVolatile, 0)
+	partly := GPU{Fresh: true, Device: h100(1, "GPU-bbbb", "00000000:2B:00.0"), Owner: Owner{Pod: "train-0", Namespace: "research", Container: "main"}}
+	partly.Device.Name, partly.Device.MemTotalBytes, partly.Device.Minor = "NVIDIA A100", -1, 3 // the kernel numbers it in another way
 	partly.Reading.Set(frame.UtilE4, 0)
 	partly.Reading.Set(frame.MemUsedBytes, 1<<30)
-	stale := GPU{Device: frame.Device{Index: 2, UUID: "GPU-cccc", Name: "NVIDIA H100 80GB HBM3", PCIBusID: "00000000:3B:00.0", DriverVersion: "580.95.05", MemTotalBytes: 85520809984}, Reading: full.Reading}
+	stale := GPU{Device: h100(2, "GPU-cccc", "00000000:3B:00.0"), Reading: full.Reading, Health: full.Health}
+	mig := GPU{Fresh: true, Device: h100(3, "GPU-dddd", "00000000:4B:00.0")}
+	mig.Device.MIGMode = 1
+	mig.Reading.Set(frame.PowerMW, 300_000)
+	part := Instance{Instance: frame.Instance{GI: 1, CI: 0, UUID: "MIG-1111", Profile: "1g.10gb", MemTotalBytes: 10 << 30}, Fresh: true, Owner: Owner{Pod: "serve-7", Namespace: "prod", Container: "llm"}}
+	part.Reading.Set(frame.TensorE4, 1200)
+	part.Reading.Set(frame.MemUsedBytes, 4<<30)
+	second, other := part, Instance{Instance: frame.Instance{GI: 2, CI: 0, UUID: "MIG-3333", Profile: "2g.20gb", MemTotalBytes: -1}}
+	second.CI, second.UUID = 1, "MIG-2222" // of the same GPU instance: what is measured is shared
+	mig.Instances = []Instance{part, second, other}
 	return Config{
 		Build: "v1.2.3", Node: "node-1", Spool: fakeSpool{oldest: 1_700_000_000_000}, SpoolMaxBytes: 1 << 30,
 		Agent: func() agent.Stats {
@@ -79,9 +102,11 @@ func config() Config {
 		Broker: func() Broker { return Broker{Up: true, Downs: 2} },
 		NVML: func() (NVML, bool) {
 			return NVML{Starts: 2, Restarts: 1, Kills: 1, Calls: 8000, Readings: 936, Dropped: 1, LastPass: 250 * time.Microsecond, GPUs: 3, Stalled: 1,
-				Faults: []Fault{{"nvmlDeviceGetPowerUsage", 15, 3}}}, true
+				Faults: []Fault{{"nvmlDeviceGetPowerUsage", 15, 3}}, Bursts: 400, BurstsRefused: 20, BudgetRefused: 2, Backed: 1, BackedRare: 2, EventsDropped: 1,
+				Tiers:   []Tier{{Name: "base", Asked: 936, Took: 234 * time.Millisecond, Bounds: []time.Duration{time.Millisecond, 10 * time.Millisecond}, By: []uint64{900, 30, 6}}},
+				Slowest: []Slowest{{"fields", 12 * time.Millisecond}}, Events: []Count{{"xid", 3}}}, true
 		},
-		GPUs: func() []GPU { return []GPU{full, partly, stale} },
+		GPUs: func() []GPU { return []GPU{full, partly, stale, mig} },
 		Now:  func() time.Time { return time.UnixMilli(1_700_000_300_500) },
 	}
 }
@@ -126,12 +151,17 @@ func TestPage(t *testing.T) {
 	all := page(t, e)
 	var gpus strings.Builder
 	for line := range strings.Lines(all) {
-		if strings.Contains(line, "DCGM_") {
+		if strings.Contains(line, "DCGM_") || strings.Contains(line, "flopwatch_gpu_") {
 			gpus.WriteString(line)
 		}
 	}
 	golden(t, "gpus.prom", gpus.String())
 	e.ShowGPUs(false)
+	for _, name := range []string{"0x7ffffff", "e+18", "9223372036854775", "-1\n"} {
+		if strings.Contains(gpus.String(), name) {
+			t.Errorf("a value for what is not known is on the page: %s", name)
+		}
+	}
 	if strings.Contains(page(t, e), "DCGM_") {
 		t.Error("GPUs are shown still")
 	}
@@ -164,5 +194,35 @@ func TestNothingKnown(t *testing.T) {
 	}
 	if err := e.Register(reg); err == nil {
 		t.Error("registered twice")
+	}
+}
+
+// TestGPUs: what is too old is not shown, and a GPU that is read more seldom has more time.
+func TestGPUs(t *testing.T) {
+	now := time.UnixMilli(1_700_000_000_000)
+	at := func(age time.Duration) int64 { return now.Add(-age).UnixMilli() }
+	list := []gpu.Latest{
+		{WallMs: at(2 * time.Second), HealthWallMs: at(50 * time.Second), State: source.Active,
+			Instances: []gpu.LatestInstance{{Instance: frame.Instance{UUID: "MIG-1"}, WallMs: at(time.Second)}, {Instance: frame.Instance{UUID: "MIG-2"}}}},
+		{WallMs: at(6 * time.Second), HealthWallMs: at(70 * time.Second), State: source.Active},
+		{WallMs: at(30 * time.Second), HealthWallMs: at(70 * time.Second), State: source.Degraded},
+		{State: source.Lost},
+		{WallMs: at(-2 * time.Second), State: source.Active}, // the wall clock was set back
+	}
+	got := GPUs(list, now, Freshness{Interval: time.Second}, func(uuid string) Owner { return Owner{Pod: uuid} })
+	for i, want := range []struct{ fresh, health bool }{{true, true}, {false, false}, {true, true}, {false, false}, {true, false}} {
+		if got[i].Fresh != want.fresh || got[i].HealthFresh != want.health {
+			t.Errorf("GPU %d: fresh %v, health %v; want %+v", i, got[i].Fresh, got[i].HealthFresh, want)
+		}
+	}
+	if in := got[0].Instances; len(in) != 2 || !in[0].Fresh || in[1].Fresh || in[0].Owner.Pod != "MIG-1" {
+		t.Errorf("instances: %+v", in)
+	}
+	st := gpu.Stats{Events: map[string]uint64{"xid": 2, "lost": 1}, Faults: map[gpu.FaultKey]uint64{{Function: "b"}: 1, {Function: "a", Code: 2}: 1}}
+	st.Tiers[gpu.TierBase].Asked = 3
+	st.Slowest[frame.ClassFields] = time.Second
+	n := OfNVML(&st)
+	if len(n.Events) != 2 || n.Events[0].Name != "lost" || n.Faults[0].Function != "a" || len(n.Tiers) != 1 || n.Tiers[0].Name != "base" || len(n.Slowest) != 1 || n.Slowest[0].Class != "fields" {
+		t.Errorf("counts: %+v", n)
 	}
 }
