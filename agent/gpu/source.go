@@ -361,7 +361,7 @@ func (s *Source) ask(t source.Tick) {
 	q := frame.Request{Type: frame.TypeSample, Seq: s.seq, BootMs: t.BootMs, Events: !s.cfg.NoEvents}
 	bursting := s.burstMs != 0 && t.BootMs-s.burstMs <= s.cfg.Interval.Milliseconds()
 	for _, g := range s.gpus {
-		g.perTick, g.moments = g.moments, 0
+		g.perTick, g.moments, g.missed, g.refused = g.moments, 0, g.refused, 0
 		if s.due(g, t.BootMs) && g.wants(t.BootMs, g.deviceMs, s.cfg.DeviceInterval, g.driver.spent(t.BootMs, s.cfg.DriverShare)) {
 			q.Type = frame.TypeDescribe
 		}
@@ -376,13 +376,17 @@ func (s *Source) ask(t source.Tick) {
 			continue
 		}
 		bit, calls := uint64(1)<<i, g.costs(&s.cfg)
-		what := askWhole
-		if g.whole(t.BootMs, bursting, g.perTick, &s.cfg) {
+		what := g.pass(t.BootMs, bursting, g.perTick, g.missed, &s.cfg)
+		switch what {
+		case askWhole:
 			q.Sample |= bit
 			g.fullMs = t.BootMs
 			g.calls.ask(s.seq, t.BootMs, calls[0])
-		} else {
-			what = askThin
+		case askLean:
+			q.Sample |= bit
+			q.Burst |= bit
+			g.calls.ask(s.seq, t.BootMs, max(s.cfg.CallBudget-g.perTick*calls[2], calls[1]))
+		default:
 			q.Burst |= bit
 			if g.gpm() {
 				q.BurstGPM |= bit
@@ -444,8 +448,13 @@ func (s *Source) askMoment(t source.Tick) {
 			continue
 		}
 		g.moments++
-		if g.driver.spent(t.BootMs, s.cfg.DriverShare) > burstPart || !g.room(t.BootMs, nextMs, &s.cfg) {
+		if g.driver.spent(t.BootMs, s.cfg.DriverShare) > burstPart {
 			s.stats.BurstsRefused++
+			continue
+		}
+		if !g.room(t.BootMs, nextMs, &s.cfg) {
+			s.stats.BurstsRefused++
+			g.refused++
 			continue
 		}
 		q.Burst |= 1 << i

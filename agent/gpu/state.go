@@ -41,9 +41,10 @@ func (t *timed) atMs() (wall, boot int64) {
 // question is what a GPU was asked.
 type question uint8
 
-// Questions: one of the first three, and one of the others at most.
+// Questions: one of the first four, and one of the others at most.
 const (
 	askWhole  question = 1 << iota // a pass
+	askLean                        // a pass that leaves room for the moments of a burst, as the last second had
 	askThin                        // of a tick, what moves fast alone
 	askMoment                      // the same, between ticks
 	askDescription
@@ -96,7 +97,9 @@ type gpuState struct {
 	calls     callWindow
 	cost      [3]int // calls of a whole pass, a thin one, a moment: as last counted; 0: not yet
 	moments   int    // moments of a burst since the last tick
+	refused   int    // of them, for want of calls
 	perTick   int    // those between the two ticks before
+	missed    int    // and of them, those refused
 	momentMs  int64  // when the last was asked
 	fullMs    int64  // when the last whole pass was asked
 	energy    energyCheck
@@ -162,7 +165,7 @@ func (g *gpuState) take(r *frame.Reading, burstBase time.Duration) (dropped bool
 	g.fast.keep(p)
 	g.energy.add(p)
 	boot := p.tick.BootMs
-	if g.what&askThin == 0 || boot-g.wholeMs > 2*burstBase.Milliseconds() {
+	if g.what&(askThin|askLean) == 0 || boot-g.wholeMs > 2*burstBase.Milliseconds() {
 		g.latest, g.wholeMs, g.read = *p, boot, true
 		return dropped
 	}
@@ -306,19 +309,25 @@ func (g *gpuState) wants(bootMs, dueMs int64, every time.Duration, spent float64
 // held reports whether there was no time for something a little while ago.
 func held(bootMs, atMs int64) bool { return atMs != 0 && bootMs-atMs < heldMs }
 
-// whole reports whether a tick is to be a whole pass: it is, but where bursts leave no room.
-func (g *gpuState) whole(bootMs int64, bursting bool, perTick int, cfg *Config) bool {
-	if !bursting {
-		return true
+// pass decides what a tick asks: a whole pass, but where bursts leave no room for one. Then the
+// child leaves out what matters least, by what the bursts of the last second took; where it
+// took more than the next moments leave, the tick is thin, and makes room.
+func (g *gpuState) pass(bootMs int64, bursting bool, perTick, refused int, cfg *Config) question {
+	c := g.costs(cfg)
+	switch {
+	case !bursting || g.fullMs == 0:
+		return askWhole
+	case g.calls.used(bootMs)+c[0] <= cfg.CallBudget &&
+		(c[0]+perTick*c[2] <= cfg.CallBudget || bootMs-g.fullMs >= (cfg.BurstBase-cfg.Interval/2).Milliseconds()):
+		return askWhole
+	case refused > 0:
+		return askThin
 	}
-	cost, moment := g.costs(cfg)[0], g.costs(cfg)[2]
-	if g.calls.used(bootMs)+cost > cfg.CallBudget && g.fullMs != 0 {
-		return false
-	}
-	return cost+perTick*moment <= cfg.CallBudget || bootMs-g.fullMs >= (cfg.BurstBase-cfg.Interval/2).Milliseconds()
+	return askLean
 }
 
-// costs are calls of a whole pass, of a thin one and of a moment, as counted or as known.
+// costs are calls of a whole pass, of a thin one (no pass of a tick takes less) and of a moment,
+// as counted or as known.
 func (g *gpuState) costs(cfg *Config) [3]int {
 	c := g.cost
 	c[0], c[2] = cmp.Or(c[0], 9), cmp.Or(c[2], 1)
@@ -353,7 +362,7 @@ func (g *gpuState) room(bootMs, nextMs int64, cfg *Config) bool {
 		return true
 	}
 	tick := c[1]
-	if g.whole(nextMs, true, max(g.perTick, g.moments), cfg) {
+	if g.pass(nextMs, true, max(g.perTick, g.moments), 0, cfg) == askWhole {
 		tick = c[0]
 	}
 	return g.calls.used(nextMs)+moment+tick <= cfg.CallBudget
