@@ -296,7 +296,9 @@ func units(t *testing.T) map[string]string {
 }
 
 func TestUnitsAreClean(t *testing.T) {
-	for d, path := range units(t) {
+	paths := units(t)
+	paths["agent with kernel.conf"] = withKernel(t, paths["agent"])
+	for d, path := range paths {
 		out, err := command(t, []string{"SYSTEMD_LOG_LEVEL=notice"}, "systemd-analyze", "verify", "--man=no", path)
 		var unexpected []string
 		for line := range strings.Lines(out) {
@@ -313,10 +315,27 @@ func TestUnitsAreClean(t *testing.T) {
 }
 
 // How exposed each unit is, as systemd 252 counts; 10 is all, 0 nothing.
-var exposure = map[string]float64{"agent": 1.6, "collector": 1.1, "detector": 1.1}
+var exposure = map[string]float64{"agent": 1.6, "agent with kernel.conf": 2.3, "collector": 1.1, "detector": 1.1}
+
+// withKernel gives the agent's unit with the drop-in that grants what [kernel] needs.
+func withKernel(t *testing.T, unit string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "flopwatch-agent.service")
+	write(t, path, read(t, unit))
+	dropIn := read(t, filepath.Join(filepath.Dir(unit), "../../flopwatch/kernel.conf"))
+	if strings.Contains(dropIn, "@") || !strings.Contains(dropIn, "/usr/local/lib/flopwatch/kernel.conf /etc/systemd/system") {
+		t.Errorf("drop-in:\n%s", dropIn)
+	}
+	if err := os.Mkdir(path+".d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(path+".d", "kernel.conf"), dropIn)
+	return path
+}
 
 func TestUnitsAreHardened(t *testing.T) {
 	paths := units(t)
+	paths["agent with kernel.conf"] = withKernel(t, paths["agent"])
 	version, err := command(t, nil, "systemd-analyze", "--version")
 	if err != nil {
 		t.Fatal(err)
@@ -342,7 +361,7 @@ func TestAgentsUnitKeepsWhatItNeeds(t *testing.T) {
 	for _, line := range []string{
 		"Type=notify", "Restart=always", "StartLimitIntervalSec=0", "ExecReload=/bin/kill -HUP $MAINPID", "User=flopwatch-agent",
 		"ProtectProc=default", "ProcSubset=all", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia rw", "DeviceAllow=char-nvidia-frontend rw",
-		"RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6", "StateDirectory=flopwatch-agent", "CapabilityBoundingSet=",
+		"RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK", "StateDirectory=flopwatch-agent", "CapabilityBoundingSet=",
 	} {
 		if !has(line) {
 			t.Errorf("the unit lacks %s", line)

@@ -77,7 +77,7 @@ file() { # file MODE SOURCE PATH
 }
 
 text() { # text MODE SOURCE PATH: with the paths of this installation put in
-	sed -e '/^# Template: /d' -e "s|@bindir@|$PREFIX/bin|g; s|@sysconfdir@|$SYSCONFDIR|g" "$2" > "$scratch/text"
+	sed -e '/^# Template: /d' -e "s|@bindir@|$PREFIX/bin|g; s|@sysconfdir@|$SYSCONFDIR|g; s|@room@|$ROOM|g" "$2" > "$scratch/text"
 	file "$1" "$scratch/text" "$3"
 }
 
@@ -115,6 +115,15 @@ daemon() { # daemon NAME
 	configuration "config/flopwatch-$1.toml" "$SYSCONFDIR/flopwatch/flopwatch-$1.toml"
 }
 
+# Beside the programs, in force nowhere until somebody puts them to use.
+agent_extras() {
+	local script
+	text 0644 systemd/kernel.conf "$ROOM/kernel.conf"
+	for script in slurm/*.sh; do
+		[ ! -f "$script" ] || file 0755 "$script" "$ROOM/$script"
+	done
+}
+
 install_all() {
 	local c need=()
 	for c in $COMPONENTS; do
@@ -135,6 +144,7 @@ install_all() {
 	for c in $COMPONENTS; do
 		case $c in cli) command_link flopwatch ;; *) daemon "$c" ;; esac
 	done
+	case " $COMPONENTS " in *" agent "*) agent_extras ;; esac
 	# What an earlier install put there and this one did not stays, and stays on the list.
 	if [ -f "$DESTDIR$LIST" ]; then
 		printf '%s\n' "${entries[@]}" | cut -f3 > "$scratch/now"
