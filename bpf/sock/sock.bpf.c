@@ -133,7 +133,7 @@ struct {
 	UINT(type, BPF_MAP_TYPE_HASH);
 	UINT(max_entries, 4096);
 	TYPE(key, __u32);
-	TYPE(value, __u8);
+	TYPE(value, __u8); // 2: it was not watched at the last look
 } processes SEC(".maps");
 
 struct {
@@ -153,6 +153,7 @@ struct {
 
 __u32 everyone; // 1: sockets of all processes
 __u32 turn = 1;
+__u64 began; // of the agent, ns since boot
 __u64 dropped_bytes;
 __u64 dropped_sockets;
 
@@ -220,8 +221,8 @@ INLINE void payload(struct sock *sk, __u64 *tx, __u64 *rx, __u32 *retransmits)
 		*rx -= 1;
 }
 
-// count adds what a socket has moved since it was counted last.
-INLINE void count(struct sock *sk, struct seen *s)
+// count adds what a socket has moved since it was counted last; last: it closes.
+INLINE void count(struct sock *sk, struct seen *s, bool last)
 {
 	struct key k = {};
 	struct in6_addr own = {}, peer = {};
@@ -247,9 +248,7 @@ INLINE void count(struct sock *sk, struct seen *s)
 		sum = bpf_map_lookup_elem(sums, &k);
 	}
 	if (!sum) { // full: it stays uncounted, and is counted later if it lives so long
-		__u8 state = 0;
-		core_read(&state, sk, __sk_common.skc_state);
-		if (state == CLOSE) {
+		if (last) {
 			__sync_fetch_and_add(&dropped_sockets, 1);
 			__sync_fetch_and_add(&dropped_bytes, (tx > s->tx ? tx - s->tx : 0) + (rx > s->rx ? rx - s->rx : 0));
 		}
@@ -296,7 +295,7 @@ int on_state(__u64 *ctx)
 	struct seen *s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	if (new == CLOSE) {
 		if (s && old != LISTEN && old != SYN_SENT)
-			count(sk, s);
+			count(sk, s, true);
 		return 0;
 	}
 	if (new == SYN_SENT && s) { // connected anew: another life of the same socket
@@ -357,7 +356,17 @@ int pass(struct bpf_iter__task_file *ctx)
 	if (state == CLOSE)
 		return 0; // counted when it closed
 	struct seen begin = {.cgroup = cgroup, .tgid = tgid};
-	struct seen *s = bpf_sk_storage_get(&sockets, sk, &begin, BPF_SK_STORAGE_GET_F_CREATE);
+	struct seen *s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	if (!s) {
+		// What a process that is older than the agent moved before it was watched may be in
+		// an earlier agent's rows.
+		__u64 start = 0;
+		core_read(&start, task, group_leader->start_boottime);
+		__u8 *how = bpf_map_lookup_elem(&processes, &tgid);
+		if (start < began && ((how && *how == 2) || (!how && turn == 1)) && state != LISTEN)
+			payload(sk, &begin.tx, &begin.rx, &begin.retransmits);
+		s = bpf_sk_storage_get(&sockets, sk, &begin, BPF_SK_STORAGE_GET_F_CREATE);
+	}
 	if (!s)
 		return 0;
 	if (s->tgid != tgid && !bpf_map_lookup_elem(&processes, &s->tgid)) {
@@ -365,6 +374,6 @@ int pass(struct bpf_iter__task_file *ctx)
 		s->cgroup = cgroup;
 	}
 	if (state != LISTEN)
-		count(sk, s);
+		count(sk, s, false);
 	return 0;
 }

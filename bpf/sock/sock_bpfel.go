@@ -25,6 +25,7 @@ const (
 	SockMapSumsB          = "sums_b"
 	SockProgOnState       = "on_state"
 	SockProgPass          = "pass"
+	SockVarBegan          = "began"
 	SockVarDroppedBytes   = "dropped_bytes"
 	SockVarDroppedSockets = "dropped_sockets"
 	SockVarEveryone       = "everyone"
@@ -94,6 +95,7 @@ type SockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockVariableSpecs struct {
+	Began          *ebpf.VariableSpec `ebpf:"began"`
 	DroppedBytes   *ebpf.VariableSpec `ebpf:"dropped_bytes"`
 	DroppedSockets *ebpf.VariableSpec `ebpf:"dropped_sockets"`
 	Everyone       *ebpf.VariableSpec `ebpf:"everyone"`
@@ -145,6 +147,7 @@ func (m *SockMaps) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockVariables struct {
+	Began          *ebpf.Variable `ebpf:"began"`
 	DroppedBytes   *ebpf.Variable `ebpf:"dropped_bytes"`
 	DroppedSockets *ebpf.Variable `ebpf:"dropped_sockets"`
 	Everyone       *ebpf.Variable `ebpf:"everyone"`

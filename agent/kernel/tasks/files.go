@@ -13,6 +13,7 @@ import (
 
 // Commands and types of bpf(2) that the library has no call for: an iterator over one task.
 const (
+	cmdMapCreate  = 0
 	cmdLinkCreate = 28
 	cmdIterCreate = 33
 	attachIter    = 28
@@ -138,4 +139,21 @@ func bpf(cmd uintptr, attr unsafe.Pointer, size uintptr) (int, error) {
 			return -1, errno
 		}
 	}
+}
+
+// Refused adds the kernel's error to one of the BPF library that has none: where a map is
+// refused, the library looks for features that the kernel lacks, and finds some, as the
+// same privilege is missing there.
+func Refused(err error) error {
+	var no syscall.Errno
+	if err == nil || errors.As(err, &no) {
+		return err
+	}
+	a := struct{ kind, key, value, entries, flags uint32 }{2, 4, 4, 1, 0}
+	fd, merr := bpf(cmdMapCreate, unsafe.Pointer(&a), unsafe.Sizeof(a))
+	if merr != nil {
+		return fmt.Errorf("%w: %w", err, merr)
+	}
+	_ = unix.Close(fd) // it was only tried
+	return err
 }

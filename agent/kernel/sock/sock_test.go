@@ -1,0 +1,444 @@
+package sock
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flopwatch/flopwatch/agent/kernel"
+	"github.com/flopwatch/flopwatch/agent/kernel/kerneltest"
+	"github.com/flopwatch/flopwatch/agent/kernel/probe"
+	"github.com/flopwatch/flopwatch/agent/kernel/tasks/tasktest"
+	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
+)
+
+// rig is a feature that watches processes of a test.
+type rig struct {
+	t      testing.TB
+	f      *Feature
+	lister *tasktest.Lister
+	sink   tasktest.Sink
+	seq    uint64
+	report kernel.Report
+}
+
+func newRig(t testing.TB, cfg Config, pids ...int) *rig {
+	t.Helper()
+	r := &rig{t: t, f: New(cfg), lister: &tasktest.Lister{}}
+	r.lister.List(pids...)
+	jobs := tasktest.Jobs{PID: map[int32]source.Job{}}
+	for _, p := range pids {
+		jobs.PID[int32(p)] = source.Job{Source: "slurm", ID: fmt.Sprint(p)}
+	}
+	r.report = r.f.Start(t.Context(), &kernel.Env{Procfs: "/proc", Processes: r.lister, Jobs: jobs, Clock: &kernel.Clock{}})
+	t.Cleanup(func() {
+		if err := r.f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// bpfRig needs the programs.
+func bpfRig(t testing.TB, cfg Config, pids ...int) *rig {
+	t.Helper()
+	kerneltest.Require(t, probe.TpBTF, probe.IterFile)
+	r := newRig(t, cfg, pids...)
+	if r.report.State != source.Active {
+		t.Fatalf("start: %s: %s", r.report.State, r.report.Reason())
+	}
+	return r
+}
+
+func (r *rig) look() {
+	r.t.Helper()
+	r.seq++
+	r.report = r.f.Sample(r.t.Context(), source.Tick{Seq: r.seq, WallMs: int64(1_000_000 + r.seq), BootMs: int64(r.seq * 10_000)}, &r.sink)
+	for _, err := range r.sink.Errors {
+		r.t.Error(err)
+	}
+	r.sink.Errors = nil
+}
+
+// moved sums the rows of a peer.
+func (r *rig) moved(peer string) (tx, rx, connections int64) {
+	for _, row := range r.sink.Rows[wire.KindTCP] {
+		if row.Str("peer") == peer {
+			tx, rx, connections = tx+row.Int("tx_bytes"), rx+row.Int("rx_bytes"), connections+row.Int("connections")
+		}
+	}
+	return tx, rx, connections
+}
+
+// until looks until something holds: a socket that its process has closed lives on till the
+// other side has answered.
+func (r *rig) until(holds func() bool) {
+	r.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range 400 {
+		if r.look(); holds() {
+			return
+		}
+		<-tick.C
+	}
+}
+
+func (r *rig) want(peer string, tx, rx int64) {
+	r.t.Helper()
+	r.until(func() bool { gotTx, gotRx, _ := r.moved(peer); return gotTx >= tx && gotRx >= rx })
+	if gotTx, gotRx, _ := r.moved(peer); gotTx != tx || gotRx != rx {
+		r.t.Errorf("%s: sent %d received %d, want %d and %d", peer, gotTx, gotRx, tx, rx)
+	}
+}
+
+// TestExact counts each byte once, whatever lives when and is looked at how often.
+func TestExact(t *testing.T) {
+	r := bpfRig(t, Config{}, os.Getpid())
+	p := newPeer(t, 1)
+	r.look()
+	var tx, rx int64
+	do := func(host string, last uint64, looks int) {
+		c := p.dial(t, host)
+		for i := range uint64(3) {
+			h := head{read: 100_003 + i, send: 70_001 + i, last: last}
+			h.ask(t, c)
+			tx, rx = tx+int64(h.read)+headBytes, rx+int64(h.send)
+			for range looks {
+				r.look()
+			}
+			if last == 0 {
+				if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+					t.Errorf("the peer closes first: %v", err)
+				}
+				break
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	do(p.peer4, 1, 1) // long-lived
+	do(p.peer4, 0, 0) // gone before the look
+	do(p.peer4, 1, 0)
+	do(p.peer4, 1, 2)
+	r.look()
+	r.want(p.peer4, tx, rx)
+	if row := r.sink.Rows[wire.KindTCP][0]; row.Str("job_source") != "slurm" || row.Str("job_id") != fmt.Sprint(os.Getpid()) {
+		t.Errorf("the row's job is %v", row)
+	}
+	tx, rx = 0, 0
+	do(p.peer6, 1, 1)
+	do(p.peer6, 0, 0)
+	r.look()
+	r.want(p.peer6, tx, rx)
+	if before := len(r.sink.Rows[wire.KindTCP]); true {
+		r.look()
+		if got := r.sink.Rows[wire.KindTCP][before:]; len(got) != 0 {
+			t.Errorf("nothing moved, and rows came: %v", got)
+		}
+	}
+	if r.report.State != source.Active {
+		t.Errorf("%s: %s", r.report.State, r.report.Reason())
+	}
+}
+
+// TestMapped is IPv4 through a socket of IPv6.
+func TestMapped(t *testing.T) {
+	r := bpfRig(t, Config{}, os.Getpid())
+	p := newPeer(t, 2)
+	r.look()
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = unix.Connect(fd, &unix.SockaddrInet6{Port: port, Addr: [16]byte(net.ParseIP(p.peer4).To16())}); err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "mapped")
+	c, err := net.FileConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = file.Close()
+	head{read: 5, send: 7}.ask(t, c)
+	_ = c.Close()
+	r.look()
+	r.want(p.peer4, 5+headBytes, 7)
+}
+
+// TestAccepted is a connection that another host opens, and that ends between two looks.
+func TestAccepted(t *testing.T) {
+	r := bpfRig(t, Config{}, os.Getpid())
+	p := newPeer(t, 3)
+	l, err := net.Listen("tcp", net.JoinHostPort(p.own4, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r.look()
+	got := make(chan int64)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		n, _ := io.Copy(io.Discard, c)
+		_ = c.Close()
+		got <- n
+	}()
+	p.say(t, fmt.Sprintf("send %s 123456", l.Addr()), "sent")
+	if n := <-got; n != 123456 {
+		t.Fatalf("received %d", n)
+	}
+	r.look()
+	r.want(p.peer4, 0, 123456)
+	if _, _, n := r.moved(p.peer4); n != 1 {
+		t.Errorf("%d connections, want 1", n)
+	}
+}
+
+// TestOtherNamespace watches a process in a network namespace of its own.
+func TestOtherNamespace(t *testing.T) {
+	p := newPeer(t, 4)
+	r := bpfRig(t, Config{}, p.pid)
+	r.look()
+	c := p.dial(t, p.peer4)
+	head{read: 1000, send: 2000, last: 1}.ask(t, c)
+	r.look()
+	r.want(p.own4, 2000, 1000+headBytes)
+	head{read: 1000, send: 2000}.ask(t, c)
+	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the peer closes first: %v", err)
+	}
+	_ = c.Close()
+	r.look()
+	r.want(p.own4, 4000, 2000+2*headBytes)
+	found := false
+	for _, f := range r.addresses() {
+		found = found || f == p.peer4
+	}
+	if !found {
+		t.Errorf("the address within the namespace is not told: %v", r.addresses())
+	}
+}
+
+// addresses are the facts that were told last.
+func (r *rig) addresses() (all []string) {
+	r.f.lookMs, r.f.toldMs = 0, 0
+	delete(r.sink.Rows, wire.KindFact)
+	r.look()
+	for _, f := range r.sink.Rows[wire.KindFact] {
+		if f.Str("name") == "address" {
+			all = append(all, f.Str("value"))
+		}
+	}
+	return all
+}
+
+func TestAddresses(t *testing.T) {
+	p := newPeer(t, 5)
+	r := bpfRig(t, Config{}, os.Getpid())
+	got := r.addresses()
+	subjects := map[string]bool{}
+	for _, f := range r.sink.Rows[wire.KindFact] {
+		subjects[f.Str("subject")] = true
+	}
+	if !subjects["host"] || len(subjects) != len(got) {
+		t.Errorf("subjects %v of %d addresses", subjects, len(got))
+	}
+	want := map[string]bool{p.own4: true, p.own6: true}
+	for _, a := range got {
+		delete(want, a)
+		if a == "127.0.0.1" || a == "::1" {
+			t.Errorf("loopback is told")
+		}
+	}
+	if len(want) != 0 {
+		t.Errorf("missing %v in %v", want, got)
+	}
+	before := len(r.sink.Rows[wire.KindFact])
+	r.look()
+	if len(r.sink.Rows[wire.KindFact]) != before {
+		t.Error("nothing changed, and the addresses are told again")
+	}
+}
+
+// TestNotWatched sees nothing of others, nor of connections within the host.
+func TestNotWatched(t *testing.T) {
+	p := newPeer(t, 6)
+	r := bpfRig(t, Config{}, 1)
+	r.look()
+	c := p.dial(t, p.peer4)
+	head{read: 1000, send: 1000}.ask(t, c)
+	_ = c.Close()
+	r.look()
+	r.want(p.peer4, 0, 0)
+	r.lister.List(os.Getpid())
+	r.look()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			_ = answer(c)
+		}
+	}()
+	c, err = net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	head{read: 1000, send: 1000}.ask(t, c)
+	_ = c.Close()
+	r.look()
+	if rows := r.sink.Rows[wire.KindTCP]; len(rows) != 0 {
+		t.Errorf("rows of what is not watched: %v", rows)
+	}
+}
+
+// TestOlder does not count what a process moved before an agent that is younger looked.
+func TestOlder(t *testing.T) {
+	p := newPeer(t, 7)
+	c := p.dial(t, p.peer4)
+	head{read: 50_000, send: 50_000, last: 1}.ask(t, c)
+	r := bpfRig(t, Config{}, os.Getpid())
+	r.look()
+	head{read: 11, send: 12, last: 1}.ask(t, c)
+	r.look()
+	_ = c.Close()
+	r.look()
+	r.want(p.peer4, 11+headBytes, 12)
+}
+
+// TestAll counts sockets of processes that are on no GPU.
+func TestAll(t *testing.T) {
+	p := newPeer(t, 8)
+	r := bpfRig(t, Config{All: true})
+	r.look()
+	c := p.dial(t, p.peer4)
+	head{read: 321, send: 654, last: 1}.ask(t, c)
+	r.look()
+	_ = c.Close()
+	r.look()
+	r.want(p.peer4, 321+headBytes, 654)
+	r.want(p.own4, 654, 321+headBytes)
+}
+
+// TestFull drops what there is no room for, and says so: what is not in rows is told.
+func TestFull(t *testing.T) {
+	r := bpfRig(t, Config{sums: 1}, os.Getpid()) // the kernel finds room for one more a core
+	r.look()
+	var hosts []string
+	var open []net.Conn
+	var asked, counted int64
+	for n := range (runtime.NumCPU() + 4) / 2 {
+		p := newPeer(t, 100+n)
+		hosts = append(hosts, p.peer4, p.peer6)
+		for _, host := range hosts[2*n:] {
+			c := p.dial(t, host)
+			head{read: 1000, send: 500, last: 1}.ask(t, c)
+			open = append(open, c)
+			asked += 1500 + headBytes
+		}
+	}
+	for _, c := range open {
+		_ = c.Close()
+	}
+	var bytes int64
+	degraded := false
+	r.until(func() bool {
+		counted = 0
+		for _, host := range hosts {
+			tx, rx, _ := r.moved(host)
+			counted += tx + rx
+		}
+		for _, n := range r.f.Load().Counts {
+			if n.Name == "dropped_bytes" {
+				bytes = int64(n.Value)
+			}
+		}
+		degraded = degraded || r.report.State == source.Degraded
+		return counted+bytes >= asked
+	})
+	if counted+bytes != asked || bytes == 0 || counted == 0 || !degraded {
+		t.Errorf("of %d bytes %d are in rows and %d dropped; told: %v", asked, counted, bytes, degraded)
+	}
+}
+
+// TestDiag is what is seen without BPF.
+func TestDiag(t *testing.T) {
+	p := newPeer(t, 11)
+	r := newRig(t, Config{NoBPF: true}, os.Getpid(), p.pid)
+	if r.report.State != source.Degraded || r.report.Fallback == "" {
+		t.Fatalf("%s: %s", r.report.State, r.report.Reason())
+	}
+	r.look()
+	c := p.dial(t, p.peer4)
+	head{read: 100_000, send: 3000, last: 1}.ask(t, c)
+	r.look()
+	head{read: 100_000, send: 3000, last: 1}.ask(t, c)
+	r.look()
+	r.want(p.peer4, 200_000+2*headBytes, 6000)
+	r.want(p.own4, 6000, 200_000+2*headBytes)
+	_ = c.Close()
+}
+
+// TestHidden is a kernel that does not tell its types.
+func TestHidden(t *testing.T) {
+	if tasktest.Role() == "hidden" {
+		r := newRig(t, Config{}, os.Getpid())
+		if r.report.State != source.Degraded {
+			t.Errorf("%s: %s", r.report.State, r.report.Reason())
+		}
+		t.Log(r.report.Reason())
+		r.look()
+		return
+	}
+	kerneltest.Require(t, probe.TpBTF)
+	tasktest.Again(t, "hidden", "TestHidden", func(cmd *exec.Cmd) { cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS })
+}
+
+// TestPrivilege runs as nobody, with the two capabilities that are asked for and with none.
+func TestPrivilege(t *testing.T) {
+	switch tasktest.Role() {
+	case "capable":
+		if r := newRig(t, Config{}, os.Getpid()); r.report.State != source.Active {
+			t.Errorf("%s: %s", r.report.State, r.report.Reason())
+		}
+		return
+	case "nobody":
+		if r := newRig(t, Config{}, os.Getpid()); r.report.State != source.Degraded || r.report.Errno == 0 {
+			t.Errorf("%s: %s", r.report.State, r.report.Reason())
+		}
+		return
+	}
+	kerneltest.Require(t, probe.TpBTF)
+	for role, caps := range map[string][]uintptr{"capable": {unix.CAP_BPF, unix.CAP_PERFMON}, "nobody": nil} {
+		tasktest.Again(t, role, "TestPrivilege", func(cmd *exec.Cmd) {
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
+			cmd.SysProcAttr.AmbientCaps = caps
+		})
+	}
+}
+
+func TestNotKnown(t *testing.T) {
+	f := New(Config{NoBPF: true})
+	f.Start(t.Context(), &kernel.Env{Procfs: "/proc"})
+	defer f.Close()
+	var sink tasktest.Sink
+	if r := f.Sample(context.Background(), source.Tick{Seq: 1, WallMs: 1, BootMs: 1}, &sink); r.State == source.Active {
+		t.Error("active without a list of processes on GPUs")
+	}
+}
