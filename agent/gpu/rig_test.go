@@ -144,6 +144,36 @@ func (r *rig) step() {
 	}
 }
 
+// moment is the n-th moment of a burst behind the last tick.
+func (r *rig) moment(n int, spacing time.Duration) {
+	r.tb.Helper()
+	t, behind := r.tick, time.Duration(n)*spacing
+	t.Burst = n
+	t.WallMs, t.BootMs = t.WallMs+behind.Milliseconds(), t.BootMs+behind.Milliseconds()
+	if r.mem != nil {
+		if err := r.mem.SetNow(r.now() + behind); err != nil {
+			r.tb.Fatal(err)
+		}
+	}
+	if err := r.src.Burst(r.tb.Context(), t, r.out); err != nil {
+		r.tb.Fatal(err)
+	}
+}
+
+// burst is some seconds of ticks with moments between, as the agent paces them: as far from the
+// next tick as from the one before. f is called behind each, with the time since the first.
+func (r *rig) burst(seconds int, spacing time.Duration, f func(at time.Duration)) {
+	r.tb.Helper()
+	for i := range seconds {
+		r.step()
+		f(time.Duration(i) * time.Second)
+		for n := 1; time.Duration(n+1)*spacing <= time.Second; n++ {
+			r.moment(n, spacing)
+			f(time.Duration(i)*time.Second + time.Duration(n)*spacing)
+		}
+	}
+}
+
 func (r *rig) steps(n int) {
 	r.tb.Helper()
 	for range n {

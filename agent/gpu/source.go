@@ -376,12 +376,13 @@ func (s *Source) ask(t source.Tick) {
 			continue
 		}
 		bit, calls := uint64(1)<<i, g.costs(&s.cfg)
-		what := g.pass(t.BootMs, bursting, g.perTick, g.missed, &s.cfg)
+		rare := g.rareAt(t.BootMs, &s.cfg)
+		what := g.pass(t.BootMs, bursting, g.perTick, g.missed, rare, &s.cfg)
 		switch what {
 		case askWhole:
 			q.Sample |= bit
 			g.fullMs = t.BootMs
-			g.calls.ask(s.seq, t.BootMs, calls[0])
+			g.calls.ask(s.seq, t.BootMs, calls[0]+rare)
 		case askLean:
 			q.Sample |= bit
 			q.Burst |= bit
@@ -391,7 +392,7 @@ func (s *Source) ask(t source.Tick) {
 			if g.gpm() {
 				q.BurstGPM |= bit
 			}
-			g.calls.ask(s.seq, t.BootMs, calls[1])
+			g.calls.ask(s.seq, t.BootMs, calls[1]+rare)
 		}
 		// Not all at once: a second has room for some calls only. Half an interval early, as
 		// ticks are not exact.

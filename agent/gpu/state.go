@@ -311,19 +311,31 @@ func held(bootMs, atMs int64) bool { return atMs != 0 && bootMs-atMs < heldMs }
 
 // pass decides what a tick asks: a whole pass, but where bursts leave no room for one. Then the
 // child leaves out what matters least, by what the bursts of the last second took; where it
-// took more than the next moments leave, the tick is thin, and makes room.
-func (g *gpuState) pass(bootMs int64, bursting bool, perTick, refused int, cfg *Config) question {
+// took more than the next moments leave, the tick is thin, and makes room. rare are calls for
+// what comes with it.
+func (g *gpuState) pass(bootMs int64, bursting bool, perTick, refused, rare int, cfg *Config) question {
 	c := g.costs(cfg)
 	switch {
 	case !bursting || g.fullMs == 0:
 		return askWhole
-	case g.calls.used(bootMs)+c[0] <= cfg.CallBudget &&
-		(c[0]+perTick*c[2] <= cfg.CallBudget || bootMs-g.fullMs >= (cfg.BurstBase-cfg.Interval/2).Milliseconds()):
+	case g.calls.used(bootMs)+c[0]+rare <= cfg.CallBudget &&
+		(c[0]+perTick*c[2]+rare <= cfg.CallBudget || bootMs-g.fullMs >= (cfg.BurstBase-cfg.Interval/2).Milliseconds()):
 		return askWhole
 	case refused > 0:
 		return askThin
 	}
 	return askLean
+}
+
+// rareCalls is what is kept for a list of processes, or for a part of a look at the health.
+const rareCalls = 2
+
+// rareAt is how many calls something rare takes at a tick.
+func (g *gpuState) rareAt(bootMs int64, cfg *Config) int {
+	if g.wanting > 0 || bootMs >= g.deviceMs || cfg.ProcessInterval > 0 && bootMs >= g.lookMs || cfg.SlowInterval > 0 && bootMs >= g.healthMs {
+		return rareCalls
+	}
+	return 0
 }
 
 // costs are calls of a whole pass, of a thin one (no pass of a tick takes less) and of a moment,
@@ -361,9 +373,10 @@ func (g *gpuState) room(bootMs, nextMs int64, cfg *Config) bool {
 	if nextMs <= bootMs || bootMs <= nextMs-callWindowMs {
 		return true
 	}
-	tick := c[1]
-	if g.pass(nextMs, true, max(g.perTick, g.moments), 0, cfg) == askWhole {
-		tick = c[0]
+	rare := g.rareAt(nextMs, cfg)
+	tick := c[1] + rare
+	if g.pass(nextMs, true, max(g.perTick, g.moments), 0, rare, cfg) == askWhole {
+		tick = c[0] + rare
 	}
 	return g.calls.used(nextMs)+moment+tick <= cfg.CallBudget
 }
