@@ -165,7 +165,7 @@ func (s *Spool) openGaps() error {
 			// Two slots cannot both be torn, so it is damaged. What it told is lost; holes in the
 			// sequence still show.
 			s.stats.GapsLost = true
-			if err = s.setAside("gaps"); err != nil {
+			if err = s.setAside("gaps"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}

@@ -37,6 +37,11 @@ func (s *Spool) open() error {
 			bases = append(bases, base)
 		}
 		s.ballast = s.ballast || name == "ballast"
+		if durable.IsTemp(name) { // begun and not finished: what it would have replaced is there
+			if err = s.fs.Remove(s.path(name)); err != nil {
+				return fmt.Errorf("remove unfinished file: %w", err)
+			}
+		}
 	}
 	if s.ballast { // it may be empty
 		s.fillBallast()
@@ -86,6 +91,7 @@ func (s *Spool) openPositions(segments bool) error {
 		if s.pos, err = openPositions(s.fs, s.cfg.Dir); err != nil {
 			return err
 		}
+		s.pos.acked, s.pos.committed = pos.acked, pos.committed // of the other slot
 	}
 	s.stats.PositionsLost = s.pos.lost && segments
 	s.acks.through, s.commits.through = max(s.pos.acked, s.pos.committed), s.pos.committed
@@ -188,7 +194,7 @@ func (s *Spool) identify(bases []uint64) ([]uint64, error) {
 				return bases, nil
 			}
 		}
-		if err = s.setAside("identity"); err != nil {
+		if err = s.setAside("identity"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
@@ -248,7 +254,8 @@ func (s *Spool) load(base uint64, newest bool, buf []byte) (*segment, bool, []by
 		return nil, false, buf, err
 	}
 	g, id, damage := scan(data, base)
-	if newest && whole && len(g.frames) == 0 && len(data) < segmentHeader {
+	if newest && whole && g.headless && len(data) <= segmentHeader {
+		// Frames come behind a header that is durable: it never had one.
 		if err := s.fs.Remove(s.path(name)); err != nil {
 			return nil, false, data, fmt.Errorf("remove unfinished segment: %w", err)
 		}
@@ -329,8 +336,11 @@ func (s *Spool) finishEvictions() error {
 	for i := 0; i < len(s.segments)-1; {
 		g, last := s.segments[i], s.segments[i+1].base-1
 		gone := last <= s.commits.through
-		for _, p := range s.gaps {
-			gone = gone || p.Reason != ReasonCorrupt && p.From <= max(g.base, s.commits.through+1) && last <= p.To
+		if !gone {
+			gone = len(g.frames) > 0
+			for _, r := range g.frames {
+				gone = gone && (r.seq <= s.commits.through || s.givenUp(r.seq))
+			}
 		}
 		if !gone {
 			i++
@@ -341,6 +351,16 @@ func (s *Spool) finishEvictions() error {
 		}
 	}
 	return nil
+}
+
+// givenUp reports whether a frame was given up, or freed, though it may be there.
+func (s *Spool) givenUp(seq uint64) bool {
+	for _, g := range s.gaps {
+		if g.Reason != ReasonCorrupt && g.From <= seq && seq <= g.To {
+			return true
+		}
+	}
+	return false
 }
 
 // begin makes the last segment ready to be written to, or makes a new one.

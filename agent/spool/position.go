@@ -21,10 +21,12 @@ const (
 // positions is the file of Acked and Committed. It is synced before what it says is relied
 // upon, that is when something is freed, and at Close: a position that is lost, or older
 // than it could be, only causes repeats. Its blocks are taken when it is made, so that a
-// full disk does not hold it up.
+// full disk does not hold it up. Between two syncs only the slot is written that is not the
+// last durable one.
 type positions struct {
 	file  durable.File
-	turn  uint64 // number of the last write; its parity is its slot
+	turn  uint64 // number of the last write
+	slot  int64  // the last that is durable
 	dirty bool   // written since the last sync
 	stale bool   // a sync failed: the kernel may have dropped what was written
 	// lost: the file was not there, or no slot of it is sound. What was freed is not known.
@@ -52,7 +54,7 @@ func openPositions(fsys durable.FS, dir string) (*positions, error) {
 	for slot := range 2 {
 		var b [slotUsed]byte
 		if n, err := f.ReadAt(b[:], int64(slot*slotBytes)); err != nil && !errors.Is(err, io.EOF) {
-			odd++ // a bad sector: what it said is lost
+			p.lost, p.damaged = true, true // a bad sector: what it said is lost
 			continue
 		} else if n < len(b) || b == [slotUsed]byte{} {
 			continue
@@ -63,7 +65,7 @@ func openPositions(fsys durable.FS, dir string) (*positions, error) {
 			continue
 		}
 		if turn > p.turn {
-			p.turn, p.acked, p.committed = turn, acked, committed
+			p.turn, p.slot, p.acked, p.committed = turn, int64(slot), acked, committed
 		}
 	}
 	if odd == 2 {
@@ -74,8 +76,10 @@ func openPositions(fsys durable.FS, dir string) (*positions, error) {
 		if _, err := f.WriteAt(make([]byte, 2*slotBytes-size), size); err != nil && !noRoom(err) {
 			return nil, errors.Join(fmt.Errorf("write positions: %w", err), f.Close())
 		}
-		p.dirty = true
 	}
+	// What a killed process wrote may be in memory only. If the medium refuses, it is written
+	// again before it is relied upon.
+	p.stale = f.Sync() != nil
 	return p, nil
 }
 
@@ -87,7 +91,7 @@ func parsePositions(b []byte) (turn, acked, committed uint64, ok bool) {
 	return turn, acked, committed, turn > 0
 }
 
-// store writes both positions into the slot whose turn it is.
+// store writes both positions into the slot that is not the durable one.
 func (p *positions) store(acked, committed uint64) error {
 	p.acked, p.committed, p.dirty = acked, committed, true
 	var b [slotUsed]byte
@@ -95,7 +99,7 @@ func (p *positions) store(acked, committed uint64) error {
 	binary.LittleEndian.PutUint64(b[8:], acked)
 	binary.LittleEndian.PutUint64(b[16:], committed)
 	binary.LittleEndian.PutUint32(b[24:], checksum(b[:24]))
-	if _, err := p.file.WriteAt(b[:], int64(p.turn+1)%2*slotBytes); err != nil {
+	if _, err := p.file.WriteAt(b[:], (1-p.slot)*slotBytes); err != nil {
 		p.stale = true
 		return fmt.Errorf("write positions: %w", err)
 	}
@@ -116,6 +120,9 @@ func (p *positions) sync() error {
 	if err := p.file.Sync(); err != nil {
 		p.stale = true
 		return fmt.Errorf("sync positions: %w", err)
+	}
+	if p.turn > 0 {
+		p.slot = 1 - p.slot
 	}
 	p.dirty, p.stale = false, false
 	return nil

@@ -207,6 +207,11 @@ func (s *Spool) readFrame(g *segment, at ref, buf []byte) (frame []byte, atMs in
 			return nil, 0, err
 		}
 		clear(buf[got:])
+		if unreadable(err) { // asked again, sector by sector
+			if err := salvage(f, buf, int64(at.off)-frameHeader); err != nil {
+				return nil, 0, err
+			}
+		}
 	}
 	h, ok := parseFrameHeader(buf)
 	if ok && h.seq == at.seq && h.len == at.len && checksum(buf[frameHeader:]) == h.crc {

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -265,19 +266,35 @@ func incompressible(n int64) []byte {
 // evict gives up segment i, which is not the active one: the gap is durable before the
 // frames go.
 func (s *Spool) evict(i int, reason Reason) error {
-	seg, behind := s.segments[i], s.segments[i+1]
-	g := Gap{From: max(seg.base, s.commits.through+1), To: behind.base - 1, Reason: reason, Digest: behind.prev, told: s.next + 1}
+	seg, end := s.segments[i], s.segments[i+1].base-1
+	var first, last uint64 // frames that are not committed
 	lost := 0
 	for _, r := range seg.frames {
 		if !s.commits.has(r.seq) {
+			if lost == 0 {
+				first = r.seq
+			}
+			last = r.seq
 			lost++
 		}
 	}
-	if lost == 0 {
-		g = Gap{From: g.From, To: g.To}
+	gaps := s.gaps
+	all := Gap{From: max(seg.base, s.commits.through+1), To: end}
+	if lost > 0 {
+		g := Gap{From: first, To: end, Reason: reason, Digest: s.segments[i+1].prev, told: s.next + 1}
+		if last < end && (s.commits.has(last+1) || known(gaps, last+1)) {
+			g.To, g.Digest = last, s.digestOf(seg, last)
+		}
+		gaps = addGap(gaps, g)
+		if g.From <= all.From && g.To == all.To {
+			all.To = 0
+		}
 	}
-	if g.From <= g.To {
-		if err := s.storeGaps(addGap(s.gaps, g)); err != nil {
+	if all.From <= all.To {
+		gaps = addGap(gaps, all)
+	}
+	if lost > 0 || all.From <= all.To {
+		if err := s.storeGaps(gaps); err != nil {
 			return err
 		}
 	}
@@ -290,6 +307,34 @@ func (s *Spool) evict(i int, reason Reason) error {
 	s.stats.EvictedFrames += lost
 	s.stats.GivenUp[reason] += uint64(lost)
 	return nil
+}
+
+// known reports whether a sequence is in one of the ranges.
+func known(gaps []Gap, seq uint64) bool {
+	for _, g := range gaps {
+		if g.From <= seq && seq <= g.To {
+			return true
+		}
+	}
+	return false
+}
+
+// digestOf is the digest of a frame that is about to go; zero if it cannot be read.
+func (s *Spool) digestOf(g *segment, seq uint64) (digest [32]byte) {
+	f, err := s.file(g)
+	if err != nil {
+		return digest
+	}
+	for _, r := range g.frames {
+		if r.seq != seq {
+			continue
+		}
+		frame := make([]byte, r.len)
+		if _, err := f.ReadAt(frame, int64(r.off)); err == nil {
+			digest = sha256.Sum256(frame)
+		}
+	}
+	return digest
 }
 
 // drop removes the file of segment i.
