@@ -61,6 +61,10 @@ test: engine ## every test, against the real embedded servers; ends with what wa
 race: engine ## the tests under the race detector, the longest left out (needs a C compiler)
 	FLOPWATCH_REQUIRE=$(REQUIRE) CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -json ./... | $(GO) run ./internal/testenv/skips
 
+.PHONY: generate
+generate: ## the kernel's programs anew, from bpf/ (needs clang-16 and llvm-16)
+	bash bpf/gen/generate.sh
+
 .PHONY: test-kernels
 test-kernels: ## the kernel's tests in Debian's kernels 5.10, 6.1 and 6.12 under QEMU (KERNELS="6.1"; fetches them)
 	bash internal/testenv/kernels/run.sh .cache/kernels $(KERNELS)

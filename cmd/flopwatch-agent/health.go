@@ -92,9 +92,11 @@ func judge(f facts) daemon.Health {
 }
 
 // optional reports whether a host is well without an instrument: what takes a privilege that
-// it was not given, or is not there at all. That it is not there is told among the instruments.
+// it was not given, or a scheduler that it does not have. That it is not there is told among
+// the instruments.
 func optional(instrument string) bool {
-	return instrument == "kernel" || strings.HasPrefix(instrument, "kernel/")
+	whole, part, _ := strings.Cut(instrument, "/")
+	return whole == "kernel" || whole == "job" && part != ""
 }
 
 func because(reason string) string {

@@ -25,9 +25,13 @@ type instruments struct {
 	lg     *slog.Logger
 	bootID string
 	gpus   atomic.Pointer[gpu.Source] // nil: switched off
+	jobs   *job.Finder                // what the control groups of processes say
 }
 
-var _ source.ProcessLister = (*instruments)(nil)
+var (
+	_ source.ProcessLister = (*instruments)(nil)
+	_ source.DeviceLister  = (*instruments)(nil)
+)
 
 // GPUProcesses implements source.ProcessLister over whichever source there is.
 func (i *instruments) GPUProcesses() (list []source.GPUProcess, seq uint64, ok bool) {
@@ -35,6 +39,14 @@ func (i *instruments) GPUProcesses() (list []source.GPUProcess, seq uint64, ok b
 		return s.GPUProcesses()
 	}
 	return nil, 0, false
+}
+
+// GPUDevices implements source.DeviceLister in the same way.
+func (i *instruments) GPUDevices() (list []source.GPUDevice, ok bool) {
+	if s := i.gpus.Load(); s != nil {
+		return s.GPUDevices()
+	}
+	return nil, false
 }
 
 // instrument is a source as the configuration has it: what it is made with decides whether a
@@ -49,15 +61,27 @@ type instrument struct {
 func (i *instruments) list(cfg config) []instrument {
 	roots := cfg.Host
 	roots.Enabled = true
+	if i.jobs == nil {
+		i.jobs = job.NewFinder(roots.Procfs)
+	}
 	return []instrument{
 		{"gpu", cfg.GPU.Enabled, [...]any{cfg.GPU, cfg.Interval, roots.Procfs}, func() (source.Source, error) {
-			return gpu.New(gpu.Config{Child: cfg.GPU.Child, Library: cfg.GPU.Library, Interval: cfg.Interval, ProcessInterval: cfg.GPU.ProcessInterval,
-				ProcFS: roots.Procfs, Log: i.lg})
+			g := cfg.GPU
+			return gpu.New(gpu.Config{Child: g.Child, Library: g.Library, Interval: cfg.Interval, ProcessInterval: g.ProcessInterval, SlowInterval: g.SlowInterval,
+				BurstGPM: g.BurstGPM, DriverShare: g.DriverShare, NoEvents: !g.Events, ProcFS: roots.Procfs, Log: i.lg})
 		}},
-		{"job", cfg.Job.Enabled && cfg.GPU.Enabled, [...]any{roots.Procfs, cfg.DataDir}, func() (source.Source, error) {
-			return job.New(job.Config{Procfs: roots.Procfs, StateFile: filepath.Join(cfg.DataDir, "jobs"), BootID: i.bootID}, i), nil
+		{"job", cfg.Job.Enabled && cfg.GPU.Enabled, [...]any{roots.Procfs, cfg.DataDir, cfg.Job}, func() (source.Source, error) {
+			state := ""
+			if cfg.DataDir != "" {
+				state = filepath.Join(cfg.DataDir, "jobs")
+			}
+			j := cfg.Job
+			return job.New(job.Config{Procfs: roots.Procfs, StateFile: state, BootID: i.bootID, Finder: i.jobs, Devices: i, Cgroups: filepath.Join(roots.Sysfs, "fs/cgroup"),
+				PodResources: j.PodResources, PodsAPI: j.PodsAPI, SlurmDir: j.SlurmDir, MappingDir: j.HPCDir, Environ: j.Environ}, i), nil
 		}},
-		{"fabric", cfg.Fabric.Enabled, roots.Sysfs, func() (source.Source, error) { return fabric.New(fabric.Config{Sysfs: roots.Sysfs}), nil }},
+		{"fabric", cfg.Fabric.Enabled, [...]any{roots.Sysfs, cfg.Fabric}, func() (source.Source, error) {
+			return fabric.New(fabric.Config{Sysfs: roots.Sysfs, NoVFs: !cfg.Fabric.VFs}), nil
+		}},
 		{"host", cfg.Host.Enabled, roots, func() (source.Source, error) {
 			return host.New(host.Config{Procfs: roots.Procfs, Sysfs: roots.Sysfs}), nil
 		}},
@@ -67,7 +91,7 @@ func (i *instruments) list(cfg config) []instrument {
 // all makes the sources of a configuration.
 func (i *instruments) all(cfg config) ([]source.Source, error) {
 	none := cfg
-	none.GPU.Enabled, none.Fabric.Enabled, none.Job.Enabled, none.Host.Enabled = false, false, false, false
+	none.GPU.Enabled, none.Fabric.Enabled, none.Job.Enabled, none.Host.Enabled, none.Kernel.Enabled, none.BMC.Targets = false, false, false, false, false, nil
 	ch, done, err := i.change(none, cfg)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+
+	"github.com/flopwatch/flopwatch/agent"
 )
 
 // reload reads the file again and changes what can change; after a mistake all is as before.
@@ -26,7 +28,8 @@ func (d *agentDaemon) tryReload(ctx context.Context) error {
 	if err != nil {
 		return err // it names the source
 	}
-	ch.Interval, ch.SealEvery = cfg.Interval, cfg.SealEvery
+	burst := agent.Burst(cfg.Burst)
+	ch.Interval, ch.SealEvery, ch.Burst = cfg.Interval, cfg.SealEvery, &burst
 	if err := d.agent.Apply(ctx, ch); err != nil {
 		return err // it says what failed
 	}

@@ -88,7 +88,7 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 	if err != nil {
 		return err // it names the source
 	}
-	a, err := agent.New(agent.Config{Node: node, Recorder: rec, Sources: sources, Ship: shipper{sh, nc}, Interval: cfg.Interval, SealEvery: cfg.SealEvery, Log: lg})
+	a, err := agent.New(agent.Config{Node: node, Recorder: rec, Sources: sources, Ship: shipper{sh, nc}, Interval: cfg.Interval, SealEvery: cfg.SealEvery, Burst: agent.Burst(cfg.Burst), Log: lg})
 	if err != nil {
 		return err // it says what is wrong
 	}
@@ -134,7 +134,7 @@ func openSpool(ctx context.Context, cfg config, node string, lg *slog.Logger) (*
 	root := filepath.Join(cfg.DataDir, "spool")
 	name := wire.Token(cfg.Cluster) + "." + wire.Token(node)
 	dir := filepath.Join(root, name)
-	sp, err := spool.Open(spool.Config{Dir: dir, MaxBytes: cfg.Spool.MaxBytes, MaxAge: cfg.Spool.MaxAge, SegmentBytes: segmentBytes, Now: time.Now})
+	sp, err := spool.Open(spool.Config{Dir: dir, MaxBytes: cfg.Spool.MaxBytes, MaxAge: cfg.Spool.MaxAge, MinFree: cfg.Spool.MinFree, SegmentBytes: segmentBytes, Now: time.Now})
 	if err != nil {
 		return nil, err
 	}
