@@ -3,17 +3,19 @@
 package nvml
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
 	"github.com/flopwatch/flopwatch/agent/gpu/frame"
 )
 
-// look takes hold of the GPU if it has to, and describes it if it is not described yet. If it
-// has to be described again, it sees whether it is the same, and refresh does the rest.
-func (w *worker) look(again bool) {
+// meet takes hold of the GPU if it has to, and finds out who it is. If it is to be described
+// again, it sees whether it is the same, and refresh does the rest.
+func (w *worker) meet(again bool) {
 	if w.handle == nil {
 		if !w.may(callHandle) {
 			return
@@ -31,27 +33,33 @@ func (w *worker) look(again bool) {
 		w.next %= numDescriptions // one that is under way goes on
 		return
 	}
-	for part := range numDescriptions {
-		w.describe(part)
-	}
+	w.described = true
+	w.monitor()
 	w.described = !w.broken
-	w.next, w.renewed = numDescriptions, true
 }
 
-// refresh goes on with a description, as far as the budget of calls of this request allows.
+// refresh goes on with a description, as far as the calls of this second allow.
 func (w *worker) refresh() {
-	for w.described && w.next < numDescriptions && w.calls < maxCalls {
+	for w.described && w.next < numDescriptions && w.left() > 0 && !w.broken {
 		w.describe(w.next)
+		if w.broken {
+			return
+		}
 		w.next++
-		w.renewed = w.next == numDescriptions
+		if w.next == numDescriptions {
+			w.whole, w.renewed = true, true
+		}
 	}
 }
 
 // identify asks who the GPU is. One that has become another ends the process.
 func (w *worker) identify() bool {
 	d := &w.device
-	if !w.may(callUUID) {
+	if !w.able(callUUID) {
 		return true
+	}
+	if !w.may(callUUID) {
+		return w.described // who it was, it is for now
 	}
 	s, ret := w.handle.GetUUID()
 	if !w.ok(callUUID, ret) {
@@ -70,19 +78,24 @@ func (w *worker) identify() bool {
 	return true
 }
 
-// numDescriptions is how many parts describe has.
-const numDescriptions = 9
+// monitor asks whether the GPU has GPM.
+func (w *worker) monitor() {
+	if !w.gpm.asked && w.lib.gpm() && w.may(callGPMSupport) {
+		if s, ret := w.handle.GpmQueryDeviceSupport(); w.ok(callGPMSupport, ret) {
+			w.gpm.asked, w.device.GPM = true, s.IsSupportedDevice != 0
+		}
+	}
+}
 
-// describe asks for one part of what there is to know of a GPU beside its name: a call or so.
+// numDescriptions is how many parts describe has.
+const numDescriptions = 21
+
+// describe asks for one part of what there is to know of a GPU beside its id: a call or none.
 func (w *worker) describe(part int) {
 	d, h := &w.device, w.handle
 	switch part {
 	case 0:
-		if w.may(callName) {
-			if s, ret := h.GetName(); w.ok(callName, ret) {
-				d.Name = frame.Clean(s)
-			}
-		}
+		w.word(callName, &d.Name, h.GetName)
 	case 1:
 		if w.may(callPCI) {
 			if p, ret := h.GetPciInfo(); w.ok(callPCI, ret) {
@@ -90,20 +103,10 @@ func (w *worker) describe(part int) {
 			}
 		}
 	case 2:
-		if w.may(callVBIOS) {
-			if s, ret := h.GetVbiosVersion(); w.ok(callVBIOS, ret) {
-				d.VBIOSVersion = frame.Clean(s)
-			}
-		}
+		w.mode()
 	case 3:
-		if w.may(callMemoryV2) {
-			if m, ret := h.GetMemoryInfo_v2(); w.ok(callMemoryV2, ret) {
-				d.MemTotalBytes = sane(m.Total, maxMem)
-			}
-		} else if w.may(callMemory) {
-			if m, ret := h.GetMemoryInfo(); w.ok(callMemory, ret) {
-				d.MemTotalBytes = sane(m.Total, maxMem)
-			}
+		if d.MemTotalBytes < 0 { // else a pass has said it
+			w.total()
 		}
 	case 4:
 		if w.may(callPowerLimit) {
@@ -119,32 +122,156 @@ func (w *worker) describe(part int) {
 			}
 		}
 	case 6:
-		if w.may(callMIG) {
-			if mode, _, ret := h.GetMigMode(); w.ok(callMIG, ret) {
-				d.MIGMode = mode & 1
-			}
-		}
+		w.properties()
 	case 7:
-		if w.may(callFields) {
-			v := [1]nvml.FieldValue{{FieldId: nvml.FI_DEV_NVLINK_LINK_COUNT}}
-			if ret := h.GetFieldValues(v[:]); w.ok(callFields, ret) && nvml.Return(v[0].NvmlReturn) == nvml.SUCCESS {
-				if n, good := decode(&v[0]); good && n <= 1<<10 {
-					d.NVLinks = int(n)
-				}
+		if w.may(callArchitecture) {
+			if v, ret := h.GetArchitecture(); w.ok(callArchitecture, ret) {
+				d.Architecture = architecture(v)
 			}
 		}
 	case 8:
-		if !w.gpm.asked && w.lib.gpm() && w.may(callGPMSupport) {
-			if s, ret := h.GpmQueryDeviceSupport(); w.ok(callGPMSupport, ret) {
-				w.gpm.asked, d.GPM = true, s.IsSupportedDevice != 0
+		if w.may(callCapability) {
+			if major, minor, ret := h.GetCudaComputeCapability(); w.ok(callCapability, ret) && major > 0 && major < 100 && minor >= 0 && minor < 100 {
+				d.ComputeCapability = strconv.Itoa(major) + "." + strconv.Itoa(minor)
 			}
+		}
+	case 9:
+		if w.may(callCores) {
+			if v, ret := h.GetNumGpuCores(); w.ok(callCores, ret) {
+				d.SMs = multiprocessors(v, d.ComputeCapability)
+			}
+		}
+	case 10:
+		w.fabric()
+	case 11:
+		w.word(callVBIOS, &d.VBIOSVersion, h.GetVbiosVersion)
+	case 12:
+		w.word(callSerial, &d.Serial, h.GetSerial)
+	case 13:
+		w.word(callBoardPart, &d.BoardPart, h.GetBoardPartNumber)
+	case 14:
+		w.word(callGSP, &d.GSPVersion, h.GetGspFirmwareVersion)
+	case 15:
+		w.small(callModule, &d.ModuleID, h.GetModuleId)
+	case 16:
+		w.small(callMinor, &d.Minor, h.GetMinorNumber)
+	case 17:
+		w.small(callPCIeMaxGen, &d.PCIeGenMax, h.GetMaxPcieLinkGeneration)
+	case 18:
+		w.small(callPCIeMaxWidth, &d.PCIeWidthMax, h.GetMaxPcieLinkWidth)
+	case 19:
+		w.monitor()
+	case 20:
+		w.mig.wanted = w.mig.wanted || d.MIGMode == 1
+	}
+}
+
+// word asks for a string.
+func (w *worker) word(c call, to *string, ask func() (string, nvml.Return)) {
+	if w.may(c) {
+		if s, ret := ask(); w.ok(c, ret) {
+			*to = frame.Clean(s)
 		}
 	}
 }
 
+// small asks for a small number.
+func (w *worker) small(c call, to *int, ask func() (int, nvml.Return)) {
+	if w.may(c) {
+		if v, ret := ask(); w.ok(c, ret) && v >= 0 && v < 1<<20 {
+			*to = v
+		}
+	}
+}
+
+func (w *worker) total() {
+	if w.able(callMemoryV2) {
+		if w.may(callMemoryV2) {
+			if m, ret := w.handle.GetMemoryInfo_v2(); w.ok(callMemoryV2, ret) {
+				w.device.MemTotalBytes = sane(m.Total, maxMem)
+			}
+		}
+	} else if w.may(callMemory) {
+		if m, ret := w.handle.GetMemoryInfo(); w.ok(callMemory, ret) {
+			w.device.MemTotalBytes = sane(m.Total, maxMem)
+		}
+	}
+}
+
+// properties are fields that do not change.
+func (w *worker) properties() {
+	w.fields, w.asked = w.fields[:0], w.asked[:0]
+	w.ask(0, nvml.FI_DEV_NVLINK_LINK_COUNT, 0)
+	w.ask(1, nvml.FI_DEV_ECC_CURRENT, 0)
+	if !w.gather(callFields) {
+		return
+	}
+	var n [2]int64
+	for i := range n {
+		n[i] = -1
+		if v := &w.fields[i]; nvml.Return(v.NvmlReturn) == nvml.SUCCESS {
+			if x, good := decode(v); good && x <= 1<<10 {
+				n[i] = x
+			}
+		}
+	}
+	w.device.NVLinks = int(n[0])
+	if n[1] <= 1 {
+		w.device.ECCMode = int(n[1])
+	}
+}
+
+// fabric asks for the NVLink fabric, which a GPU has joined when its manager says so.
+func (w *worker) fabric() {
+	if !w.may(callFabric) {
+		return
+	}
+	f, ret := w.handle.GetGpuFabricInfoV().V2()
+	if !w.ok(callFabric, ret) || f.State != nvml.GPU_FABRIC_STATE_COMPLETED || nvml.Return(f.Status) != nvml.SUCCESS {
+		return
+	}
+	if u := f.ClusterUuid; u != [16]uint8{} {
+		s := hex.EncodeToString(u[:])
+		w.device.FabricClusterUUID = s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
+	}
+	w.device.FabricClique = int64(f.CliqueId)
+}
+
+var architectures = map[nvml.DeviceArchitecture]string{
+	nvml.DEVICE_ARCH_KEPLER: "kepler", nvml.DEVICE_ARCH_MAXWELL: "maxwell", nvml.DEVICE_ARCH_PASCAL: "pascal", nvml.DEVICE_ARCH_VOLTA: "volta",
+	nvml.DEVICE_ARCH_TURING: "turing", nvml.DEVICE_ARCH_AMPERE: "ampere", nvml.DEVICE_ARCH_ADA: "ada", nvml.DEVICE_ARCH_HOPPER: "hopper",
+	nvml.DEVICE_ARCH_BLACKWELL: "blackwell", nvml.DEVICE_ARCH_RUBIN: "rubin",
+}
+
+// architecture is its name, or, of one that is newer than this build, NVML's number.
+func architecture(v nvml.DeviceArchitecture) string {
+	if s, ok := architectures[v]; ok {
+		return s
+	}
+	if v == nvml.DEVICE_ARCH_UNKNOWN {
+		return ""
+	}
+	return "nvml-" + strconv.FormatUint(uint64(v), 10)
+}
+
+// multiprocessors works out the SMs of so many cores; -1 for a generation whose SMs are not known.
+func multiprocessors(cores int, capability string) int {
+	per := 0
+	switch capability {
+	case "6.0", "7.0", "7.2", "7.5", "8.0":
+		per = 64
+	case "5.0", "5.2", "5.3", "6.1", "6.2", "8.6", "8.7", "8.9", "9.0", "10.0", "10.1", "10.3", "11.0", "12.0", "12.1":
+		per = 128
+	}
+	if per == 0 || cores <= 0 || cores%per != 0 {
+		return -1
+	}
+	return cores / per
+}
+
 // sane is v, or -1 if it cannot be.
 func sane(v, limit uint64) int64 {
-	if v == 0 || v > limit {
+	if v == 0 || v > limit || v > maxMem {
 		return -1
 	}
 	return int64(v)
@@ -169,24 +296,38 @@ func (w *worker) capabilities() {
 			list = append(list, name)
 		}
 	}
+	fields := w.works(callFields)
 	add("clocks", w.works(callClock))
-	add("energy", w.works(callFields) && w.offField[fieldEnergy] == 0 || w.works(callEnergy))
+	add("cycles", w.gpmWorks() && w.counts())
+	add("energy", fields && w.offField[fieldEnergy] == 0 || w.works(callEnergy))
 	add("event_reasons", w.works(callEventReasons) || w.works(callThrottleReasons))
+	add("events", w.works(callEventWait) && w.works(callEventRegister) && w.works(callEventTypes) && w.works(callEventCreate))
 	add("gpm", w.gpmWorks())
+	add("health", w.works(callHealthFields))
 	add("memory", w.works(callMemoryV2) || w.works(callMemory))
+	add("mig_gpm", w.device.GPM && w.device.MIGMode == 1 && w.works(callMIGSample) && w.works(callMIGMetrics))
 	add("mps", w.works(callMPS))
-	add("nvlink", w.gpmWorks() || w.works(callFields) && w.offField[fieldNVLinkTx] == 0)
-	add("pcie", w.gpmWorks() || w.works(callFields) && w.offField[fieldPCIeTx] == 0)
-	add("power", w.works(callFields) && w.offField[fieldPower] == 0 || w.works(callPower))
-	add("processes", w.works(callProcesses))
+	add("nvlink", w.gpmWorks() || fields && w.offField[fieldNVLinkTx] == 0)
+	add("pcie", w.gpmWorks() || fields && w.offField[fieldPCIeTx] == 0)
+	add("power", fields && w.offField[fieldPower] == 0 || w.works(callPower))
+	add("processes", w.works(callProcesses) || len(w.mig.parts) > 0 && w.works(callMIGProcesses))
 	add("temperature", w.works(callTemperature) || w.works(callTemperatureV))
 	add("utilization", w.works(callUtilization))
 	w.device.Capabilities = list
 }
 
-func same(a, b frame.Device) bool {
-	list := slices.Equal(a.Capabilities, b.Capabilities)
-	return list && a.Index == b.Index && a.UUID == b.UUID && a.Name == b.Name && a.PCIBusID == b.PCIBusID && a.DriverVersion == b.DriverVersion &&
-		a.VBIOSVersion == b.VBIOSVersion && a.MemTotalBytes == b.MemTotalBytes && a.PowerLimitMW == b.PowerLimitMW &&
-		a.SMClockMaxMHz == b.SMClockMaxMHz && a.MIGMode == b.MIGMode && a.NVLinks == b.NVLinks && a.GPM == b.GPM
+// counts reports whether GPM counts the tensor cores' cycles, as far as is known.
+func (w *worker) counts() bool {
+	s := &w.gpm.sets[0]
+	return s.list == nil || slices.ContainsFunc(s.list, func(m gpmMetric) bool { return m.metric == frame.MMACycles })
+}
+
+// same compares two devices. Whole is the teller's affair.
+func same(a, b *frame.Device) bool {
+	return slices.Equal(a.Capabilities, b.Capabilities) && a.UUID == b.UUID && a.Name == b.Name && a.PCIBusID == b.PCIBusID && a.VBIOSVersion == b.VBIOSVersion &&
+		a.MemTotalBytes == b.MemTotalBytes && a.PowerLimitMW == b.PowerLimitMW && a.SMClockMaxMHz == b.SMClockMaxMHz && a.MIGMode == b.MIGMode &&
+		a.NVLinks == b.NVLinks && a.GPM == b.GPM && a.Serial == b.Serial && a.BoardPart == b.BoardPart && a.Architecture == b.Architecture &&
+		a.ComputeCapability == b.ComputeCapability && a.SMs == b.SMs && a.FabricClusterUUID == b.FabricClusterUUID && a.FabricClique == b.FabricClique &&
+		a.ECCMode == b.ECCMode && a.PCIeGenMax == b.PCIeGenMax && a.PCIeWidthMax == b.PCIeWidthMax && a.ModuleID == b.ModuleID &&
+		a.Minor == b.Minor && a.GSPVersion == b.GSPVersion
 }

@@ -40,49 +40,70 @@ var fields = [numFields]struct {
 	fieldPCIeRx:   {nvml.FI_DEV_PCIE_COUNT_RX_BYTES, 0, frame.PCIeRxBytes, 1 << 62},
 }
 
-// batch reads all fields in one call.
-func (w *worker) batch(r *frame.Reading) {
-	if !w.may(callFields) {
+// batch reads all fields in one call. Counters of links are among them where there is no GPM,
+// and where all is asked for.
+func (w *worker) batch(r *frame.Reading, all bool) {
+	if !w.able(callFields) {
 		return
 	}
 	now := w.clockUs()
 	w.fields, w.asked = w.fields[:0], w.asked[:0]
 	for f := range numFields {
-		if f >= fieldNVLinkTx && w.gpmWorks() || w.offField[f] > now {
+		if f >= fieldNVLinkTx && !all && w.gpmWorks() || w.offField[f] > now {
 			continue
 		}
-		// A whole new value: what is left in one adds up in some drivers.
-		w.fields = append(w.fields, nvml.FieldValue{FieldId: fields[f].id, ScopeId: fields[f].scope})
-		w.asked = append(w.asked, f)
+		w.ask(uint8(f), fields[f].id, fields[f].scope)
 	}
-	if len(w.fields) == 0 {
-		return // the binding would stumble
-	}
-	if ret := w.handle.GetFieldValues(w.fields); !w.ok(callFields, ret) {
+	if !w.gather(callFields) {
 		return
 	}
-	for i, f := range w.asked {
-		v := &w.fields[i]
-		switch ret := nvml.Return(v.NvmlReturn); ret {
-		case nvml.SUCCESS:
-			w.offField[f] = 0
-			n, good := decode(v)
-			if !good || n > fields[f].limit {
-				w.fault(symbols[callFields][0], frame.CodeImplausible, "a field that cannot be")
-				continue
-			}
+	for i, at := range w.asked {
+		f := field(at)
+		n, got := w.value(callFields, &w.fields[i], fields[f].limit, &w.offField[f], now)
+		if w.broken {
+			return
+		}
+		if got {
 			r.Set(fields[f].metric, n)
-		case nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_INVALID_ARGUMENT, nvml.ERROR_NO_PERMISSION:
-			w.offField[f] = now + retryUs
-		default:
-			if lost(ret) || reload(ret) {
-				w.calls-- // ok counts it again
-				w.ok(callFields, ret)
-				return
-			}
-			w.fault(symbols[callFields][0], int(ret), text(ret))
 		}
 	}
+}
+
+// ask adds a field to a batch: a whole new value, as what is left in one adds up in some drivers.
+func (w *worker) ask(at uint8, id, scope uint32) {
+	w.fields = append(w.fields, nvml.FieldValue{FieldId: id, ScopeId: scope})
+	w.asked = append(w.asked, at)
+}
+
+// gather reads the fields that were asked for.
+func (w *worker) gather(c call) bool {
+	if len(w.fields) == 0 || !w.may(c) { // of none the binding would stumble
+		return false
+	}
+	return w.ok(c, w.handle.GetFieldValues(w.fields))
+}
+
+// value is what a batch gave for one field, if it did. What is not supported is put off.
+func (w *worker) value(c call, v *nvml.FieldValue, limit int64, off *int64, now int64) (n int64, got bool) {
+	switch ret := nvml.Return(v.NvmlReturn); ret {
+	case nvml.SUCCESS:
+		*off = 0
+		n, good := decode(v)
+		if !good || n > limit {
+			w.implausible(c, "a field that cannot be")
+			return 0, false
+		}
+		return n, true
+	case nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_INVALID_ARGUMENT, nvml.ERROR_NO_PERMISSION:
+		*off = now + retryUs
+	default:
+		if lost(ret) || reload(ret) {
+			w.sort(c, ret)
+			return 0, false
+		}
+		w.fault(symbols[c][0], int(ret), text(ret))
+	}
+	return 0, false
 }
 
 // decode reads a field's value by its type. Negative and fractional garbage is not good.

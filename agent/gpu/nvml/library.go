@@ -8,11 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
+	"golang.org/x/sys/unix"
 
 	"github.com/flopwatch/flopwatch/agent/gpu/frame"
 )
@@ -56,6 +59,43 @@ const (
 	callGPMMetrics
 	callProcesses
 	callMPS
+	callCUDAVersion
+	callCCState
+	callSerial
+	callBoardPart
+	callArchitecture
+	callCapability
+	callCores
+	callModule
+	callMinor
+	callGSP
+	callPCIeMaxGen
+	callPCIeMaxWidth
+	callFabric
+	callPState
+	callFan
+	callPCIeGen
+	callPCIeWidth
+	callBAR1
+	callThreshold
+	callHealthFields // as callFields: one that is refused does not spoil the other
+	callMIGCount
+	callMIGHandle
+	callMIGUUID
+	callMIGInstance
+	callMIGCompute
+	callMIGAttributes
+	callMIGName
+	callMIGMemoryV2
+	callMIGMemory
+	callMIGProcesses
+	callMIGSample
+	callMIGMetrics
+	callEventTypes
+	callEventCreate
+	callEventRegister
+	callEventWait
+	callEventFree
 	numCalls
 )
 
@@ -92,6 +132,75 @@ var symbols = [numCalls][]string{
 	callGPMMetrics:      {"nvmlGpmMetricsGet"},
 	callProcesses:       {"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetComputeRunningProcesses"},
 	callMPS:             {"nvmlDeviceGetMPSComputeRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v2", "nvmlDeviceGetMPSComputeRunningProcesses"},
+	callCUDAVersion:     {"nvmlSystemGetCudaDriverVersion"},
+	callCCState:         {"nvmlSystemGetConfComputeState"},
+	callSerial:          {"nvmlDeviceGetSerial"},
+	callBoardPart:       {"nvmlDeviceGetBoardPartNumber"},
+	callArchitecture:    {"nvmlDeviceGetArchitecture"},
+	callCapability:      {"nvmlDeviceGetCudaComputeCapability"},
+	callCores:           {"nvmlDeviceGetNumGpuCores"},
+	callModule:          {"nvmlDeviceGetModuleId"},
+	callMinor:           {"nvmlDeviceGetMinorNumber"},
+	callGSP:             {"nvmlDeviceGetGspFirmwareVersion"},
+	callPCIeMaxGen:      {"nvmlDeviceGetMaxPcieLinkGeneration"},
+	callPCIeMaxWidth:    {"nvmlDeviceGetMaxPcieLinkWidth"},
+	callFabric:          {"nvmlDeviceGetGpuFabricInfoV"},
+	callPState:          {"nvmlDeviceGetPerformanceState"},
+	callFan:             {"nvmlDeviceGetFanSpeed"},
+	callPCIeGen:         {"nvmlDeviceGetCurrPcieLinkGeneration"},
+	callPCIeWidth:       {"nvmlDeviceGetCurrPcieLinkWidth"},
+	callBAR1:            {"nvmlDeviceGetBAR1MemoryInfo"},
+	callThreshold:       {"nvmlDeviceGetTemperatureThreshold"},
+	callHealthFields:    {"nvmlDeviceGetFieldValues"},
+	callMIGCount:        {"nvmlDeviceGetMaxMigDeviceCount"},
+	callMIGHandle:       {"nvmlDeviceGetMigDeviceHandleByIndex"},
+	callMIGUUID:         {"nvmlDeviceGetUUID"},
+	callMIGInstance:     {"nvmlDeviceGetGpuInstanceId"},
+	callMIGCompute:      {"nvmlDeviceGetComputeInstanceId"},
+	callMIGAttributes:   {"nvmlDeviceGetAttributes_v2", "nvmlDeviceGetAttributes"},
+	callMIGName:         {"nvmlDeviceGetName"},
+	callMIGMemoryV2:     {"nvmlDeviceGetMemoryInfo_v2"},
+	callMIGMemory:       {"nvmlDeviceGetMemoryInfo"},
+	callMIGProcesses:    {"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetComputeRunningProcesses"},
+	callMIGSample:       {"nvmlGpmMigSampleGet"},
+	callMIGMetrics:      {"nvmlGpmMetricsGet"},
+	callEventTypes:      {"nvmlDeviceGetSupportedEventTypes"},
+	callEventCreate:     {"nvmlEventSetCreate"},
+	callEventRegister:   {"nvmlDeviceRegisterEvents"},
+	callEventWait:       {"nvmlEventSetWait_v2", "nvmlEventSetWait"},
+	callEventFree:       {"nvmlEventSetFree"},
+}
+
+// classOf is what a call counts for among those that may be slow.
+func classOf(c call) frame.Class {
+	switch c {
+	case callUtilization:
+		return frame.ClassUtilization
+	case callMemoryV2, callMemory:
+		return frame.ClassMemory
+	case callClock:
+		return frame.ClassClocks
+	case callTemperature, callTemperatureV:
+		return frame.ClassTemperature
+	case callEventReasons, callThrottleReasons:
+		return frame.ClassReasons
+	case callFields:
+		return frame.ClassFields
+	case callPower, callEnergy:
+		return frame.ClassPower
+	case callGPMAlloc, callGPMFree, callGPMSample, callMIGSample:
+		return frame.ClassGPMSample
+	case callGPMMetrics, callMIGMetrics:
+		return frame.ClassGPMMetrics
+	case callProcesses, callMPS, callMIGProcesses:
+		return frame.ClassProcesses
+	case callPState, callFan, callPCIeGen, callPCIeWidth, callBAR1, callThreshold, callHealthFields:
+		return frame.ClassHealth
+	case callMIG, callMIGCount, callMIGHandle, callMIGUUID, callMIGInstance, callMIGCompute, callMIGAttributes, callMIGName, callMIGMemoryV2, callMIGMemory:
+		return frame.ClassMIG
+	default:
+		return frame.ClassIdentity
+	}
 }
 
 // texts of the library's codes. The library's own nvmlErrorString is one function more that
@@ -138,6 +247,8 @@ type library struct {
 	api    nvml.Interface
 	have   [numCalls]bool
 	driver string
+	ccMode string // off, on, devtools; empty: not known
+	waitV2 bool   // events name the instance
 }
 
 func (l *library) gpm() bool {
@@ -178,7 +289,9 @@ func open(path string) (*library, frame.Welcome) {
 			w.Missing = append(w.Missing, names[0])
 		}
 	}
+	l.waitV2 = handle.Lookup("nvmlEventSetWait_v2") == nil
 	slices.Sort(w.Missing)
+	w.Missing = slices.Compact(w.Missing) // some functions are called for several things
 	w.GPM = l.gpm()
 	for _, c := range []call{callInit, callCount, callHandle, callUUID} {
 		if !l.have[c] {
@@ -205,7 +318,56 @@ func open(path string) (*library, frame.Welcome) {
 		return refuse(ret, "count GPUs: "+text(ret))
 	}
 	w.GPUs = max(0, min(n, frame.MaxGPUs))
+	w.Facts = l.facts(w.LibraryPath, len(w.Missing))
 	return l, w
+}
+
+// facts are what the library says of the host, and what it is itself.
+func (l *library) facts(path string, missing int) []frame.Fact {
+	var list []frame.Fact
+	add := func(name, value string) {
+		if value != "" {
+			list = append(list, frame.Fact{Name: name, Value: frame.Clean(value)})
+		}
+	}
+	if l.have[callCCState] {
+		if s, ret := l.api.SystemGetConfComputeState(); ret == nvml.SUCCESS {
+			l.ccMode = ccMode(&s)
+			add("cc_state", l.ccMode)
+			if environments := [...]string{"unavailable", "simulation", "production"}; s.Environment < uint32(len(environments)) {
+				add("cc_environment", environments[s.Environment])
+			}
+		}
+	}
+	if l.have[callCUDAVersion] {
+		if v, ret := l.api.SystemGetCudaDriverVersion(); ret == nvml.SUCCESS && v > 0 {
+			add("cuda_driver_version", fmt.Sprintf("%d.%d", v/1000, v%1000/10))
+		}
+	}
+	add("functions_missing", strconv.Itoa(missing))
+	if st, err := os.Stat(path); err == nil {
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			add("library_device", fmt.Sprintf("%d:%d", unix.Major(sys.Dev), unix.Minor(sys.Dev)))
+			add("library_inode", strconv.FormatUint(sys.Ino, 10))
+		}
+	}
+	add("library_path", path)
+	if _, v, ok := strings.Cut(filepath.Base(path), ".so."); ok && strings.Contains(v, ".") {
+		add("library_version", v) // the driver's packages name the file by it
+	}
+	return list
+}
+
+func ccMode(s *nvml.ConfComputeSystemState) string {
+	switch {
+	case s.CcFeature == nvml.CC_SYSTEM_FEATURE_DISABLED:
+		return "off"
+	case s.CcFeature != nvml.CC_SYSTEM_FEATURE_ENABLED:
+		return ""
+	case s.DevToolsMode == nvml.CC_SYSTEM_DEVTOOLS_MODE_ON:
+		return "devtools"
+	}
+	return "on"
 }
 
 // mapped is the file that was loaded: what the loader found is in the process's own map.

@@ -48,25 +48,29 @@ func TestSizesAreCs(t *testing.T) {
 
 // Every function of the binding that is called is in the table of what is looked up first.
 func TestEveryCallIsLookedUp(t *testing.T) {
-	used := regexp.MustCompile(`(?:\bapi|\bhandle|\bh|\bd)\.((?:Get|Gpm|Device|System|Init|Shutdown)\w*)\(`)
-	known := map[string]call{
-		"Init": callInit, "Shutdown": callShutdown, "SystemGetDriverVersion": callDriverVersion, "SystemGetNVMLVersion": callNVMLVersion,
-		"DeviceGetCount": callCount, "DeviceGetHandleByIndex": callHandle, "GetUUID": callUUID, "GetName": callName, "GetPciInfo": callPCI,
-		"GetVbiosVersion": callVBIOS, "GetPowerManagementDefaultLimit": callPowerLimit, "GetMaxClockInfo": callMaxClock, "GetMigMode": callMIG,
-		"GetUtilizationRates": callUtilization, "GetMemoryInfo_v2": callMemoryV2, "GetMemoryInfo": callMemory, "GetClockInfo": callClock,
-		"GetTemperature": callTemperature, "GetTemperatureV": callTemperatureV, "GetCurrentClocksEventReasons": callEventReasons,
-		"GetCurrentClocksThrottleReasons": callThrottleReasons, "GetFieldValues": callFields, "GetPowerUsage": callPower,
-		"GetTotalEnergyConsumption": callEnergy, "GpmQueryDeviceSupport": callGPMSupport, "GpmSampleAlloc": callGPMAlloc, "GpmSampleFree": callGPMFree,
-		"GpmSampleGet": callGPMSample, "GpmMetricsGet": callGPMMetrics, "GetComputeRunningProcesses": callProcesses, "GetMPSComputeRunningProcesses": callMPS,
+	used := regexp.MustCompile(`(?:\bapi|\bhandle|\bh|\bd|\bset)\.((?:Get|Gpm|Device|System|Init|Shutdown|Event|Register|Wait|Free)\w*)\b`)
+	// How go-nvml's names differ from C's, beside what stands in front.
+	odd := map[string]string{
+		"SystemGetNVMLVersion": "nvmlSystemGetNVMLVersion", "Wait": "nvmlEventSetWait", "Free": "nvmlEventSetFree",
+		"GpmQueryDeviceSupport": "nvmlGpmQueryDeviceSupport", "GetTemperatureV": "nvmlDeviceGetTemperatureV",
 	}
-	if len(known) != int(numCalls) {
-		t.Errorf("%d functions of the binding for %d calls", len(known), numCalls)
+	known := map[string]bool{}
+	for c, names := range symbols {
+		if len(names) == 0 {
+			t.Errorf("call %d has no symbol", c)
+		}
+		for _, s := range names {
+			known[s] = true
+			if !strings.HasPrefix(s, "nvml") || strings.Contains(strings.ReplaceAll(s, "EventSet", ""), "Set") {
+				t.Errorf("call %d: symbol %s", c, s)
+			}
+		}
 	}
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := 0
+	found := map[string]bool{}
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
@@ -76,21 +80,22 @@ func TestEveryCallIsLookedUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range used.FindAllStringSubmatch(string(text), -1) {
-			found++
-			if _, ok := known[m[1]]; !ok {
+			found[m[1]] = true
+			c, ok := odd[m[1]]
+			switch {
+			case ok:
+			case strings.HasPrefix(m[1], "Get") || strings.HasPrefix(m[1], "Register"):
+				c = "nvmlDevice" + m[1]
+			default:
+				c = "nvml" + m[1]
+			}
+			if !known[c] && !known[c+"_v2"] && !known[c+"_v3"] {
 				t.Errorf("%s calls %s, which nobody looks up", file, m[1])
 			}
 		}
 	}
-	if found < int(numCalls) {
-		t.Errorf("%d calls found only", found)
-	}
-	for c, names := range symbols {
-		for _, s := range names {
-			if !strings.HasPrefix(s, "nvml") || strings.Contains(s, "Set") {
-				t.Errorf("call %d: symbol %s", c, s)
-			}
-		}
+	if len(found) < 55 {
+		t.Errorf("%d functions found only", len(found))
 	}
 }
 
@@ -126,23 +131,22 @@ func TestDecodeByType(t *testing.T) {
 }
 
 func TestGarbageInProcessLists(t *testing.T) {
-	w := &worker{lib: &library{}}
-	w.reset()
+	w := newWorker(&library{}, nil, newListener(&library{}, nil), 0)
 	w.device.MemTotalBytes = 80 << 30
 	w.take([]nvml.ProcessInfo{
 		{Pid: 0, UsedGpuMemory: 1}, {Pid: math.MaxUint32, UsedGpuMemory: 1}, {Pid: 7, UsedGpuMemory: math.MaxUint64},
 		{Pid: 8, UsedGpuMemory: 81 << 30}, {Pid: 9, UsedGpuMemory: 5}, {Pid: 9, UsedGpuMemory: 6},
-	})
+	}, "")
 	want := []frame.Process{{PID: 7, UsedBytes: -1}, {PID: 8, UsedBytes: -1}, {PID: 9, UsedBytes: 6}}
-	if !slices.Equal(w.list.List, want) {
-		t.Errorf("got %v, want %v", w.list.List, want)
+	if !slices.Equal(w.look.list.List, want) {
+		t.Errorf("got %v, want %v", w.look.list.List, want)
 	}
 	many := make([]nvml.ProcessInfo, 3*frame.MaxProcesses)
 	for i := range many {
 		many[i].Pid = uint32(i + 100)
 	}
-	if w.take(many); len(w.list.List) != frame.MaxProcesses {
-		t.Errorf("%d processes, at most %d", len(w.list.List), frame.MaxProcesses)
+	if w.take(many, ""); len(w.look.list.List) != frame.MaxProcesses {
+		t.Errorf("%d processes, at most %d", len(w.look.list.List), frame.MaxProcesses)
 	}
 }
 
@@ -161,19 +165,44 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// talk is a Serve on the stub, in this process: one library a process, so one scenario for all.
+// talk is a Serve on the stub, in this process: one library a process, so one after the other.
+// Every test that uses it goes through the life of an agent, at its own pace: the clock of stub
+// and requests is moved by ask.
 type talk struct {
-	tb   testing.TB
-	mem  *nvmlstub.Memory
-	in   *io.PipeWriter
-	r    *frame.Reader
-	out  *io.PipeReader
-	done chan error
-	seq  uint64
-	boot int64
+	tb      testing.TB
+	mem     *nvmlstub.Memory
+	in      *io.PipeWriter
+	r       *frame.Reader
+	out     *io.PipeReader
+	serve   chan error
+	welcome frame.Welcome
+	seq     uint64
+	boot    int64
+	answers // of the last ask
+	spent   [nvmlstub.MaxGPUs][]paid
 }
 
-func newTalk(tb testing.TB) *talk {
+// paid is what an ask cost a GPU, as the stub counts it.
+type paid struct {
+	boot  int64
+	calls int
+}
+
+// answers are what came until every GPU was done.
+type answers struct {
+	readings  []frame.Reading
+	faults    []frame.Fault
+	devices   []frame.Device
+	processes []frame.Processes
+	health    []frame.Health
+	instances []frame.Instances
+	events    []frame.Event
+	done      []frame.Done
+}
+
+func training() nvmlstub.Scenario { return nvmlstub.H100x8Training(0, time.Hour) }
+
+func newTalk(tb testing.TB, s nvmlstub.Scenario) *talk {
 	tb.Helper()
 	_, err := exec.LookPath("gcc")
 	testenv.Need(tb, "cc", err)
@@ -186,7 +215,6 @@ func newTalk(tb testing.TB) *talk {
 		tb.Fatal(stub.err)
 	}
 	dir, lib := stub.dir, stub.lib
-	s := nvmlstub.H100x8Training(0, time.Hour)
 	s.Manual = true
 	mem, err := nvmlstub.Create(filepath.Join(dir, nvmlstub.Shared), s)
 	if err != nil {
@@ -194,15 +222,14 @@ func newTalk(tb testing.TB) *talk {
 	}
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
-	c := &talk{tb: tb, mem: mem, in: inW, r: frame.NewReader(outR), out: outR, done: make(chan error, 1), boot: 1000}
-	go func() { c.done <- Serve(context.WithoutCancel(tb.Context()), inR, outW, Config{Library: lib}) }()
+	c := &talk{tb: tb, mem: mem, in: inW, r: frame.NewReader(outR), out: outR, serve: make(chan error, 1), boot: 1000}
+	go func() { c.serve <- Serve(context.WithoutCancel(tb.Context()), inR, outW, Config{Library: lib}) }()
 	c.send(&frame.Request{Type: frame.TypeHello, Version: frame.Version})
 	typ, body, err := c.r.Next()
-	var w frame.Welcome
 	if err == nil {
-		err = frame.DecodeWelcome(body, &w)
+		err = frame.DecodeWelcome(body, &c.welcome)
 	}
-	if err != nil || typ != frame.TypeWelcome || w.Code != 0 || w.GPUs != 8 || !w.GPM || w.LibraryPath != lib {
+	if w := &c.welcome; err != nil || typ != frame.TypeWelcome || w.Code != 0 || w.GPUs != len(s.GPUs) || !w.GPM || w.LibraryPath != lib {
 		tb.Fatalf("welcome: %+v, %v", w, err)
 	}
 	return c
@@ -214,97 +241,164 @@ func (c *talk) send(q *frame.Request) {
 	}
 }
 
-// ask asks all of a mask and returns what came until every GPU was done.
-func (c *talk) ask(q frame.Request) (readings []frame.Reading, faults []frame.Fault) {
+// ask asks a second after the last.
+func (c *talk) ask(q frame.Request) { c.askAfter(time.Second, q) }
+
+func (c *talk) askAfter(d time.Duration, q frame.Request) {
+	c.tb.Helper()
+	c.boot += d.Milliseconds()
 	c.seq++
-	c.boot += 1000
 	q.Seq, q.BootMs = c.seq, c.boot
+	if q.Type == 0 {
+		q.Type = frame.TypeSample
+	}
 	if err := c.mem.SetNow(time.Duration(c.boot) * time.Millisecond); err != nil {
 		c.tb.Fatal(err)
 	}
+	before := c.mem.Snapshot()
+	c.answers = answers{}
 	c.send(&q)
-	for left := q.Sample | q.Processes; left != 0; {
-		typ, body, err := c.r.Next()
-		if err != nil {
-			c.tb.Fatal(err)
-		}
-		switch typ {
-		case frame.TypeReading:
-			var r frame.Reading
-			err = frame.DecodeReading(body, &r)
-			readings = append(readings, r)
-		case frame.TypeFault:
-			var f frame.Fault
-			err = frame.DecodeFault(body, &f)
-			faults = append(faults, f)
-		case frame.TypeDone:
-			var d frame.Done
-			err = frame.DecodeDone(body, &d)
+	for left := q.Sample | q.Processes | q.Health | q.Burst; left != 0; {
+		if d := c.next(); d != nil {
 			left &^= 1 << d.GPU
 		}
-		if err != nil {
-			c.tb.Fatal(err)
+	}
+	calls := c.mem.Snapshot().Since(before)
+	for g := range c.mem.GPUs() {
+		c.spent[g] = append(c.spent[g], paid{c.boot, int(calls.Total(g))})
+	}
+}
+
+// next takes one answer.
+func (c *talk) next() (done *frame.Done) {
+	c.tb.Helper()
+	typ, body, err := c.r.Next()
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	switch typ {
+	case frame.TypeReading:
+		c.readings = append(c.readings, frame.Reading{})
+		err = frame.DecodeReading(body, &c.readings[len(c.readings)-1])
+	case frame.TypeFault:
+		c.faults = append(c.faults, frame.Fault{})
+		err = frame.DecodeFault(body, &c.faults[len(c.faults)-1])
+	case frame.TypeDevice:
+		c.devices = append(c.devices, frame.Device{})
+		err = frame.DecodeDevice(body, &c.devices[len(c.devices)-1])
+	case frame.TypeProcesses:
+		c.processes = append(c.processes, frame.Processes{})
+		err = frame.DecodeProcesses(body, &c.processes[len(c.processes)-1])
+	case frame.TypeHealth:
+		c.health = append(c.health, frame.Health{})
+		err = frame.DecodeHealth(body, &c.health[len(c.health)-1])
+	case frame.TypeInstances:
+		c.instances = append(c.instances, frame.Instances{})
+		err = frame.DecodeInstances(body, &c.instances[len(c.instances)-1])
+	case frame.TypeEvent:
+		c.events = append(c.events, frame.Event{})
+		err = frame.DecodeEvent(body, &c.events[len(c.events)-1])
+	case frame.TypeDone:
+		done = new(frame.Done)
+		err = frame.DecodeDone(body, done)
+		c.done = append(c.done, *done)
+	default:
+		c.tb.Fatalf("a frame of type %d", typ)
+	}
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	return done
+}
+
+// withinBudget looks at every second that begins with a request: half open, by the stub's clock
+// and the stub's counters.
+func (c *talk) withinBudget() (most int) {
+	c.tb.Helper()
+	for g := range c.mem.GPUs() {
+		for i, from := range c.spent[g] {
+			sum := 0
+			for _, p := range c.spent[g][i:] {
+				if p.boot < from.boot+1000 {
+					sum += p.calls
+				}
+			}
+			if most = max(most, sum); sum > maxCalls {
+				c.tb.Errorf("GPU %d: %d calls in the second from %d ms on", g, sum, from.boot)
+			}
 		}
 	}
-	return readings, faults
+	for g := range c.mem.GPUs() {
+		if n := c.mem.MostInFlight(g); n > 1 {
+			c.tb.Errorf("GPU %d: %d calls at once", g, n)
+		}
+	}
+	return most
+}
+
+func (c *talk) faulty(list ...nvmlstub.Fault) {
+	c.tb.Helper()
+	if err := c.mem.SetFaults(list...); err != nil {
+		c.tb.Fatal(err)
+	}
 }
 
 func (c *talk) close() {
 	c.send(&frame.Request{Type: frame.TypeStop})
-	if err := <-c.done; err != nil {
+	go func() { _, _ = io.Copy(io.Discard, c.out) }() // ends with the pipe, below
+	err := <-c.serve
+	_ = c.out.Close()
+	if err != nil {
 		c.tb.Errorf("Serve: %v", err)
 	}
 	_ = c.mem.Close()
 }
 
-// One process can load one library, so this is one test: readings, spacing of samples, a busy
-// GPU, counts that cannot be.
+// Readings, spacing of samples, calls that fail, counts that cannot be.
 func TestServe(t *testing.T) {
-	c := newTalk(t)
+	c := newTalk(t, training())
 	defer c.close()
-	readings, faults := c.ask(frame.Request{Type: frame.TypeDescribe, Sample: 0xff})
-	if len(readings) != 8 || len(faults) != 0 {
-		t.Fatalf("%d readings, faults %v", len(readings), faults)
+	c.ask(frame.Request{Type: frame.TypeDescribe, Sample: 0xff})
+	if len(c.readings) != 8 || len(c.faults) != 0 || len(c.devices) != 8 {
+		t.Fatalf("%d readings, %d devices, faults %v", len(c.readings), len(c.devices), c.faults)
 	}
-	readings, _ = c.ask(frame.Request{Type: frame.TypeSample, Sample: 1})
-	if r := readings[0]; !r.Has(frame.TensorE4) || !r.Has(frame.NVDecE4) || r.Has(frame.NVEncE4) || r.Calls != 9 {
+	for range 10 {
+		c.ask(frame.Request{Sample: 1})
+	}
+	if r := c.readings[0]; !r.Has(frame.TensorE4) || !r.Has(frame.NVDecE4) || r.Has(frame.NVEncE4) || r.Calls != 9 || r.GI != frame.WholeGPU || !r.Has(frame.MMACycles) {
 		t.Errorf("reading: %+v", r)
 	}
+	if d := c.done[0]; d.Calls != 9 || d.Slow == frame.NoCall || d.SlowUs > d.TookUs {
+		t.Errorf("done: %+v", d)
+	}
 	// Less than 100 ms by the requests' clock: no new sample.
-	c.boot -= 950
-	readings, _ = c.ask(frame.Request{Type: frame.TypeSample, Sample: 1})
-	if r := readings[0]; r.Has(frame.TensorE4) || !r.Has(frame.PowerMW) || r.Calls != 7 {
-		t.Errorf("reading after 50 ms: %+v", r)
+	c.askAfter(60*time.Millisecond, frame.Request{Burst: 1, BurstGPM: 1})
+	if r := c.readings[0]; r.Has(frame.TensorE4) || !r.Has(frame.PowerMW) || r.Calls != 1 {
+		t.Errorf("reading after 60 ms: %+v", r)
 	}
 	// A gap that is too long gives no average, and the next second does again.
 	c.boot += 10 * 60_000
-	if readings, _ = c.ask(frame.Request{Type: frame.TypeSample, Sample: 1}); readings[0].Has(frame.TensorE4) {
+	if c.ask(frame.Request{Sample: 1}); c.readings[0].Has(frame.TensorE4) {
 		t.Error("an average over ten minutes")
 	}
-	if readings, _ = c.ask(frame.Request{Type: frame.TypeSample, Sample: 1}); !readings[0].Has(frame.TensorE4) {
+	if c.ask(frame.Request{Sample: 1}); !c.readings[0].Has(frame.TensorE4) {
 		t.Error("no average after a gap")
 	}
-	// Unplausible values: memory in use beyond what there is cannot be made with the stub; a
+	// Implausible values: memory in use beyond what there is cannot be made with the stub; a
 	// power field that fails falls back to the call.
-	if err := c.mem.SetFaults(nvmlstub.Fault{Function: "nvmlDeviceGetFieldValues", Code: nvmlstub.CodeUnknown}); err != nil {
-		t.Fatal(err)
-	}
-	readings, faults = c.ask(frame.Request{Type: frame.TypeSample, Sample: 2})
-	if r := readings[0]; !r.Has(frame.PowerMW) || !r.Has(frame.EnergyMJ) || len(faults) != 1 || faults[0].Code != nvmlstub.CodeUnknown {
-		t.Errorf("reading: %+v, faults %+v", r, faults)
+	c.faulty(nvmlstub.Fault{Function: "nvmlDeviceGetFieldValues", Code: nvmlstub.CodeUnknown})
+	c.ask(frame.Request{Sample: 2})
+	if r := c.readings[0]; !r.Has(frame.PowerMW) || !r.Has(frame.EnergyMJ) || len(c.faults) == 0 || c.faults[0].Code != nvmlstub.CodeUnknown {
+		t.Errorf("reading: %+v, faults %+v", r, c.faults)
 	}
 	// A list whose size grows and grows: the binding stumbles, the worker does not.
-	if err := c.mem.SetFaults(nvmlstub.Fault{Function: "nvmlDeviceGetComputeRunningProcesses*", Code: int32(nvml.ERROR_INSUFFICIENT_SIZE), Count: 20}); err != nil {
-		t.Fatal(err)
+	c.faulty(nvmlstub.Fault{Function: "nvmlDeviceGetComputeRunningProcesses*", Code: int32(nvml.ERROR_INSUFFICIENT_SIZE), Count: 20})
+	if c.ask(frame.Request{Sample: 4, Processes: 4}); len(c.readings) != 1 {
+		t.Errorf("%d readings", len(c.readings))
 	}
-	if readings, _ = c.ask(frame.Request{Type: frame.TypeSample, Sample: 4, Processes: 4}); len(readings) != 1 {
-		t.Errorf("%d readings", len(readings))
-	}
-	if err := c.mem.SetFaults(); err != nil {
-		t.Fatal(err)
-	}
-	if readings, faults = c.ask(frame.Request{Type: frame.TypeSample, Sample: 0xff, Processes: 0xff}); len(readings) != 8 || len(faults) != 0 {
-		t.Errorf("afterwards: %d readings, faults %v", len(readings), faults)
+	c.faulty()
+	if c.ask(frame.Request{Sample: 0xff, Processes: 0xff}); len(c.readings) != 8 || len(c.faults) != 0 {
+		t.Errorf("afterwards: %d readings, faults %v", len(c.readings), c.faults)
 	}
 }
 
@@ -325,12 +419,14 @@ func TestServeRefusesAnotherProtocol(t *testing.T) {
 
 // A pass over eight GPUs, with its way through the pipes.
 func BenchmarkPass(b *testing.B) {
-	c := newTalk(b)
+	c := newTalk(b, training())
 	defer c.close()
-	c.ask(frame.Request{Type: frame.TypeDescribe, Sample: 0xff})
+	for range 12 {
+		c.ask(frame.Request{Sample: 0xff})
+	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if readings, _ := c.ask(frame.Request{Type: frame.TypeSample, Sample: 0xff}); len(readings) != 8 {
+		if c.ask(frame.Request{Sample: 0xff}); len(c.readings) != 8 {
 			b.Fatal("a reading is missing")
 		}
 	}

@@ -79,10 +79,15 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, cfg Config) error {
 	}
 	workers := make([]*worker, welcome.GPUs)
 	var busy sync.WaitGroup
+	events, stop := newListener(lib, l), make(chan struct{})
 	for i := range workers {
-		workers[i] = newWorker(lib, l, i)
-		busy.Go(workers[i].run)
+		workers[i] = newWorker(lib, l, events, i)
 	}
+	events.workers = workers
+	for _, w := range workers {
+		busy.Go(w.run)
+	}
+	busy.Go(func() { events.run(stop) })
 	count := make(chan message, 1)
 	busy.Go(func() { recount(count, lib, l, len(workers)) })
 	defer func() {
@@ -90,6 +95,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, cfg Config) error {
 			close(w.jobs)
 		}
 		close(count)
+		close(stop)
 		settle(&busy, lib)
 	}()
 	for {
@@ -104,8 +110,9 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, cfg Config) error {
 				default: // it is still counting
 				}
 			}
+			events.listen(m.Events)
 			for i, w := range workers {
-				if (m.Sample|m.Processes)>>i&1 == 0 {
+				if (m.Sample|m.Processes|m.Health|m.Burst)>>i&1 == 0 {
 					continue
 				}
 				select {

@@ -1,0 +1,108 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"slices"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+)
+
+// listCalls is what one list takes at most: the binding asks with room for one process, and
+// again where there are more.
+const listCalls = 2
+
+// processLook is a look at who has a context on the GPU, spread over requests where the calls
+// of one second are not enough.
+type processLook struct {
+	active bool
+	step   int
+	known  bool
+	list   frame.Processes
+}
+
+// processes goes on with the look, as far as the calls allow, and sends what was found at its
+// end. A GPU that is partitioned is asked for each of its parts: that needs no privilege.
+func (w *worker) processes() {
+	k := &w.look
+	if k.step == 0 {
+		k.known, k.list.List = false, k.list.List[:0]
+	}
+	steps := 2
+	if len(w.mig.parts) > 0 {
+		steps = len(w.mig.parts)
+	}
+	for ; k.step < steps; k.step++ {
+		if w.left() < listCalls {
+			return
+		}
+		switch {
+		case len(w.mig.parts) > 0:
+			w.processesOf(&w.mig.parts[k.step])
+		case k.step == 0 && w.may(callProcesses):
+			list, ret := w.handle.GetComputeRunningProcesses()
+			w.looped(list)
+			if w.ok(callProcesses, ret) {
+				k.known = true
+				w.take(list, "")
+			}
+		case k.step == 1 && k.known && w.may(callMPS):
+			list, ret := w.handle.GetMPSComputeRunningProcesses()
+			w.looped(list)
+			if w.ok(callMPS, ret) {
+				w.take(list, "")
+			}
+		}
+		if w.broken {
+			return
+		}
+	}
+	k.list.GPU, k.list.Seq, k.list.Known = w.index, w.job.Seq, k.known
+	k.active, k.step = false, 0
+	w.out = frame.AppendProcesses(w.out, &k.list)
+}
+
+func (w *worker) processesOf(p *part) {
+	if !w.may(callMIGProcesses) {
+		return
+	}
+	list, ret := p.handle.GetComputeRunningProcesses()
+	w.looped(list)
+	if w.gone(callMIGProcesses, ret) {
+		return
+	}
+	if w.sort(callMIGProcesses, ret) {
+		w.look.known = true
+		w.take(list, p.UUID)
+	}
+}
+
+// looped counts the calls that go-nvml makes on its own: it asks with room for one first.
+func (w *worker) looped(list []nvml.ProcessInfo) {
+	if len(list) > 1 {
+		w.calls++
+		w.spent++
+	}
+}
+
+// take adds what can be: drivers have been seen to list process ids that are noise.
+func (w *worker) take(list []nvml.ProcessInfo, instance string) {
+	p := &w.look.list
+	for _, v := range list {
+		if v.Pid == 0 || v.Pid > 1<<31-1 || len(p.List) == frame.MaxProcesses {
+			continue
+		}
+		used := int64(-1) // the driver's "not available" is all ones
+		if v.UsedGpuMemory <= uint64(max(w.device.MemTotalBytes, 0)) {
+			used = int64(v.UsedGpuMemory)
+		}
+		at := slices.IndexFunc(p.List, func(q frame.Process) bool { return q.PID == int32(v.Pid) && q.Instance == instance })
+		if at < 0 {
+			p.List = append(p.List, frame.Process{PID: int32(v.Pid), UsedBytes: used, Instance: instance})
+		} else {
+			p.List[at].UsedBytes = max(p.List[at].UsedBytes, used)
+		}
+	}
+}
