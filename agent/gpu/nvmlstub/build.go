@@ -29,8 +29,11 @@ var sources embed.FS
 
 // Options says which variant of the library to build. The zero value is the whole one.
 type Options struct {
-	// OldDriver builds the likes of a 470 driver: no GPM, no third version of the process
-	// lists, no power fields. What it lacks is really missing from the symbol table.
+	// Driver builds the likes of a release: 470 has no GPM, no third version of the process lists
+	// and no power fields; 535 fills that third version with entries of 32 bytes, of which readers
+	// expect 24, as its first releases did; 550 and 580 lack what came after them. What they lack is
+	// really missing from the symbol table. 0 is all that the header has. OldDriver is 470.
+	Driver    int
 	OldDriver bool
 	// Without names further functions that are to be missing. A '*' at the end stands for any rest.
 	Without []string
@@ -41,16 +44,38 @@ type Options struct {
 	Flags []string
 }
 
-// since470 is what came after the 470 drivers, as far as an agent could meet it. It is no
-// record of a certain release.
-var since470 = []string{
-	"nvmlGpm*", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3",
-	"nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetSupportedClocksEventReasons",
-	"nvmlDeviceGetTemperatureV", "nvmlDeviceGetProcessesUtilizationInfo", "nvmlDeviceGetRunningProcessDetailList", "nvmlDeviceGetHandleByUUIDV",
-	"nvmlDeviceGetPciInfoExt", "nvmlDeviceGetModuleId", "nvmlDeviceGetNumaNodeId", "nvmlDeviceGetJpgUtilization", "nvmlDeviceGetOfaUtilization",
-	"nvmlDeviceGetGpuFabricInfo*", "nvmlSystemGetConfCompute*", "nvmlDeviceGetConfCompute*", "nvmlDeviceGetCapabilities",
-	"nvmlDevicePowerSmoothing*", "nvmlDeviceWorkloadPowerProfile*", "nvmlDeviceGetSramEccErrorStatus", "nvmlDeviceGetPlatformInfo",
-	"nvmlEventSetWait_v3", "nvmlSystemEventSet*", "nvmlDeviceGetRemappedRows_v2", "nvmlDeviceGetDramEncryptionMode", "nvmlDeviceGetMarginTemperature",
+// since is what came after some drivers, as far as an agent could meet it. It is no record of
+// certain releases: a driver lacks what stands under it and under all newer ones.
+var since = map[int][]string{
+	470: {
+		"nvmlGpm*", "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+		"nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetSupportedClocksEventReasons",
+		"nvmlDeviceGetRunningProcessDetailList", "nvmlDeviceGetModuleId", "nvmlDeviceGetNumaNodeId", "nvmlDeviceGetJpgUtilization", "nvmlDeviceGetOfaUtilization",
+		"nvmlDeviceGetGpuFabricInfo", "nvmlSystemGetConfComputeState", "nvmlSystemGetConfComputeCapabilities", "nvmlSystemGetConfComputeGpusReadyState",
+		"nvmlDeviceGetConfCompute*", "nvmlDeviceGetGspFirmware*", "nvmlDeviceGetFanSpeedRPM", "nvmlDeviceGetPcieLinkMaxSpeed", "nvmlDeviceGetPcieSpeed",
+	},
+	535: {
+		"nvmlDeviceGetProcessesUtilizationInfo", "nvmlDeviceGetPciInfoExt", "nvmlDeviceGetGpuFabricInfoV", "nvmlSystemGetConfComputeSettings",
+		"nvmlSystemGetConfComputeKeyRotation*", "nvmlDeviceGetSramEccErrorStatus", "nvmlGpmQueryIfStreamingEnabled", "nvmlGpmSetStreamingEnabled",
+	},
+	550: {
+		"nvmlDeviceGetTemperatureV", "nvmlDeviceGetHandleByUUIDV", "nvmlDeviceGetCapabilities", "nvmlDevicePowerSmoothing*", "nvmlDeviceWorkloadPowerProfile*",
+		"nvmlDeviceGetPlatformInfo", "nvmlSystemEventSet*", "nvmlDeviceGetDramEncryptionMode", "nvmlDeviceGetMarginTemperature", "nvmlDeviceGetAddressingMode",
+	},
+	580: {
+		"nvmlEventSetWait_v3", "nvmlEventSetRegisterGpuOperationalEvents_v1", "nvmlEventSetGet*", "nvmlDeviceGetRemappedRows_v2", "nvmlDeviceGetGpuFabricInfo_v4",
+		"nvmlDeviceGetBankRemapperStatus_v1",
+	},
+}
+
+// newest stands for all that the header has.
+const newest = 999
+
+func (o Options) driver() int {
+	if o.OldDriver {
+		return 470
+	}
+	return cmp.Or(o.Driver, newest)
 }
 
 var (
@@ -97,9 +122,7 @@ func Build(ctx context.Context, dir string, o Options) (string, error) {
 		"-DNVML_NO_UNVERSIONED_FUNC_DEFS", "-D_GNU_SOURCE",
 		"-I", tmp, "-idirafter", filepath.Dir(header), "-Wl,-soname," + Library, "-Wl,--version-script=" + filepath.Join(tmp, "exports"), "-o", aside,
 	}
-	if o.OldDriver {
-		args = append(args, "-DSTUB_OLD_DRIVER")
-	}
+	args = append(args, fmt.Sprintf("-DSTUB_DRIVER=%d", o.driver()))
 	args = slices.Concat(args, files, []string{"-lm", "-ldl"}, o.Flags)
 	cmd := exec.CommandContext(ctx, cc, args...) //nolint:gosec // G204: the compiler is the caller's choice, the rest our own
 	if out, cerr := cmd.CombinedOutput(); cerr != nil {
@@ -208,8 +231,13 @@ func unpack(dir, header string, o Options) (files []string, err error) {
 		return nil, fmt.Errorf("read %s: it lacks %s", header, strings.Join(missing, ", "))
 	}
 	without := o.Without
-	if o.OldDriver {
-		without = slices.Concat(without, since470)
+	if _, known := since[o.driver()]; !known && o.driver() != newest {
+		return nil, fmt.Errorf("build the NVML stub of driver %d: wanted 470, 535, 550, 580 or 0", o.Driver)
+	}
+	for release, lacks := range since {
+		if release >= o.driver() {
+			without = slices.Concat(without, lacks)
+		}
 	}
 	for _, p := range without {
 		if !slices.ContainsFunc(functions, func(f string) bool { return fits(p, f) }) {
@@ -219,7 +247,7 @@ func unpack(dir, header string, o Options) (files []string, err error) {
 	generated := map[string]string{
 		"functions.h": functionsHeader(functions),
 		"rest.c":      restSource(functions, ours),
-		"exports":     exports(functions, without, o.OldDriver),
+		"exports":     exports(functions, without, o.driver() == 470),
 	}
 	for name, content := range generated {
 		if err = os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {

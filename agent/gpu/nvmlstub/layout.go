@@ -26,6 +26,8 @@ const (
 	MaxEvents = 64
 	// MaxInstances is that for MIG devices of all GPUs together, MaxMIG of one GPU.
 	MaxInstances, MaxMIG = 64, 8
+	// MaxBlocked is that for functions that confidential computing takes away.
+	MaxBlocked = 16
 	// MaxInstanceSegments is that for segments of a MIG device.
 	MaxInstanceSegments = 4
 
@@ -44,38 +46,76 @@ type segment struct {
 	level             [2]Level
 }
 
+// Health is what a GPU tells rarely. Counters are those of now, whatever the time is: a test lets
+// them rise, or fall back as after a reset. In a GPU of a scenario and in SetHealth, what says so is
+// the model's where it is 0.
+type Health struct {
+	_                                                                     structs.HostLayout
+	ECCCorrectedVolatile, ECCUncorrectedVolatile                          uint64
+	ECCCorrectedAggregate, ECCUncorrectedAggregate                        uint64
+	CappedNs                                                              [5]uint64  // by Cap, before the scenario: reasons of segments add to it
+	NVLinksDown                                                           uint64     // a bit for each link
+	NVLinkCRCFlit, NVLinkCRCData, NVLinkReplay, NVLinkRecovery, NVLinkECC uint64     // each a link
+	MemReservedBytes                                                      uint64     // 0: the model's
+	BAR1UsedBytes                                                         uint64     // 0: 1 MiB
+	PCIeErrors                                                            [11]uint32 // fields 173 to 183
+	PCIeReplays, PCIeReplayRollovers                                      uint32
+	PCIeGen, PCIeWidth                                                    uint32 // 0: the model's
+	PagesRetiredSBE, PagesRetiredDBE, PagesPending                        uint32 // of GPUs before Ampere
+	RowsRemappedCorrected, RowsRemappedUncorrected                        uint32 // of those from Ampere on
+	RowRemapPending, RowRemapFailed                                       uint32
+	PowerLimitMW                                                          uint32 // the enforced one; 0: the GPU's
+	Fans, FanPercent                                                      uint32
+	RecoveryAction                                                        uint32 // as nvmlDeviceGpuRecoveryAction_t counts
+	_                                                                     uint32
+}
+
+// Cap is what holds clocks down.
+type Cap int
+
+// Caps, in the order of lib/layout.h.
+const (
+	CapSWPower Cap = iota
+	CapSyncBoost
+	CapSWThermal
+	CapHWThermal
+	CapHWBrake
+)
+
 type device struct {
-	_                                                          structs.HostLayout
-	uuid                                                       [48]byte
-	name                                                       [64]byte
-	serial, vbios, boardPart                                   [32]byte
-	pciDomain, pciBus, pciDevice, pciDeviceID, pciSubsystemID  uint32
-	model, sms                                                 uint32
-	minor, moduleID, boardID, brand, architecture              uint32
-	ccMajor, ccMinor                                           uint32
-	cores, busWidth, numaNode                                  uint32
-	powerLimitMW, powerDefaultMW, powerMinMW, powerMaxMW       uint32
-	maxClockMHz                                                [4]uint32
-	nvlinks, nvlinkVersion, nvlinkMBps                         uint32
-	pcieGen, pcieWidth, pcieMaxGen, pcieMaxWidth               uint32
-	gpm, powerInstant                                          uint32
-	cycles, migPending                                         uint32
-	ecc, mig                                                   uint32
-	tempShutdownC, tempSlowdownC, tempMemMaxC, tempGPUMaxC     uint32
-	retiredSBE, retiredDBE, retiredPending                     uint32
-	remappedCor, remappedUnc, remappedPending, remappedFailed  uint32
-	pcieReplays, segments                                      uint32
-	memTotal, memReserved, bar1Total, bar1Used                 uint64
-	eccCorrected, eccUncorrected                               uint64
-	nvlinkCRCFlit, nvlinkCRCData, nvlinkReplay, nvlinkRecovery uint64
-	energyStartMJ, nvlinkTxStart, nvlinkRxStart                uint64
-	pcieTxStart, pcieRxStart                                   uint64
-	cyclesStart, pcieWrap                                      uint64
-	lostUs, resetUs                                            int64
-	idle                                                       Level
-	idleReasons                                                uint64
-	idlePstate, _                                              uint32
-	segment                                                    [MaxSegments]segment
+	_                                                         structs.HostLayout
+	uuid                                                      [48]byte
+	name                                                      [64]byte
+	serial, vbios, boardPart                                  [32]byte
+	pciDomain, pciBus, pciDevice, pciDeviceID, pciSubsystemID uint32
+	model, sms                                                uint32
+	minor, moduleID, boardID, brand, architecture             uint32
+	ccMajor, ccMinor                                          uint32
+	cores, busWidth, numaNode                                 uint32
+	powerLimitMW, powerDefaultMW, powerMinMW, powerMaxMW      uint32
+	maxClockMHz                                               [4]uint32
+	nvlinks, nvlinkVersion, nvlinkMBps                        uint32
+	pcieMaxGen, pcieMaxWidth                                  uint32
+	broken                                                    uint32
+	fabricState, fabricStatus, fabricClique                   uint32
+	fabricHealth, fabricSummary                               uint32
+	fabricCluster                                             [16]byte
+	moduleMW, c2cLinks                                        uint32
+	gpm, powerInstant                                         uint32
+	cycles, migPending                                        uint32
+	ecc, mig                                                  uint32
+	tempShutdownC, tempSlowdownC, tempMemMaxC, tempGPUMaxC    uint32
+	eccPending, segments                                      uint32
+	health                                                    Health
+	memTotal, bar1Total                                       uint64
+	energyStartMJ, nvlinkTxStart, nvlinkRxStart               uint64
+	pcieTxStart, pcieRxStart                                  uint64
+	cyclesStart, pcieWrap                                     uint64
+	lostUs, resetUs                                           int64
+	idle                                                      Level
+	idleReasons                                               uint64
+	idlePstate, _                                             uint32
+	segment                                                   [MaxSegments]segment
 }
 
 type instance struct {
@@ -102,10 +142,11 @@ type process struct {
 }
 
 type event struct {
-	_          structs.HostLayout
-	atUs       int64
-	kind, data uint64
-	gpu, _     uint32
+	_             structs.HostLayout
+	id            uint64
+	atUs          int64
+	kind, data    uint64
+	gpu, instance uint32
 }
 
 type fault struct {
@@ -119,20 +160,24 @@ type fault struct {
 }
 
 type config struct {
-	_                               structs.HostLayout
-	gpus, processes, events, faults uint32
-	instances, unprivileged         uint32
-	manual, host                    uint32
-	cudaVersion, _                  int32
-	baseBootUs, baseEpochUs         int64
-	repeatUs                        int64
-	nextID                          uint64
-	driver, nvml                    [80]byte
-	gpu                             [MaxGPUs]device
-	instance                        [MaxInstances]instance
-	process                         [MaxProcesses]process
-	event                           [MaxEvents]event
-	fault                           [MaxFaults]fault
+	_                                                   structs.HostLayout
+	gpus, processes, events, faults                     uint32
+	instances, unprivileged                             uint32
+	manual, host                                        uint32
+	cudaVersion, _                                      int32
+	baseBootUs, baseEpochUs                             int64
+	repeatUs                                            int64
+	driverEpoch                                         uint32
+	ccCapable, ccEnvironment                            uint32
+	ccFeature, ccDevtools, ccMultiGPU, ccReady, blocked uint32
+	block                                               [MaxBlocked][64]byte
+	nextID                                              uint64
+	driver, nvml                                        [80]byte
+	gpu                                                 [MaxGPUs]device
+	instance                                            [MaxInstances]instance
+	process                                             [MaxProcesses]process
+	event                                               [MaxEvents]event
+	fault                                               [MaxFaults]fault
 }
 
 type memoryHeader struct {

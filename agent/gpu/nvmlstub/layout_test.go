@@ -43,7 +43,7 @@ func TestLayout(t *testing.T) {
 	need(t)
 	header := members(t)
 	ours := map[string]reflect.Type{
-		"segment": reflect.TypeFor[segment](), "gpu": reflect.TypeFor[device](), "instance": reflect.TypeFor[instance](), "process": reflect.TypeFor[process](), "event": reflect.TypeFor[event](),
+		"segment": reflect.TypeFor[segment](), "health": reflect.TypeFor[Health](), "gpu": reflect.TypeFor[device](), "instance": reflect.TypeFor[instance](), "process": reflect.TypeFor[process](), "event": reflect.TypeFor[event](),
 		"fault": reflect.TypeFor[fault](), "config": reflect.TypeFor[config](), "header": reflect.TypeFor[memoryHeader](), "function": reflect.TypeFor[function](),
 		"memory": reflect.TypeFor[memory](),
 	}
@@ -69,7 +69,7 @@ func TestLayout(t *testing.T) {
 	}
 	for name, v := range map[string]int{
 		"VERSION": version, "MAX_GPUS": MaxGPUs, "MAX_SEGMENTS": MaxSegments, "MAX_PROCESSES": MaxProcesses, "MAX_FAULTS": MaxFaults,
-		"MAX_EVENTS": MaxEvents, "MAX_FUNCTIONS": maxFunctions, "MAX_INSTANCES": MaxInstances, "MAX_MIG": MaxMIG, "MAX_INSTANCE_SEGMENTS": MaxInstanceSegments, "QUANTITIES": int(NumQuantities), "NO_GPU": NoGPU,
+		"MAX_EVENTS": MaxEvents, "MAX_FUNCTIONS": maxFunctions, "MAX_INSTANCES": MaxInstances, "MAX_MIG": MaxMIG, "MAX_BLOCKED": MaxBlocked, "MAX_INSTANCE_SEGMENTS": MaxInstanceSegments, "QUANTITIES": int(NumQuantities), "NO_GPU": NoGPU,
 	} {
 		fmt.Fprintf(&program, "printf(\"%s %%lld\\n\", (long long)STUB_%s);\n", name, name)
 		fmt.Fprintf(&want, "%s %d\n", name, v)

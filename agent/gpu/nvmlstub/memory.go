@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -267,6 +268,50 @@ func (m *Memory) SetEvents(list ...Event) error {
 	return m.change(func(c *config) error { return fillEvents(c, list) })
 }
 
+// pushMargin is how near to now an event of the list may already have been seen, by a running clock.
+const pushMargin = 100 * time.Millisecond
+
+// Push lets events happen now, whatever their At says; those still to come stay. Where there is no
+// more room, the oldest are forgotten.
+func (m *Memory) Push(list ...Event) error {
+	if len(list) > MaxEvents {
+		return fmt.Errorf("nvmlstub: %d events, wanted at most %d", len(list), MaxEvents)
+	}
+	now, err := m.Now()
+	if err != nil {
+		return err
+	}
+	return m.change(func(c *config) error {
+		all := slices.Clone(c.event[:c.events])
+		at, margin := len(all), us(pushMargin)
+		if c.manual == 1 {
+			margin = 0
+		}
+		if i := slices.IndexFunc(all, func(e event) bool { return e.atUs > us(now)+margin }); i >= 0 {
+			at = i
+		}
+		when := us(now)
+		if at > 0 {
+			when = max(when, all[at-1].atUs)
+		}
+		for i, e := range list {
+			q, err := e.shared(c)
+			if err != nil {
+				return err
+			}
+			q.atUs = when
+			all = slices.Insert(all, at+i, q)
+		}
+		for i := range all[at:] { // nobody has seen these
+			all[at+i].id = c.newID()
+		}
+		all = all[max(0, len(all)-MaxEvents):]
+		clear(c.event[:])
+		c.events = uint32(copy(c.event[:], all))
+		return nil
+	})
+}
+
 // SetSegments replaces a GPU's load. Its counters become those of the new load from the start,
 // so change it before something reads, or at the end of all that was read.
 func (m *Memory) SetSegments(gpu int, list ...Segment) error {
@@ -303,6 +348,68 @@ func (m *Memory) SetLost(gpu int, at time.Duration) error {
 			g.lostUs = never
 		}
 		return nil
+	})
+}
+
+// Health is what a GPU tells of itself at the moment.
+func (m *Memory) Health(gpu int) Health {
+	return look(m, func(c *config) Health { return c.gpu[gpu].health })
+}
+
+// SetHealth replaces it: h := m.Health(2); h.ECCCorrectedVolatile++; err := m.SetHealth(2, h).
+func (m *Memory) SetHealth(gpu int, h Health) error {
+	return m.changeGPU(gpu, func(_ *config, g *device) error {
+		if err := g.complete(&h); err != nil {
+			return err
+		}
+		g.health = h
+		return nil
+	})
+}
+
+// SetConfidentialComputing changes what the driver says of it, and what works.
+func (m *Memory) SetConfidentialComputing(cc ConfidentialComputing) error { return m.change(cc.fill) }
+
+// SetFabric changes what a GPU knows of its NVLink fabric.
+func (m *Memory) SetFabric(gpu int, to Fabric) error {
+	return m.changeGPU(gpu, func(_ *config, g *device) error {
+		g.setFabric(to, Model(g.model).figures())
+		return nil
+	})
+}
+
+// SetBroken lets all calls on a GPU return a code, such as CodeResetRequired; 0 mends it.
+func (m *Memory) SetBroken(gpu int, code uint32) error {
+	return m.changeGPU(gpu, func(_ *config, g *device) error {
+		g.broken = code
+		return nil
+	})
+}
+
+// SetGPUs lets the host have only the first n of the scenario's GPUs, or all again. The others
+// keep what they are.
+func (m *Memory) SetGPUs(n int) error {
+	return m.change(func(c *config) error {
+		if n < 1 || n > MaxGPUs || c.gpu[n-1].uuid[0] == 0 {
+			return fmt.Errorf("nvmlstub: %d GPUs, wanted 1 to the scenario's", n)
+		}
+		kept := slices.DeleteFunc(slices.Clone(c.event[:c.events]), func(e event) bool { return int(e.gpu) >= n })
+		clear(c.event[:])
+		c.gpus, c.events = uint32(n), uint32(copy(c.event[:], kept))
+		return nil
+	})
+}
+
+// ReplaceDriver is what an upgrade on a running host does: processes that have the library open
+// meet CodeVersionMismatch in every call from now on, even after they initialize it anew, and
+// those that load it from now on do not.
+func (m *Memory) ReplaceDriver(version string) error {
+	return m.change(func(c *config) error {
+		c.driverEpoch++
+		if err := put(c.driver[:], "driver version", version); err != nil {
+			return err
+		}
+		return put(c.nvml[:], "NVML version", "13."+version)
 	})
 }
 

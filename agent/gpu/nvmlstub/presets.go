@@ -16,6 +16,10 @@ const (
 	B200
 	A100 // no GPM
 	L40S // no GPM, no NVLink
+	V100 // no GPM, no MIG; retires pages
+	A10040
+	GH200 // a GPU and a CPU on a module
+	GB200 // likewise, in a fabric of many hosts
 	numModels
 )
 
@@ -32,14 +36,16 @@ type figures struct {
 	gpm, instant                         uint32
 	mig                                  uint32 // 2: not supported
 	idleW, idleSMMHz                     float64
-	sms                                  uint32
+	sms, moduleW, c2cLinks               uint32
+	fabric                               bool      // of more than one host
 	sliceSMs                             [8]uint32 // of a GPU instance of so many slices
 }
 
 const (
-	archAmpere, archAda, archHopper, archBlackwell = 7, 8, 9, 10
-	brandNVIDIA                                    = 14
-	mib                                            = 1 << 20
+	archVolta, archAmpere, archAda, archHopper, archBlackwell = 5, 7, 8, 9, 10
+	brandNVIDIA                                               = 14
+	brandTesla                                                = 2
+	mib                                                       = 1 << 20
 )
 
 // Multiprocessors of GPU instances by their slices.
@@ -69,6 +75,22 @@ var models = [numModels]figures{
 	L40S: {name: "NVIDIA L40S", board: "900-2G133-0080-000", vbios: "95.02.66.00.02", pciID: 0x26b910de, pciSub: 0x185110de,
 		arch: archAda, brand: brandNVIDIA, ccMajor: 8, ccMinor: 9, cores: 18176, busWidth: 384, memMiB: 46068, reservedMiB: 562, bar1MiB: 65536,
 		limitW: 350, minW: 100, smMHz: 2520, memMHz: 9001, videoMHz: 1965, pcieGen: 4, mig: 2, idleW: 35, idleSMMHz: 210, sms: 142},
+	V100: {name: "Tesla V100-SXM2-32GB", board: "900-2G503-0010-000", vbios: "88.00.4F.00.09", pciID: 0x1db510de, pciSub: 0x124910de,
+		arch: archVolta, brand: brandTesla, ccMajor: 7, cores: 5120, busWidth: 4096, memMiB: 32768, reservedMiB: 263, bar1MiB: 32768,
+		limitW: 300, minW: 150, smMHz: 1530, memMHz: 877, videoMHz: 1372, nvlinks: 6, nvlinkVersion: 2, nvlinkMBps: 25781,
+		pcieGen: 3, instant: 1, mig: 2, idleW: 42, idleSMMHz: 135, sms: 80},
+	A10040: {name: "NVIDIA A100-SXM4-40GB", board: "692-2G506-0200-002", vbios: "92.00.19.00.01", pciID: 0x20b010de, pciSub: 0x134f10de,
+		arch: archAmpere, brand: brandNVIDIA, ccMajor: 8, cores: 6912, busWidth: 5120, memMiB: 40960, reservedMiB: 571, bar1MiB: 65536,
+		limitW: 400, minW: 100, smMHz: 1410, memMHz: 1215, videoMHz: 1290, nvlinks: 12, nvlinkVersion: 4, nvlinkMBps: 25781,
+		pcieGen: 4, instant: 1, idleW: 52, idleSMMHz: 210, sms: 108, sliceSMs: ampereSMs},
+	GH200: {name: "NVIDIA GH200 480GB", board: "699-2G530-0200-000", vbios: "96.00.84.00.02", pciID: 0x234210de, pciSub: 0x16eb10de,
+		arch: archHopper, brand: brandNVIDIA, ccMajor: 9, cores: 16896, busWidth: 6144, memMiB: 97871, reservedMiB: 588, bar1MiB: 131072,
+		limitW: 900, minW: 100, smMHz: 1980, memMHz: 2619, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 6, nvlinkMBps: 26562,
+		pcieGen: 5, gpm: 1, idleW: 80, idleSMMHz: 345, sms: 132, sliceSMs: hopperSMs, moduleW: 140, c2cLinks: 10},
+	GB200: {name: "NVIDIA GB200", board: "699-2G548-1201-800", vbios: "97.00.88.00.14", pciID: 0x294110de, pciSub: 0x204610de,
+		arch: archBlackwell, brand: brandNVIDIA, ccMajor: 10, cores: 18944, busWidth: 8192, memMiB: 189471, reservedMiB: 741, bar1MiB: 262144,
+		limitW: 1200, minW: 200, smMHz: 2062, memMHz: 3996, videoMHz: 1575, nvlinks: 18, nvlinkVersion: 7, nvlinkMBps: 53125,
+		pcieGen: 6, gpm: 1, idleW: 150, idleSMMHz: 120, sms: 148, sliceSMs: blackwellSMs, moduleW: 140, c2cLinks: 10, fabric: true},
 }
 
 // figures are a model's; of one that is not known, nothing: Create refuses it.
@@ -111,13 +133,23 @@ func (g *GPU) fill(c *device, host uint32, index int, repeatUs int64) error {
 		powerLimitMW: limit, powerDefaultMW: f.limitW * 1000, powerMinMW: f.minW * 1000, powerMaxMW: f.limitW * 1000,
 		maxClockMHz: [4]uint32{f.smMHz, f.smMHz, f.memMHz, f.videoMHz},
 		nvlinks:     f.nvlinks, nvlinkVersion: f.nvlinkVersion, nvlinkMBps: f.nvlinkMBps,
-		pcieGen: f.pcieGen, pcieWidth: 16, pcieMaxGen: f.pcieGen, pcieMaxWidth: 16, gpm: f.gpm, powerInstant: f.instant, ecc: 1,
+		pcieMaxGen: f.pcieGen, pcieMaxWidth: 16, gpm: f.gpm, powerInstant: f.instant, ecc: 1, eccPending: 1, moduleMW: f.moduleW * 1000, c2cLinks: f.c2cLinks,
 		tempShutdownC: 92, tempSlowdownC: 89, tempMemMaxC: 95, tempGPUMaxC: 87,
-		memTotal: f.memMiB * mib, memReserved: f.reservedMiB * mib, bar1Total: f.bar1MiB * mib, bar1Used: mib,
-		eccCorrected: g.ECCCorrected, eccUncorrected: g.ECCUncorrected, remappedUnc: g.RemappedRows,
-		nvlinkCRCFlit: g.NVLinkErrors, nvlinkCRCData: g.NVLinkErrors, nvlinkReplay: g.NVLinkErrors, nvlinkRecovery: g.NVLinkErrors,
+		memTotal: f.memMiB * mib, bar1Total: f.bar1MiB * mib,
 		energyStartMJ: g.EnergyStartMJ, pcieWrap: g.PCIeWrapBytes, cycles: uint32(g.Cycles), cyclesStart: g.CyclesStart, lostUs: until(g.LostAt), resetUs: until(g.ResetAt),
 		idle: g.Model.Idle(), idleReasons: 1, idlePstate: 0,
+	}
+	c.setFabric(g.Fabric, f)
+	c.health = g.Health
+	h := &c.health
+	h.ECCCorrectedVolatile, h.ECCCorrectedAggregate = h.ECCCorrectedVolatile+g.ECCCorrected, h.ECCCorrectedAggregate+g.ECCCorrected
+	h.ECCUncorrectedVolatile, h.ECCUncorrectedAggregate = h.ECCUncorrectedVolatile+g.ECCUncorrected, h.ECCUncorrectedAggregate+g.ECCUncorrected
+	h.RowsRemappedUncorrected += g.RemappedRows
+	for _, n := range []*uint64{&h.NVLinkCRCFlit, &h.NVLinkCRCData, &h.NVLinkReplay, &h.NVLinkRecovery} {
+		*n += g.NVLinkErrors
+	}
+	if err := c.complete(h); err != nil {
+		return err
 	}
 	if g.MIG {
 		if f.mig == 2 {
@@ -142,6 +174,36 @@ func (g *GPU) fill(c *device, host uint32, index int, repeatUs int64) error {
 	var err error
 	c.segments, err = fillSegments(c.segment[:], g.Segments, repeatUs)
 	return err
+}
+
+// fabricSummary is what the driver makes of a mask without complaints.
+const fabricHealthy = 1
+
+func (d *device) setFabric(to Fabric, f figures) {
+	if to == (Fabric{}) {
+		to.State = FabricNotSupported
+		if f.arch >= archHopper && f.nvlinks > 0 {
+			to.State, to.Summary = FabricCompleted, fabricHealthy
+		}
+		if f.fabric {
+			to.ClusterUUID, to.Clique = [16]byte{0xf1, 0x0b, 5: 1, 15: 1}, 1
+		}
+	}
+	d.fabricState, d.fabricStatus, d.fabricClique, d.fabricCluster = to.State, to.Status, to.Clique, to.ClusterUUID
+	d.fabricHealth, d.fabricSummary = to.HealthMask, to.Summary
+}
+
+// complete fills what is the model's where it is not said.
+func (d *device) complete(h *Health) error {
+	f := Model(d.model).figures()
+	h.MemReservedBytes = orDefault(h.MemReservedBytes, f.reservedMiB*mib)
+	h.BAR1UsedBytes = orDefault(h.BAR1UsedBytes, mib)
+	h.PCIeGen, h.PCIeWidth = orDefault(h.PCIeGen, d.pcieMaxGen), orDefault(h.PCIeWidth, d.pcieMaxWidth)
+	h.PowerLimitMW = orDefault(h.PowerLimitMW, d.powerLimitMW)
+	if h.MemReservedBytes > d.memTotal || h.BAR1UsedBytes > d.bar1Total {
+		return fmt.Errorf("%d bytes reserved of %d, %d of BAR1 used of %d", h.MemReservedBytes, d.memTotal, h.BAR1UsedBytes, d.bar1Total)
+	}
+	return nil
 }
 
 // part is a share of a figure.

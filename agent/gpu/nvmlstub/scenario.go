@@ -2,6 +2,7 @@ package nvmlstub
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -32,6 +33,7 @@ type Scenario struct {
 	Processes                  []Process
 	Events                     []Event
 	Faults                     []Fault
+	CC                         ConfidentialComputing
 	// Unprivileged is what the caller is to the driver: sums over the MIG devices of a GPU are not for it.
 	Unprivileged bool
 	// Manual starts with the clock that SetNow moves, at 0, and not with the machine's.
@@ -49,7 +51,9 @@ type GPU struct {
 	Cycles                    Cycles // whether GPM counts since boot
 	CyclesStart               uint64 // of the SM clock, at the scenario's start
 	PCIeWrapBytes             uint64 // modulus of the PCIe counters; 0: they do not wrap
-	ECCCorrected              uint64
+	Health                    Health
+	Fabric                    Fabric
+	ECCCorrected              uint64 // short for volatile and aggregate ones in Health, and so with the next three
 	ECCUncorrected            uint64
 	RemappedRows              uint32     // for uncorrectable errors
 	NVLinkErrors              uint64     // of each kind, a link
@@ -58,6 +62,70 @@ type GPU struct {
 	LostAt                    time.Duration
 	ResetAt                   time.Duration // from when on its counters count from zero, above 0
 	Segments                  []Segment     // by time, apart from each other; idle between them
+}
+
+// Fabric is what a GPU knows of the NVLink fabric that it belongs to; the zero value is the model's.
+type Fabric struct {
+	State, Status       uint32 // states of nvmlGpuFabricState_t; the status is a code
+	ClusterUUID         [16]byte
+	Clique              uint32
+	HealthMask, Summary uint32
+}
+
+// States of a fabric.
+const (
+	FabricNotSupported uint32 = iota
+	FabricNotStarted
+	FabricInProgress
+	FabricCompleted
+)
+
+// ConfidentialComputing is what the driver says of it; the zero value is off.
+type ConfidentialComputing struct {
+	On, DevTools, NotReady bool
+	Environment, MultiGPU  uint32 // as the header counts; Environment 0: production where it is on
+	// Blocked are functions that return NOT_SUPPORTED while it is on, each a name or a beginning and
+	// '*'. Nil is a guess, since nobody has told which they are: GPM and what is of processes,
+	// unless DevTools; empty is none.
+	Blocked []string
+}
+
+// blockedByDefault is a guess.
+var blockedByDefault = []string{
+	"nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet", "nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo", "nvmlDeviceGetSamples",
+}
+
+func (cc ConfidentialComputing) fill(c *config) error {
+	c.ccCapable, c.ccFeature, c.ccDevtools, c.ccMultiGPU, c.ccReady, c.ccEnvironment = 0, bit(cc.On), bit(cc.DevTools), cc.MultiGPU, bit(!cc.NotReady), cc.Environment
+	for i := range c.gpu[:c.gpus] {
+		if c.gpu[i].architecture >= archHopper {
+			c.ccCapable = 1
+		}
+	}
+	if cc.On {
+		if c.ccCapable == 0 {
+			return errors.New("nvmlstub: none of the GPUs is capable of confidential computing")
+		}
+		c.ccEnvironment = orDefault(cc.Environment, 2)
+	}
+	list := cc.Blocked
+	if list == nil && !cc.DevTools {
+		list = blockedByDefault
+	}
+	if !cc.On {
+		list = nil
+	}
+	if len(list) > MaxBlocked {
+		return fmt.Errorf("nvmlstub: %d functions blocked, wanted at most %d", len(list), MaxBlocked)
+	}
+	clear(c.block[:])
+	for i, name := range list {
+		if err := put(c.block[i][:], "function", name); err != nil {
+			return err
+		}
+	}
+	c.blocked = uint32(len(list))
+	return nil
 }
 
 // Cycles says what a driver makes of GPM's counters since boot: metrics 248 to 404.
@@ -105,14 +173,26 @@ const (
 	MPSProcess
 )
 
-// XidEvent is the type of critical Xid errors, as NVML counts types.
-const XidEvent = 8
+// Types of events, as NVML counts them.
+const (
+	SingleBitECCEvent   = 1
+	DoubleBitECCEvent   = 2
+	PStateEvent         = 4
+	XidEvent            = 8 // critical Xid errors: the data is the Xid's number
+	ClockEvent          = 0x10
+	MIGConfigEvent      = 0x100
+	ECCStormEvent       = 0x200
+	MemoryRetiredEvent  = 0x400
+	GPUUnavailableEvent = 0x4000
+	RecoveryActionEvent = 0x8000
+)
 
 // Event is delivered to event sets that were registered before it; Type 0 is XidEvent.
 type Event struct {
 	At         time.Duration
 	GPU        int
 	Type, Data uint64
+	MIG        Place // of an Xid
 }
 
 // Fault makes calls fail or hang: the first that fits a call is met. Function is a name, a
@@ -139,6 +219,8 @@ const (
 	CodeDriverNotLoaded = 9
 	CodeTimeout         = 10
 	CodeGPULost         = 15
+	CodeResetRequired   = 16
+	CodeVersionMismatch = 18
 	CodeUnknown         = 999
 )
 
@@ -205,6 +287,9 @@ func (s *Scenario) fill(c *config) error {
 			return fmt.Errorf("nvmlstub: GPU %d: %w", i, err)
 		}
 	}
+	if err := s.CC.fill(c); err != nil {
+		return err
+	}
 	if err := fillProcesses(c, s.Processes); err != nil {
 		return err
 	}
@@ -251,14 +336,25 @@ func fillEvents(c *config, list []Event) error {
 	}
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b Event) int { return cmp.Compare(us(a.At), us(b.At)) })
+	clear(c.event[:])
 	for i, e := range list {
-		if e.GPU < 0 || e.GPU >= int(c.gpus) {
-			return fmt.Errorf("nvmlstub: an event names GPU %d of %d", e.GPU, c.gpus)
+		q, err := e.shared(c)
+		if err != nil {
+			return err
 		}
-		c.event[i] = event{atUs: us(e.At), kind: orDefault(e.Type, XidEvent), data: e.Data, gpu: uint32(e.GPU)}
+		q.id = c.newID()
+		c.event[i] = q
 	}
 	c.events = uint32(len(list))
 	return nil
+}
+
+func (e Event) shared(c *config) (event, error) {
+	if e.GPU < 0 || e.GPU >= int(c.gpus) {
+		return event{}, fmt.Errorf("nvmlstub: an event names GPU %d of %d", e.GPU, c.gpus)
+	}
+	place, err := e.MIG.shared()
+	return event{atUs: us(e.At), kind: orDefault(e.Type, XidEvent), data: e.Data, gpu: uint32(e.GPU), instance: place}, err
 }
 
 func fillSegments(to []segment, list []Segment, repeatUs int64) (uint32, error) {

@@ -268,10 +268,10 @@ func TestIdentity(t *testing.T) {
 			t.Errorf("SM clock %d", got)
 		}
 		fs := fieldValues(p, d, [2]uint32{4}, [2]uint32{143}, [2]uint32{91}, [2]uint32{38}, [2]uint32{138, 99}, [2]uint32{9999}, [2]uint32{185, 1})
-		if fs[0].u64(32) != 1 || fs[1].u32(32) != 3 || fs[2].u32(32) != f.nvlinks || fs[5].u32(28) != 3 || fs[6].u32(28) != 3 {
+		if fs[0].u64(32) != 1 || (f.arch >= archAmpere) != (fs[1].u32(32) == 3) || fs[2].u32(32) != f.nvlinks || fs[5].u32(28) != 3 || (f.moduleW > 0) != (fs[6].u32(28) == 0) {
 			t.Errorf("%s: fields %v", f.name, fs)
 		}
-		if f.nvlinks > 0 && (fs[3].u64(32) != uint64(2*f.nvlinks) || fs[4].u32(28) != 2) || f.nvlinks == 0 && fs[3].u32(28) != 3 {
+		if f.nvlinks > 0 && f.arch < archBlackwell && (fs[3].u64(32) != uint64(2*f.nvlinks) || fs[4].u32(28) != 2) || f.nvlinks == 0 && fs[3].u32(28) != 3 {
 			t.Errorf("%s: NVLink fields %v", f.name, fs)
 		}
 		state, _ := p.call("nvmlDeviceGetNvLinkState", d, int(max(f.nvlinks, 1)-1), make([]byte, 4))

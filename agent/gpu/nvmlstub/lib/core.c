@@ -22,6 +22,8 @@ static int shm_fd = -1;
 static struct stub_config conf; // a checked copy of shm->config
 static bool copied;             // whether conf is one
 static uint64_t conf_seq;       // of the copy
+static uint32_t own_epoch;      // of the driver that the library belongs to
+static bool epoch_known;
 static int slot[FN_COUNT];      // where a function is counted, -1: nowhere
 static struct nvmlDevice_st handles[STUB_MAX_GPUS], mig_handles[STUB_MAX_GPUS][STUB_MAX_MIG];
 static uint32_t under_way[STUB_MAX_GPUS + 1]; // calls of this process
@@ -112,7 +114,7 @@ static nvmlReturn_t map_memory(void) {
         return NVML_ERROR_DRIVER_NOT_LOADED;
     }
     if (shm_fd >= 0) close(shm_fd);
-    shm = m, shm_fd = fd, writable = rw, copied = false;
+    shm = m, shm_fd = fd, writable = rw, copied = epoch_known = false;
     for (int fn = 0; fn < FN_COUNT; fn++) slot[fn] = find_slot(fn);
     for (unsigned int i = 0; i < STUB_MAX_GPUS; i++) {
         handles[i].index = i;
@@ -141,7 +143,9 @@ static bool copy_config(void) {
             __atomic_thread_fence(__ATOMIC_ACQUIRE);
             if (__atomic_load_n(&shm->header.seq, __ATOMIC_ACQUIRE) == before) {
                 conf_seq = before;
-                return copied = same_layout(&shm->header) && config_valid(&conf);
+                copied = same_layout(&shm->header) && config_valid(&conf);
+                if (copied && !epoch_known) own_epoch = conf.driver_epoch, epoch_known = true;
+                return copied;
             }
         }
         wait_us(1000);
@@ -267,6 +271,9 @@ nvmlReturn_t call_begin(struct call *c, int fn, unsigned int gpu) {
         if (code != NVML_SUCCESS) return code;
         break;
     }
+    if (conf.driver_epoch != own_epoch) return NVML_ERROR_LIB_RM_VERSION_MISMATCH;
+    for (uint32_t i = 0; i < conf.blocked; i++)
+        if (fits(conf.block[i], names[fn])) return NVML_ERROR_NOT_SUPPORTED;
     c->conf = &conf;
     c->now_us = now_us();
     if (gpu < conf.gpus) {
@@ -274,7 +281,7 @@ nvmlReturn_t call_begin(struct call *c, int fn, unsigned int gpu) {
         c->load = gpu_load(c->gpu);
     }
     if (c->gpu != NULL && c->now_us >= c->gpu->lost_us) return NVML_ERROR_GPU_IS_LOST;
-    return NVML_SUCCESS;
+    return c->gpu != NULL ? (nvmlReturn_t)c->gpu->broken : NVML_SUCCESS;
 }
 
 // call_again takes up a call that was ended to let time pass.

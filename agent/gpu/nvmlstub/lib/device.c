@@ -23,6 +23,7 @@ STUB const char *nvmlErrorString(nvmlReturn_t result) {
     case NVML_ERROR_GPU_IS_LOST: return "GPU is lost";
     case NVML_ERROR_RESET_REQUIRED: return "GPU requires reset";
     case NVML_ERROR_OPERATING_SYSTEM: return "Operating System Error";
+    case NVML_ERROR_LIB_RM_VERSION_MISMATCH: return "Driver/library version mismatch";
     case NVML_ERROR_NO_DATA: return "No data";
     case NVML_ERROR_ARGUMENT_VERSION_MISMATCH: return "Argument version mismatch";
     default: return "Unknown Error";
@@ -147,21 +148,7 @@ STUB nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus, nvmlDevice_t
     return handle_by_bus(FN_nvmlDeviceGetHandleByPciBusId_v2, bus, device);
 }
 
-// Identity. TEXT and NUMBER are functions that give one member of the GPU.
-
-#define TEXT(fn, member)                                                           \
-    STUB nvmlReturn_t fn(nvmlDevice_t device, char *text, unsigned int length) {   \
-        DEVICE(fn);                                                                \
-        return put_string(text, length, c.gpu->member);                            \
-    }
-
-#define NUMBER(fn, type, value)                                                    \
-    STUB nvmlReturn_t fn(nvmlDevice_t device, type *out) {                         \
-        DEVICE(fn);                                                                \
-        NEED(out != NULL);                                                         \
-        *out = (type)(value);                                                      \
-        return NVML_SUCCESS;                                                       \
-    }
+// Identity.
 
 TEXT(nvmlDeviceGetSerial, serial)
 TEXT(nvmlDeviceGetVbiosVersion, vbios)
@@ -273,7 +260,7 @@ static nvmlReturn_t memory_of(const struct call *c, uint64_t *total, uint64_t *r
     if (c->mig == NULL && c->gpu->mig == 1 && c->conf->unprivileged == 1) return NVML_ERROR_NO_PERMISSION;
     const struct stub_instance *gi = c->mig == NULL ? NULL : gpu_instance(c, c->index, c->mig->gi);
     *total = gi == NULL ? c->gpu->mem_total : gi->mem_total;
-    *reserved = gi == NULL ? c->gpu->mem_reserved : gi->mem_reserved;
+    *reserved = gi == NULL ? c->gpu->health.mem_reserved_bytes : gi->mem_reserved;
     *used = to_u64(value_at(c, STUB_MEM_USED_BYTES, c->now_us));
     if (*used > *total - *reserved) *used = *total - *reserved;
     return NVML_SUCCESS;
@@ -310,7 +297,7 @@ STUB nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memor
     NEED(memory != NULL);
     if (c.mig == NULL && c.gpu->mig == 1 && c.conf->unprivileged == 1) return NVML_ERROR_NO_PERMISSION;
     memory->bar1Total = c.mig == NULL ? c.gpu->bar1_total : c.mig->bar1_total;
-    memory->bar1Used = c.mig == NULL ? c.gpu->bar1_used : c.mig->bar1_used;
+    memory->bar1Used = c.mig == NULL ? c.gpu->health.bar1_used_bytes : c.mig->bar1_used;
     memory->bar1Free = memory->bar1Total - memory->bar1Used;
     return NVML_SUCCESS;
 }
@@ -354,7 +341,7 @@ unsigned int power_mw(const struct call *c, bool instant) {
 
 NUMBER(nvmlDeviceGetPowerUsage, unsigned int, power_mw(&c, c.gpu->power_instant == 1))
 NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned int, c.gpu->power_limit_mw)
-NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned int, c.gpu->power_limit_mw)
+NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned int, c.gpu->health.power_limit_mw)
 NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned int, c.gpu->power_default_mw)
 NUMBER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long, counter(&c, STUB_POWER_W, c.gpu->energy_start_mj, 1000))
 
@@ -447,21 +434,13 @@ STUB nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t device, nvmlTem
     return NVML_SUCCESS;
 }
 
-STUB nvmlReturn_t nvmlDeviceGetNumFans(nvmlDevice_t device, unsigned int *fans) {
-    DEVICE(nvmlDeviceGetNumFans);
-    NEED(fans != NULL);
-    *fans = 0;
-    return NVML_SUCCESS;
-}
-
 // PCIe and NVLink.
 
-NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned int, c.gpu->pcie_gen)
-NUMBER(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, c.gpu->pcie_width)
+NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned int, c.gpu->health.pcie_gen)
+NUMBER(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, c.gpu->health.pcie_width)
 NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, unsigned int, c.gpu->pcie_max_gen)
 NUMBER(nvmlDeviceGetGpuMaxPcieLinkGeneration, unsigned int, c.gpu->pcie_max_gen)
 NUMBER(nvmlDeviceGetMaxPcieLinkWidth, unsigned int, c.gpu->pcie_max_width)
-NUMBER(nvmlDeviceGetPcieReplayCounter, unsigned int, c.gpu->pcie_replays)
 
 // Real hardware counts over 20 ms for this one; the delay, if wanted, is a fault.
 STUB nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, nvmlPcieUtilCounter_t which, unsigned int *kbps) {
@@ -472,16 +451,10 @@ STUB nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, nvmlPcieUtilC
     return NVML_SUCCESS;
 }
 
-#define LINK(fn)                                                     \
-    DEVICE(fn);                                                      \
-    NEED(link < STUB_MAX_LINKS);                                     \
-    if (c.gpu->nvlinks == 0) return NVML_ERROR_NOT_SUPPORTED;        \
-    NEED(link < c.gpu->nvlinks)
-
 STUB nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t device, unsigned int link, nvmlEnableState_t *active) {
     LINK(nvmlDeviceGetNvLinkState);
     NEED(active != NULL);
-    *active = NVML_FEATURE_ENABLED;
+    *active = link_up(c.gpu, link) ? NVML_FEATURE_ENABLED : NVML_FEATURE_DISABLED;
     return NVML_SUCCESS;
 }
 
@@ -496,19 +469,6 @@ STUB nvmlReturn_t nvmlDeviceGetNvLinkCapability(nvmlDevice_t device, unsigned in
     LINK(nvmlDeviceGetNvLinkCapability);
     NEED(result != NULL && (unsigned int)capability < NVML_NVLINK_CAP_COUNT);
     *result = capability != NVML_NVLINK_CAP_SLI_BRIDGE;
-    return NVML_SUCCESS;
-}
-
-STUB nvmlReturn_t nvmlDeviceGetNvLinkErrorCounter(nvmlDevice_t device, unsigned int link, nvmlNvLinkErrorCounter_t which, unsigned long long *value) {
-    LINK(nvmlDeviceGetNvLinkErrorCounter);
-    NEED(value != NULL);
-    switch (which) {
-    case NVML_NVLINK_ERROR_DL_REPLAY: *value = c.gpu->nvlink_replay; break;
-    case NVML_NVLINK_ERROR_DL_RECOVERY: *value = c.gpu->nvlink_recovery; break;
-    case NVML_NVLINK_ERROR_DL_CRC_FLIT: *value = c.gpu->nvlink_crc_flit; break;
-    case NVML_NVLINK_ERROR_DL_CRC_DATA: *value = c.gpu->nvlink_crc_data; break;
-    default: return NVML_ERROR_NOT_SUPPORTED;
-    }
     return NVML_SUCCESS;
 }
 
@@ -539,44 +499,6 @@ STUB nvmlReturn_t nvmlDeviceGetNvLinkRemoteDeviceType(nvmlDevice_t device, unsig
     LINK(nvmlDeviceGetNvLinkRemoteDeviceType);
     NEED(type != NULL);
     *type = NVML_NVLINK_DEVICE_TYPE_SWITCH;
-    return NVML_SUCCESS;
-}
-
-// Errors.
-
-STUB nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t device, nvmlEnableState_t *current, nvmlEnableState_t *pending) {
-    DEVICE(nvmlDeviceGetEccMode);
-    NEED(current != NULL && pending != NULL);
-    if (c.gpu->ecc == 2) return NVML_ERROR_NOT_SUPPORTED;
-    *current = *pending = c.gpu->ecc == 1 ? NVML_FEATURE_ENABLED : NVML_FEATURE_DISABLED;
-    return NVML_SUCCESS;
-}
-
-STUB nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, nvmlMemoryErrorType_t type, nvmlEccCounterType_t counting, unsigned long long *count) {
-    DEVICE(nvmlDeviceGetTotalEccErrors);
-    NEED(count != NULL && (unsigned int)type < NVML_MEMORY_ERROR_TYPE_COUNT && (unsigned int)counting < NVML_ECC_COUNTER_TYPE_COUNT);
-    if (c.gpu->ecc != 1) return NVML_ERROR_NOT_SUPPORTED;
-    *count = type == NVML_MEMORY_ERROR_TYPE_CORRECTED ? c.gpu->ecc_corrected : c.gpu->ecc_uncorrected;
-    return NVML_SUCCESS;
-}
-
-STUB nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t device, nvmlMemoryErrorType_t type, nvmlEccCounterType_t counting,
-                                                  nvmlMemoryLocation_t location, unsigned long long *count) {
-    DEVICE(nvmlDeviceGetMemoryErrorCounter);
-    NEED(count != NULL && (unsigned int)type < NVML_MEMORY_ERROR_TYPE_COUNT && (unsigned int)counting < NVML_ECC_COUNTER_TYPE_COUNT);
-    if (c.gpu->ecc != 1 || location != NVML_MEMORY_LOCATION_DRAM) return NVML_ERROR_NOT_SUPPORTED;
-    *count = type == NVML_MEMORY_ERROR_TYPE_CORRECTED ? c.gpu->ecc_corrected : c.gpu->ecc_uncorrected;
-    return NVML_SUCCESS;
-}
-
-STUB nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned int *corrected, unsigned int *uncorrected, unsigned int *pending, unsigned int *failed) {
-    DEVICE(nvmlDeviceGetRemappedRows);
-    NEED(corrected != NULL && uncorrected != NULL && pending != NULL && failed != NULL);
-    if (c.gpu->mig == 1 && mig_device(&c, c.index, 0) != NULL) return NVML_ERROR_NOT_SUPPORTED;
-    *corrected = c.gpu->remapped_cor;
-    *uncorrected = c.gpu->remapped_unc;
-    *pending = c.gpu->remapped_pending;
-    *failed = c.gpu->remapped_failed;
     return NVML_SUCCESS;
 }
 

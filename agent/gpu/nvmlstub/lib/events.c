@@ -10,13 +10,25 @@
     (nvmlEventTypeSingleBitEccError | nvmlEventTypeDoubleBitEccError | nvmlEventTypeXidCriticalError | nvmlEventTypePState |   \
      nvmlEventTypeClock)
 
+// What came with Blackwell, as far as the header tells: a guess.
+#define BLACKWELL_EVENTS                                                                                                               \
+    (nvmlEventTypeSingleBitEccErrorStorm | nvmlEventTypeDramRetirementEvent | nvmlEventTypeDramRetirementFailure |                     \
+     nvmlEventTypeNonFatalPoisonError | nvmlEventTypeFatalPoisonError | nvmlEventTypeGpuUnavailableError | nvmlEventTypeGpuRecoveryAction)
+
 // A set belongs to one thread at a time, as the header asks of its users.
 struct nvmlEventSet_st {
     uint32_t magic, pad;
     uint64_t types[STUB_MAX_GPUS];
-    int64_t from_us[STUB_MAX_GPUS]; // delivered up to here, not with it
-    uint32_t next;                  // index of the event to look at next
+    uint64_t from[STUB_MAX_GPUS]; // id of the newest event there was at the registration
+    uint64_t seen;                // that of the newest that was delivered
 };
+
+static unsigned long long known(const struct stub_gpu *g) {
+    unsigned long long types = (unsigned long long)KNOWN_EVENTS;
+    if (g->mig != 2) types |= nvmlEventMigConfigChange;
+    if (IS_BLACKWELL(g) && STUB_DRIVER >= 580) types |= BLACKWELL_EVENTS;
+    return types;
+}
 
 static bool alive(nvmlEventSet_t s) { return s != NULL && s->magic == SET_MAGIC; }
 
@@ -41,29 +53,38 @@ STUB nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set) {
 STUB nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long *types) {
     DEVICE(nvmlDeviceGetSupportedEventTypes);
     NEED(types != NULL);
-    *types = (unsigned long long)KNOWN_EVENTS;
+    *types = known(c.gpu);
     return NVML_SUCCESS;
 }
 
 STUB nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types, nvmlEventSet_t set) {
     DEVICE(nvmlDeviceRegisterEvents);
     NEED(alive(set));
-    if ((types & ~(unsigned long long)KNOWN_EVENTS) != 0) return NVML_ERROR_NOT_SUPPORTED;
-    if (set->types[c.index] == 0) set->from_us[c.index] = c.now_us;
+    if ((types & ~known(c.gpu)) != 0) return NVML_ERROR_NOT_SUPPORTED;
+    for (uint32_t i = 0; i < c.conf->events && set->types[c.index] == 0; i++)
+        if (c.conf->event[i].at_us <= c.now_us) set->from[c.index] = c.conf->event[i].id;
     set->types[c.index] |= types;
     return NVML_SUCCESS;
 }
 
 static bool next_event(const struct call *c, nvmlEventSet_t set, const struct stub_event **found) {
-    for (; set->next < c->conf->events; set->next++) {
-        const struct stub_event *e = &c->conf->event[set->next];
+    for (uint32_t i = 0; i < c->conf->events; i++) {
+        const struct stub_event *e = &c->conf->event[i];
         if (e->at_us > c->now_us) return false;
-        if (!(set->types[e->gpu] & e->type) || e->at_us <= set->from_us[e->gpu]) continue;
-        set->next++;
+        if (e->id <= set->seen || !(set->types[e->gpu] & e->type) || e->id <= set->from[e->gpu]) continue;
+        set->seen = e->id;
         *found = e;
         return true;
     }
     return false;
+}
+
+// place says on which instance an event was: of Xids alone, and not to everybody.
+static void place(const struct call *c, const struct stub_event *e, nvmlEventData_t *data) {
+    data->gpuInstanceId = data->computeInstanceId = 0xffffffffu;
+    if (e->instance == 0 || e->type != nvmlEventTypeXidCriticalError || c->conf->unprivileged == 1 || c->conf->gpu[e->gpu].mig != 1) return;
+    data->gpuInstanceId = (e->instance - 1) / 256;
+    data->computeInstanceId = (e->instance - 1) % 256;
 }
 
 static int64_t monotonic_us(void) {
@@ -85,7 +106,7 @@ static nvmlReturn_t event_wait(int fn, nvmlEventSet_t set, nvmlEventData_t *data
             data->device = any_handle(e->gpu); // of a lost GPU too: that is what its last event is about
             data->eventType = e->type;
             data->eventData = e->data;
-            if (instances) data->gpuInstanceId = data->computeInstanceId = 0xffffffffu;
+            if (instances) place(&c, e, data);
             return NVML_SUCCESS;
         }
         int64_t left = end - monotonic_us();

@@ -44,7 +44,7 @@ static void fill(const struct call *c, nvmlGpmSample_t s) {
     s->at_us = c->now_us;
     s->instance = c->mig == NULL ? 0 : gpu_instance(c, c->index, c->mig->gi)->id;
     s->nvlinks = c->mig == NULL ? g->nvlinks : 0; // instances have no part in them
-    s->cycles = g->cycles;
+    s->cycles = STUB_DRIVER > 580 ? g->cycles : STUB_CYCLES_UNKNOWN;
     for (int q = 0; q < STUB_QUANTITIES; q++) s->sum[q] = integral(c->conf, &c->load, q, c->now_us);
     for (int q = 0; q < STUB_QUANTITIES; q++) s->counted[CYCLES(q)] = floor(count(c, CYCLES(q), 0, 1));
     s->counted[CYCLES_ELAPSED] = floor(count(c, CYCLES_ELAPSED, g->cycles_start, 1));

@@ -16,6 +16,7 @@
 #define STUB_MAX_LINKS 36
 #define STUB_MAX_INSTANCES 64        // MIG devices of all GPUs together
 #define STUB_MAX_INSTANCE_SEGMENTS 4 // of each
+#define STUB_MAX_BLOCKED 16
 #define STUB_MAX_MIG 8               // places for MIG devices under a GPU
 #define STUB_NO_GPU STUB_MAX_GPUS // the column and the mask bit of calls that name no GPU
 #define STUB_NEVER INT64_MAX
@@ -65,6 +66,24 @@ struct stub_segment {
     double level[2][STUB_QUANTITIES];
 };
 
+// What a GPU tells rarely. Counters are those of now, whatever the time is: who tests sets them anew.
+struct stub_health {
+    uint64_t ecc_corrected_volatile, ecc_uncorrected_volatile, ecc_corrected_aggregate, ecc_uncorrected_aggregate;
+    uint64_t capped_ns[5]; // by enum stub_cap, at the scenario's start
+    uint64_t nvlinks_down; // a bit for each link
+    uint64_t nvlink_crc_flit, nvlink_crc_data, nvlink_replay, nvlink_recovery, nvlink_ecc; // a link
+    uint64_t mem_reserved_bytes, bar1_used_bytes;
+    uint32_t pcie_errors[11]; // fields 173 to 183
+    uint32_t pcie_replays, pcie_replay_rollovers, pcie_gen, pcie_width;
+    uint32_t pages_retired_sbe, pages_retired_dbe, pages_pending;
+    uint32_t rows_remapped_corrected, rows_remapped_uncorrected, row_remap_pending, row_remap_failed;
+    uint32_t power_limit_mw; // the enforced one
+    uint32_t fans, fan_percent, recovery_action, pad;
+};
+
+// What holds clocks down.
+enum stub_cap { STUB_CAP_SW_POWER, STUB_CAP_SYNC_BOOST, STUB_CAP_SW_THERMAL, STUB_CAP_HW_THERMAL, STUB_CAP_HW_BRAKE };
+
 struct stub_gpu {
     char uuid[48], name[64], serial[32], vbios[32], board_part[32];
     uint32_t pci_domain, pci_bus, pci_device, pci_device_id, pci_subsystem_id;
@@ -74,18 +93,19 @@ struct stub_gpu {
     uint32_t power_limit_mw, power_default_mw, power_min_mw, power_max_mw;
     uint32_t max_clock_mhz[4]; // by nvmlClockType_t
     uint32_t nvlinks, nvlink_version, nvlink_mbps;
-    uint32_t pcie_gen, pcie_width, pcie_max_gen, pcie_max_width;
+    uint32_t pcie_max_gen, pcie_max_width;
+    uint32_t broken; // what every call on it returns, 0: nothing
+    uint32_t fabric_state, fabric_status, fabric_clique, fabric_health, fabric_summary;
+    unsigned char fabric_cluster[16];
+    uint32_t module_mw, c2c_links; // what its module draws beside it, 0: it has none
     uint32_t gpm, power_instant; // 0 or 1; power_instant: GetPowerUsage is no average
     uint32_t cycles;             // of GPM's counters since boot: enum stub_cycles
     uint32_t mig_pending;        // what mig will be after the next reset
     uint32_t ecc, mig;           // 0, 1, or 2 for not supported
     uint32_t temp_shutdown_c, temp_slowdown_c, temp_mem_max_c, temp_gpu_max_c;
-    uint32_t retired_sbe, retired_dbe, retired_pending;
-    uint32_t remapped_cor, remapped_unc, remapped_pending, remapped_failed;
-    uint32_t pcie_replays, segments;
-    uint64_t mem_total, mem_reserved, bar1_total, bar1_used;
-    uint64_t ecc_corrected, ecc_uncorrected;                                         // both volatile and aggregate
-    uint64_t nvlink_crc_flit, nvlink_crc_data, nvlink_replay, nvlink_recovery;       // a link
+    uint32_t ecc_pending, segments;
+    struct stub_health health;
+    uint64_t mem_total, bar1_total;
     uint64_t energy_start_mj, nvlink_tx_start, nvlink_rx_start, pcie_tx_start, pcie_rx_start;
     uint64_t cycles_start;     // of the SM clock, at the scenario's start
     uint64_t pcie_wrap;        // the PCIe counters' modulus, 0: none
@@ -118,9 +138,10 @@ struct stub_process {
 };
 
 struct stub_event {
+    uint64_t id;   // never used twice, and higher than that of all events before it
     int64_t at_us; // since the scenario's start, whether it repeats or not
     uint64_t type, data;
-    uint32_t gpu, pad;
+    uint32_t gpu, instance; // instance: as that of a process
 };
 
 struct stub_fault {
@@ -139,6 +160,9 @@ struct stub_config {
     int32_t cuda_version, pad1;
     int64_t base_boot_us, base_epoch_us; // the scenario's start
     int64_t repeat_us;                   // length of the cycle, 0: plays once
+    uint32_t driver_epoch;               // rises when the driver is replaced: the library of before is not its own
+    uint32_t cc_capable, cc_environment, cc_feature, cc_devtools, cc_multi_gpu, cc_ready, blocked;
+    char block[STUB_MAX_BLOCKED][64];    // functions that do not work in confidential computing
     uint64_t next_id;                    // of MIG devices and events
     char driver[80], nvml[80];
     struct stub_gpu gpu[STUB_MAX_GPUS];

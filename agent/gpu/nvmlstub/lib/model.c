@@ -99,6 +99,34 @@ uint64_t counter(const struct call *c, int q, uint64_t start, double scale) {
     return start + to_u64(count(c, q, 0, scale)); // a start of its own: it may be too large for a double
 }
 
+// held_us is how long, from 0 within one cycle, one of some reasons held the clocks down.
+static int64_t held_us(const struct stub_gpu *g, uint64_t reasons, int64_t to_us) {
+    int64_t sum = 0, gap = to_us;
+    for (uint32_t i = 0; i < g->segments && g->segment[i].start_us < to_us; i++) {
+        const struct stub_segment *s = &g->segment[i];
+        int64_t in = to_us - s->start_us < s->length_us ? to_us - s->start_us : s->length_us;
+        if (s->reasons & reasons) sum += in;
+        gap -= in;
+    }
+    return g->idle_reasons & reasons ? sum + gap : sum;
+}
+
+static int64_t held_since_start(const struct call *c, uint64_t reasons, int64_t to_us) {
+    int64_t cycle = c->conf->repeat_us;
+    if (cycle <= 0) return held_us(c->gpu, reasons, to_us);
+    return to_us / cycle * held_us(c->gpu, reasons, cycle) + held_us(c->gpu, reasons, to_us % cycle);
+}
+
+// capped_ns is how long one of some reasons held the clocks down: the time for which it was shown.
+uint64_t capped_ns(const struct call *c, uint64_t reasons, uint64_t start) {
+    int64_t us = held_since_start(c, reasons, c->now_us);
+    if (c->now_us >= c->gpu->reset_us) {
+        us -= held_since_start(c, reasons, c->gpu->reset_us);
+        start = 0;
+    }
+    return start + (uint64_t)us * 1000;
+}
+
 uint64_t to_u64(double v) {
     if (!(v > 0)) return 0;
     return v >= 9.2e18 ? UINT64_C(9200000000000000000) : (uint64_t)v;
@@ -140,8 +168,8 @@ static bool instance_valid(struct stub_instance *m, int64_t repeat_us) {
 static bool gpu_valid(struct stub_gpu *g, int64_t repeat_us) {
     g->uuid[sizeof g->uuid - 1] = g->name[sizeof g->name - 1] = g->serial[sizeof g->serial - 1] = 0;
     g->vbios[sizeof g->vbios - 1] = g->board_part[sizeof g->board_part - 1] = 0;
-    if (g->segments > STUB_MAX_SEGMENTS || g->nvlinks > STUB_MAX_LINKS || g->ecc > 2 || g->mig > 2 || g->mig_pending > 2 || g->cycles > STUB_CYCLES_REFUSED) return false;
-    if (g->bar1_used > g->bar1_total || g->mem_reserved > g->mem_total || g->reset_us < 0) return false;
+    if (g->segments > STUB_MAX_SEGMENTS || g->nvlinks > STUB_MAX_LINKS || g->ecc > 2 || g->ecc_pending > 2 || g->mig > 2 || g->mig_pending > 2 || g->cycles > STUB_CYCLES_REFUSED) return false;
+    if (g->health.bar1_used_bytes > g->bar1_total || g->health.mem_reserved_bytes > g->mem_total || g->reset_us < 0) return false;
     struct load l = gpu_load(g);
     return load_valid(&l, repeat_us);
 }
@@ -150,12 +178,13 @@ static bool gpu_valid(struct stub_gpu *g, int64_t repeat_us) {
 bool config_valid(struct stub_config *conf) {
     conf->driver[sizeof conf->driver - 1] = conf->nvml[sizeof conf->nvml - 1] = 0;
     if (conf->gpus < 1 || conf->gpus > STUB_MAX_GPUS || conf->processes > STUB_MAX_PROCESSES) return false;
-    if (conf->instances > STUB_MAX_INSTANCES || conf->unprivileged > 1 || conf->events > STUB_MAX_EVENTS || conf->faults > STUB_MAX_FAULTS) return false;
+    if (conf->instances > STUB_MAX_INSTANCES || conf->unprivileged > 1 || conf->blocked > STUB_MAX_BLOCKED || conf->events > STUB_MAX_EVENTS || conf->faults > STUB_MAX_FAULTS) return false;
     if (conf->repeat_us < 0 || conf->repeat_us > LATEST_US || conf->manual > 1) return false;
     if (conf->base_boot_us < -LATEST_US || conf->base_boot_us > LATEST_US) return false;
     if (conf->base_epoch_us < 0 || conf->base_epoch_us > LATEST_US) return false;
     for (uint32_t i = 0; i < conf->gpus; i++)
         if (!gpu_valid(&conf->gpu[i], conf->repeat_us)) return false;
+    for (uint32_t i = 0; i < conf->blocked; i++) conf->block[i][sizeof conf->block[i] - 1] = 0;
     for (uint32_t i = 0; i < conf->instances; i++)
         if (!instance_valid(&conf->instance[i], conf->repeat_us)) return false;
     for (uint32_t i = 0; i < conf->processes; i++) {
@@ -164,7 +193,7 @@ bool config_valid(struct stub_config *conf) {
         if (p->type > 2) return false;
     }
     for (uint32_t i = 0; i < conf->events; i++)
-        if (conf->event[i].gpu >= conf->gpus || (i > 0 && conf->event[i].at_us < conf->event[i - 1].at_us)) return false;
+        if (conf->event[i].gpu >= conf->gpus || (i > 0 && (conf->event[i].at_us < conf->event[i - 1].at_us || conf->event[i].id <= conf->event[i - 1].id))) return false;
     for (uint32_t i = 0; i < conf->faults; i++) {
         struct stub_fault *f = &conf->fault[i];
         f->function[sizeof f->function - 1] = 0;

@@ -1,4 +1,6 @@
 // Processes on a GPU, and the driver's buffers of samples.
+#include <string.h>
+
 #include "stub.h"
 
 #define NO_INSTANCE 0xffffffffu
@@ -13,8 +15,23 @@ static bool runs(const struct call *c, const struct stub_process *p) {
     return c->mig == NULL || p->instance == 1 + 256 * c->mig->gi + c->mig->ci;
 }
 
+// What the first 535 drivers wrote for an entry of the third version.
+struct slipped {
+    nvmlProcessInfo_v2_t info;
+    uint64_t protected_bytes;
+};
+
+// put_slipped writes an entry as those did: where the reader expects 24 bytes for each, what it
+// reads are parts of others. Unlike theirs it does not go beyond the reader's buffer.
+static void put_slipped(unsigned char *list, size_t size, unsigned int n, nvmlProcessInfo_v2_t info) {
+    struct slipped s = {info, 0};
+    size_t at = n * sizeof s;
+    if (at < size) memcpy(list + at, &s, size - at < sizeof s ? size - at : sizeof s);
+}
+
 // processes fills a list of one of the two layouts: the second and third version are the same.
-static nvmlReturn_t processes(int fn, nvmlDevice_t device, uint32_t type, unsigned int *count, nvmlProcessInfo_v1_t *v1, nvmlProcessInfo_v2_t *v2) {
+static nvmlReturn_t processes(int fn, nvmlDevice_t device, uint32_t type, unsigned int *count, nvmlProcessInfo_v1_t *v1, nvmlProcessInfo_v2_t *v2,
+                              bool third) {
     struct call c __attribute__((cleanup(call_end)));
     nvmlReturn_t r = call_begin_any(&c, fn, device);
     if (r != NVML_SUCCESS) return r;
@@ -27,7 +44,9 @@ static nvmlReturn_t processes(int fn, nvmlDevice_t device, uint32_t type, unsign
         if (n < room && v1 != NULL) v1[n] = (nvmlProcessInfo_v1_t){.pid = p->pid, .usedGpuMemory = p->used_bytes};
         bool placed = c.gpu->mig == 1 && p->instance != 0;
         unsigned int gi = placed ? (p->instance - 1) / 256 : NO_INSTANCE, ci = placed ? (p->instance - 1) % 256 : NO_INSTANCE;
-        if (n < room && v2 != NULL) v2[n] = (nvmlProcessInfo_v2_t){p->pid, p->used_bytes, gi, ci};
+        nvmlProcessInfo_v2_t info = {p->pid, p->used_bytes, gi, ci};
+        if (n < room && v2 != NULL && third && STUB_DRIVER == 535) put_slipped((unsigned char *)v2, room * sizeof *v2, n, info);
+        else if (n < room && v2 != NULL) v2[n] = info;
         n++;
     }
     *count = n;
@@ -36,13 +55,13 @@ static nvmlReturn_t processes(int fn, nvmlDevice_t device, uint32_t type, unsign
 
 #define PROCESSES(fn, type)                                                                              \
     STUB nvmlReturn_t fn(nvmlDevice_t device, unsigned int *count, nvmlProcessInfo_v1_t *infos) {        \
-        return processes(FN_##fn, device, type, count, infos, NULL);                                     \
+        return processes(FN_##fn, device, type, count, infos, NULL, false);                                \
     }                                                                                                    \
     STUB nvmlReturn_t fn##_v2(nvmlDevice_t device, unsigned int *count, nvmlProcessInfo_v2_t *infos) {   \
-        return processes(FN_##fn##_v2, device, type, count, NULL, infos);                                \
+        return processes(FN_##fn##_v2, device, type, count, NULL, infos, false);                                \
     }                                                                                                    \
     STUB nvmlReturn_t fn##_v3(nvmlDevice_t device, unsigned int *count, nvmlProcessInfo_t *infos) {      \
-        return processes(FN_##fn##_v3, device, type, count, NULL, infos);                                \
+        return processes(FN_##fn##_v3, device, type, count, NULL, infos, true);                                \
     }
 
 PROCESSES(nvmlDeviceGetComputeRunningProcesses, COMPUTE)

@@ -88,6 +88,28 @@ int stub_unsupported(int fn);
         if (!(condition)) return NVML_ERROR_INVALID_ARGUMENT;        \
     } while (0)
 
+// TEXT and NUMBER are functions that give one member of the GPU; LINK begins one of a link.
+
+#define TEXT(fn, member)                                                           \
+    STUB nvmlReturn_t fn(nvmlDevice_t device, char *text, unsigned int length) {   \
+        DEVICE(fn);                                                                \
+        return put_string(text, length, c.gpu->member);                            \
+    }
+
+#define NUMBER(fn, type, value)                                                    \
+    STUB nvmlReturn_t fn(nvmlDevice_t device, type *out) {                         \
+        DEVICE(fn);                                                                \
+        NEED(out != NULL);                                                         \
+        *out = (type)(value);                                                      \
+        return NVML_SUCCESS;                                                       \
+    }
+
+#define LINK(fn)                                                     \
+    DEVICE(fn);                                                      \
+    NEED(link < STUB_MAX_LINKS);                                     \
+    if (c.gpu->nvlinks == 0) return NVML_ERROR_NOT_SUPPORTED;        \
+    NEED(link < c.gpu->nvlinks)
+
 // model.c: the scenario's functions of time.
 int64_t cycle_us(const struct stub_config *conf, int64_t at_us);
 struct load gpu_load(const struct stub_gpu *g);
@@ -98,11 +120,21 @@ double integral(const struct stub_config *conf, const struct load *l, int q, int
 double mean_of_last(const struct call *c, int q, int64_t window_us);
 uint64_t counter(const struct call *c, int q, uint64_t start, double scale);
 double count(const struct call *c, int q, uint64_t start, double scale);
+uint64_t capped_ns(const struct call *c, uint64_t reasons, uint64_t start);
 uint64_t to_u64(double v);
 unsigned int to_percent(double fraction);
 bool config_valid(struct stub_config *conf);
 
-// device.c, read by fields.c too.
+// What fields.c and device.c read both.
 unsigned int power_mw(const struct call *c, bool instant);
+uint64_t capped_by(const struct call *c, enum stub_cap cap);
+uint64_t ecc_errors(const struct stub_gpu *g, bool corrected, bool aggregate);
+bool link_up(const struct stub_gpu *g, unsigned int link);
+
+// Generations, by what changed with them.
+#define RETIRES_PAGES(g) ((g)->architecture < NVML_DEVICE_ARCH_AMPERE)
+#define IS_GA100(g) ((g)->architecture == NVML_DEVICE_ARCH_AMPERE && (g)->cc_minor == 0)
+#define HAS_TLIMIT(g) ((g)->architecture >= NVML_DEVICE_ARCH_ADA)
+#define IS_BLACKWELL(g) ((g)->architecture >= NVML_DEVICE_ARCH_BLACKWELL)
 
 #endif
