@@ -1,7 +1,6 @@
 package gpu
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -32,29 +31,40 @@ type fact struct {
 // factKey names a fact.
 type factKey struct{ subject, name string }
 
-// What the kernel says of its driver takes less, and a process's map not much more.
+// maxVersionBytes is more than the kernel says of its driver.
+const maxVersionBytes = 4 << 10
+
+// Facts that the child tells of the file that it has loaded.
 const (
-	maxVersionBytes = 4 << 10
-	maxMapBytes     = 1 << 20
+	factPath  = "library_path"
+	factInode = "library_inode"
 )
 
 // libraryFacts are what can be said of the library that was loaded, and of the driver beneath
 // it. A mismatch is told and means nothing by itself: a driver that is being replaced gives
 // one, and so does a library that somebody made. What could not be read is not there.
-func libraryFacts(dst []fact, w *frame.Welcome, procFS string, childPID int) []fact {
+func libraryFacts(dst []fact, w *frame.Welcome, procFS string) []fact {
 	add := func(src wire.Source, name, value string) {
 		if value != "" {
 			dst = append(dst, fact{subjectDriver, name, value, src})
 		}
 	}
 	add(wire.SourceNVML, "driver_version", w.DriverVersion)
-	add(wire.SourceNVML, "library_version", w.NVMLVersion)
-	add(wire.SourceProcfs, "library_path", w.LibraryPath)
+	add(wire.SourceNVML, "nvml_version", w.NVMLVersion)
+	mapped := "" // the inode that the child has loaded
 	for _, f := range w.Facts {
-		if f.Name != "" && f.Value != "" {
+		switch {
+		case f.Name == "" || f.Value == "" || f.Name == factPath: // it is told as it is now
+		case strings.HasPrefix(f.Name, "library_"):
+			add(wire.SourceProcfs, f.Name, f.Value)
+		default:
 			dst = append(dst, fact{subjectHost, f.Name, f.Value, wire.SourceNVML})
 		}
+		if f.Name == factInode {
+			mapped = f.Value
+		}
 	}
+	add(wire.SourceProcfs, factPath, w.LibraryPath)
 	kernel, flavour, err := kernelDriver(procFS)
 	switch {
 	case err == nil:
@@ -73,14 +83,13 @@ func libraryFacts(dst []fact, w *frame.Welcome, procFS string, childPID int) []f
 	}
 	inode, owner, serr := identity(path)
 	if serr == nil {
-		add(wire.SourceProcfs, "library_inode", inode)
 		add(wire.SourceProcfs, "library_owner", owner)
 	}
-	switch mapped := mappedInode(childPID, filepath.Base(path)); {
+	switch {
 	case strings.HasSuffix(w.LibraryPath, " (deleted)") || errors.Is(serr, fs.ErrNotExist):
 		add(wire.SourceProcfs, "library_replaced", "yes")
 	case mapped != "" && serr == nil:
-		add(wire.SourceProcfs, "library_replaced", yes(!strings.HasSuffix(inode, ":"+mapped)))
+		add(wire.SourceProcfs, "library_replaced", yes(inode != mapped))
 	}
 	add(wire.SourceProcfs, "library_root_only", rootOnly(path))
 	return dst
@@ -168,7 +177,7 @@ func version(s string) bool {
 	return n == 2 || n == 3
 }
 
-// identity is a file's device and inode, and its owner's number.
+// identity is a file's inode, and its owner's number.
 func identity(path string) (inode, owner string, err error) {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -178,31 +187,7 @@ func identity(path string) (inode, owner string, err error) {
 	if !ok {
 		return "", "", fmt.Errorf("look at library %s: the system does not say whose it is", path)
 	}
-	return strconv.FormatUint(sys.Dev, 10) + ":" + strconv.FormatUint(sys.Ino, 10), "uid " + strconv.FormatUint(uint64(sys.Uid), 10), nil
-}
-
-// mappedInode is the inode of the file of that name which a process has mapped; empty: not
-// known. The process is this one's own child, of its own namespace.
-func mappedInode(pid int, name string) string {
-	if pid <= 0 {
-		return ""
-	}
-	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/maps")
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }() // was only read
-	for s := bufio.NewScanner(io.LimitReader(f, maxMapBytes)); s.Scan(); {
-		at := strings.IndexByte(s.Text(), '/')
-		if at < 0 || filepath.Base(s.Text()[at:]) != name {
-			continue
-		}
-		// address perms offset dev inode path
-		if w := strings.Fields(s.Text()[:at]); len(w) == 5 {
-			return w[4]
-		}
-	}
-	return ""
+	return strconv.FormatUint(sys.Ino, 10), "uid " + strconv.FormatUint(uint64(sys.Uid), 10), nil
 }
 
 // rootOnly says whether root alone can put another file where this one is: it and all folders

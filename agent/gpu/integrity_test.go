@@ -45,7 +45,7 @@ func FuzzParseKernelDriver(f *testing.F) {
 func facts(t *testing.T, w *frame.Welcome, procFS string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
-	for _, f := range libraryFacts(nil, w, procFS, os.Getpid()) {
+	for _, f := range libraryFacts(nil, w, procFS) {
 		if _, twice := out[f.name]; twice {
 			t.Errorf("%s is told twice", f.name)
 		}
@@ -70,10 +70,11 @@ func TestLibraryFacts(t *testing.T) {
 	if err := os.Symlink(file, link); err != nil {
 		t.Fatal(err)
 	}
-	w := frame.Welcome{DriverVersion: "580.95.05", NVMLVersion: "13.580.95.05", LibraryPath: link, Facts: []frame.Fact{{Name: "cuda_driver_version", Value: "13.0"}}}
+	w := frame.Welcome{DriverVersion: "580.95.05", NVMLVersion: "13.580.95.05", LibraryPath: link, Facts: []frame.Fact{{Name: "cuda_driver_version", Value: "13.0"}, {Name: "library_path", Value: file},
+		{Name: "library_device", Value: "8:1"}}}
 	got := facts(t, &w, proc)
 	for name, want := range map[string]string{"driver_version": "580.95.05", "kernel_version": "580.95.05", "kernel_module": "open", "library_matches_kernel": "yes",
-		"library_path": link, "cuda_driver_version": "13.0"} {
+		"library_path": link, "cuda_driver_version": "13.0", "library_device": "8:1", "nvml_version": "13.580.95.05"} {
 		if got[name] != want {
 			t.Errorf("%s = %q, want %q", name, got[name], want)
 		}
@@ -82,11 +83,21 @@ func TestLibraryFacts(t *testing.T) {
 	if !strings.HasPrefix(got["library_root_only"], "no: ") {
 		t.Errorf("library_root_only = %q", got["library_root_only"])
 	}
-	if got["library_inode"] == "" || !strings.HasPrefix(got["library_owner"], "uid ") {
+	if !strings.HasPrefix(got["library_owner"], "uid ") {
 		t.Errorf("facts: %v", got)
 	}
 	if v, there := got["library_replaced"]; there {
-		t.Errorf("library_replaced = %q of a file that nobody has mapped", v)
+		t.Errorf("library_replaced = %q of a file whose inode nobody told", v)
+	}
+	inode, _, err := identity(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, want := range map[string]string{inode: "no", "1": "yes"} {
+		w.Facts = append(w.Facts[:3], frame.Fact{Name: "library_inode", Value: value})
+		if got = facts(t, &w, proc); got["library_replaced"] != want || got["library_inode"] != value {
+			t.Errorf("inode %s loaded, %s in its place: %v", value, inode, got)
+		}
 	}
 
 	w.DriverVersion = "570.10"
@@ -106,19 +117,8 @@ func TestLibraryFacts(t *testing.T) {
 	}
 }
 
-// What this process has mapped is found, and a folder of root's is one.
-func TestOwnFiles(t *testing.T) {
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	inode, _, err := identity(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := mappedInode(os.Getpid(), filepath.Base(exe)); got == "" || !strings.HasSuffix(inode, ":"+got) {
-		t.Errorf("inode %q, mapped %q", inode, got)
-	}
+// A folder of root's is one.
+func TestRootOnly(t *testing.T) {
 	if got := rootOnly("/usr/bin"); got != "yes" {
 		t.Errorf("/usr/bin: %q", got)
 	}

@@ -3,6 +3,7 @@ package gpu_test
 import (
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,10 +107,11 @@ func TestValuesAreTheStubsTruth(t *testing.T) {
 		t.Errorf("statuses are told when they change: %v", r.out.told)
 	}
 	devices := r.out.take(wire.KindDevice)
-	if len(devices) < 8 || len(devices) > 16 {
+	if len(devices) < 8 || len(devices) > 24 {
 		t.Errorf("%d device rows", len(devices))
 	}
-	d := of(devices, 2)[0]
+	mine := of(devices, 2)
+	d := mine[len(mine)-1] // the first is a name: what it is comes bit by bit, and is told when it is whole
 	for name, want := range map[string]string{"gpu_model": "NVIDIA H100 80GB HBM3", "driver_version": "580.95.05", "vbios_version": "96.00.89.00.01"} {
 		if d.strs[name] != want {
 			t.Errorf("device: %s = %q, want %q", name, d.strs[name], want)
@@ -160,7 +162,11 @@ func TestCallsPerGPUAndSecond(t *testing.T) {
 		was := r.mem.Snapshot()
 		r.steps(1)
 		for g := range 8 {
-			most = max(most, r.mem.Snapshot().Since(was).Total(g))
+			made := r.mem.Snapshot().Since(was)
+			if n := made.Total(g); n > 12 {
+				t.Logf("at %v GPU %d was called: %v", r.now(), g, callsOf(made, g))
+			}
+			most = max(most, made.Total(g))
 		}
 	}
 	if most > 12 {
@@ -184,10 +190,21 @@ func TestCallsPerGPUAndSecond(t *testing.T) {
 		t.Errorf("the child counts %d calls, the stub %d", got, made.Total(-1))
 	}
 	for name := range made {
-		if strings.Contains(name, "Set") || strings.Contains(name, "PcieThroughput") {
+		if strings.Contains(name, "Set") && !strings.HasPrefix(name, "nvmlEventSet") || strings.Contains(name, "PcieThroughput") {
 			t.Errorf("%s was called", name)
 		}
 	}
+}
+
+// callsOf are the calls for one GPU, by function.
+func callsOf(c nvmlstub.Calls, g int) map[string]uint64 {
+	out := map[string]uint64{}
+	for name, n := range c {
+		if n[g] > 0 {
+			out[name] = n[g]
+		}
+	}
+	return out
 }
 
 // A driver from before GPM: what it has still arrives, and says by which way it came.
@@ -292,8 +309,13 @@ func TestLostGPU(t *testing.T) {
 	if n := len(of(r.out.take(wire.KindGPU), 2)); n == 0 || r.state(2) != source.Active {
 		t.Errorf("it is back: %d rows, %v", n, r.state(2))
 	}
-	if st := r.src.Stats(); st.Restarts != 0 || st.Faults[gpu.FaultKey{Function: "nvmlDeviceGetUtilizationRates", Code: 15}] == 0 {
+	st := r.src.Stats()
+	if st.Restarts != 0 || st.Faults[gpu.FaultKey{Function: "nvmlDeviceGetHandleByIndex_v2", Code: nvmlstub.CodeGPULost}] == 0 || st.Events["lost"] != 1 || st.Events["back"] != 1 {
 		t.Errorf("stats: %+v", st)
+	}
+	events := r.out.take(wire.KindEvent)
+	if len(events) != 2 || events[0].strs["event"] != "lost" || events[0].strs["gpu_uuid"] != r.mem.UUID(2) || !strings.Contains(events[0].strs["detail"], "bus") || events[1].strs["event"] != "back" {
+		t.Errorf("events: %+v", events)
 	}
 }
 
@@ -329,14 +351,14 @@ func TestMIG(t *testing.T) {
 	if last.has("util_e4") || last.has("tensor_e4") || !last.has("power_mw") || !last.has("nvlink_tx_bps") || last.sources["nvlink_tx_bps"] != wire.SourceNVML {
 		t.Errorf("row: %+v", last)
 	}
-	if st := r.out.status["gpu/"+r.mem.UUID(0)]; st.State != source.Degraded || !strings.Contains(st.Reason, "MIG") {
+	if st := r.out.status["gpu/"+r.mem.UUID(0)]; st.State != source.Active || !strings.Contains(st.Reason, "MIG") {
 		t.Errorf("status: %+v", st)
 	}
-	if r.state(1) != source.Active {
-		t.Errorf("status of the other: %v", r.state(1))
+	if st := r.out.status["gpu/"+r.mem.UUID(1)]; st.State != source.Active || st.Reason != "" {
+		t.Errorf("status of the other: %+v", st)
 	}
 	devices := of(r.out.take(wire.KindDevice), 0)
-	if caps := devices[len(devices)-1].strs["capabilities"]; strings.Contains(caps, "gpm") || strings.Contains(caps, "utilization") || !strings.Contains(caps, "power") {
+	if caps := strings.Split(devices[len(devices)-1].strs["capabilities"], ","); slices.Contains(caps, "gpm") || slices.Contains(caps, "utilization") || !slices.Contains(caps, "power") {
 		t.Errorf("capabilities: %s", caps)
 	}
 }
@@ -367,7 +389,7 @@ func TestHangOfOneGPU(t *testing.T) {
 	}
 	r.until("the GPU answers again", func() bool { return r.state(1) == source.Active && r.out.status["gpu"].State == source.Active })
 	late := of(r.out.take(wire.KindGPU), 1)[0]
-	if tick := wall0 + int64(hung)*1000; late.ints["ts_ms"] <= tick || late.ints["ts_ms"] > tick+20_000 {
+	if tick := wall0 + int64(hung)*1000; late.ints["ts_ms"] < tick || late.ints["ts_ms"] > tick+20_000 {
 		t.Errorf("the late reading is of %d ms behind the tick that asked for it", late.ints["ts_ms"]-tick)
 	}
 	if st := r.src.Stats(); st.Restarts != 0 || st.Kills != 0 {
@@ -480,27 +502,32 @@ func TestDriverIsReplaced(t *testing.T) {
 func TestSlowCalls(t *testing.T) {
 	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour), gpu.Config{DeviceInterval: 4 * time.Second})
 	r.steps(3)
-	if err := r.mem.SetFaults(nvmlstub.Fault{Function: "nvmlDeviceGetFieldValues", GPUs: []int{0}, Delay: 400 * time.Millisecond}); err != nil {
+	if err := r.mem.SetFaults(nvmlstub.Fault{Function: "nvmlDeviceGetFieldValues", GPUs: []int{0}, Delay: 100 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
 	r.out.take(wire.KindGPU)
-	r.steps(20)
+	r.steps(60)
 	rows := r.out.take(wire.KindGPU)
-	if slow, fast := len(of(rows, 0)), len(of(rows, 1)); slow > 13 || slow < 3 || fast < 18 {
+	// 2 % of a minute are twelve of them, and then there is one in five seconds.
+	if slow, fast := len(of(rows, 0)), len(of(rows, 1)); slow > 30 || slow < 10 || fast < 57 {
 		t.Errorf("%d rows of the slow GPU and %d of the other", slow, fast)
 	}
+	// What is rare is put off for a while, and not for ever.
 	r.out.take(wire.KindDevice)
-	r.steps(10)
+	r.steps(150)
 	if n := len(of(r.out.take(wire.KindDevice), 0)); n == 0 {
 		t.Error("a slow GPU is not described any more")
 	}
-	if st := r.out.status["gpu/"+r.mem.UUID(0)]; st.State != source.Degraded || !strings.Contains(st.Reason, "a quarter of the interval") {
+	if st := r.out.status["gpu/"+r.mem.UUID(0)]; st.State != source.Degraded || !strings.Contains(st.Reason, "ms, most of all fields") || !strings.Contains(st.Reason, "2 % of the time") {
 		t.Errorf("status: %+v", st)
+	}
+	if n := r.src.Stats().Backed; n != 1 {
+		t.Errorf("%d GPUs are backed off", n)
 	}
 	if err := r.mem.SetFaults(); err != nil {
 		t.Fatal(err)
 	}
-	r.steps(40)
+	r.steps(200)
 	if r.state(0) != source.Active {
 		t.Errorf("status: %v", r.state(0))
 	}

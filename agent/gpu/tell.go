@@ -53,7 +53,7 @@ func (s *Source) tell(t source.Tick, out source.Sink) {
 	s.mu.Unlock()
 	if c != nil && c.works() && (c != s.factsOf || t.BootMs >= s.factsMs) {
 		s.factsOf, s.factsMs = c, t.BootMs+s.cfg.DeviceInterval.Milliseconds()
-		s.facts = libraryFacts(s.facts, &w, s.cfg.ProcFS, c.cmd.Process.Pid)
+		s.facts = libraryFacts(s.facts, &w, s.cfg.ProcFS)
 	}
 	s.handOn(t, out)
 	if look {

@@ -200,7 +200,7 @@ func TestTiers(t *testing.T) {
 		}
 		facts[key] = f.strs["value"]
 	}
-	for key, want := range map[string]string{"driver driver_version": "580.1.2", "driver library_version": "13.580.1.2", "host cuda_driver_version": "13.0",
+	for key, want := range map[string]string{"driver driver_version": "580.1.2", "driver nvml_version": "13.580.1.2", "host cuda_driver_version": "13.0",
 		"driver library_path": "/nowhere/libnvidia-ml.so.1", "driver kernel_version": "none"} {
 		if facts[key] != want {
 			t.Errorf("fact %s = %q, want %q", key, facts[key], want)
