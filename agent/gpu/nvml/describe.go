@@ -15,7 +15,7 @@ import (
 
 // meet takes hold of the GPU if it has to, and finds out who it is. If it is to be described
 // again, it sees whether it is the same, and refresh does the rest.
-func (w *worker) meet(again bool) {
+func (w *worker) meet() {
 	if w.handle == nil {
 		if !w.may(callHandle) {
 			return
@@ -26,9 +26,10 @@ func (w *worker) meet(again bool) {
 		}
 		w.handle = h
 	}
-	if w.described && !again || !w.identify() {
+	if w.described && (!w.again || w.bursting) || !w.identify() {
 		return
 	}
+	w.again = false
 	if w.described {
 		w.next %= numDescriptions // one that is under way goes on
 		return

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	waitMs      = 1000 // of one call that waits for an event
+	waitMs      = 500 // of one call that waits for an event: so long may the end of the process take
 	windowEvery = time.Second
 	maxTallies  = 64   // kinds of events in a window, told one by one
 	maxEvents   = 4096 // in a window: then the library is left alone until it ends
@@ -139,6 +139,7 @@ func (w *worker) join() {
 	w.joined = hasJoined
 	if types &= eventTypes; types != 0 {
 		w.events.offer(w.index, w.handle, types)
+		w.allowed-- // for the call that takes it
 	}
 }
 

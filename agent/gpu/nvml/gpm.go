@@ -155,7 +155,7 @@ func (w *worker) activity(r *frame.Reading) {
 		return
 	}
 	now := w.clockUs()
-	if !g.due(now) || !w.may(callGPMSample) {
+	if !g.due(now) || !w.both(callGPMSample, g.fresh) {
 		return
 	}
 	next := 1 - g.last
@@ -170,6 +170,16 @@ func (w *worker) activity(r *frame.Reading) {
 		w.metrics(callGPMMetrics, r, g.samples[g.last], g.samples[next], now)
 	}
 	g.last, g.lastUs, g.fresh = next, now, true
+}
+
+// both reports whether a sample may be taken: not, where no call would be left to read what lies
+// between it and the last. Then the next will be for a longer time.
+func (w *worker) both(c call, fresh bool) bool {
+	if fresh && w.left() == 1 {
+		w.leave(c)
+		return false
+	}
+	return w.may(c)
 }
 
 // due reports whether the last sample is old enough for another.

@@ -337,7 +337,7 @@ func (w *worker) instances() {
 
 func (w *worker) instance(s *slice) {
 	start, before := time.Now(), w.calls
-	if !w.gpmAlloc(&s.pair) || !w.may(callMIGSample) {
+	if !w.gpmAlloc(&s.pair) || !w.both(callMIGSample, s.fresh) {
 		return
 	}
 	now, next := w.clockUs(), 1-s.last

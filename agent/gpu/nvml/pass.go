@@ -33,10 +33,13 @@ func (w *worker) pass() {
 	start, before := time.Now(), w.calls
 	// Counters are what rates are made of: the reading is of this moment.
 	r := frame.Reading{GPU: w.index, GI: frame.WholeGPU, Seq: w.job.Seq, ElapsedUs: start.Sub(w.job.at).Microseconds()}
-	bursts := w.keep > 0
-	w.batch(&r, bursts)
+	kept := w.keep
+	w.batch(&r, w.bursting)
 	w.activity(&r)
-	w.lean = bursts // from here on only what leaves room for them
+	if w.lean = w.bursting; w.lean && (w.look.active || w.health.active || w.next < numDescriptions) {
+		w.keep += listCalls // what waits is not to wait for the last burst
+	}
+	// From here on only what leaves room for bursts.
 	w.power(&r)
 	w.clock(&r, nvml.CLOCK_SM, frame.SMClockMHz)
 	w.utilization(&r)
@@ -44,6 +47,7 @@ func (w *worker) pass() {
 	w.reasons(&r)
 	w.temperature(&r)
 	w.clock(&r, nvml.CLOCK_MEM, frame.MemClockMHz)
+	w.keep = kept
 	r.TookUs, r.Calls = time.Since(start).Microseconds(), w.calls-before
 	if r.Present != 0 {
 		w.out = frame.AppendReading(w.out, &r)

@@ -17,7 +17,7 @@ import (
 )
 
 // closeWait is how long the end waits for workers that are in the driver.
-const closeWait = 500 * time.Millisecond
+const closeWait = 800 * time.Millisecond
 
 // errEnding says that the process has to be started again to see the GPUs as they are.
 var errEnding = errors.New("the driver or its GPUs have changed: to be started again")

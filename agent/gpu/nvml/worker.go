@@ -33,6 +33,7 @@ type worker struct {
 	handle    nvml.Device // nil: not yet, or lost
 	described bool        // it is known who it is
 	whole     bool        // all of describe has been asked once
+	again     bool        // it is to be described anew
 	next      int         // part of describe, while there is something to ask; behind the last: there is not
 	renewed   bool        // device is to be sent, even if it is what it was
 	device    frame.Device
@@ -56,6 +57,7 @@ type worker struct {
 	spent     int  // of calls, those that count
 	allowed   int  // calls that the second has left
 	keep      int  // of those, for the bursts to come
+	bursting  bool // bursts come between this tick and the next
 	lean      bool // what there is no room for is left out by intent
 	short     int  // calls that were left out
 	shortCall call // the first of them
@@ -92,6 +94,9 @@ func (w *worker) run() {
 		w.token.Lock()
 		w.answer(m)
 		w.token.Unlock()
+		if w.events.seats[w.index].state.Load() == seatOffered {
+			w.events.rouse()
+		}
 	}
 	w.gpm.free(w.lib)
 	w.mig.free(w.lib)
@@ -105,7 +110,8 @@ func (w *worker) answer(m message) {
 	sample, burst, gpmToo := m.Sample&bit != 0, m.Burst&bit != 0, m.BurstGPM&bit != 0
 	between := burst && (m.Sample|m.Processes|m.Health)&bit == 0 // nothing but a burst
 	w.begin(m, sample && burst)
-	w.guard(func() { w.meet(m.Type == frame.TypeDescribe && !between) })
+	w.again = w.again || m.Type == frame.TypeDescribe && !between
+	w.guard(w.meet)
 	if w.described {
 		if m.Processes&bit != 0 {
 			w.look.active = true
@@ -142,17 +148,16 @@ func (w *worker) answer(m message) {
 	w.flush()
 }
 
-func (w *worker) begin(m message, lean bool) {
-	w.job, w.calls, w.spent, w.broken, w.short, w.keep, w.lean = m, 0, 0, false, 0, 0, false
+func (w *worker) begin(m message, bursting bool) {
+	w.job, w.calls, w.spent, w.broken, w.short, w.keep, w.lean, w.bursting = m, 0, 0, false, 0, 0, false, bursting
 	w.slow, w.slowUs = frame.NoCall, 0
 	w.out = w.out[:0]
 	calls, bursts := w.budget.since(m.BootMs)
 	w.allowed = maxCalls - calls - w.owed()
-	if lean {
-		// As many as the bursts of the last second took; how many the first will, nobody knows.
-		if w.keep = bursts; bursts == 0 {
-			w.keep = maxCalls
-		}
+	if bursting && bursts == 0 {
+		// How many calls the first second of bursts will take, nobody knows. Later ones take
+		// what those of the last second leave behind.
+		w.keep = maxCalls
 	}
 }
 
@@ -167,7 +172,7 @@ func (w *worker) left() int {
 // rare goes on with what may wait: a list of processes first, and the rest in turn, so that
 // none of it waits for ever.
 func (w *worker) rare() {
-	w.lean = w.keep > 0
+	w.lean = w.bursting
 	if w.look.active && w.left() >= listCalls {
 		w.flush() // the reading does not wait for the list, which may take long
 		w.guard(w.processes)
@@ -255,16 +260,22 @@ func (w *worker) may(c call) bool {
 		return false
 	}
 	if w.left() <= 0 {
-		if !w.lean {
-			if w.short == 0 {
-				w.shortCall = c
-			}
-			w.short++
-		}
+		w.leave(c)
 		return false
 	}
 	w.began = time.Now()
 	return true
+}
+
+// leave notes a call for which there is no room.
+func (w *worker) leave(c call) {
+	if w.lean {
+		return
+	}
+	if w.short == 0 {
+		w.shortCall = c
+	}
+	w.short++
 }
 
 // works reports whether a function can be counted on.
