@@ -1,0 +1,147 @@
+package bmc
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	ipmibmc "github.com/bougou/go-ipmi/pkg/bmc"
+	"github.com/bougou/go-ipmi/pkg/command/dcmi"
+	"github.com/bougou/go-ipmi/pkg/hal/mock"
+	"github.com/bougou/go-ipmi/pkg/handlers"
+	"github.com/bougou/go-ipmi/pkg/server"
+	"github.com/bougou/go-ipmi/pkg/transport/udp"
+	"github.com/bougou/go-ipmi/pkg/types"
+
+	"github.com/flopwatch/flopwatch/agent/source"
+)
+
+// dcmiAnswer is a DCMI answer as controllers send it, behind the completion code: group, watts
+// now, least, most, mean, time, period in ms, state.
+func dcmiAnswer(watts uint16, active bool) []byte {
+	b := []byte{0xDC}
+	for _, v := range []uint16{watts, 4000, 9000, 6500} {
+		b = binary.LittleEndian.AppendUint16(b, v)
+	}
+	b = binary.LittleEndian.AppendUint32(b, 1_780_000_000)
+	b = binary.LittleEndian.AppendUint32(b, 60_000)
+	if active {
+		return append(b, 0x40)
+	}
+	return append(b, 0)
+}
+
+// rmcp is a controller that speaks RMCP+ with suites 3 and 17 and answers DCMI.
+func rmcp(t *testing.T, answer func() ([]byte, types.CompletionCode)) (port int) {
+	t.Helper()
+	b := ipmibmc.New(ipmibmc.DeviceInfo{DeviceID: 1, IPMIVersion: 0x20}, [16]byte{1}, mock.New())
+	user, err := b.Users.Add(2, "admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	user.SetPassword([]byte("secret"))
+	user.Enabled = true
+	user.ChannelAccess[1] = ipmibmc.UserChannelAccess{MaxPrivilege: ipmibmc.PrivilegeLevelUser, Enabled: true}
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := handlers.NewRegistry()
+	handlers.RegisterAllHandlers(reg)
+	reg.RegisterFunc(types.CommandGetDCMIPowerReading, func(_ context.Context, _ *handlers.HandlerContext, req []byte) ([]byte, types.CompletionCode, error) {
+		if len(req) < 2 || req[0] != 0xDC || req[1] != 1 {
+			return nil, types.CodeInvalidCommand, nil
+		}
+		data, code := answer()
+		return data, code, nil
+	})
+	s := server.NewServer(b, udp.Wrap(conn, udp.WithReadTimeout(50*time.Millisecond)), server.WithHandlerRegistry(reg))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(ctx) }()
+	t.Cleanup(func() { cancel(); _ = s.Close(); <-done })
+	return conn.LocalAddr().(*net.UDPAddr).Port
+}
+
+func TestDCMI(t *testing.T) {
+	t.Parallel()
+	var state atomic.Int32 // 0: measures; 1: does not; 2: refuses
+	port := rmcp(t, func() ([]byte, types.CompletionCode) {
+		switch state.Load() {
+		case 1:
+			return dcmiAnswer(0, false), types.CodeOK
+		case 2:
+			return nil, types.CodeInvalidCommand
+		}
+		return dcmiAnswer(7250, true), types.CodeOK
+	})
+	target := Target{Node: "n1", Address: "https://127.0.0.1", CredentialsFile: credentialsFile(t, "admin\nsecret\n"), Method: MethodDCMI, IPMIPort: port, Interval: quick, Timeout: 2 * time.Second}
+	a := start(t, target)
+	rows := a.until("rows", some)
+	if r := by(rows, "node"); r["power_mw"] != "7250000" || r["method"] != "dcmi" || r["vantage"] != "outofband" || r["report_ms"] != "" {
+		t.Errorf("row: %v", r)
+	}
+	state.Store(1)
+	a.untilState("n1", source.Lost, "the controller says that it does not measure now")
+	state.Store(2)
+	a.untilState("n1", source.Lost, "ask DCMI for power")
+	state.Store(0)
+	a.untilState("n1", source.Active, "")
+}
+
+// A controller without Redfish is asked by IPMI where the method is left open.
+func TestAutoFallsBack(t *testing.T) {
+	t.Parallel()
+	port := rmcp(t, func() ([]byte, types.CompletionCode) { return dcmiAnswer(7250, true), types.CodeOK })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := "https://" + l.Addr().String()
+	_ = l.Close()
+	target := Target{Node: "n1", Address: address, CredentialsFile: credentialsFile(t, "admin\nsecret\n"), IPMIPort: port, Interval: quick, Timeout: 2 * time.Second}
+	a := start(t, target)
+	rows := a.until("rows", some)
+	if r := by(rows, "node"); r["method"] != "dcmi" {
+		t.Errorf("row: %v", r)
+	}
+	a.untilState("n1", source.Degraded, "the controller speaks no Redfish: of its GPUs nothing is seen")
+}
+
+func TestDCMIWrongPassword(t *testing.T) {
+	t.Parallel()
+	port := rmcp(t, func() ([]byte, types.CompletionCode) { return dcmiAnswer(7250, true), types.CodeOK })
+	a := start(t, Target{Node: "n1", Address: "https://127.0.0.1", CredentialsFile: credentialsFile(t, "admin\nsesame\n"), Method: MethodDCMI, IPMIPort: port, Interval: quick, Timeout: time.Second})
+	a.until("an error", func([]map[string]string) bool {
+		return strings.Contains(a.s.status["bmc/n1"].Reason, "open IPMI session")
+	})
+	if st := a.s.status["bmc/n1"]; strings.Contains(st.Reason, "sesame") || st.State != source.Unavailable {
+		t.Errorf("status: %+v", st)
+	}
+}
+
+// The host's own controller, where there is none.
+func TestNoLocalController(t *testing.T) {
+	t.Parallel()
+	a := start(t, Target{Node: "n1", Address: Local, Interval: quick})
+	a.until("a state", func([]map[string]string) bool {
+		st := a.s.status["bmc/n1"]
+		return st.State == source.Active || strings.Contains(st.Reason, "the host's own controller cannot be read: there is no /dev/ipmi0")
+	})
+}
+
+// What the library makes of recorded and of broken answers.
+func FuzzDCMI(f *testing.F) {
+	f.Add(dcmiAnswer(7250, true))
+	f.Add([]byte{0xDC})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r dcmi.GetDCMIPowerReadingResponse
+		if err := r.Unpack(b); err == nil && (len(b) < 18 || b[0] != 0xDC) {
+			t.Errorf("%x was taken", b)
+		}
+	})
+}
