@@ -76,3 +76,30 @@ func (c *code) time(ctx context.Context, calls int) (float64, error) {
 	}
 	return best, nil
 }
+
+// Calibrate measures in a few milliseconds what a call of a probed function takes where the
+// kernel emulates the instruction under the probe, and where it steps over it.
+func Calibrate(ctx context.Context) (plain, step float64, err error) {
+	c, err := newCode()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer c.close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for _, v := range []struct {
+		offset uint64
+		calls  int
+		ns     *float64
+	}{{4, 2000, &plain}, {0, 100, &step}} {
+		l, p, aerr := c.attach(true, v.offset)
+		if aerr != nil {
+			return 0, 0, aerr
+		}
+		*v.ns, err = c.time(ctx, v.calls)
+		if err = errors.Join(err, l.Close(), p.Close()); err != nil {
+			return 0, 0, err
+		}
+	}
+	return plain, step, nil
+}

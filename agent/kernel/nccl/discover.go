@@ -1,0 +1,286 @@
+package nccl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/flopwatch/flopwatch/agent/kernel/probe"
+)
+
+// scanShare bounds what looking for libraries may take of a core: one part in so many.
+const scanShare = 500
+
+// discover finds out who has which library mapped, when it is time, and puts probes into
+// new ones.
+func (f *Feature) discover(ctx context.Context, bootMs int64) error {
+	due := bootMs >= f.scanAt
+	for len(f.scans) > 0 && bootMs >= f.scans[0] {
+		f.scans, due = f.scans[1:], true
+	}
+	if !due {
+		return nil
+	}
+	began := time.Now()
+	err := f.scan(ctx, bootMs)
+	f.scanMs = time.Since(began).Milliseconds() * scanShare
+	f.scanAt = bootMs + max(f.cfg.ScanEvery.Milliseconds(), f.scanMs)
+	f.retire(bootMs)
+	f.publish()
+	return err
+}
+
+func (f *Feature) scan(ctx context.Context, bootMs int64) error {
+	for _, p := range f.procs {
+		p.mapped = false
+	}
+	for _, l := range f.libs {
+		l.procs = 0
+	}
+	f.capped, f.lost = false, false
+	for k, bad := range f.failed {
+		if bootMs >= bad.until {
+			delete(f.failed, k)
+		}
+	}
+	var err error
+	if f.iter != nil {
+		var found []mapping
+		f.buf, err = probe.Records(f.iter, mappingBytes, f.buf, func(rec []byte) {
+			if m, ok := parseMapping(rec); ok && len(found) < maxProcesses*4 {
+				found = append(found, m)
+			}
+		})
+		for _, m := range found {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			f.meet(bootMs, m.tgid, m.file, func() (*os.File, string, error) { return f.openMapping(m) })
+		}
+		f.buf = nil // a scan is rare
+	} else {
+		err = f.scanProcfs(ctx, bootMs)
+	}
+	f.hide(bootMs)
+	return err
+}
+
+// openMapping opens the file of an area that the kernel told.
+func (f *Feature) openMapping(m mapping) (file *os.File, name string, err error) {
+	err = f.fs.areas(m.tgid, func(a area) {
+		if a.start == m.start && file == nil && name == "" {
+			name = path.Base(a.path)
+			if file, err = f.fs.openArea(m.tgid, a); err != nil {
+				err = fmt.Errorf("%s of process %d: %w", name, m.tgid, err)
+			}
+		}
+	})
+	if file == nil && err == nil {
+		err = errGone
+	}
+	return file, name, err
+}
+
+var errGone = errors.New("the process or its mapping has gone")
+
+// scanProcfs reads the maps of all processes. Without the kernel's word on inodes a file
+// is known by its size, time of change and build id, which twins on overlays share.
+func (f *Feature) scanProcfs(ctx context.Context, bootMs int64) error {
+	dir, err := os.Open(f.fs.root)
+	if err != nil {
+		return fmt.Errorf("read processes: %w", err)
+	}
+	defer dir.Close() //nolint:errcheck // it was open for reading
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("read processes: %w", err)
+	}
+	for _, n := range names {
+		pid, perr := strconv.ParseInt(n, 10, 32)
+		if perr != nil {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		aerr := f.fs.areas(int32(pid), func(a area) {
+			if !a.exec || !named(path.Base(a.path)) {
+				return
+			}
+			file, oerr := f.fs.openArea(int32(pid), a)
+			if oerr != nil {
+				f.fail(bootMs, fileKey{ino: a.ino}, fmt.Errorf("%s of process %d: %w", path.Base(a.path), pid, oerr))
+				return
+			}
+			defer file.Close() //nolint:errcheck // it was open for reading
+			key, kerr := keyOf(file)
+			if kerr != nil {
+				return
+			}
+			f.meet(bootMs, int32(pid), key, func() (*os.File, string, error) {
+				again, derr := f.fs.openArea(int32(pid), a)
+				return again, path.Base(a.path), derr
+			})
+		})
+		if denied(aerr) {
+			f.lost = true
+		}
+	}
+	return nil
+}
+
+// keyOf makes a key of what an overlay and what is below it have in common.
+func keyOf(file *os.File) (fileKey, error) {
+	var st syscall.Stat_t
+	if err := syscall.Fstat(int(file.Fd()), &st); err != nil {
+		return fileKey{}, err
+	}
+	id := ""
+	if e, err := probe.ReadELF(file); err == nil {
+		id = e.BuildID()
+	}
+	h := uint64(14695981039346656037)
+	for _, b := range []byte(fmt.Sprintf("%d %d %d %s", st.Size, st.Mtim.Sec, st.Mtim.Nsec, id)) {
+		h = (h ^ uint64(b)) * 1099511628211
+	}
+	return fileKey{ino: h | 1}, nil
+}
+
+// meet takes note of a process that has a file mapped, and puts probes into the file if it
+// is new.
+func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.File, string, error)) {
+	if bad, ok := f.failed[key]; ok {
+		if !bad.plain {
+			f.process(pid)
+		}
+		return
+	}
+	l := f.libs[key]
+	if l == nil {
+		if len(f.libs) >= f.cfg.MaxLibraries {
+			f.capped = true
+			return
+		}
+		file, name, err := open()
+		if err != nil {
+			if !errors.Is(err, errGone) && !errors.Is(err, os.ErrNotExist) {
+				f.lost = f.lost || denied(err)
+				f.fail(bootMs, key, err)
+			}
+			return
+		}
+		defer file.Close() //nolint:errcheck // it was open for reading
+		l, err = f.progs.attach(file, name)
+		if err != nil {
+			f.fail(bootMs, key, fmt.Errorf("%s of process %d: %w", name, pid, err))
+			return
+		}
+		l.file = key
+		f.libs[key] = l
+		f.env.Log.Info("counting collectives", slog.String("library", name), slog.String("build_id", l.buildID),
+			slog.Int("functions", l.funcs), slog.Int("pid", int(pid)))
+		for _, other := range f.libs { // what was learnt of one copy holds for all
+			if other != l && other.buildID == l.buildID && l.buildID != "" && other.site >= 0 {
+				l.site, l.exact = other.site, other.exact
+			}
+		}
+	}
+	if l.paused != 0 && bootMs >= l.paused {
+		if file, name, err := open(); err == nil {
+			again, aerr := f.progs.attach(file, name)
+			_ = file.Close() // it was open for reading
+			if aerr == nil {
+				l.links, l.paused = again.links, 0
+			}
+		}
+	}
+	l.usedMs = bootMs
+	if p := f.process(pid); p != nil {
+		if !p.mapped {
+			l.procs++
+		}
+		p.lib, p.mapped, p.hides = l, true, false
+	}
+}
+
+func (f *Feature) fail(bootMs int64, key fileKey, err error) {
+	if len(f.failed) >= maxFailed {
+		return
+	}
+	plain := errors.Is(err, errNoCollectives) || errors.Is(err, probe.ErrNotELF)
+	if !plain {
+		f.env.Log.Warn("library without probes", slog.String("error", err.Error()))
+	}
+	f.failed[key] = failure{until: bootMs + failedMs, why: err, plain: plain}
+}
+
+// process finds the record of a process that runs now; nil: it does not, or there are too
+// many.
+func (f *Feature) process(pid int32) *process {
+	start, ok := f.fs.start(pid)
+	if !ok {
+		return nil
+	}
+	p := f.procs[pid]
+	if p != nil && p.start == start {
+		return p
+	}
+	if p == nil && len(f.procs) >= maxProcesses {
+		f.over++
+		return nil
+	}
+	p = &process{pid: pid, start: start, comms: map[uint64]*comm{}}
+	f.procs[pid] = p
+	return p
+}
+
+// hide finds processes on GPUs that use NCCL while no library of it is visible: they hold
+// the files in shared memory by which it talks within a host.
+func (f *Feature) hide(bootMs int64) {
+	for pid := range f.gpus {
+		p := f.procs[pid]
+		if p != nil && p.lib != nil || p != nil && p.checked != 0 && bootMs-p.checked < failedMs && p.hides {
+			continue
+		}
+		uses := false
+		err := f.fs.areas(pid, func(a area) { uses = uses || usesNCCL(a) })
+		if denied(err) {
+			f.lost = true
+		}
+		if !uses {
+			continue
+		}
+		if p = f.process(pid); p != nil {
+			p.hides, p.checked = true, bootMs
+		}
+	}
+}
+
+// retire takes probes out of libraries that nobody has mapped for a while.
+func (f *Feature) retire(bootMs int64) {
+	var old []*library
+	for k, l := range f.libs {
+		if bootMs-l.usedMs >= f.cfg.DetachAfter.Milliseconds() {
+			old = append(old, l)
+			delete(f.libs, k)
+		}
+	}
+	slices.SortFunc(old, func(a, b *library) int { return int(a.file.ino) - int(b.file.ino) })
+	for _, l := range old {
+		if err := l.close(); err != nil {
+			f.env.Log.Warn("probes were not taken out cleanly", slog.String("library", l.name), slog.String("error", err.Error()))
+		}
+		for _, p := range f.procs {
+			if p.lib == l {
+				p.lib = nil
+			}
+		}
+	}
+}

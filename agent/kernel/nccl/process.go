@@ -1,0 +1,171 @@
+package nccl
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// procfs reads processes of the host.
+type procfs struct{ root string }
+
+func (p procfs) file(pid int32, name string) string {
+	return p.root + "/" + strconv.Itoa(int(pid)) + "/" + name
+}
+
+// start is when a process was started, in ticks since boot; ok is false if it has ended.
+func (p procfs) start(pid int32) (ticks uint64, ok bool) {
+	b, err := os.ReadFile(p.file(pid, "stat"))
+	if err != nil {
+		return 0, false
+	}
+	return parseStart(b)
+}
+
+// parseStart reads /proc/PID/stat. The name may hold anything: it ends at the last bracket.
+func parseStart(b []byte) (ticks uint64, ok bool) {
+	end := bytes.LastIndexByte(b, ')')
+	if end < 0 {
+		return 0, false
+	}
+	f := bytes.Fields(b[end+1:])
+	if len(f) < 20 {
+		return 0, false
+	}
+	threads, err := strconv.ParseUint(string(f[17]), 10, 32)
+	if err != nil || (f[0][0] == 'Z' || f[0][0] == 'X') && threads <= 1 {
+		return 0, false
+	}
+	ticks, err = strconv.ParseUint(string(f[19]), 10, 64)
+	return ticks, err == nil
+}
+
+// area is a line of /proc/PID/maps that names a file.
+type area struct {
+	span    string // as map_files calls it
+	start   uint64
+	ino     uint64
+	exec    bool
+	deleted bool
+	path    string // as the process sees it
+}
+
+// maxLines bounds how much of one process's map is read.
+const maxLines = 100_000
+
+// areas reads the mapped files of a process.
+func (p procfs) areas(pid int32, each func(a area)) error {
+	f, err := os.Open(p.file(pid, "maps"))
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // it was open for reading
+	return parseAreas(f, each)
+}
+
+func parseAreas(r io.Reader, each func(a area)) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 8192), 16<<10)
+	for n := 0; lines.Scan() && n < maxLines; n++ {
+		if a, ok := parseArea(lines.Text()); ok {
+			each(a)
+		}
+	}
+	return lines.Err()
+}
+
+// parseArea reads "start-end perms offset major:minor inode path". The kernel writes a
+// newline of a name as \012.
+func parseArea(line string) (area, bool) {
+	var f [5]string
+	rest := line
+	for i := range f {
+		word, more, ok := strings.Cut(rest, " ")
+		if !ok {
+			return area{}, false
+		}
+		f[i], rest = word, strings.TrimLeft(more, " ")
+	}
+	if !strings.HasPrefix(rest, "/") || len(f[1]) != 4 {
+		return area{}, false
+	}
+	first, last, ok := strings.Cut(f[0], "-")
+	start, err1 := strconv.ParseUint(first, 16, 64)
+	end, err2 := strconv.ParseUint(last, 16, 64)
+	ino, err3 := strconv.ParseUint(f[4], 10, 64)
+	if !ok || err1 != nil || err2 != nil || err3 != nil || start >= end {
+		return area{}, false
+	}
+	a := area{span: strconv.FormatUint(start, 16) + "-" + strconv.FormatUint(end, 16), start: start, ino: ino, exec: f[1][2] == 'x'}
+	a.path, a.deleted = strings.CutSuffix(rest, " (deleted)")
+	return a, true
+}
+
+// named reports whether a library of that name may have collectives. The program in the
+// kernel looks at the same beginnings.
+func named(base string) bool {
+	for _, p := range []string{"libnccl", "librccl", "libtorch_cu", "libtorch_hi"} {
+		if strings.HasPrefix(base, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// usesNCCL reports whether a mapped file is what NCCL makes to talk between processes of a
+// host, whichever way it was linked.
+func usesNCCL(a area) bool { return strings.HasPrefix(a.path, "/dev/shm/nccl-") }
+
+// openArea opens the file of an area: the very one that is mapped, if the agent may;
+// else what the process finds under that name, which may be another by now.
+func (p procfs) openArea(pid int32, a area) (*os.File, error) {
+	f, err := os.Open(p.file(pid, "map_files/"+a.span))
+	if err == nil {
+		return f, nil
+	}
+	if a.deleted {
+		return nil, errors.Join(errors.New("the file is deleted, and map_files needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE"), err)
+	}
+	// The kernel tells paths from the top of the process's mounts, which is where its root is
+	// unless it was changed.
+	names := []string{a.path}
+	if top, lerr := os.Readlink(p.file(pid, "root")); lerr == nil && top != "/" && strings.HasPrefix(a.path, top+"/") {
+		names = append(names, a.path[len(top):])
+	}
+	var errs []error
+	for _, name := range names {
+		if f, err = p.openIn(pid, name); err == nil {
+			return f, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// openIn opens a regular file below the root of a process, whatever links there are: none
+// leads out of it.
+func (p procfs) openIn(pid int32, name string) (*os.File, error) {
+	root, err := os.OpenRoot(p.file(pid, "root"))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close() //nolint:errcheck // nothing was written
+	f, err := root.OpenFile(strings.TrimPrefix(path.Clean(name), "/"), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		_ = f.Close() // it was open for reading
+		return nil, errors.New("not a regular file")
+	}
+	return f, nil
+}
+
+// memory opens the memory of a process for reading.
+func (p procfs) memory(pid int32) (*os.File, error) { return os.Open(p.file(pid, "mem")) }
