@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"maps"
+	"math"
 	"sync"
 	"time"
 
@@ -16,6 +17,10 @@ import (
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
+
+// DefaultBacklogRate suits a GPU host: a day of eight GPUs, 40 MB at most, is sent in ten
+// minutes. What a fleet sends together is bounded by BacklogAhead.
+const DefaultBacklogRate = 64 << 10
 
 // Config of one node's ship. Conn, JetStream, Spool and Cluster are needed; zero values
 // elsewhere mean the defaults.
@@ -36,7 +41,22 @@ type Config struct {
 	AskAfter time.Duration
 	// BackoffMin and BackoffMax bound the wait after an error; default 250 ms and 30 s.
 	BackoffMin, BackoffMax time.Duration
-	Log                    *slog.Logger // nil: none
+	// BacklogRate is how many bytes a second may be sent of a backlog, beside new frames, which
+	// overtake it. 0: without limit, and all in order, as a replay wants it.
+	BacklogRate int64
+	// BacklogBytes is how much may wait to be sent before it is a backlog; default 256 KiB.
+	BacklogBytes int64
+	// BacklogAhead is how much of a backlog may be acknowledged and not committed, so that a
+	// fleet that comes back sends no faster than the collector stores, and leaves room in the
+	// streams for what is new; default 256 KiB.
+	BacklogAhead int64
+	// BacklogSpread is the time over which the nodes of a fleet begin with their backlogs;
+	// default 30 s, negative: none.
+	BacklogSpread time.Duration
+	// ParkFor is the time after which a frame that the broker can never take as it is set is
+	// tried again; default 1 h.
+	ParkFor time.Duration
+	Log     *slog.Logger // nil: none
 }
 
 // maxResendFactor bounds the doubling of ResendAfter.
@@ -54,9 +74,25 @@ func JetStream(nc *nats.Conn) (jetstream.JetStream, error) {
 	return js, nil
 }
 
-// Stats are counts since New.
+// Stats are counts since New, and from InFlight on what there is.
 type Stats struct {
 	Published, Acked, Resent, Errors, Marks, BadMarks uint64
+	PublishedBytes, BacklogSent                       uint64 // bytes; BacklogSent of a backlog
+	// Refused counts the errors by what they were.
+	Refused map[Trouble]uint64
+
+	InFlight int
+	// Backlog is what is left of it, and BacklogRate the bytes a second that it may have now.
+	BacklogFrames int
+	BacklogBytes  int64
+	BacklogRate   int64
+	// LiveLagMs is how old the oldest new frame is that waits for its ack; 0: none waits.
+	LiveLagMs int64
+	Parked    int // frames that the broker can never take as it is set
+	// Trouble is why nothing is sent, or not all; Reason says it in words, since SinceMs.
+	Trouble Trouble
+	Reason  string
+	SinceMs int64
 }
 
 // Ship carries one spool's frames.
@@ -68,21 +104,31 @@ type Ship struct {
 
 	// Owned by Run.
 	dec      *wire.Decoder
-	reader   *spool.Reader
+	live     *spool.Reader // new frames: those from split on
+	split    uint64
+	liveNext uint64        // behind the last that live has read
+	back     *spool.Reader // nil: there is no backlog
+	backTo   uint64
+	again    bool // back sends again what was acknowledged
+	pace     pace
+	sent     []sent // of the backlog, acknowledged and not committed
+	ahead    int64  // their bytes
+	parked   map[uint64]time.Time
 	flights  []flight
-	mark     wire.CommitMark
 	progress time.Time // of the last commit, or of the start
 	asked    time.Time
 	factor   time.Duration // of ResendAfter
 	backoff  time.Duration
 	paused   bool // an error: nothing is sent before resume
 	resume   time.Time
-	failing  bool // logged already
+	said     Trouble // logged last, at saidAt
+	saidAt   time.Time
 
 	mu      sync.Mutex // guards below
 	changed chan struct{}
 	stats   Stats
-	ended   error // of Run; errNotRunning before
+	first   uint64 // split, for Stats
+	ended   error  // of Run; errNotRunning before
 }
 
 var (
@@ -92,8 +138,16 @@ var (
 
 // flight is a published frame.
 type flight struct {
-	seq uint64
-	ack jetstream.PubAckFuture
+	seq  uint64
+	size int
+	back bool
+	ack  jetstream.PubAckFuture
+}
+
+// sent is a frame of a backlog that waits for its commit mark.
+type sent struct {
+	seq  uint64
+	size int
 }
 
 // New returns a ship that does nothing before Run.
@@ -110,6 +164,16 @@ func New(cfg Config) (*Ship, error) {
 	orDuration(&cfg.AskAfter, 30*time.Second)
 	orDuration(&cfg.BackoffMin, 250*time.Millisecond)
 	orDuration(&cfg.BackoffMax, 30*time.Second)
+	orDuration(&cfg.ParkFor, time.Hour)
+	if cfg.BacklogSpread == 0 {
+		cfg.BacklogSpread = 30 * time.Second
+	}
+	if cfg.BacklogBytes <= 0 {
+		cfg.BacklogBytes = 256 << 10
+	}
+	if cfg.BacklogAhead <= 0 {
+		cfg.BacklogAhead = 256 << 10
+	}
 	if cfg.Window <= 0 {
 		cfg.Window = 16
 	}
@@ -118,7 +182,7 @@ func New(cfg Config) (*Ship, error) {
 	}
 	s := &Ship{
 		cfg: cfg, lg: cfg.Log.With(slog.String("node", cfg.Node)), commit: wire.CommitSubject(cfg.Cluster, cfg.Node),
-		mark: wire.CommitMark{Spool: cfg.Spool.ID()}, changed: make(chan struct{}), factor: 1,
+		changed: make(chan struct{}), factor: 1, parked: map[uint64]time.Time{}, pace: newPace(cfg.BacklogRate),
 	}
 	if cfg.Node != "" {
 		s.subject = wire.NodeSubject(cfg.Cluster, cfg.Node)
@@ -132,11 +196,21 @@ func New(cfg Config) (*Ship, error) {
 	return s, nil
 }
 
-// Stats returns the ship's counts.
+// Stats returns the ship's counts and how it is.
 func (s *Ship) Stats() Stats {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stats
+	st, first := s.stats, s.first
+	st.Refused = maps.Clone(s.stats.Refused)
+	s.mu.Unlock()
+	sp := s.cfg.Spool
+	if first > 1 {
+		st.BacklogFrames, st.BacklogBytes = sp.ReadUnacked(1, first-1).Rest(math.MaxInt64)
+	}
+	// A closed spool has nothing that waits.
+	if at, err := sp.OldestUnackedMs(first); err == nil && at > 0 {
+		st.LiveLagMs = max(time.Now().UnixMilli()-at, 0)
+	}
+	return st
 }
 
 func (s *Ship) count(add func(*Stats)) {
@@ -174,17 +248,19 @@ func (s *Ship) end(err error) error {
 
 func (s *Ship) loop(ctx context.Context, marks <-chan *nats.Msg) error {
 	s.progress = time.Now()
-	s.reader = s.cfg.Spool.Read(s.cfg.Spool.Acked() + 1)
+	s.rewind()
 	s.ask(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		if err := s.fill(); err != nil {
+		err := s.fill()
+		if err != nil {
 			if s.cfg.Conn.IsClosed() || errors.Is(err, spool.ErrClosed) {
 				return fmt.Errorf("ship node %q: %w", s.cfg.Node, err)
 			}
 			s.fail(err)
 		}
+		s.show()
 		timer.Reset(s.wait())
 		var acked <-chan *jetstream.PubAck
 		var refused <-chan error
@@ -194,10 +270,10 @@ func (s *Ship) loop(ctx context.Context, marks <-chan *nats.Msg) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case ack := <-acked:
-			s.acked(ack)
+		case <-acked:
+			s.acked()
 		case err := <-refused:
-			s.fail(fmt.Errorf("publish frame %d: %w", s.flights[0].seq, err))
+			s.refused(err)
 		case msg, ok := <-marks:
 			if !ok {
 				return fmt.Errorf("ship node %q: %w", s.cfg.Node, nats.ErrConnectionClosed)
@@ -213,104 +289,79 @@ func (s *Ship) loop(ctx context.Context, marks <-chan *nats.Msg) error {
 	}
 }
 
-// fill publishes until the window is full or there is nothing to send.
-func (s *Ship) fill() error {
-	for !s.paused && len(s.flights) < s.cfg.Window {
-		seq, frame, err := s.reader.Next(nil)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if s.mark.Has(seq) {
-			continue // a repeat that has become needless
-		}
-		subject := s.subject
-		if subject == "" {
-			var b wire.Batch
-			if err = s.dec.Decode(frame, &b); err != nil {
-				return fmt.Errorf("frame %d: %w", seq, err)
-			}
-			subject = wire.BatchSubject(&b)
-		}
-		ack, err := s.cfg.JetStream.PublishMsgAsync(&nats.Msg{Subject: subject, Data: frame},
-			jetstream.WithMsgID(wire.MessageID(s.cfg.Node, s.cfg.Spool.ID(), seq)))
-		if away := errors.Is(err, nats.ErrHeadersNotSupported) || errors.Is(err, nats.ErrReconnectBufExceeded); away && !s.cfg.Conn.IsConnected() {
-			err = errNoBroker // what it can do is not known, and nothing is kept for it but in the spool
-		}
-		if err != nil {
-			return fmt.Errorf("publish frame %d: %w", seq, err)
-		}
-		s.flights = append(s.flights, flight{seq, ack})
-		s.count(func(st *Stats) { st.Published++ })
+// rewind makes the readers begin with the first frames that are not acknowledged.
+func (s *Ship) rewind() {
+	sp := s.cfg.Spool
+	switch {
+	case s.back == nil:
+		s.split = sp.Acked() + 1
+	case s.again:
+		s.back = sp.ReadUncommitted(sp.Committed()+1, s.backTo)
+	default:
+		s.back = sp.ReadUnacked(sp.Acked()+1, s.backTo)
 	}
-	return nil
+	s.live, s.liveNext = sp.ReadUnacked(s.split, 0), s.split
 }
 
-func (s *Ship) acked(*jetstream.PubAck) {
-	seq := s.flights[0].seq
+// acked takes the ack of the first flight.
+func (s *Ship) acked() {
+	f := s.flights[0]
 	s.flights = append(s.flights[:0], s.flights[1:]...)
-	if s.cfg.Spool.Acked() == s.cfg.Spool.Committed() {
+	sp := s.cfg.Spool
+	if sp.Settled() {
 		s.progress = time.Now() // from now on something waits for a mark
 	}
-	if err := s.cfg.Spool.Ack(seq); err != nil {
+	if err := sp.AckRange(f.seq, f.seq); err != nil {
 		s.fail(err)
 		return
 	}
+	if f.back && !sp.IsCommitted(f.seq) {
+		s.sent = append(s.sent, sent{f.seq, f.size})
+		s.ahead += int64(f.size)
+	}
 	s.backoff = 0
 	s.count(func(st *Stats) { st.Acked++ })
-	if s.failing {
-		s.failing = false
-		s.lg.LogAttrs(context.Background(), slog.LevelInfo, "frames are shipped again", slog.Uint64("sequence", seq))
-	}
-}
-
-// fail forgets the window and pauses; it logs the first of a row of errors.
-func (s *Ship) fail(err error) {
-	s.count(func(st *Stats) { st.Errors++ })
-	if !s.failing {
-		s.failing = true
-		s.lg.LogAttrs(context.Background(), slog.LevelWarn, "shipping pauses", slog.Any("err", err))
-	}
-	s.flights = s.flights[:0]
-	s.reader = s.cfg.Spool.Read(s.cfg.Spool.Acked() + 1)
-	s.backoff = min(max(2*s.backoff, s.cfg.BackoffMin), s.cfg.BackoffMax)
-	s.paused, s.resume = true, time.Now().Add(s.backoff)
+	s.well(f.seq)
 }
 
 // wait is how long the loop may sleep without an event.
 func (s *Ship) wait() time.Duration {
-	if s.paused {
-		return max(time.Until(s.resume), time.Millisecond)
-	}
-	if s.cfg.Spool.Acked() == s.cfg.Spool.Committed() {
-		return s.cfg.AskAfter // nothing waits for a mark
-	}
 	now := time.Now()
-	due := min(s.progress.Add(s.factor*s.cfg.ResendAfter).Sub(now), max(s.asked.Sub(now), s.progress.Sub(now))+s.cfg.AskAfter)
+	if s.paused {
+		return max(s.resume.Sub(now), time.Millisecond)
+	}
+	due := s.cfg.AskAfter
+	if !s.cfg.Spool.Settled() { // something waits for a mark
+		due = min(s.progress.Add(s.factor*s.cfg.ResendAfter).Sub(now), max(s.asked.Sub(now), s.progress.Sub(now))+s.cfg.AskAfter)
+	}
+	if s.back != nil && s.roomForBacklog() {
+		due = min(due, s.pace.wait(now))
+	}
+	for _, until := range s.parked {
+		due = min(due, until.Sub(now))
+	}
 	return max(due, time.Millisecond)
 }
 
 // overdue asks for a mark, or sends again, if that is due.
 func (s *Ship) overdue(ctx context.Context) {
-	acked, committed := s.cfg.Spool.Acked(), s.cfg.Spool.Committed()
+	sp := s.cfg.Spool
 	now := time.Now()
-	if acked == committed {
+	s.unpark(now)
+	if sp.Settled() {
 		s.progress = now // the time counts from the next ack on
 		return
 	}
 	if now.Sub(s.asked) >= s.cfg.AskAfter && now.Sub(s.progress) >= s.cfg.AskAfter {
 		s.ask(ctx)
-		committed = s.cfg.Spool.Committed()
 	}
-	if now.Sub(s.progress) < s.factor*s.cfg.ResendAfter || acked == committed || len(s.flights) > 0 {
+	if now.Sub(s.progress) < s.factor*s.cfg.ResendAfter || sp.Settled() || len(s.flights) > 0 {
 		return
 	}
+	from, to := sp.Committed()+1, max(s.backTo, s.liveNext-1)
 	s.lg.LogAttrs(ctx, slog.LevelWarn, "frames are sent again for want of a commit mark",
-		slog.Uint64("from", committed+1), slog.Uint64("to", acked))
-	s.count(func(st *Stats) { st.Resent += acked - committed })
-	s.reader = s.cfg.Spool.Read(committed + 1)
+		slog.Uint64("from", from), slog.Uint64("to", to))
+	s.begin(sp.ReadUncommitted(from, to), to, true)
 	s.progress = now
 	s.factor = min(2*s.factor, maxResendFactor)
 }
@@ -344,31 +395,20 @@ func (s *Ship) take(data []byte) {
 		return // of a spool that this node had before
 	}
 	s.count(func(st *Stats) { st.Marks++ })
-	sp := s.cfg.Spool
-	before, synced := sp.Committed(), sp.Synced()
-	// What a mark says of frames that do not exist yet is not true of them when they do.
-	s.mark.Add(1, min(m.Through, synced))
-	for _, r := range m.Ranges {
-		s.mark.Add(r.From, min(r.To, synced))
+	more := make([]spool.Range, len(m.Ranges))
+	for i, r := range m.Ranges {
+		more[i] = spool.Range(r)
 	}
-	to := before
-	for {
-		// Sequences that the spool has given up stand in nobody's way.
-		first := sp.First(to + 1)
-		if first == 0 || first > synced || !s.mark.Has(first) {
-			break
-		}
-		to = max(first, s.mark.Through)
+	news, err := s.cfg.Spool.CommitMark(m.Through, more)
+	if err != nil {
+		// What is committed is known, and frames stay on disk longer than they need to.
+		s.note(classify(s.cfg.Conn, err), fmt.Errorf("free committed frames: %w", err))
 	}
-	if to == before {
-		return
-	}
-	if err := sp.Commit(to); err != nil {
-		s.fail(err)
+	if !news {
 		return
 	}
 	s.progress, s.factor = time.Now(), 1
-	s.mark.Add(1, to)
+	s.credit()
 	s.mu.Lock()
 	close(s.changed)
 	s.changed = make(chan struct{})

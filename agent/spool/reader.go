@@ -71,6 +71,13 @@ func (r *Reader) Size() (int, error) {
 	return int(at.len), nil
 }
 
+// Extend moves the reader's end to to, if that is further.
+func (r *Reader) Extend(to uint64) {
+	if r.to > 0 {
+		r.to = max(r.to, to)
+	}
+}
+
 // AtMs is when the frame that Next returned last was appended, Unix milliseconds; 0: the
 // spool has no clock.
 func (r *Reader) AtMs() int64 { return r.atMs }
@@ -150,13 +157,26 @@ func (s *Spool) findBefore(seq uint64) (*segment, uint64) {
 func (s *Spool) OldestMs() (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return 0, fmt.Errorf("read spool: %w", ErrClosed)
-	}
 	c := Reader{s: s, next: 1, skip: &s.commits}
-	g, at, err := c.peek()
+	return c.oldestMs()
+}
+
+// OldestUnackedMs is the same of the oldest frame from `from` on that is not acknowledged.
+func (s *Spool) OldestUnackedMs(from uint64) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := Reader{s: s, next: from, skip: &s.acks}
+	return c.oldestMs()
+}
+
+func (r *Reader) oldestMs() (int64, error) {
+	s := r.s
+	g, at, err := r.peek()
+	if errors.Is(err, io.EOF) {
+		return 0, nil
+	}
 	if err != nil {
-		return 0, nil //nolint:nilerr // there is none, and the spool is open
+		return 0, err
 	}
 	f, err := s.file(g)
 	if err != nil {

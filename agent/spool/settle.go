@@ -165,6 +165,13 @@ func (s *Spool) Committed() uint64 {
 	return s.commits.through
 }
 
+// IsCommitted reports whether the collector has stored a frame.
+func (s *Spool) IsCommitted(seq uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.commits.has(seq)
+}
+
 // Settled reports whether frames wait for a commit mark: all that is acknowledged is
 // committed.
 func (s *Spool) Settled() bool {
