@@ -26,6 +26,9 @@ const (
 	saysConf      = 3000 // the environment alone
 )
 
+// beforeMs is how much later than a process its hold may be seen.
+const beforeMs = 60_000
+
 // attribution is whose a process is, and what that rests on.
 type attribution struct {
 	source, id string
@@ -47,6 +50,8 @@ func (j *Job) attribute(p *process, t source.Tick) attribution {
 			a.evidence, a.conf = byEnviron, numberConf
 		}
 	case j.holder(p, &a):
+	case p.job.byHolder() && (a.source == "" || a.source == p.job.source):
+		return p.job // who held the GPUs when it came; who shares or holds them now does not change that
 	case p.env.slurmJob != "" && (a.source == sourceSlurm || a.source == ""):
 		a.conf = saysConf
 		if a.source == sourceSlurm {
@@ -65,7 +70,21 @@ func (j *Job) attribute(p *process, t source.Tick) attribution {
 	case a.source == sourceSlurm && j.slurm != nil && a.project == "":
 		a.project = j.slurm.account(a.id)
 	}
+	if a.id != "" && a.id == p.job.id && a.source == p.job.source {
+		// What was known of the same job stays known: its file may be gone, the kubelet silent.
+		if a.project == "" {
+			a.project = p.job.project
+		}
+		if a.container == p.owner.container && p.job.container != "" {
+			a.container = p.job.container
+		}
+	}
 	return a
+}
+
+// byHolder reports whether an attribution rests on who held the GPUs.
+func (a attribution) byHolder() bool {
+	return a.id != "" && a.evidence != byCgroup && a.evidence != byEnviron
 }
 
 // groupConf is how sure a job is that control groups name.
@@ -83,12 +102,17 @@ func groupConf(o owner) int64 {
 	return runtimeConf
 }
 
-// holder attributes a process to the one job that alone holds all the GPUs it is on.
+// holder attributes a process to the one job that alone holds all the GPUs it is on. One that
+// was seen on a GPU that several held could be any of theirs, and stays nobody's.
 func (j *Job) holder(p *process, a *attribution) bool {
+	if p.shared {
+		return false
+	}
 	var found *hold
 	same := func(uuid string) bool {
-		o := j.holds.exclusive(uuid)
-		if uuid == "" || o == nil || a.source != "" && a.source != o.source || found != nil && (found.id != o.id || found.source != o.source) {
+		o, several := j.holds.exclusive(uuid)
+		p.shared = p.shared || several
+		if uuid == "" || o == nil || !o.before(p.startMs) || a.source != "" && a.source != o.source || found != nil && (found.id != o.id || found.source != o.source) {
 			return false
 		}
 		if found == nil || o.conf < found.conf {
@@ -120,6 +144,13 @@ func (j *Job) holder(p *process, a *attribution) bool {
 		a.container = cmp.Or(found.container, a.container)
 	}
 	return true
+}
+
+// before reports whether a hold is older than a process, as it has to be if the process is
+// the holder's: devices are given before anything is started. Holds are seen some time after
+// they began; of those that were there when the agent came it is not known when.
+func (o *hold) before(startMs int64) bool {
+	return o.old || o.startMs <= startMs+beforeMs
 }
 
 func (e environ) says() bool { return e.rank >= 0 || e.world >= 0 || e.place != "" }

@@ -89,6 +89,7 @@ type hold struct {
 	claim
 	feed    feed
 	startMs int64
+	old     bool  // it was there when its feed was first heard: it began before
 	shares  int   // how many jobs of this scheduler hold the device
 	seenMs  int64 // wall ms at which the feed was last heard to say it
 	saidMs  int64 // boot ms of the last row; 0: none
@@ -101,8 +102,9 @@ type holds struct {
 	known   map[holdKey]*hold
 	order   []*hold // by key
 	round   uint64
-	version uint64 // changes with whatever an attribution may rest on
-	dropped int    // beyond maxHolds
+	begun   [feeds]bool // the feed was heard
+	version uint64      // changes with whatever an attribution may rest on
+	dropped int         // beyond maxHolds
 	row     *hold
 	endMs   int64
 	fill    func(b *wire.Builder)
@@ -138,6 +140,7 @@ func (h *holds) heard(f feed, claims []claim, unknown func(*hold) bool, everyMs 
 		h.order = slices.DeleteFunc(h.order, func(o *hold) bool { return h.known[o.holdKey] != o })
 		h.version++
 	}
+	h.begun[f] = true
 	h.share()
 	h.say(t, out)
 }
@@ -175,13 +178,13 @@ func (h *holds) claim(f feed, c *claim, wallMs int64, out source.Sink) {
 		o = nil
 	}
 	if o == nil {
-		start := cmp.Or(c.startMs, wallMs)
+		start, before := cmp.Or(c.startMs, wallMs), !h.begun[f] && c.startMs == 0
 		if c.alias != "" {
 			// The job's own id has become known: the hold goes on under it, and what was told
 			// under the other is taken back by a row that ends when it began.
 			other := holdKey{c.uuid, c.source, c.alias}
 			if old := h.known[other]; old != nil {
-				start = old.startMs
+				start, before = old.startMs, old.old
 				h.end(old, old.startMs, out)
 				h.order = slices.DeleteFunc(h.order, func(o *hold) bool { return o == old })
 			}
@@ -190,7 +193,7 @@ func (h *holds) claim(f feed, c *claim, wallMs int64, out source.Sink) {
 			h.dropped++
 			return
 		}
-		o = &hold{claim: *c, feed: f, startMs: start, dirty: true}
+		o = &hold{claim: *c, feed: f, startMs: start, old: before, dirty: true}
 		h.adopt(o)
 	} else if !same(&o.claim, c) {
 		o.claim, o.dirty = *c, true
@@ -300,12 +303,15 @@ func join(list, word string) string {
 }
 
 // exclusive is the job that alone holds a device; nil: nobody, or several.
-func (h *holds) exclusive(uuid string) *hold {
+func (h *holds) exclusive(uuid string) (one *hold, several bool) {
 	at, _ := slices.BinarySearchFunc(h.order, uuid, func(o *hold, uuid string) int { return strings.Compare(o.uuid, uuid) })
-	if at == len(h.order) || h.order[at].uuid != uuid || h.order[at].shares > 1 || at+1 < len(h.order) && h.order[at+1].uuid == uuid {
-		return nil
+	switch {
+	case at == len(h.order) || h.order[at].uuid != uuid:
+		return nil, false
+	case at+1 < len(h.order) && h.order[at+1].uuid == uuid:
+		return nil, true
 	}
-	return h.order[at]
+	return h.order[at], false
 }
 
 // claims turns what the kubelet says into claims. unresolved counts devices that could

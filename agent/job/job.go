@@ -166,6 +166,7 @@ type process struct {
 	user     string
 	env      environ
 	denied   bool // its environment may not be read
+	shared   bool // it was seen on a GPU that several jobs held
 	job      attribution
 	anybody  bool // the kernel does not say which user: see foldsUsers
 	owner    owner

@@ -50,6 +50,7 @@ type saved struct {
 	MIG       []string `json:"instances,omitempty"`
 	Own       bool     `json:"own_group,omitempty"`
 	Container string   `json:"container,omitempty"`
+	Shared    bool     `json:"shared,omitempty"`
 	Job       *savedID `json:"job,omitempty"`
 	// Ranks are world size, rank, local rank and local world size plus one; where the processes
 	// of a run meet is not kept.
@@ -80,6 +81,7 @@ type savedHold struct {
 	Evidence  string `json:"evidence,omitempty"`
 	Conf      int64  `json:"confidence_e4"`
 	Shares    int    `json:"shares,omitempty"`
+	Old       bool   `json:"old,omitempty"`
 	User      string `json:"user,omitempty"`
 	Project   string `json:"project,omitempty"`
 	Workload  string `json:"workload,omitempty"`
@@ -145,7 +147,7 @@ func (j *Job) save() error {
 func (p *process) saved() saved {
 	s := saved{
 		PID: p.pid, Start: p.start, StartMs: p.startMs, SeenMs: p.seenMs, GPUs: p.gpus, Exe: p.exe, Launcher: p.launcher, User: p.user,
-		Source: p.owner.source, JobID: p.owner.id, Step: p.owner.step, Slurm: p.owner.slurm, Own: p.owner.own, Container: p.owner.container, MIG: p.mig,
+		Source: p.owner.source, JobID: p.owner.id, Step: p.owner.step, Slurm: p.owner.slurm, Own: p.owner.own, Container: p.owner.container, MIG: p.mig, Shared: p.shared,
 	}
 	if a := p.job; a != (attribution{}) {
 		s.Job = &savedID{Source: a.source, ID: a.id, Evidence: a.evidence, Container: a.container, Project: a.project, Conf: a.conf}
@@ -159,7 +161,7 @@ func (p *process) saved() saved {
 func (v saved) process() *process {
 	p := &process{
 		pid: v.PID, start: v.Start, startMs: v.StartMs, seenMs: v.SeenMs, gpus: slices.Clone(v.GPUs), mig: slices.Clone(v.MIG), exe: clean(v.Exe), launcher: v.Launcher, user: v.User,
-		owner: owner{source: v.Source, id: v.JobID, step: v.Step, slurm: v.Slurm, own: v.Own, container: v.Container}, env: noEnviron, watch: -1,
+		owner: owner{source: v.Source, id: v.JobID, step: v.Step, slurm: v.Slurm, own: v.Own, container: v.Container}, env: noEnviron, watch: -1, shared: v.Shared,
 	}
 	slices.Sort(p.gpus)
 	slices.Sort(p.mig)
@@ -179,7 +181,7 @@ func (v saved) process() *process {
 func (o *hold) saved() savedHold {
 	return savedHold{
 		StartMs: o.startMs, SeenMs: o.seenMs, UUID: o.uuid, Source: o.source, ID: o.id, Feed: o.feed, GPU: o.gpu, Device: o.device, Container: o.container,
-		Evidence: o.evidence, Conf: o.conf, Shares: o.shares, User: o.user, Project: o.project, Workload: o.workload,
+		Evidence: o.evidence, Conf: o.conf, Shares: o.shares, Old: o.old, User: o.user, Project: o.project, Workload: o.workload,
 	}
 }
 
@@ -189,7 +191,7 @@ func (v savedHold) hold() *hold {
 			holdKey: holdKey{v.UUID, v.Source, v.ID}, gpu: v.GPU, device: v.Device, container: v.Container, evidence: v.Evidence, conf: v.Conf,
 			user: v.User, project: v.Project, workload: v.Workload,
 		},
-		feed: v.Feed, startMs: v.StartMs, seenMs: v.SeenMs, shares: v.Shares, dirty: true,
+		feed: v.Feed, startMs: v.StartMs, seenMs: v.SeenMs, shares: v.Shares, old: v.Old, dirty: true,
 	}
 }
 
@@ -210,6 +212,15 @@ func (j *Job) restore(t source.Tick, out source.Sink) {
 		_ = os.Rename(j.cfg.StateFile, j.cfg.StateFile+".damaged") // for whoever looks into it; a new one is made either way
 		return
 	}
+	for _, v := range s.Holds {
+		o := v.hold()
+		asked := [feeds]bool{j.cfg.PodResources != "", j.slurm != nil, j.mapping != nil}[o.feed]
+		if s.BootID != j.cfg.BootID || !asked {
+			j.holds.end(o, o.seenMs, out)
+			continue
+		}
+		j.holds.adopt(o)
+	}
 	for _, v := range s.Processes {
 		p := v.process()
 		p.watch = j.watch(p.pid)
@@ -219,19 +230,13 @@ func (j *Job) restore(t source.Tick, out source.Sink) {
 			j.end(p, t, out)
 		case len(j.known) < maxProcesses && j.known[p.pid] == nil:
 			j.readEnviron(p)
+			if !p.job.byHolder() && p.job.evidence != byCgroup {
+				p.job = j.attribute(p, t)
+			}
 			j.add(p, out)
 		default:
 			p.unwatch()
 		}
-	}
-	for _, v := range s.Holds {
-		o := v.hold()
-		asked := [feeds]bool{j.cfg.PodResources != "", j.slurm != nil, j.mapping != nil}[o.feed]
-		if s.BootID != j.cfg.BootID || !asked {
-			j.holds.end(o, o.seenMs, out)
-			continue
-		}
-		j.holds.adopt(o)
 	}
 }
 
