@@ -92,9 +92,13 @@ func (s *Source) faulted(c *child, body []byte) error {
 	if err := frame.DecodeFault(body, &f); err != nil {
 		return err // it says what was decoded
 	}
-	if f.Code == frame.CodeBudget {
-		s.stats.BudgetRefused++ // the child's own: it is no fault of the library's
-		return nil
+	if f.Code == frame.CodeBudget { // the child's own: it is no fault of the library's
+		s.stats.BudgetRefused++
+		g, err := s.gpu(f.GPU)
+		if err == nil && f.Seq == g.seq && g.asked {
+			g.short = true
+		}
+		return err
 	}
 	s.count(&f)
 	reason := f.Text
@@ -262,10 +266,17 @@ func (s *Source) doneWith(body []byte) error {
 		return err
 	}
 	g.asked = false
-	if g.empty++; g.got {
+	switch {
+	case g.got:
 		g.empty = 0
-	} else if g.empty == emptyEnough {
-		g.deviceMs = 0 // is it still who it was, and are there as many?
+	case g.what&askMoment != 0 || g.short: // it says nothing of the GPU
+	default:
+		if g.empty++; g.empty == emptyEnough {
+			g.deviceMs = 0 // is it still who it was, and are there as many?
+		}
+	}
+	if g.what&askMoment != 0 && g.short && !g.got {
+		g.refused++
 	}
 	g.calls.done(d.Seq, d.Calls)
 	g.spend(d.TookUs, s.cfg.DriverShare)
@@ -277,7 +288,7 @@ func (s *Source) doneWith(body []byte) error {
 		s.stats.Tiers[TierProcesses].add(rest)
 		g.lists.took(rest, s.cfg.Interval.Microseconds()/4, slowEnough, slowEnough)
 	case g.what&askHealth != 0:
-	case !g.got || g.failing: // not what it usually costs
+	case !g.got || g.failing || g.short: // not what it usually costs
 	case g.what&askWhole != 0:
 		g.cost[0] = d.Calls
 	case g.what&askThin != 0:

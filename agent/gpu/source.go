@@ -432,7 +432,7 @@ func (s *Source) due(g *gpuState, bootMs int64) bool { return !g.asked && bootMs
 
 // asking takes note of what a GPU is asked.
 func (s *Source) asking(g *gpuState, what question, t source.Tick, now time.Time) {
-	g.asked, g.askedAt, g.seq, g.tick, g.failing, g.got, g.what, g.readUs = true, now, s.seq, t, false, false, what, 0
+	g.asked, g.askedAt, g.seq, g.tick, g.failing, g.got, g.short, g.what, g.readUs = true, now, s.seq, t, false, false, false, what, 0
 	s.pending++
 }
 

@@ -82,6 +82,7 @@ type gpuState struct {
 	faultMs int64  // boot time of it; 0: none
 	failing bool   // calls failed in the answer that is coming
 	got     bool   // it has a reading
+	short   bool   // and the child left something out of it, for want of calls
 	readUs  int64  // time in the driver of the reading in the answer that is coming
 	empty   int    // answers in a row that had none
 
