@@ -286,3 +286,39 @@ func TestMIGIsChecked(t *testing.T) {
 		t.Error("70 MIG devices were taken")
 	}
 }
+
+func TestDemoMIG(t *testing.T) {
+	for model := range numModels {
+		for _, n := range []int{1, 8} {
+			m, p := bench(t, DemoMIG(model, n, 4242))
+			if err := m.SetNow(10 * time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			last := n - 1
+			code, d := p.mig(last, 0)
+			if models[model].mig == 2 {
+				if code != 3 {
+					t.Errorf("%v: %d", model, code)
+				}
+				continue
+			}
+			if got := m.InstanceTruth(last, 7, 0, Cycle); got.Mean[SMActive] < 0.1 || got.EnergyJ != 0 || m.InstanceTruth(last, 1, 0, Cycle).Mean[SMActive] != 0 {
+				t.Errorf("%v: %v", model, got.Mean)
+			}
+			if code, out := p.call("nvmlDeviceGetComputeRunningProcesses_v3", d, word(4, 4), make([]byte, 4*24)); code != 0 || out[0].u32(0) != 1 || out[1].u32(0) != 4242 {
+				t.Errorf("%v: processes %d %v", model, code, out)
+			}
+			mem := p.ok("nvmlDeviceGetMemoryInfo_v2", d, word(40, 40|2<<24))
+			if mem.u64(32) == 0 || mem.u64(24) == 0 {
+				t.Errorf("%v: memory %v", model, mem)
+			}
+			// Power of the whole, but no use of it.
+			if p.ok("nvmlDeviceGetPowerUsage", p.device(last), make([]byte, 4)).u32(0) == 0 {
+				t.Errorf("%v: no power", model)
+			}
+		}
+	}
+	if s := DemoMIG(H100SXM, 0, 0); len(s.GPUs) != 0 {
+		t.Error("a demo of nothing has GPUs")
+	}
+}

@@ -3,6 +3,7 @@ package nvmlstub
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -38,6 +39,7 @@ type figures struct {
 	idleW, idleSMMHz                     float64
 	sms, moduleW, c2cLinks               uint32
 	fabric                               bool      // of more than one host
+	migGB                                [3]int    // in the names of profiles of one, two, and three or four slices
 	sliceSMs                             [8]uint32 // of a GPU instance of so many slices
 }
 
@@ -59,19 +61,19 @@ var models = [numModels]figures{
 	H100SXM: {name: "NVIDIA H100 80GB HBM3", board: "692-2G520-0200-000", vbios: "96.00.89.00.01", pciID: 0x233010de, pciSub: 0x16c110de,
 		arch: archHopper, brand: brandNVIDIA, ccMajor: 9, cores: 16896, busWidth: 5120, memMiB: 81559, reservedMiB: 551, bar1MiB: 131072,
 		limitW: 700, minW: 200, smMHz: 1980, memMHz: 2619, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 6, nvlinkMBps: 26562,
-		pcieGen: 5, gpm: 1, idleW: 72, idleSMMHz: 345, sms: 132, sliceSMs: hopperSMs},
+		pcieGen: 5, gpm: 1, idleW: 72, idleSMMHz: 345, sms: 132, migGB: [3]int{10, 20, 40}, sliceSMs: hopperSMs},
 	H200: {name: "NVIDIA H200", board: "692-2G520-0280-000", vbios: "96.00.BC.00.01", pciID: 0x233510de, pciSub: 0x18be10de,
 		arch: archHopper, brand: brandNVIDIA, ccMajor: 9, cores: 16896, busWidth: 6144, memMiB: 143771, reservedMiB: 607, bar1MiB: 262144,
 		limitW: 700, minW: 200, smMHz: 1980, memMHz: 3201, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 6, nvlinkMBps: 26562,
-		pcieGen: 5, gpm: 1, idleW: 76, idleSMMHz: 345, sms: 132, sliceSMs: hopperSMs},
+		pcieGen: 5, gpm: 1, idleW: 76, idleSMMHz: 345, sms: 132, migGB: [3]int{18, 35, 71}, sliceSMs: hopperSMs},
 	B200: {name: "NVIDIA B200", board: "692-2G525-0220-500", vbios: "97.00.88.00.0F", pciID: 0x290110de, pciSub: 0x199910de,
 		arch: archBlackwell, brand: brandNVIDIA, ccMajor: 10, cores: 18944, busWidth: 8192, memMiB: 183359, reservedMiB: 718, bar1MiB: 262144,
 		limitW: 1000, minW: 200, smMHz: 1965, memMHz: 3996, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 7, nvlinkMBps: 53125,
-		pcieGen: 5, gpm: 1, idleW: 140, idleSMMHz: 120, sms: 148, sliceSMs: blackwellSMs},
+		pcieGen: 5, gpm: 1, idleW: 140, idleSMMHz: 120, sms: 148, migGB: [3]int{23, 45, 90}, sliceSMs: blackwellSMs},
 	A100: {name: "NVIDIA A100-SXM4-80GB", board: "692-2G506-0212-002", vbios: "92.00.45.00.05", pciID: 0x20b210de, pciSub: 0x147f10de,
 		arch: archAmpere, brand: brandNVIDIA, ccMajor: 8, cores: 6912, busWidth: 5120, memMiB: 81920, reservedMiB: 635, bar1MiB: 131072,
 		limitW: 400, minW: 100, smMHz: 1410, memMHz: 1593, videoMHz: 1290, nvlinks: 12, nvlinkVersion: 4, nvlinkMBps: 25781,
-		pcieGen: 4, instant: 1, idleW: 55, idleSMMHz: 210, sms: 108, sliceSMs: ampereSMs},
+		pcieGen: 4, instant: 1, idleW: 55, idleSMMHz: 210, sms: 108, migGB: [3]int{10, 20, 40}, sliceSMs: ampereSMs},
 	L40S: {name: "NVIDIA L40S", board: "900-2G133-0080-000", vbios: "95.02.66.00.02", pciID: 0x26b910de, pciSub: 0x185110de,
 		arch: archAda, brand: brandNVIDIA, ccMajor: 8, ccMinor: 9, cores: 18176, busWidth: 384, memMiB: 46068, reservedMiB: 562, bar1MiB: 65536,
 		limitW: 350, minW: 100, smMHz: 2520, memMHz: 9001, videoMHz: 1965, pcieGen: 4, mig: 2, idleW: 35, idleSMMHz: 210, sms: 142},
@@ -82,15 +84,15 @@ var models = [numModels]figures{
 	A10040: {name: "NVIDIA A100-SXM4-40GB", board: "692-2G506-0200-002", vbios: "92.00.19.00.01", pciID: 0x20b010de, pciSub: 0x134f10de,
 		arch: archAmpere, brand: brandNVIDIA, ccMajor: 8, cores: 6912, busWidth: 5120, memMiB: 40960, reservedMiB: 571, bar1MiB: 65536,
 		limitW: 400, minW: 100, smMHz: 1410, memMHz: 1215, videoMHz: 1290, nvlinks: 12, nvlinkVersion: 4, nvlinkMBps: 25781,
-		pcieGen: 4, instant: 1, idleW: 52, idleSMMHz: 210, sms: 108, sliceSMs: ampereSMs},
+		pcieGen: 4, instant: 1, idleW: 52, idleSMMHz: 210, sms: 108, migGB: [3]int{5, 10, 20}, sliceSMs: ampereSMs},
 	GH200: {name: "NVIDIA GH200 480GB", board: "699-2G530-0200-000", vbios: "96.00.84.00.02", pciID: 0x234210de, pciSub: 0x16eb10de,
 		arch: archHopper, brand: brandNVIDIA, ccMajor: 9, cores: 16896, busWidth: 6144, memMiB: 97871, reservedMiB: 588, bar1MiB: 131072,
 		limitW: 900, minW: 100, smMHz: 1980, memMHz: 2619, videoMHz: 1545, nvlinks: 18, nvlinkVersion: 6, nvlinkMBps: 26562,
-		pcieGen: 5, gpm: 1, idleW: 80, idleSMMHz: 345, sms: 132, sliceSMs: hopperSMs, moduleW: 140, c2cLinks: 10},
+		pcieGen: 5, gpm: 1, idleW: 80, idleSMMHz: 345, sms: 132, migGB: [3]int{12, 24, 48}, sliceSMs: hopperSMs, moduleW: 140, c2cLinks: 10},
 	GB200: {name: "NVIDIA GB200", board: "699-2G548-1201-800", vbios: "97.00.88.00.14", pciID: 0x294110de, pciSub: 0x204610de,
 		arch: archBlackwell, brand: brandNVIDIA, ccMajor: 10, cores: 18944, busWidth: 8192, memMiB: 189471, reservedMiB: 741, bar1MiB: 262144,
 		limitW: 1200, minW: 200, smMHz: 2062, memMHz: 3996, videoMHz: 1575, nvlinks: 18, nvlinkVersion: 7, nvlinkMBps: 53125,
-		pcieGen: 6, gpm: 1, idleW: 150, idleSMMHz: 120, sms: 148, sliceSMs: blackwellSMs, moduleW: 140, c2cLinks: 10, fabric: true},
+		pcieGen: 6, gpm: 1, idleW: 150, idleSMMHz: 120, sms: 148, migGB: [3]int{23, 47, 93}, sliceSMs: blackwellSMs, moduleW: 140, c2cLinks: 10, fabric: true},
 }
 
 // figures are a model's; of one that is not known, nothing: Create refuses it.
@@ -287,6 +289,59 @@ func H100x8Training(start, length time.Duration) Scenario { return Training(H100
 // Cycle is the length of Demo's cycle.
 const Cycle = 64 * time.Minute
 
+// worn is the health of GPU i of a host that has been at work for months: a few corrected errors here
+// and there, a row remapped, and links that had to repeat something.
+func worn(i int) Health {
+	h := Health{PCIeReplays: uint32(i * 5 % 3), NVLinkReplay: uint64(i * 3 % 4), CappedNs: [5]uint64{CapSWPower: uint64(i+1) * 41e12}}
+	h.PCIeErrors[0] = uint32(i * 7 % 5) // correctable
+	switch i % 8 {
+	case 2:
+		h.ECCCorrectedAggregate, h.ECCCorrectedVolatile = 14, 1
+	case 5:
+		h.ECCCorrectedAggregate, h.ECCUncorrectedAggregate, h.RowsRemappedUncorrected = 3, 1, 1
+	}
+	return h
+}
+
+// DemoMIG is Demo with the last GPU cut into four MIG devices, of which three serve models all
+// the time, and the first has an Xid 31 a minute after the first training began.
+func DemoMIG(m Model, n int, pid uint32) Scenario {
+	s := Demo(m, n, pid)
+	f := m.figures()
+	last := len(s.GPUs) - 1
+	if last < 0 {
+		return s
+	}
+	for i := range s.Processes {
+		s.Processes[i].GPUs = slices.DeleteFunc(slices.Clone(s.Processes[i].GPUs), func(g int) bool { return g == last })
+	}
+	g := &s.GPUs[last]
+	g.Segments, g.Instances = nil, nil
+	if f.mig == 2 {
+		return s
+	}
+	eighth := float64(f.memMiB) / 8 // of its memory: what one slice has
+	name := func(slices int) string { return fmt.Sprintf("%dg.%dgb", slices, f.migGB[slices-1]) }
+	g.Instances = Instances(name(1), name(1), name(2), name(3))
+	for i, share := range []float64{0.5, 0.9, 0.7} {
+		l := InferSegment(m, 0, Cycle)
+		l.Compute, l.Communicate = l.Compute.With(share, SMActive, Tensor, HMMA, DRAM), l.Communicate.With(share, SMActive, Tensor, HMMA, DRAM)
+		for _, level := range []*Level{&l.Compute, &l.Communicate} {
+			level[PowerW], level[TempC], level[MemTempC], level[NVLinkTxBps], level[NVLinkRxBps] = 0, 0, 0, 0, 0
+			level[MemUsedBytes] = math.Round(share*eighth*[]float64{0.9, 0.9, 1.8}[i]) * mib
+		}
+		g.Instances[i] = g.Instances[i].With(l)
+		if pid != 0 {
+			s.Processes = append(s.Processes, Process{PID: pid, GPUs: []int{last}, UsedBytes: uint64(l.Compute[MemUsedBytes]), Name: "serve", MIG: In(g.Instances[i].GI, 0)})
+		}
+	}
+	whole := m.Idle()
+	whole[PowerW], whole[SMClockMHz], whole[TempC], whole[MemTempC], whole[MemUsedBytes] = part(f.limitW, 0.45), float64(f.smMHz), 51, 60, math.Round(3*eighth)*mib
+	g.Segments = []Segment{{Length: Cycle, Kind: Infer, Compute: whole}}
+	s.Events = append(s.Events, Event{At: 4 * time.Minute, GPU: last, Data: 31, MIG: In(g.Instances[0].GI, 0)})
+	return s
+}
+
 // Demo is what `flopwatch up --fake-gpus N` shows: for ever 64 minutes of three idle, forty of training on all GPUs
 // with a checkpoint of 40 s in the middle, three idle, twelve of inference on the first half
 // of the GPUs (one at least), six idle. The training's process is pid on all GPUs; 0: none.
@@ -296,7 +351,7 @@ func Demo(m Model, n int, pid uint32) Scenario {
 	half, pause := 20*time.Minute, 40*time.Second
 	var all, some []int
 	for i := range s.GPUs {
-		g := GPU{Model: m, EnergyStartMJ: 5e9 + uint64(i)*1e7, Segments: []Segment{
+		g := GPU{Model: m, EnergyStartMJ: 5e9 + uint64(i)*1e7, Health: worn(i), Segments: []Segment{
 			TrainSegment(m, train, half-pause), CheckpointSegment(m, train+half-pause, pause), TrainSegment(m, train+half, half),
 		}}
 		all = append(all, i)
