@@ -159,14 +159,13 @@ func (f *Feature) resolve(bootMs int64) {
 		if p.lib == nil && len(f.scans) == 0 {
 			f.soon(bootMs) // started after the last look
 		}
-		mem, err := f.fs.memory(p.pid)
-		if err != nil {
+		mem := memory{int(p.pid)}
+		if err := mem.readable(); err != nil {
 			f.lost = f.lost || denied(err)
 			p.giveUp(bootMs)
 			continue
 		}
 		f.find(p, mem, bootMs)
-		_ = mem.Close() // it was open for reading
 	}
 }
 
@@ -225,7 +224,7 @@ func (c *comm) again(bootMs int64) {
 
 // find looks for communicators in the memory of a process: first where the process was
 // asked to put their addresses, then at the addresses that calls named.
-func (f *Feature) find(p *process, mem *os.File, bootMs int64) {
+func (f *Feature) find(p *process, mem memory, bootMs int64) {
 	rest := p.inits[:0]
 	for _, c := range p.inits {
 		if c.next > bootMs || !f.follow(p, mem, c) {
@@ -258,7 +257,7 @@ func (f *Feature) find(p *process, mem *os.File, bootMs int64) {
 }
 
 // follow reads the address that the process got for a new communicator.
-func (f *Feature) follow(p *process, mem *os.File, c *comm) bool {
+func (f *Feature) follow(p *process, mem memory, c *comm) bool {
 	at, ok := pointer(mem, c.out)
 	if !ok {
 		return false
@@ -284,7 +283,7 @@ func (f *Feature) follow(p *process, mem *os.File, c *comm) bool {
 }
 
 // identify reads the communicator at an address that a call named.
-func (f *Feature) identify(p *process, mem *os.File, c *comm) {
+func (f *Feature) identify(p *process, mem memory, c *comm) {
 	for i, o := range p.inits {
 		if !o.want.known {
 			continue

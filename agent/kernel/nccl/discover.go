@@ -74,15 +74,17 @@ func (f *Feature) scan(ctx context.Context, bootMs int64) error {
 
 // openMapping opens the file of an area that the kernel told.
 func (f *Feature) openMapping(m mapping) (file *os.File, name string, err error) {
+	var refused error
 	err = f.fs.areas(m.tgid, func(a area) {
-		if a.start == m.start && file == nil && name == "" {
-			name = path.Base(a.path)
-			if file, err = f.fs.openArea(m.tgid, a); err != nil {
-				err = fmt.Errorf("%s of process %d: %w", name, m.tgid, err)
-			}
+		if a.start != m.start || file != nil || refused != nil {
+			return
+		}
+		name = path.Base(a.path)
+		if file, refused = f.fs.openArea(m.tgid, a); refused != nil {
+			refused = fmt.Errorf("%s of process %d: %w", name, m.tgid, refused)
 		}
 	})
-	if file == nil && err == nil {
+	if err = errors.Join(err, refused); file == nil && err == nil {
 		err = errGone
 	}
 	return file, name, err
@@ -130,10 +132,18 @@ func (f *Feature) scanProcfs(ctx context.Context, bootMs int64) error {
 			})
 		})
 		if denied(aerr) {
-			f.lost = true
+			f.lost = f.lost || f.matters(int32(pid))
+			f.env.Log.Debug("process not read", slog.Int64("pid", pid), slog.String("error", aerr.Error()))
 		}
 	}
 	return nil
+}
+
+// matters reports whether a process that cannot be read is missed: one on a GPU, or any
+// while those are not known, but for the first, which some hosts shield.
+func (f *Feature) matters(pid int32) bool {
+	_, on := f.gpus[pid]
+	return on || f.gpus == nil && pid != 1
 }
 
 // keyOf makes a key of what an overlay and what is below it have in common.

@@ -182,6 +182,9 @@ func (k *programs) close() {
 	}
 }
 
+// cookies is what tells functions apart for one program; from kernel 5.15.
+const cookies = "cookies of uprobes"
+
 // programNames are those of bpf/nccl/nccl.bpf.c.
 var programNames = []string{"coll", "init", "init_scalable", "init_all", "split", "destroy"}
 
@@ -197,9 +200,10 @@ func load(spec func() (*ebpf.CollectionSpec, error), opts ebpf.CollectionOptions
 	if err = only(probe.Uprobe); err != nil {
 		return nil, refused, err
 	}
-	k, err = loadWith(spec, opts, false)
-	if err == nil {
-		return k, refused, nil
+	if err = only(cookies); err == nil {
+		if k, err = loadWith(spec, opts, false); err == nil {
+			return k, refused, nil
+		}
 	}
 	k, err = loadEach(spec, opts)
 	return k, refused, err

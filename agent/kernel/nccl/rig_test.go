@@ -163,15 +163,18 @@ func newRig(t *testing.T, cfg Config, mechanisms ...string) *rig {
 	return r
 }
 
-func (r *rig) start() kernel.Report {
+// start starts the feature, which has to work.
+func (r *rig) start() {
 	r.t.Helper()
-	env := kernel.Env{Procfs: "/proc", Processes: &r.lists, Devices: &r.lists, Clock: &r.clock, BTF: btf.NewCache(),
-		Log: slog.New(slog.NewTextHandler(r.log, nil))}
-	rep := r.f.Start(r.t.Context(), &env)
-	if rep.State == source.Unavailable {
+	if rep := r.startAny(); rep.State == source.Unavailable {
 		r.t.Fatalf("start: %s", rep.Reason())
 	}
-	return rep
+}
+
+func (r *rig) startAny() kernel.Report {
+	env := kernel.Env{Procfs: "/proc", Processes: &r.lists, Devices: &r.lists, Clock: &r.clock, BTF: btf.NewCache(),
+		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	return r.f.Start(r.t.Context(), &env)
 }
 
 // tick is one call of Sample, some milliseconds later.

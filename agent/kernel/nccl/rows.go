@@ -146,6 +146,14 @@ func (f *Feature) count(t source.Tick, out source.Sink) error {
 		return fmt.Errorf("read counts: %w", err)
 	}
 	dead := f.gone()
+	for i := range r.keys { // what is called for the first time is looked at before it is told
+		if pid := int32(r.keys[i].TGID); !dead[pid] {
+			if p := f.process(pid); p != nil {
+				f.know(p, r.keys[i].Comm, t.BootMs)
+			}
+		}
+	}
+	f.resolve(t.BootMs)
 	clear(r.open)
 	r.list = r.list[:0]
 	var drop []statKey

@@ -1,0 +1,486 @@
+package nccl
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/flopwatch/flopwatch/agent/kernel/kerneltest"
+	"github.com/flopwatch/flopwatch/agent/kernel/probe"
+	"github.com/flopwatch/flopwatch/agent/source"
+)
+
+// TestFallbacks holds every way to attach and to look to the same numbers.
+func TestFallbacks(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		deny []string
+		says string
+	}{
+		{"perf uprobes", []string{probe.UprobeMulti}, "in its place: uprobes by perf events"},
+		{"a program a function", []string{probe.UprobeMulti, cookies}, "uprobes by perf events"},
+		{"procfs", []string{probe.IterVMA}, "in its place: /proc/PID/maps"},
+		{"perf uprobes and procfs", []string{probe.UprobeMulti, probe.IterVMA}, "(ENOSYS"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, Config{}, append([]string{probe.Uprobe}, uprobes...)...)
+			r.lists.devices = devices(1)
+			r.f.deny = func(m string) error {
+				for _, d := range c.deny {
+					if d == m {
+						return fmt.Errorf("denied: %w", syscall.ENOSYS)
+					}
+				}
+				return nil
+			}
+			d := run(t, r.dir, nil)
+			r.start()
+			rep := r.tick(0)
+			if rep.State != source.Degraded || !strings.Contains(rep.Reason(), c.says) {
+				t.Errorf("report: %s %s", rep.State, rep.Reason())
+			}
+			d.do("init 0 2 1 5")
+			r.tick(1000)
+			d.do("coll allreduce 0 1000 7 10", "coll reduce 0 50 8 5", "coll send 0 64 5 7")
+			rows := r.rowsOf(d)
+			a, b, s := find(t, rows, "allreduce"), find(t, rows, "reduce"), find(t, rows, "sendrecv")
+			if a.calls != 10 || a.bytes != 40_000 || b.calls != 5 || b.bytes != 2000 || s.calls != 7 || a.comm != b.comm || a.rank != 1 || a.hash == "" {
+				t.Errorf("rows: %+v", rows)
+			}
+			began := time.Now()
+			if err := r.f.Close(); err != nil {
+				t.Error(err)
+			}
+			t.Logf("close took %v", time.Since(began).Round(time.Millisecond))
+			if d.do("coll allreduce 0 1000 7 10") != "ok" {
+				t.Error("the program did not survive the detaching")
+			}
+			r.start() // and once more
+			r.tick(1000)
+			d.do("coll allreduce 0 1000 7 3")
+			if w := find(t, r.rowsOf(d), "allreduce"); w.calls != 3 || w.comm != a.comm {
+				t.Errorf("after a restart: %+v, before %+v", w, a)
+			}
+		})
+	}
+}
+
+// TestOverlayTwins: two containers of one image have the library from the same file below
+// their overlays: each call is counted once.
+func TestOverlayTwins(t *testing.T) {
+	r := newRig(t, Config{}, uprobes...)
+	r.lists.devices = devices(1)
+	kerneltest.Need(t, "unshare", lookPath("unshare"))
+	start := func(name string) *driver {
+		top := filepath.Join(t.TempDir(), name)
+		for _, d := range []string{"upper", "work", "merged"} {
+			if err := os.MkdirAll(filepath.Join(top, d), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		script := fmt.Sprintf("mount -t overlay none -o lowerdir=%s,upperdir=%s/upper,workdir=%s/work %s/merged && exec %s/merged/driver", r.dir, top, top, top, top)
+		return run(t, r.dir, nil, "unshare", "-m", "sh", "-c", script)
+	}
+	a, b := start("a"), start("b")
+	a.do("init 0 2 0 5")
+	b.do("init 0 2 1 5")
+	r.start()
+	r.tick(0)
+	a.do("coll allreduce 0 1 7 10")
+	b.do("coll allreduce 0 1 7 20")
+	rows := r.rowsOf(a)
+	x, y := find(t, rows, "allreduce"), find(t, r.taken(b), "allreduce")
+	if x.calls != 10 || y.calls != 20 || x.comm != y.comm {
+		t.Errorf("%+v and %+v", x, y)
+	}
+	if r.f.procs[a.pid()].lib != r.f.procs[b.pid()].lib {
+		t.Error("one file is two libraries")
+	}
+}
+
+// TestContainer: a process in another root, mount and process namespace.
+func TestContainer(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		delete bool
+	}{{"file is there", false}, {"file is deleted", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, Config{}, uprobes...)
+			r.lists.devices = devices(1)
+			kerneltest.Need(t, "unshare", lookPath("unshare"))
+			root := t.TempDir()
+			stub(t, root)
+			for _, lib := range []string{"/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"} {
+				b, err := os.ReadFile(lib)
+				kerneltest.Need(t, lib, err)
+				for _, at := range []string{lib, filepath.Join("/lib64", filepath.Base(lib))} {
+					to := filepath.Join(root, at)
+					if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(to, b, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			inside := filepath.Join(root, "lib", "x86_64-linux-gnu", "libnccl.so.2")
+			if err := os.Rename(filepath.Join(root, "libnccl.so.2"), inside); err != nil {
+				t.Fatal(err)
+			}
+			d := run(t, r.dir, nil, "unshare", "-m", "-p", "-f", "--kill-child", "chroot", root, "/driver")
+			d.do("init 0 2 1 5")
+			pid := d.cmd.Process.Pid
+			kids, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := strconv.Atoi(strings.TrimSpace(string(kids)))
+			if err != nil {
+				t.Fatalf("children %q", kids)
+			}
+			d.at = int32(n)
+			if c.delete {
+				if err := os.Remove(inside); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.start()
+			r.tick(0)
+			d.do("coll allreduce 0 1 7 10")
+			r.tick(11_000)
+			if w := find(t, r.rowsOf(d), "allreduce"); w.calls != 10 || w.rank != 1 || w.nranks != 2 {
+				t.Errorf("%+v", w)
+			}
+		})
+	}
+}
+
+func lookPath(name string) error {
+	_, err := exec.LookPath(name)
+	return err
+}
+
+// TestSeccomp: a filter that does not know the system calls of newer probes must not end
+// the program: there are no probes at returns.
+func TestSeccomp(t *testing.T) {
+	r := newRig(t, Config{}, uprobes...)
+	r.lists.devices = devices(1)
+	d := run(t, r.dir, nil)
+	d.do("seccomp")
+	r.start()
+	r.tick(0)
+	d.do("init 0 2 1 5", "coll allreduce 0 1 7 10")
+	if w := find(t, r.rowsOf(d), "allreduce"); w.calls != 10 {
+		t.Errorf("%+v", w)
+	}
+}
+
+// TestFlood: a process that makes communicators up takes its own room and no more, and what
+// is not counted is counted as such.
+func TestFlood(t *testing.T) {
+	r := newRig(t, Config{}, uprobes...)
+	r.lists.devices = devices(1)
+	bad, good := run(t, r.dir, nil), run(t, r.dir, nil)
+	r.start()
+	r.tick(0)
+	good.do("init 0 2 1 5")
+	bad.do("flood 0 600")
+	r.tick(1000)
+	good.do("coll allreduce 0 1 7 5")
+	if w := find(t, r.rowsOf(good), "allreduce"); w.calls != 5 || w.hash == "" {
+		t.Errorf("the other one: %+v", w)
+	}
+	r.tick(40_000)
+	lost := uint64(0)
+	for _, c := range r.f.Load().Counts {
+		if c.Name == "calls_not_counted" {
+			lost = c.Value
+		}
+	}
+	if lost != 600-512 {
+		t.Errorf("%d calls were not counted, want %d", lost, 600-512)
+	}
+	if p := r.f.procs[bad.pid()]; len(p.comms) > maxComms {
+		t.Errorf("%d communicators are kept", len(p.comms))
+	}
+}
+
+// TestHidden: a process that uses NCCL out of sight is said, not counted as nothing.
+func TestHidden(t *testing.T) {
+	r := newRig(t, Config{}, uprobes...)
+	if err := os.Rename(filepath.Join(r.dir, "libnccl.so.2"), filepath.Join(r.dir, "libbundled.so")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("libbundled.so", filepath.Join(r.dir, "libnccl.so.2")); err != nil {
+		t.Fatal(err)
+	}
+	d := run(t, r.dir, nil)
+	d.do(fmt.Sprintf("map /dev/shm/nccl-test-%d", os.Getpid()))
+	r.start()
+	r.onGPU(d)
+	rep := r.tick(0)
+	if rep.State != source.Degraded || !strings.Contains(rep.Reason(), "NCCL is not visible in 1 processes") {
+		t.Errorf("report: %s %s", rep.State, rep.Reason())
+	}
+	if got := r.f.Visibility(d.pid()); got != "not_visible" {
+		t.Errorf("visibility %q", got)
+	}
+	if rows := r.rowsOf(d); len(rows) != 0 {
+		t.Errorf("rows: %+v", rows)
+	}
+}
+
+// TestRetire: probes leave a library that nobody has mapped any more.
+func TestRetire(t *testing.T) {
+	r := newRig(t, Config{DetachAfter: time.Minute}, uprobes...)
+	d := run(t, r.dir, nil)
+	r.start()
+	r.tick(0)
+	lib := r.f.procs[d.pid()].lib
+	if lib == nil || len(lib.links) == 0 {
+		t.Fatal("the library has no probes")
+	}
+	key := lib.file
+	d.end()
+	r.tick(35_000)
+	if r.f.libs[key] == nil {
+		t.Error("too soon")
+	}
+	r.tick(65_000)
+	if r.f.libs[key] != nil || len(lib.links) != 0 {
+		t.Error("the library has its probes still")
+	}
+}
+
+// TestRate: a library that is called too often loses its probes for a while, says so, and
+// gets them back.
+func TestRate(t *testing.T) {
+	r := newRig(t, Config{MaxRate: 100, PauseFor: time.Minute}, uprobes...)
+	r.lists.devices = devices(1)
+	d := run(t, r.dir, nil)
+	r.start()
+	r.tick(0)
+	d.do("init 0 2 1 5", "coll allreduce 0 1 7 1")
+	r.tick(11_000)
+	d.do("coll allreduce 0 1 7 5000")
+	rep := r.tick(11_000)
+	if rep.State != source.Degraded || !strings.Contains(rep.Reason(), "more than 100 times a second") {
+		t.Fatalf("report: %s %s", rep.State, rep.Reason())
+	}
+	r.taken(d)
+	d.do("coll allreduce 0 1 7 10")
+	if rows := r.rowsOf(d); len(rows) != 0 {
+		t.Errorf("rows without probes: %+v", rows)
+	}
+	r.tick(61_000)
+	d.do("coll allreduce 0 1 7 10")
+	if w := find(t, r.rowsOf(d), "allreduce"); w.calls != 10 {
+		t.Errorf("%+v", w)
+	}
+	if rep = r.tick(1000); rep.State != source.Active {
+		t.Errorf("report: %s %s", rep.State, rep.Reason())
+	}
+}
+
+// helperVar makes a test process the helper of another one.
+const helperVar = "FLOPWATCH_NCCL_HELPER"
+
+// said is what the helper tells, a line each.
+type said struct {
+	State, Reason string
+	Rows          []string
+}
+
+// TestHelper is no test: it is the feature in a process with other privileges.
+func TestHelper(t *testing.T) {
+	pid, err := strconv.Atoi(os.Getenv(helperVar))
+	if err != nil {
+		t.Skip("the helper of other tests")
+	}
+	r := &rig{t: t, f: New(Config{}), bootMs: bootNow(t), log: &logs{}}
+	r.out.t = t
+	r.lists.devices = devices(1)
+	d := &driver{t: t, at: int32(pid)}
+	tell := func(s said) {
+		b, merr := json.Marshal(s)
+		if merr != nil {
+			t.Fatal(merr)
+		}
+		fmt.Fprintf(os.Stderr, "%s\n", b)
+	}
+	rep := r.startAny()
+	if rep.State == source.Unavailable {
+		tell(said{State: string(rep.State), Reason: rep.Reason()})
+		return
+	}
+	defer r.f.Close()
+	rep = r.tick(0)
+	tell(said{State: string(rep.State), Reason: rep.Reason()})
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	r.tick(1000)
+	var rows []string
+	for range 4 {
+		for _, w := range r.rowsOf(d) {
+			rows = append(rows, fmt.Sprintf("%s calls=%d bytes=%d ranks=%d hash=%v", w.op, w.calls, w.bytes, w.nranks, w.hash != ""))
+		}
+	}
+	rep = r.tick(1000)
+	t.Log(r.log.text.String())
+	tell(said{State: string(rep.State), Reason: rep.Reason(), Rows: rows})
+}
+
+// TestPrivileges runs the feature in processes with less and less.
+func TestPrivileges(t *testing.T) {
+	kerneltest.Require(t, uprobes...)
+	kerneltest.Need(t, "setpriv", lookPath("setpriv"))
+	kerneltest.Need(t, "unshare", lookPath("unshare"))
+	dir, err := os.MkdirTemp("", "nccl-caps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "self"), self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	nobody := func(caps string) []string {
+		return []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set", "-all," + caps, "--inh-caps", "-all," + caps, "--ambient-caps", "-all," + caps}
+	}
+	for _, c := range []struct {
+		name    string
+		command []string
+		state   source.State
+		says    string
+		counts  bool
+	}{
+		{"BPF, PERFMON, SYS_PTRACE", nobody("+bpf,+perfmon,+sys_ptrace"), source.Active, "", true},
+		{"no SYS_PTRACE", nobody("+bpf,+perfmon"), source.Degraded, "CAP_SYS_PTRACE", false},
+		{"BPF alone", nobody("+bpf"), source.Unavailable, "EPERM", false},
+		{"nothing", []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set", "-all", "--inh-caps", "-all"}, source.Unavailable, "(E", false},
+		{"no BTF", []string{"unshare", "-m", "sh", "-c", `mount -t tmpfs none /sys/kernel/btf && exec "$@"`, "sh"}, source.Degraded, "in its place: /proc/PID/maps", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			lib := filepath.Join(dir, strings.ReplaceAll(c.name, " ", "_"))
+			if err := os.Mkdir(lib, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			stub(t, lib)
+			d := run(t, lib, nil)
+			d.do("init 0 4 1 5")
+			args := append(append([]string{}, c.command...), filepath.Join(dir, "self"), "-test.v", "-test.run=^TestHelper$", "-test.timeout=60s")
+			cmd := exec.Command(args[0], args[1:]...)
+			cmd.Env = append(os.Environ(), helperVar+"="+strconv.Itoa(int(d.pid())))
+			var text bytes.Buffer
+			cmd.Stdout = &text
+			defer func() {
+				if t.Failed() {
+					t.Log(text.String())
+				}
+			}()
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewReader(out)
+			hear := func() (s said) {
+				line, err := lines.ReadString('\n')
+				if err != nil {
+					t.Fatalf("helper: %v %q", err, line)
+				}
+				if err := json.Unmarshal([]byte(line), &s); err != nil {
+					t.Fatalf("helper: %v: %s", err, line)
+				}
+				return s
+			}
+			s := hear()
+			t.Logf("%s: %s", s.State, s.Reason)
+			if s.State != string(c.state) || !strings.Contains(s.Reason, c.says) {
+				t.Errorf("want %s, %s", c.state, c.says)
+			}
+			if c.state != source.Unavailable {
+				d.do("coll allreduce 0 100 7 1000")
+				if _, err := in.Write([]byte("\n")); err != nil {
+					t.Fatal(err)
+				}
+				s = hear()
+				want := "[allreduce calls=1000 bytes=400000 ranks=4 hash=true]"
+				if got := fmt.Sprint(s.Rows); c.counts != (got == want) || !c.counts && len(s.Rows) > 0 {
+					t.Errorf("rows %s (%s: %s)", got, s.State, s.Reason)
+				}
+			}
+			_ = in.Close()
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("helper: %v", err)
+			}
+		})
+	}
+}
+
+// TestCap: libraries beyond the bound get no probes, and that is said.
+func TestCap(t *testing.T) {
+	r := newRig(t, Config{MaxLibraries: 1}, uprobes...)
+	other := t.TempDir()
+	stub(t, other)
+	run(t, r.dir, nil)
+	run(t, other, nil)
+	r.start()
+	if rep := r.tick(0); rep.State != source.Degraded || !strings.Contains(rep.Reason(), "more than 1 libraries") {
+		t.Errorf("report: %s %s", rep.State, rep.Reason())
+	}
+	if len(r.f.libs) != 1 {
+		t.Errorf("%d libraries", len(r.f.libs))
+	}
+}
+
+// TestNotALibrary: what has the name and nothing else is told.
+func TestNotALibrary(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the stub is for amd64")
+	}
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, _, err := sites(f, false); !errors.Is(err, errNoCollectives) {
+		t.Errorf("a program of Go: %v", err)
+	}
+	lib, err := os.Open("testdata/stub/libnccl.so.2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lib.Close()
+	all, id, err := sites(lib, false)
+	if err != nil || len(all) != 18 || len(id) != 40 {
+		t.Errorf("%d functions, build id %q, %v", len(all), id, err)
+	}
+	if amd, _, err := sites(lib, true); err != nil || len(amd) != 15 {
+		t.Errorf("%d functions of AMD's, %v", len(amd), err)
+	}
+}
