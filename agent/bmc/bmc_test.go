@@ -266,7 +266,7 @@ func TestFaults(t *testing.T) {
 		{"a GPU that is gone", fakebmc.Faults{GoneGPU: "GPU_SXM_5"}, source.Degraded, "1 GPUs that were there are not: GPU_SXM_5", true},
 		{"names without values", fakebmc.Faults{NotNumber: true}, source.Degraded, "and no value: the GPUs may be without power", false},
 		{"garbage", fakebmc.Faults{Garbage: true}, source.Stalled, "its answer is not the JSON that belongs there", false},
-		{"an answer without end", fakebmc.Faults{Huge: true}, source.Degraded, "the answer has more than 8 MiB", false},
+		{"an answer without end", fakebmc.Faults{Huge: true}, source.Degraded, "the answer has more than 4 MiB", false},
 		{"sent elsewhere", fakebmc.Faults{Redirect: "https://192.0.2.1"}, source.Degraded, "", false},
 		{"no node power", fakebmc.Faults{NoPower: true}, source.Degraded, "the node's power cannot be read: it answers 404", true},
 	} {

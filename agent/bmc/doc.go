@@ -55,7 +55,7 @@
 // One goroutine a target, started by the first Sample and ended by Close, which gives the
 // sessions back (three seconds at most); at most Concurrency of them ask at a time. Sample
 // never waits: it hands over what arrived, at most eight answers a target, the oldest given
-// up first. An answer has at most 8 MiB and 16,384 metrics, a target 256 parts. After a
-// failure the wait doubles, to five minutes. A killed agent leaves a session, which the
+// up first. An answer has at most 4 MiB and 16,384 metrics, a target 256 parts; a report that
+// is larger is left alone for a while. After a failure the wait doubles, to five minutes. A killed agent leaves a session, which the
 // controller forgets by itself.
 package bmc

@@ -14,8 +14,9 @@ import (
 	"github.com/stmcginnis/gofish/schemas"
 )
 
-// maxAnswerBytes bounds one answer of a controller; the largest known report has 1 MiB.
-const maxAnswerBytes = 8 << 20
+// maxAnswerBytes bounds one answer of a controller; of the reports that are read the largest
+// known has 300 kB.
+const maxAnswerBytes = 4 << 20
 
 var (
 	errTooLarge = fmt.Errorf("the answer has more than %d MiB", maxAnswerBytes>>20)

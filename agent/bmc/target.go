@@ -46,10 +46,11 @@ type target struct {
 	started time.Duration // wait before the first question
 	session *redfish
 	layout  *layout
-	moved   map[string]motion // by report
-	known   map[string]bool   // GPUs that were seen
-	answers int               // rounds that gave something
-	fails   int               // rounds in a row that gave nothing
+	moved   map[string]motion    // by report
+	huge    map[string]time.Time // reports that were too large, and when
+	known   map[string]bool      // GPUs that were seen
+	answers int                  // rounds that gave something
+	fails   int                  // rounds in a row that gave nothing
 
 	mu      sync.Mutex // guards below
 	pending []sample
@@ -64,7 +65,7 @@ func newTarget(t Target) *target {
 	h := fnv.New32a()
 	_, _ = io.WriteString(h, t.Node) // a hash's Write does not fail
 	return &target{
-		Target: t, moved: map[string]motion{}, known: map[string]bool{}, started: time.Duration(h.Sum32()) % t.Interval,
+		Target: t, moved: map[string]motion{}, huge: map[string]time.Time{}, known: map[string]bool{}, started: time.Duration(h.Sum32()) % t.Interval,
 		state: source.Status{Instrument: "bmc/" + t.Node, State: source.Unavailable, Reason: "the controller was not asked yet"},
 	}
 }
@@ -231,7 +232,14 @@ func (t *target) askRedfish(ctx context.Context) (parts []*component, problems [
 		problems = append(problems, "the controller has no report "+kind+lacks(kind))
 	}
 	for _, path := range t.layout.reports {
-		said, rerr := t.readReport(ctx, path, now, byName)
+		said, rerr := "", errTooLarge
+		if at, ok := t.huge[path]; !ok || now.Sub(at) >= min(layoutFor, 40*t.Interval) {
+			delete(t.huge, path)
+			said, rerr = t.readReport(ctx, path, now, byName)
+			if errors.Is(rerr, errTooLarge) {
+				t.huge[path] = now
+			}
+		}
 		if rerr != nil {
 			if fatal(rerr) {
 				return nil, nil, rerr
