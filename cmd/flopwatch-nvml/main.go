@@ -1,8 +1,13 @@
 // Command flopwatch-nvml reads GPUs through NVIDIA's management library for flopwatch-agent,
-// which starts it and talks to it over its standard input and output. It is of no use by hand.
+// which starts it and talks to it over its standard input and output.
 //
 //	flopwatch-nvml [-library FILE]
+//	flopwatch-nvml -describe [-library FILE] [-timeout 15s]
 //	flopwatch-nvml -version
+//
+// With -describe it says in JSON what the library, the GPUs and their capabilities are, for
+// "flopwatch-agent doctor", within the same budget of calls: that takes some seconds. It ends
+// with 1 where the library refuses or a GPU does not answer in time, and says what it knows.
 //
 // It does without internal/daemon, which brings an HTTP server along: this process is small,
 // and does nothing but wait in the driver.
@@ -10,6 +15,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,6 +23,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,6 +48,8 @@ func run(args []string, stdout, stderr io.Writer) (code int, err error) {
 	flags := flag.NewFlagSet("flopwatch-nvml", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	library := flags.String("library", "", "`path` of libnvidia-ml.so.1; empty: as the loader finds it")
+	describe := flags.Bool("describe", false, "print what there is in JSON and exit")
+	timeout := flags.Duration("timeout", 15*time.Second, "how long -describe may take")
 	version := flags.Bool("version", false, "print the build and exit")
 	if err = flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0, nil
@@ -60,11 +69,39 @@ func run(args []string, stdout, stderr io.Writer) (code int, err error) {
 	if err != nil {
 		return exitFailure, err
 	}
+	if *describe {
+		return printInspection(out, nvml.Config{Library: *library}, *timeout)
+	}
 	// No signal is caught: there is nothing to lose, and a hung driver must not keep it.
 	switch err = nvml.Serve(context.Background(), os.Stdin, out, nvml.Config{Library: *library}); {
 	case errors.Is(err, nvml.ErrNoCgo):
 		return exitUsage, err
 	case err != nil:
+		return exitFailure, err
+	}
+	return 0, nil
+}
+
+// printInspection leaves behind what hangs in the driver: the process ends.
+func printInspection(w io.Writer, cfg nvml.Config, timeout time.Duration) (int, error) {
+	if timeout <= 0 {
+		return exitUsage, fmt.Errorf("-timeout %s: wanted more than 0", timeout)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	found, err := nvml.Inspect(ctx, cfg)
+	switch {
+	case errors.Is(err, nvml.ErrNoCgo):
+		return exitUsage, err
+	case found == nil:
+		return exitFailure, err
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	if jerr := enc.Encode(found); jerr != nil {
+		return exitFailure, fmt.Errorf("print what there is: %w", jerr)
+	}
+	if err != nil || found.Code != 0 || found.TimedOut || len(found.Unheard) > 0 {
 		return exitFailure, err
 	}
 	return 0, nil

@@ -133,20 +133,46 @@ func TestDecodeByType(t *testing.T) {
 func TestGarbageInProcessLists(t *testing.T) {
 	w := newWorker(&library{}, nil, newListener(&library{}, nil), 0)
 	w.device.MemTotalBytes = 80 << 30
-	w.take([]nvml.ProcessInfo{
-		{Pid: 0, UsedGpuMemory: 1}, {Pid: math.MaxUint32, UsedGpuMemory: 1}, {Pid: 7, UsedGpuMemory: math.MaxUint64},
-		{Pid: 8, UsedGpuMemory: 81 << 30}, {Pid: 9, UsedGpuMemory: 5}, {Pid: 9, UsedGpuMemory: 6},
-	}, "")
+	plain := func(pid uint32, used uint64) nvml.ProcessInfo {
+		return nvml.ProcessInfo{Pid: pid, UsedGpuMemory: used, GpuInstanceId: noInstance, ComputeInstanceId: noInstance}
+	}
+	if !w.take(callProcesses, []nvml.ProcessInfo{
+		plain(0, 1), plain(math.MaxUint32, 1), plain(7, math.MaxUint64), plain(8, 81<<30), plain(9, 5), plain(9, 6),
+	}, nil) {
+		t.Error("a list that can be is not believed")
+	}
 	want := []frame.Process{{PID: 7, UsedBytes: -1}, {PID: 8, UsedBytes: -1}, {PID: 9, UsedBytes: 6}}
 	if !slices.Equal(w.look.list.List, want) {
 		t.Errorf("got %v, want %v", w.look.list.List, want)
 	}
 	many := make([]nvml.ProcessInfo, 3*frame.MaxProcesses)
 	for i := range many {
-		many[i].Pid = uint32(i + 100)
+		many[i] = plain(uint32(i+100), 0)
 	}
-	if w.take(many, ""); len(w.look.list.List) != frame.MaxProcesses {
+	if w.take(callProcesses, many, nil); len(w.look.list.List) != frame.MaxProcesses {
 		t.Errorf("%d processes, at most %d", len(w.look.list.List), frame.MaxProcesses)
+	}
+	// Entries of 32 bytes, read as if they had 24: pid, memory, instances, and 8 bytes more.
+	var raw []byte
+	for pid := range uint32(6) {
+		raw = binary.NativeEndian.AppendUint64(raw, uint64(pid+4711))
+		raw = binary.NativeEndian.AppendUint64(raw, 12345<<12)
+		raw = binary.NativeEndian.AppendUint64(raw, math.MaxUint64)
+		raw = binary.NativeEndian.AppendUint64(raw, 0)
+	}
+	slip := unsafe.Slice((*nvml.ProcessInfo)(unsafe.Pointer(&raw[0])), 6)
+	w.look.list.List = w.look.list.List[:0]
+	if w.take(callProcesses, slip, nil) || len(w.look.list.List) != 1 || w.look.list.List[0].PID != 4711 {
+		t.Errorf("a list of another layout is believed: %v", w.look.list.List)
+	}
+	// Of a part, its own alone.
+	on := &part{Instance: frame.Instance{GI: 3, CI: 0, UUID: "MIG-1"}}
+	w.look.list.List = w.look.list.List[:0]
+	if !w.take(callMIGProcesses, []nvml.ProcessInfo{{Pid: 5, GpuInstanceId: 3}}, on) || w.look.list.List[0].Instance != "MIG-1" {
+		t.Errorf("processes of a part: %v", w.look.list.List)
+	}
+	if w.take(callMIGProcesses, []nvml.ProcessInfo{{Pid: 5, GpuInstanceId: 4}}, on) {
+		t.Error("a process of another part is believed")
 	}
 }
 
@@ -157,7 +183,18 @@ var stub struct {
 	err      error
 }
 
+// asChild makes this binary a flopwatch-nvml on the library that it names: a process can load
+// one library alone.
+const asChild = "FLOPWATCH_TEST_NVML_LIBRARY"
+
 func TestMain(m *testing.M) {
+	if lib := os.Getenv(asChild); lib != "" {
+		if err := Serve(context.Background(), os.Stdin, os.Stdout, Config{Library: lib}); err != nil {
+			_, _ = os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code := m.Run()
 	if stub.dir != "" {
 		_ = os.RemoveAll(stub.dir)
@@ -171,9 +208,9 @@ func TestMain(m *testing.M) {
 type talk struct {
 	tb      testing.TB
 	mem     *nvmlstub.Memory
-	in      *io.PipeWriter
+	in      io.WriteCloser
 	r       *frame.Reader
-	out     *io.PipeReader
+	out     io.ReadCloser
 	serve   chan error
 	welcome frame.Welcome
 	seq     uint64
@@ -224,15 +261,64 @@ func newTalk(tb testing.TB, s nvmlstub.Scenario) *talk {
 	outR, outW := io.Pipe()
 	c := &talk{tb: tb, mem: mem, in: inW, r: frame.NewReader(outR), out: outR, serve: make(chan error, 1), boot: 1000}
 	go func() { c.serve <- Serve(context.WithoutCancel(tb.Context()), inR, outW, Config{Library: lib}) }()
+	c.hello(len(s.GPUs))
+	if w := &c.welcome; !w.GPM || w.LibraryPath != lib {
+		tb.Fatalf("welcome: %+v", w)
+	}
+	return c
+}
+
+// newProcess is a talk to another process, on a library of its own.
+func newProcess(tb testing.TB, o nvmlstub.Options, s nvmlstub.Scenario) *talk {
+	tb.Helper()
+	_, err := exec.LookPath("gcc")
+	testenv.Need(tb, "cc", err)
+	dir := tb.TempDir()
+	lib, err := nvmlstub.Build(tb.Context(), dir, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.Manual = true
+	mem, err := nvmlstub.Create(filepath.Join(dir, nvmlstub.Shared), s)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.CommandContext(tb.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), asChild+"="+lib)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err = cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	c := &talk{tb: tb, mem: mem, in: in, r: frame.NewReader(out), out: out, serve: make(chan error, 1), boot: 1000}
+	go func() {
+		st, werr := cmd.Process.Wait()
+		if werr == nil && !st.Success() {
+			werr = errors.New(st.String())
+		}
+		c.serve <- werr
+	}()
+	c.hello(len(s.GPUs))
+	return c
+}
+
+func (c *talk) hello(gpus int) {
+	c.tb.Helper()
 	c.send(&frame.Request{Type: frame.TypeHello, Version: frame.Version})
 	typ, body, err := c.r.Next()
 	if err == nil {
 		err = frame.DecodeWelcome(body, &c.welcome)
 	}
-	if w := &c.welcome; err != nil || typ != frame.TypeWelcome || w.Code != 0 || w.GPUs != len(s.GPUs) || !w.GPM || w.LibraryPath != lib {
-		tb.Fatalf("welcome: %+v, %v", w, err)
+	if w := &c.welcome; err != nil || typ != frame.TypeWelcome || w.Code != 0 || w.GPUs != gpus {
+		c.tb.Fatalf("welcome: %+v, %v", w, err)
 	}
-	return c
 }
 
 func (c *talk) send(q *frame.Request) {

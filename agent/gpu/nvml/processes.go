@@ -45,14 +45,13 @@ func (w *worker) processes() {
 			list, ret := w.handle.GetComputeRunningProcesses()
 			w.looped(list)
 			if w.ok(callProcesses, ret) {
-				k.known = true
-				w.take(list, "")
+				k.known = w.take(callProcesses, list, nil)
 			}
 		case k.step == 1 && k.known && w.may(callMPS):
 			list, ret := w.handle.GetMPSComputeRunningProcesses()
 			w.looped(list)
 			if w.ok(callMPS, ret) {
-				w.take(list, "")
+				k.known = w.take(callMPS, list, nil)
 			}
 		}
 		if w.broken {
@@ -74,8 +73,7 @@ func (w *worker) processesOf(p *part) {
 		return
 	}
 	if w.sort(callMIGProcesses, ret) {
-		w.look.known = true
-		w.take(list, p.UUID)
+		w.look.known = w.take(callMIGProcesses, list, p) && (w.look.known || w.look.step == 0)
 	}
 }
 
@@ -87,10 +85,26 @@ func (w *worker) looped(list []nvml.ProcessInfo) {
 	}
 }
 
-// take adds what can be: drivers have been seen to list process ids that are noise.
-func (w *worker) take(list []nvml.ProcessInfo, instance string) {
+// noInstance is where a process that is on no instance has the number of one.
+const noInstance = 1<<32 - 1
+
+// take adds what can be: drivers have been seen to list process ids that are noise. It reports
+// whether the list can be believed. The first drivers of release 535 fill it with entries of
+// another size than the binding reads: the first is right, and those behind it are on instances
+// that there are not.
+func (w *worker) take(c call, list []nvml.ProcessInfo, on *part) (believed bool) {
 	p := &w.look.list
-	for _, v := range list {
+	uuid, gi, ci := "", uint32(noInstance), uint32(noInstance)
+	if on != nil {
+		uuid, gi, ci = on.UUID, uint32(on.GI), uint32(on.CI)
+	}
+	for i := range list {
+		v := &list[i]
+		plain := v.GpuInstanceId == noInstance && v.ComputeInstanceId == noInstance
+		if !plain && (v.GpuInstanceId != gi || v.ComputeInstanceId != ci) && (on != nil || w.device.MIGMode != 1) {
+			w.implausible(c, "a list of processes that cannot be: the driver's entries are of another size")
+			return false
+		}
 		if v.Pid == 0 || v.Pid > 1<<31-1 || len(p.List) == frame.MaxProcesses {
 			continue
 		}
@@ -98,11 +112,12 @@ func (w *worker) take(list []nvml.ProcessInfo, instance string) {
 		if v.UsedGpuMemory <= uint64(max(w.device.MemTotalBytes, 0)) {
 			used = int64(v.UsedGpuMemory)
 		}
-		at := slices.IndexFunc(p.List, func(q frame.Process) bool { return q.PID == int32(v.Pid) && q.Instance == instance })
+		at := slices.IndexFunc(p.List, func(q frame.Process) bool { return q.PID == int32(v.Pid) && q.Instance == uuid })
 		if at < 0 {
-			p.List = append(p.List, frame.Process{PID: int32(v.Pid), UsedBytes: used, Instance: instance})
+			p.List = append(p.List, frame.Process{PID: int32(v.Pid), UsedBytes: used, Instance: uuid})
 		} else {
 			p.List[at].UsedBytes = max(p.List[at].UsedBytes, used)
 		}
 	}
+	return true
 }
