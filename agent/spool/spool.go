@@ -222,16 +222,20 @@ func (s *Spool) write(ageMs int64) error {
 	return nil
 }
 
-// clock is the wall clock, and the time by which frames grow old: the lesser of it and what
-// it was at Open with the time that has passed since, so that a wall clock that leaps makes
-// no frame old. Both are 0 without a clock.
+// clock is the wall clock, and the time by which frames grow old. Both are 0 without a
+// clock.
 func (s *Spool) clock() (nowMs, ageMs int64) {
 	if s.cfg.Now == nil {
 		return 0, 0
 	}
 	now := s.cfg.Now()
-	nowMs = now.UnixMilli()
-	return nowMs, min(nowMs, s.opened.UnixMilli()+now.Sub(s.opened).Milliseconds())
+	return now.UnixMilli(), ageClock(now.UnixMilli(), s.opened.UnixMilli(), now.Sub(s.opened))
+}
+
+// ageClock is the lesser of the wall clock and what it was at Open with the time that has
+// passed since, so that a wall clock that leaps ahead makes no frame old.
+func ageClock(nowMs, openedMs int64, passed time.Duration) int64 {
+	return min(nowMs, openedMs+passed.Milliseconds())
 }
 
 // rotate makes the active segment durable and begins a new one.
