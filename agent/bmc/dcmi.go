@@ -12,6 +12,10 @@ import (
 	"github.com/bougou/go-ipmi/pkg/types"
 )
 
+// errRefused says that an IPMI session failed where the two sides prove to each other that
+// they know the password.
+var errRefused = errors.New("the user name or the password is not that of the controller's IPMI account, or the account may not use the network")
+
 // dcmiWatts asks for the power of the node by IPMI. A session lasts for one question: six
 // packets and the answer, which is what a controller forgets easiest.
 func dcmiWatts(ctx context.Context, t Target) (watts float64, err error) {
@@ -21,6 +25,9 @@ func dcmiWatts(ctx context.Context, t Target) (watts float64, err error) {
 	}
 	c.WithTimeout(t.Timeout).WithRetry(1)
 	if err = c.Connect(ctx); err != nil {
+		if s := strings.ToUpper(err.Error()); strings.Contains(s, "RAKP") && !strings.Contains(s, "TIMEOUT") {
+			return 0, errRefused // of what the library says the rest is protocol
+		}
 		return 0, fmt.Errorf("open IPMI session: %w", err)
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }() // the controller forgets it within a minute

@@ -3,7 +3,11 @@ package bmc
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,6 +22,7 @@ import (
 	"github.com/bougou/go-ipmi/pkg/types"
 
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/testenv"
 )
 
 // dcmiAnswer is a DCMI answer as controllers send it, behind the completion code: group, watts
@@ -116,12 +121,44 @@ func TestDCMIWrongPassword(t *testing.T) {
 	t.Parallel()
 	port := rmcp(t, func() ([]byte, types.CompletionCode) { return dcmiAnswer(7250, true), types.CodeOK })
 	a := start(t, Target{Node: "n1", Address: "https://127.0.0.1", CredentialsFile: credentialsFile(t, "admin\nsesame\n"), Method: MethodDCMI, IPMIPort: port, Interval: quick, Timeout: time.Second})
-	a.until("an error", func([]map[string]string) bool {
-		return strings.Contains(a.s.status["bmc/n1"].Reason, "open IPMI session")
-	})
-	if st := a.s.status["bmc/n1"]; strings.Contains(st.Reason, "sesame") || st.State != source.Unavailable {
-		t.Errorf("status: %+v", st)
+	a.untilState("n1", source.Unavailable, "bmc.cred: the user name or the password is not that of the controller's IPMI account, or the account may not use the network; it is tried again in 5m0s")
+}
+
+// An IPMI simulator of somebody else's: the session opens, with the suite that it has; it
+// does not know DCMI, and that is said. A wrong password is told from it.
+func TestSimulator(t *testing.T) {
+	t.Parallel()
+	sim, err := exec.LookPath("ipmi_sim")
+	testenv.Need(t, "ipmi_sim", err)
+	probe, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
 	}
+	port := probe.LocalAddr().(*net.UDPAddr).Port
+	_ = probe.Close()
+	dir := t.TempDir()
+	auth := ""
+	for _, level := range []string{"callback", "user", "operator", "admin"} {
+		auth += "    allowed_auths_" + level + " none md2 md5 straight\n"
+	}
+	for name, text := range map[string]string{
+		"lan.conf": fmt.Sprintf("name \"sim\"\nset_working_mc 0x20\n  startlan 1\n    addr 127.0.0.1 %d\n    priv_limit admin\n%s    guid a123456789abcdefa123456789abcdef\n  endlan\n"+
+			"  user 1 true \"\" \"test\" user 10 none md2 md5 straight\n  user 2 true \"admin\" \"secret\" admin 10 none md2 md5 straight\n", port, auth),
+		"sim.emu": "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nsel_enable 0x20 1000 0x0a\nmc_enable 0x20\n",
+	} {
+		if err = os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), sim, "-c", filepath.Join(dir, "lan.conf"), "-f", filepath.Join(dir, "sim.emu"), "-n", "-s", filepath.Join(dir, "state"))
+	if err = cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	target := Target{Node: "n1", Address: "https://127.0.0.1", CredentialsFile: credentialsFile(t, "admin\nsecret\n"), Method: MethodDCMI, IPMIPort: port, Interval: quick, Timeout: time.Second}
+	start(t, target).untilState("n1", source.Unavailable, "ask DCMI for power: cc: 0xd4")
+	target.CredentialsFile = credentialsFile(t, "admin\nsesame\n")
+	start(t, target).untilState("n1", source.Unavailable, "it is tried again in 5m0s")
 }
 
 // The host's own controller, where there is none.

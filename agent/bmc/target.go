@@ -390,7 +390,7 @@ func malformed(err error) bool {
 
 func refused(err error) bool {
 	code := status(err)
-	return code == http.StatusUnauthorized || code == http.StatusForbidden
+	return code == http.StatusUnauthorized || code == http.StatusForbidden || errors.Is(err, errRefused)
 }
 
 // brief says what a failed request means, without what the controller wrote: that may hold
