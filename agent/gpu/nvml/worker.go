@@ -173,6 +173,7 @@ func (w *worker) left() int {
 // none of it waits for ever.
 func (w *worker) rare() {
 	w.lean = w.bursting
+	w.guard(func() { w.instances(1 + w.turn%2) }) // whatever else waits
 	if w.look.active && w.left() >= listCalls {
 		w.flush() // the reading does not wait for the list, which may take long
 		w.guard(w.processes)
@@ -184,7 +185,7 @@ func (w *worker) rare() {
 		}
 		switch (w.turn + i) % 4 {
 		case 0:
-			w.guard(w.instances)
+			w.guard(func() { w.instances(frame.MaxInstances) })
 		case 1:
 			w.guard(w.vitals)
 		case 2:
