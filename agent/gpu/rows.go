@@ -133,9 +133,9 @@ const rateBits = 12
 const (
 	powerStepMW  = 100
 	energyStepMJ = 1000
-	// cycleStep is 1 part in 475 of the cycles of a second at 500 MHz, and in 2,000 at 2 GHz. Where
-	// a driver adds the cycles of all SMs up it is a hundredth of that.
-	cycleStep = 1 << 20
+	// cycleStep is 1 part in 400 of the cycles of a second at 1.7 GHz, and as counters go on, 1 in
+	// 24,000 of a minute's. Where a driver adds the cycles of all SMs up it is a hundredth of that.
+	cycleStep = 1 << 22
 )
 
 // significant rounds a rate to its first rateBits bits: small rates stay what they are.
