@@ -163,8 +163,8 @@ func (j *Job) schedulers(ctx context.Context, t source.Tick, out source.Sink) {
 	changed := j.devices.refresh(t.BootMs)
 	if k := j.kubelet; k != nil {
 		k.tick(ctx, t, out)
-		if k.devicesMs > 0 && j.news(feedKubelet, k.version, k.devicesMs, changed) {
-			claims, odd := k.claims(&j.devices, j.key)
+		if k.devicesMs > 0 && k.ready() && j.news(feedKubelet, k.version, k.devicesMs, changed) {
+			claims, odd := k.claims(&j.devices, j.key, j.holds)
 			j.holds.heard(feedKubelet, claims, func(o *hold) bool {
 				return slices.ContainsFunc(odd, func(p podDevice) bool {
 					return p.namespace == o.project && p.pod == o.workload && slices.Contains(strings.Fields(o.device), p.id)

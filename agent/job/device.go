@@ -52,13 +52,10 @@ func findUUID(s string) (uuid string, ok bool) {
 			continue
 		}
 		if prefix == "MIG-GPU-" { // the old form: MIG-GPU-UUID/GI/CI
-			tail, ci := "", ""
-			if tail, ok = strings.CutPrefix(s[end:], "/"); !ok {
-				return "", false
-			}
+			tail, of := strings.CutPrefix(s[end:], "/")
 			gi, rest, cut := strings.Cut(tail, "/")
-			ci = rest[:len(rest)-len(strings.TrimLeft(rest, digits))]
-			if !cut || !isNumber(gi) || ci == "" {
+			ci := rest[:len(rest)-len(strings.TrimLeft(rest, digits))]
+			if !of || !cut || !isNumber(gi) || ci == "" {
 				return "", false
 			}
 			end += len("/") + len(gi) + len("/") + len(ci)
@@ -260,6 +257,14 @@ func (d *devices) instance(gpu device, nth, gi int) (device, bool) {
 	return device{}, false
 }
 
+// of resolves a device that the kubelet names.
+func (d *devices) of(p podDevice) (device, bool) {
+	if p.dra {
+		return d.ofClaim(p.id)
+	}
+	return d.ofPlugin(p.resource, p.id)
+}
+
 // ofPlugin resolves the id of a device of a device plugin:
 //
 //	GPU-UUID, MIG-UUID         with "::N" behind it for a time-slice or an MPS share
@@ -271,17 +276,17 @@ func (d *devices) ofPlugin(resource, id string) (device, bool) {
 		return d.uuid(uuid), uuid == id
 	}
 	if rest, ok := strings.CutPrefix(id, "nvidia"); ok {
-		n, rest, good := index(rest)
+		n, part, good := index(rest)
 		if !good {
 			return device{}, false
 		}
 		g, known := d.minor(n)
-		rest, _, _ = strings.Cut(rest, "/vgpu")
-		if gi, isMIG := strings.CutPrefix(rest, "/gi"); known && isMIG && isNumber(gi) {
+		part, _, _ = strings.Cut(part, "/vgpu")
+		if gi, isMIG := strings.CutPrefix(part, "/gi"); known && isMIG && isNumber(gi) {
 			number, _, _ := index(gi)
 			return d.instance(g, -1, number)
 		}
-		return g, known && rest == ""
+		return g, known && part == ""
 	}
 	// Other plugins of the vendor count other things: groups of the IOMMU, for one.
 	if name := strings.TrimPrefix(resource, "nvidia.com/"); name != "gpu" && name != "gpu.shared" && !strings.HasPrefix(name, "mig-") {

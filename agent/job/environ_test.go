@@ -2,9 +2,12 @@ package job
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/testenv"
 )
 
 func TestEnviron(t *testing.T) {
@@ -167,6 +171,76 @@ func TestEnvironDenied(t *testing.T) {
 	}
 }
 
+// What the status says that it takes: CAP_SYS_PTRACE alone is not enough to read what another
+// user's process was given, both capabilities are.
+func TestEnvironCapabilities(t *testing.T) {
+	if os.Geteuid() != 0 {
+		testenv.Need(t, "root", errors.New("this is user "+strconv.Itoa(os.Geteuid())))
+	}
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", "echo up; read x")
+	cmd.Env = []string{"RANK=1", "WORLD_SIZE=4"}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = cmd.Start(); err != nil {
+		t.Fatalf("no shell here: %v", err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+	if _, err = out.Read(make([]byte, 8)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		caps []uint
+		ok   bool
+	}{
+		{nil, false}, {[]uint{unix.CAP_SYS_PTRACE}, false}, {[]uint{unix.CAP_DAC_READ_SEARCH}, false}, {[]uint{unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH}, true},
+	} {
+		type result struct {
+			env         environ
+			setup, read error
+		}
+		done := make(chan result, 1)
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends with its lesser rights
+			var r result
+			if r.setup = become(65534, c.caps); r.setup == nil {
+				r.env, r.read = new(environReader).read(newProcfs("/proc"), int32(cmd.Process.Pid), false)
+			}
+			done <- r
+		}()
+		switch r := <-done; {
+		case r.setup != nil:
+			testenv.Need(t, "root", r.setup)
+		case c.ok && (r.read != nil || r.env.rank != 1 || r.env.world != 4):
+			t.Errorf("with %v: %+v, %v", c.caps, r.env, r.read)
+		case !c.ok && !errors.Is(r.read, fs.ErrPermission):
+			t.Errorf("with %v: %+v, %v: want it denied", c.caps, r.env, r.read)
+		}
+	}
+}
+
+// become makes the thread another user's, with some capabilities.
+func become(uid uintptr, caps []uint) error {
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
+		return errno
+	}
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	for _, c := range caps {
+		data[c/32].Effective |= 1 << (c % 32)
+		data[c/32].Permitted |= 1 << (c % 32)
+	}
+	return unix.Capset(&head, &data[0])
+}
+
 // The secret in a real process's environment is nowhere in this one's memory after a read.
 func TestEnvironLeavesNothing(t *testing.T) {
 	// Made of parts, so that this test's own memory does not hold it as a whole.
@@ -180,12 +254,12 @@ func TestEnvironLeavesNothing(t *testing.T) {
 		t.Fatalf("no shell here: %v", err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	fs := newProcfs("/proc")
+	proc := newProcfs("/proc")
 	r := new(environReader)
 	ctx := t.Context()
 	for e := noEnviron; e.rank != 1; {
 		var err error
-		if e, err = r.read(fs, int32(cmd.Process.Pid), false); err != nil {
+		if e, err = r.read(proc, int32(cmd.Process.Pid), false); err != nil {
 			t.Fatal(err)
 		}
 		select {

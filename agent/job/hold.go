@@ -37,7 +37,6 @@ const (
 	byCgroup       = "cgroup"
 	byEnviron      = "environ"
 	byPodResources = "podresources"
-	byPodsAPI      = "pods_api"
 	bySlurmFile    = "slurm_file"
 	byMapping      = "dcgm_mapping"
 	byDRA          = "dra"
@@ -179,7 +178,7 @@ func (h *holds) claim(f feed, c *claim, wallMs int64, out source.Sink) {
 	}
 	if o == nil {
 		start, before := cmp.Or(c.startMs, wallMs), !h.begun[f] && c.startMs == 0
-		if c.alias != "" {
+		if c.alias != "" && c.alias != c.id {
 			// The job's own id has become known: the hold goes on under it, and what was told
 			// under the other is taken back by a row that ends when it began.
 			other := holdKey{c.uuid, c.source, c.alias}
@@ -302,6 +301,17 @@ func join(list, word string) string {
 	return list + " " + word
 }
 
+// byAlias is the id under which a pod holds a device, by what stands for its name.
+func (h *holds) byAlias(uuid, alias string) string {
+	at, _ := slices.BinarySearchFunc(h.order, uuid, func(o *hold, uuid string) int { return strings.Compare(o.uuid, uuid) })
+	for ; at < len(h.order) && h.order[at].uuid == uuid; at++ {
+		if h.order[at].alias == alias {
+			return h.order[at].id
+		}
+	}
+	return ""
+}
+
 // exclusive is the job that alone holds a device; nil: nobody, or several.
 func (h *holds) exclusive(uuid string) (one *hold, several bool) {
 	at, _ := slices.BinarySearchFunc(h.order, uuid, func(o *hold, uuid string) int { return strings.Compare(o.uuid, uuid) })
@@ -314,16 +324,12 @@ func (h *holds) exclusive(uuid string) (one *hold, several bool) {
 	return h.order[at], false
 }
 
-// claims turns what the kubelet says into claims. unresolved counts devices that could
-// not be told apart.
-func (k *kubelet) claims(d *devices, key []byte) (claims []claim, unresolved []podDevice) {
+// claims turns what the kubelet says into claims; unresolved are devices that could not be
+// told apart. stand are the holds so far: a pod whose UID was known keeps it while the Pods API
+// does not answer.
+func (k *kubelet) claims(d *devices, key []byte, stand *holds) (claims []claim, unresolved []podDevice) {
 	for _, p := range k.devices {
-		g, ok := device{}, false
-		if p.dra {
-			g, ok = d.ofClaim(p.id)
-		} else {
-			g, ok = d.ofPlugin(p.resource, p.id)
-		}
+		g, ok := d.of(p)
 		name := podName{p.namespace, p.pod}
 		info := k.names[name]
 		if info.ended {
@@ -333,17 +339,13 @@ func (k *kubelet) claims(d *devices, key []byte) (claims []claim, unresolved []p
 			unresolved = append(unresolved, p)
 			continue
 		}
+		alias := anonymous(key, name)
 		c := claim{
-			holdKey: holdKey{g.uuid, sourceKubernetes, info.uid}, gpu: g.gpu, device: p.id, container: p.container, evidence: byPodResources,
-			conf: holdConf * g.conf / whole, project: p.namespace, workload: p.pod,
+			holdKey: holdKey{g.uuid, sourceKubernetes, cmp.Or(info.uid, stand.byAlias(g.uuid, alias), alias)}, gpu: g.gpu, device: p.id, container: p.container, evidence: byPodResources,
+			conf: holdConf * g.conf / whole, project: p.namespace, workload: p.pod, alias: alias,
 		}
 		if p.dra {
 			c.evidence = byDRA
-		}
-		if alias := anonymous(key, name); c.id == "" {
-			c.id = alias
-		} else {
-			c.alias = alias
 		}
 		claims = append(claims, c)
 	}

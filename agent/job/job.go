@@ -374,7 +374,8 @@ func (j *Job) take(ctx context.Context, list []source.GPUProcess, t source.Tick,
 	j.over, j.hidden, j.refused = 0, 0, 0
 	missing := j.spare
 	clear(missing)
-	for from, to := 0, 0; from < len(j.look); from = to {
+	for to := 0; to < len(j.look); {
+		from := to
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

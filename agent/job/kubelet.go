@@ -105,23 +105,22 @@ func (s *service) start(ctx context.Context, bootMs int64) {
 }
 
 // take returns an answer that has come.
-func (s *service) take(bootMs int64) (v any, err error, ok bool) { //nolint:revive,staticcheck // the error is the answer's, not the call's
+func (s *service) take() (a answer, ok bool) {
 	select {
-	case a := <-s.answers:
-		s.cancel()
-		s.busy = false
-		if a.err != nil {
-			// Where nobody listens, asking costs nothing; one that hangs is left alone for longer.
-			if errors.Is(a.err, context.DeadlineExceeded) {
-				s.backoffMs = min(max(2*s.backoffMs, 2*askMs), maxBackoffMs)
-			}
-			return nil, a.err, true
-		}
-		s.backoffMs, s.heard, s.heardMs = 0, true, bootMs
-		return a.value, nil, true
+	case a = <-s.answers:
 	default:
-		return nil, nil, false
+		return a, false
 	}
+	s.cancel()
+	s.busy = false
+	switch {
+	case a.err == nil:
+		s.backoffMs, s.heard = 0, true
+	case errors.Is(a.err, context.DeadlineExceeded):
+		// Where nobody listens, asking costs nothing; one that hangs is left alone for longer.
+		s.backoffMs = min(max(2*s.backoffMs, 2*askMs), maxBackoffMs)
+	}
+	return a, true
 }
 
 // due reports whether it is time to ask again.
@@ -232,9 +231,9 @@ func newKubelet(resourcesSocket, podsSocket string, everyMs int64) *kubelet {
 // tick takes answers and asks again when it is time. It returns at once.
 func (k *kubelet) tick(ctx context.Context, t source.Tick, out source.Sink) {
 	if k.resources != nil {
-		if v, err, ok := k.resources.take(t.BootMs); ok {
-			k.resources.err, k.resources.note = err, ""
-			if a, good := v.(resourcesAnswer); good && err == nil {
+		if said, ok := k.resources.take(); ok {
+			k.resources.err, k.resources.note = said.err, ""
+			if a, good := said.value.(resourcesAnswer); good && said.err == nil {
 				k.devices, k.devicesMs = a.devices, t.WallMs
 				k.resources.note = largeNote(a.large)
 			}
@@ -251,9 +250,9 @@ func (k *kubelet) tick(ctx context.Context, t source.Tick, out source.Sink) {
 	if k.pods == nil {
 		return
 	}
-	if v, err, ok := k.pods.take(t.BootMs); ok {
-		k.pods.err, k.pods.note = err, ""
-		if a, good := v.(podsAnswer); good && err == nil {
+	if said, ok := k.pods.take(); ok {
+		k.pods.err, k.pods.note = said.err, ""
+		if a, good := said.value.(podsAnswer); good && said.err == nil {
 			k.takePods(a, t.BootMs)
 			k.pods.note = largeNote(a.large)
 		}
@@ -271,6 +270,10 @@ func (k *kubelet) tick(ctx context.Context, t source.Tick, out source.Sink) {
 		k.pods.start(ctx, t.BootMs)
 	}
 }
+
+// ready reports whether all that can be known of pods is: what is told of a pod before its
+// UID is known would have to be taken back.
+func (k *kubelet) ready() bool { return k.pods == nil || k.podsMs > 0 || k.pods.err != nil }
 
 func largeNote(n int) string {
 	if n == 0 {

@@ -116,8 +116,8 @@ func (k *kubeletServer) set(method string, entries ...string) {
 func (k *kubeletServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k.asked.Add(1)
 	k.mu.Lock()
-	entries, known, status, raw := k.replies[r.URL.Path], false, k.status, k.raw
-	_, known = k.replies[r.URL.Path]
+	entries, known := k.replies[r.URL.Path]
+	status, raw := k.status, k.raw
 	k.mu.Unlock()
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/grpc" || r.Header.Get("Te") != "trailers" || r.ProtoMajor != 2 {
 		http.Error(w, "not gRPC", http.StatusTeapot)
@@ -263,8 +263,8 @@ func TestKubeletDevices(t *testing.T) {
 		f.settle(20)
 		got := ""
 		for row := range strings.SplitSeq(f.s.held("gpu_uuid", "gpu", "evidence", "confidence_e4", "shares", "device", "end_ms", "job_source", "job_id", "project_hash", "workload_hash", "container"), "\n") {
-			if row, ok := strings.CutSuffix(row, "|-|kubernetes|"+uid+"|ai|a|main"); ok {
-				got += row
+			if head, ok := strings.CutSuffix(row, "|-|kubernetes|"+uid+"|ai|a|main"); ok {
+				got += head
 			}
 		}
 		f.want(c.name, got, c.want)
@@ -398,6 +398,38 @@ func TestPodsWithoutUID(t *testing.T) {
 	}
 	if n := k.asked.Load() - asked; n > 3 { // two for devices, one for pods
 		t.Errorf("a pod that is not known made %d questions in 16 s", n)
+	}
+}
+
+// A pod keeps its UID over agents, even if the Pods API does not answer the next one.
+func TestPodsAcrossAgents(t *testing.T) {
+	t.Parallel()
+	f, k := newKube(t)
+	k.set(podsAPIMethod, podBytes("ai", "a", uid, "Running"))
+	k.set(listPods, podHolds("ai", "a", "main nvidia.com/gpu="+gpu1))
+	f.settle(20)
+	start := f.wall
+	f.want("first agent", f.s.held("start_ms", "job_id", "end_ms"), fmt.Sprintf("%d|%s|-", start, uid))
+	cfg := f.j.cfg
+	if err := f.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k.mu.Lock()
+	delete(k.replies, podsAPIMethod)
+	k.mu.Unlock()
+	f.j = New(cfg, f.l)
+	f.settle(20)
+	f.settle(20)
+	f.want("second agent", f.s.held("start_ms", "job_id", "end_ms"), fmt.Sprintf("%d|%s|-", start, uid))
+	k.set(listPods)
+	f.settle(20)
+	f.want("it ends", f.s.held("start_ms", "job_id", "end_ms"), fmt.Sprintf("%d|%s|%d", start, uid, f.wall))
+	if err := f.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(cfg.StateFile)
+	if err != nil || strings.Contains(string(b), "gpu_uuid") {
+		t.Errorf("%s, %v", b, err)
 	}
 }
 
@@ -556,8 +588,8 @@ func TestKubeletHangs(t *testing.T) {
 		}
 		var err error
 		for boot := int64(0); boot < 1_200_000; boot += 1000 {
-			if _, e, ok := s.take(boot); ok {
-				err = e
+			if a, ok := s.take(); ok {
+				err = a.err
 			}
 			if s.due(boot, askMs) {
 				s.start(t.Context(), boot)
@@ -644,7 +676,7 @@ func BenchmarkKubelet(b *testing.B) {
 	b.Run("claims", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			claims, _ := f.j.kubelet.claims(&f.j.devices, f.j.key)
+			claims, _ := f.j.kubelet.claims(&f.j.devices, f.j.key, f.j.holds)
 			f.j.holds.heard(feedKubelet, claims, nil, askMs, source.Tick{WallMs: f.wall, BootMs: f.boot}, f.wall, f.s)
 		}
 	})

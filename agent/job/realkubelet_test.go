@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -65,6 +66,9 @@ func TestRealKubelet(t *testing.T) {
 			f.l.set(10, 0)
 			f.settle(1)
 			f.settle(70)
+			if c.pods != "107" {
+				lean(t, f.j.kubelet.resources.caller)
+			}
 			rows := strings.Join([]string{
 				gpu0 + "|" + uid + "|0|podresources|9900|ai|train-0|main",
 				gpu1 + "|" + md5ID + "|1|dra|9405|ai|claims|main",
@@ -85,6 +89,29 @@ func TestRealKubelet(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lean asks once more, and holds that a large reply is never in memory as a whole.
+func lean(t *testing.T, c *caller) {
+	t.Helper()
+	var peak uint64
+	n, bytes := 0, 0
+	if _, err := c.list(t.Context(), listPods, func(item []byte) error {
+		n, bytes = n+1, bytes+len(item)
+		if n%1000 == 0 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			peak = max(peak, m.HeapAlloc)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if bytes < 4<<20 {
+		t.Errorf("the reply has %d bytes", bytes)
+	}
+	t.Logf("a reply of %d bytes: the heap of all tests is at most %d KiB", bytes, peak>>10)
 }
 
 func lastLines(text string, n int) string {

@@ -188,6 +188,7 @@ type slurm struct {
 	heardMs int64 // wall ms of the last scan; 0: none
 	version uint64
 	err     error
+	before  []string // jobs that had a control group when the last agent ended
 	scopes  []string // groups that Slurm's jobs are in
 	odd     string   // what is wrong with devices
 	told    source.Status
@@ -252,6 +253,8 @@ func (s *slurm) scan(t source.Tick) {
 		delete(s.bad, path)
 		if old := s.jobs[path]; old != nil && old.id == j.id {
 			j.grouped, j.seenMs = old.grouped, old.seenMs
+		} else if slices.Contains(s.before, j.id) {
+			j.grouped, j.seenMs = true, t.BootMs
 		}
 		j.path, j.mtime, j.size, j.modMs = path, info.ModTime(), info.Size(), info.ModTime().UnixMilli()
 		j.stale = s.bootID != "" && j.bootID != s.bootID
@@ -340,6 +343,18 @@ func (s *slurm) findScopes() {
 			s.scopes = append(s.scopes, found...)
 		}
 	}
+}
+
+// groupedJobs are the jobs that have had a control group, for the next agent.
+func (s *slurm) groupedJobs() []string {
+	var ids []string
+	for _, j := range s.jobs {
+		if j.grouped {
+			ids = append(ids, j.id)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 func (s *slurm) hasGroup(j *slurmJob) bool {

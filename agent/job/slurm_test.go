@@ -240,6 +240,31 @@ func TestNoEpilog(t *testing.T) {
 	}
 }
 
+// The next agent knows which jobs had begun, so that their end is seen.
+func TestNoEpilogAcrossAgents(t *testing.T) {
+	t.Parallel()
+	f := newSlurmHost(t)
+	group := filepath.Join(f.root, "cgroup/system.slice/slurmstepd.scope/job_77")
+	if err := os.MkdirAll(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f.slurmFile("77", "minors 0")
+	f.sample()
+	if err := f.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(group); err != nil {
+		t.Fatal(err)
+	}
+	f.again(false)
+	for range 22 {
+		f.pass(30)
+	}
+	if rows := f.s.held("job_id", "end_ms"); !strings.Contains(rows, "77|1700") {
+		t.Errorf("after ten minutes: %s", rows)
+	}
+}
+
 // A SLUID becomes the job's number where a prolog wrote it; where only environments say so,
 // if they agree, take no other's number, and with less confidence.
 func TestSLUIDs(t *testing.T) {

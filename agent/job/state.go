@@ -30,6 +30,8 @@ type state struct {
 
 	Key   []byte      `json:"key,omitempty"` // for what stands for pods without a UID
 	Holds []savedHold `json:"holds,omitempty"`
+	// Grouped are Slurm's jobs that had a control group.
+	Grouped []string `json:"grouped,omitempty"`
 }
 
 // saved is a process that was told.
@@ -82,6 +84,7 @@ type savedHold struct {
 	Conf      int64  `json:"confidence_e4"`
 	Shares    int    `json:"shares,omitempty"`
 	Old       bool   `json:"old,omitempty"`
+	Alias     string `json:"alias,omitempty"`
 	User      string `json:"user,omitempty"`
 	Project   string `json:"project,omitempty"`
 	Workload  string `json:"workload,omitempty"`
@@ -124,6 +127,9 @@ func (j *Job) save() error {
 	}
 	for _, e := range j.ended {
 		s.Processes = append(s.Processes, e.p.saved())
+	}
+	if j.slurm != nil {
+		s.Grouped = j.slurm.groupedJobs()
 	}
 	for _, o := range j.holds.order {
 		s.Holds = append(s.Holds, o.saved())
@@ -181,7 +187,7 @@ func (v saved) process() *process {
 func (o *hold) saved() savedHold {
 	return savedHold{
 		StartMs: o.startMs, SeenMs: o.seenMs, UUID: o.uuid, Source: o.source, ID: o.id, Feed: o.feed, GPU: o.gpu, Device: o.device, Container: o.container,
-		Evidence: o.evidence, Conf: o.conf, Shares: o.shares, Old: o.old, User: o.user, Project: o.project, Workload: o.workload,
+		Evidence: o.evidence, Conf: o.conf, Shares: o.shares, Old: o.old, Alias: o.alias, User: o.user, Project: o.project, Workload: o.workload,
 	}
 }
 
@@ -189,7 +195,7 @@ func (v savedHold) hold() *hold {
 	return &hold{
 		claim: claim{
 			holdKey: holdKey{v.UUID, v.Source, v.ID}, gpu: v.GPU, device: v.Device, container: v.Container, evidence: v.Evidence, conf: v.Conf,
-			user: v.User, project: v.Project, workload: v.Workload,
+			user: v.User, project: v.Project, workload: v.Workload, alias: v.Alias,
 		},
 		feed: v.Feed, startMs: v.StartMs, seenMs: v.SeenMs, shares: v.Shares, old: v.Old, dirty: true,
 	}
@@ -211,6 +217,9 @@ func (j *Job) restore(t source.Tick, out source.Sink) {
 		j.lostErr = err
 		_ = os.Rename(j.cfg.StateFile, j.cfg.StateFile+".damaged") // for whoever looks into it; a new one is made either way
 		return
+	}
+	if j.slurm != nil && s.BootID == j.cfg.BootID {
+		j.slurm.before = s.Grouped
 	}
 	for _, v := range s.Holds {
 		o := v.hold()
@@ -288,14 +297,14 @@ func parseState(data []byte) (state, error) {
 	}
 	for _, h := range s.Holds {
 		bad := h.StartMs <= 0 || h.Feed >= feeds || h.GPU < -1 || h.GPU >= maxGPUs || h.UUID == "" || h.Source == "" || h.Conf < 0 || h.Conf > whole || h.Shares < 0
-		for _, name := range []string{h.UUID, h.Source, h.ID, h.Evidence, h.User, h.Project, h.Workload} {
+		for _, name := range []string{h.UUID, h.Source, h.ID, h.Alias, h.Evidence, h.User, h.Project, h.Workload} {
 			bad = bad || len(name) > maxText
 		}
 		if bad || len(h.Device) > maxDevText || len(h.Container) > maxDevText {
 			return state{}, fmt.Errorf("decode the list of processes: the hold of %q is not one", clean(h.UUID))
 		}
 	}
-	if len(s.Key) > 64 || len(s.Holds) > maxHolds {
+	if len(s.Key) > 64 || len(s.Holds) > maxHolds || len(s.Grouped) > maxJobFiles {
 		return state{}, errors.New("decode the list of processes: it has more than an agent writes")
 	}
 	return s, nil
