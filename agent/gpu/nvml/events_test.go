@@ -1,0 +1,176 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"bytes"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+	"github.com/flopwatch/flopwatch/agent/gpu/nvmlstub"
+)
+
+func TestEvents(t *testing.T) {
+	s := partitioned()
+	s.Unprivileged = false // the instance of an event is told to the privileged
+	c := newTalk(t, s)
+	defer c.close()
+	c.listened()
+	for _, e := range []struct {
+		event nvmlstub.Event
+		want  frame.Event
+	}{
+		{nvmlstub.Event{GPU: 0, Data: 79}, frame.Event{GPU: 0, Kind: frame.EventXid, Code: 79, Count: 1, GI: -1, CI: -1}},
+		{nvmlstub.Event{GPU: 1, Data: 63, MIG: nvmlstub.In(8, 0)}, frame.Event{GPU: 1, Kind: frame.EventXid, Code: 63, Count: 1, GI: 8, CI: 0}},
+		{nvmlstub.Event{GPU: 1, Type: nvml.EventTypeDoubleBitEccError}, frame.Event{GPU: 1, Kind: frame.EventECCUncorrected, Count: 1, GI: -1, CI: -1}},
+		{nvmlstub.Event{GPU: 0, Type: nvml.EventTypeSingleBitEccError}, frame.Event{GPU: 0, Kind: frame.EventECCCorrected, Count: 1, GI: -1, CI: -1}},
+	} {
+		if c.push(e.event); c.events[0] != e.want {
+			t.Errorf("got %+v, want %+v", c.events[0], e.want)
+		}
+	}
+	// A GPU falls off the bus: its last word comes, and the other is listened to on.
+	if err := c.mem.SetLost(0, time.Duration(c.boot)*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	before := c.mem.Calls("nvmlDeviceRegisterEvents", 1)
+	c.ask(frame.Request{Sample: 3, Events: true})
+	if !slices.ContainsFunc(c.faults, func(f frame.Fault) bool { return f.GPU == 0 && f.Lost }) {
+		t.Errorf("nobody said that it is lost: %+v", c.faults)
+	}
+	c.registered(1, before)
+	if c.push(nvmlstub.Event{GPU: 1, Data: 31}); c.events[0].Code != 31 || c.events[0].GPU != 1 {
+		t.Errorf("got %+v", c.events[0])
+	}
+	// It is back, and heard again.
+	before = c.mem.Calls("nvmlDeviceRegisterEvents", 0)
+	if err := c.mem.SetLost(0, -1); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		c.ask(frame.Request{Sample: 3, Events: true})
+	}
+	c.registered(0, before)
+	if c.push(nvmlstub.Event{GPU: 0, Data: 94}); c.events[0].Code != 94 || c.events[0].GPU != 0 {
+		t.Errorf("got %+v", c.events[0])
+	}
+	c.withinBudget()
+}
+
+// registered waits until a GPU is in a set of events once more.
+func (c *talk) registered(gpu int, before uint64) {
+	c.tb.Helper()
+	for c.mem.Calls("nvmlDeviceRegisterEvents", gpu) == before {
+		// Whether the GPU's worker or its listener comes first is the machine's affair: while
+		// nothing is asked, the listener finds it idle.
+		runtime.Gosched()
+	}
+	if err := c.mem.SetNow(time.Duration(c.boot+1) * time.Millisecond); err != nil {
+		c.tb.Fatal(err)
+	}
+}
+
+// storm is a listener without a library, and what it writes.
+func storm() (*listener, *bytes.Buffer) {
+	var out bytes.Buffer
+	lib := &library{waitV2: true}
+	l := newListener(lib, &link{w: &out, broken: make(chan struct{}), ending: make(chan struct{})})
+	for i := range 2 {
+		l.workers = append(l.workers, newWorker(lib, l.link, l, i))
+	}
+	return l, &out
+}
+
+func heard(t *testing.T, out *bytes.Buffer) (list []frame.Event) {
+	t.Helper()
+	for r := frame.NewReader(out); ; {
+		typ, body, err := r.Next()
+		if err != nil {
+			return list
+		}
+		list = append(list, frame.Event{})
+		if err = frame.DecodeEvent(body, &list[len(list)-1]); err != nil || typ != frame.TypeEvent {
+			t.Fatal(typ, err)
+		}
+	}
+}
+
+// A thousand Xids a second are one frame at once and one with their number, and all are counted.
+func TestStormOfEvents(t *testing.T) {
+	l, out := storm()
+	start := time.Now()
+	for i := range 3000 {
+		now := start.Add(time.Duration(i) * time.Millisecond)
+		l.close(now)
+		l.take(&nvml.EventData{EventType: nvml.EventTypeXidCriticalError, EventData: 31, GpuInstanceId: noInstance, ComputeInstanceId: noInstance}, now)
+	}
+	l.close(start.Add(4 * time.Second))
+	list := heard(t, out)
+	sum := 0
+	for _, e := range list {
+		sum += e.Count
+		if e.Kind != frame.EventXid || e.Code != 31 || e.GPU != -1 || e.GI != -1 || e.AgoUs > 1_100_000 && e.Count == 1 {
+			t.Errorf("event %+v", e)
+		}
+	}
+	if sum != 3000 || len(list) != 6 {
+		t.Errorf("%d events in %d frames", sum, len(list))
+	}
+}
+
+// As many kinds of events as there may be: the frames of a second are bounded, and what goes
+// beyond is counted.
+func TestManyKindsOfEvents(t *testing.T) {
+	l, out := storm()
+	now := time.Now()
+	for i := range uint64(5000) {
+		l.take(&nvml.EventData{EventType: nvml.EventTypeXidCriticalError, EventData: i % 1000, GpuInstanceId: 1, ComputeInstanceId: noInstance}, now)
+	}
+	l.close(now.Add(2 * time.Second))
+	list := heard(t, out)
+	sum := 0
+	for _, e := range list {
+		sum += e.Count
+	}
+	if last := list[len(list)-1]; sum != 5000 || len(list) != 2*maxTallies+1 || last.Kind != frame.EventOther {
+		t.Errorf("%d events in %d frames, the last %+v", sum, len(list), last)
+	}
+	if l.events != 0 || len(l.tallies) != 0 {
+		t.Error("the next window begins with the last one's")
+	}
+	// Nothing of it allocates once it has begun.
+	e := nvml.EventData{EventType: nvml.EventTypeXidCriticalError, EventData: 7}
+	if n := testing.AllocsPerRun(100, func() { out.Reset(); l.take(&e, now) }); n != 0 {
+		t.Errorf("%v allocations an event", n)
+	}
+}
+
+func TestKindsOfEvents(t *testing.T) {
+	for _, c := range []struct {
+		typ, data uint64
+		kind      frame.EventKind
+		code      int64
+	}{
+		{nvml.EventTypeGpuRecoveryAction, 4, frame.EventRecovery, 4},
+		{nvml.EventMigConfigChange, 9, frame.EventMIGConfig, 0},
+		{nvml.EventTypeGpuUnavailableError, 9, frame.EventUnavailable, 0},
+		{1 << 40, 9, frame.EventOther, 1 << 40},
+		{nvml.EventTypeXidCriticalError, 1<<64 - 1, frame.EventXid, 1<<62 - 1},
+	} {
+		l, out := storm()
+		l.take(&nvml.EventData{EventType: c.typ, EventData: c.data}, time.Now())
+		if list := heard(t, out); len(list) != 1 || list[0].Kind != c.kind || list[0].Code != c.code {
+			t.Errorf("type %#x: %+v", c.typ, list)
+		}
+	}
+	for typ := uint64(1); typ < 1<<20; typ <<= 1 {
+		if _, known := eventKinds[typ]; known != (eventTypes&typ != 0) {
+			t.Errorf("type %#x is listened for and has no name, or the other way round", typ)
+		}
+	}
+}
