@@ -221,7 +221,8 @@ func TestGenerations(t *testing.T) {
 	for name, want := range have {
 		var got []Model
 		for _, model := range all {
-			d, code := p.device(int(model)), 0
+			d := p.device(int(model))
+			var code int
 			if rest, is := strings.CutPrefix(name, "field "); is {
 				var id, scope uint32
 				if _, err := fmt.Sscan(rest, &id, &scope); err != nil {

@@ -24,8 +24,10 @@ const (
 	MaxFaults = 32
 	// MaxEvents is that for events.
 	MaxEvents = 64
-	// MaxInstances is that for MIG devices of all GPUs together, MaxMIG of one GPU.
-	MaxInstances, MaxMIG = 64, 8
+	// MaxInstances is that for MIG devices of all GPUs together.
+	MaxInstances = 64
+	// MaxMIG is one more than how many MIG devices a GPU may have.
+	MaxMIG = 8
 	// MaxBlocked is that for functions that confidential computing takes away.
 	MaxBlocked = 16
 	// MaxInstanceSegments is that for segments of a MIG device.

@@ -60,9 +60,9 @@ func Instances(profiles ...string) []Instance {
 }
 
 // With returns a copy with a load.
-func (i Instance) With(list ...Segment) Instance {
-	i.Segments = list
-	return i
+func (m Instance) With(list ...Segment) Instance {
+	m.Segments = list
+	return m
 }
 
 // parseProfile reads 1c.3g.40gb: compute slices, slices, GB.
@@ -135,7 +135,7 @@ func (c *config) setInstances(gpu int, list []Instance) error {
 	return nil
 }
 
-func (m *Instance) shared(g *device, host uint32, index int, repeatUs int64) (q instance, err error) {
+func (m Instance) shared(g *device, host uint32, index int, repeatUs int64) (q instance, err error) {
 	compute, slices, gb, err := parseProfile(m.Profile)
 	if err != nil {
 		return q, err

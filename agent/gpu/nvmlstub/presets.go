@@ -181,7 +181,7 @@ func (g *GPU) fill(c *device, host uint32, index int, repeatUs int64) error {
 // fabricSummary is what the driver makes of a mask without complaints.
 const fabricHealthy = 1
 
-func (d *device) setFabric(to Fabric, f figures) {
+func (g *device) setFabric(to Fabric, f figures) {
 	if to == (Fabric{}) {
 		to.State = FabricNotSupported
 		if f.arch >= archHopper && f.nvlinks > 0 {
@@ -191,19 +191,19 @@ func (d *device) setFabric(to Fabric, f figures) {
 			to.ClusterUUID, to.Clique = [16]byte{0xf1, 0x0b, 5: 1, 15: 1}, 1
 		}
 	}
-	d.fabricState, d.fabricStatus, d.fabricClique, d.fabricCluster = to.State, to.Status, to.Clique, to.ClusterUUID
-	d.fabricHealth, d.fabricSummary = to.HealthMask, to.Summary
+	g.fabricState, g.fabricStatus, g.fabricClique, g.fabricCluster = to.State, to.Status, to.Clique, to.ClusterUUID
+	g.fabricHealth, g.fabricSummary = to.HealthMask, to.Summary
 }
 
 // complete fills what is the model's where it is not said.
-func (d *device) complete(h *Health) error {
-	f := Model(d.model).figures()
+func (g *device) complete(h *Health) error {
+	f := Model(g.model).figures()
 	h.MemReservedBytes = orDefault(h.MemReservedBytes, f.reservedMiB*mib)
 	h.BAR1UsedBytes = orDefault(h.BAR1UsedBytes, mib)
-	h.PCIeGen, h.PCIeWidth = orDefault(h.PCIeGen, d.pcieMaxGen), orDefault(h.PCIeWidth, d.pcieMaxWidth)
-	h.PowerLimitMW = orDefault(h.PowerLimitMW, d.powerLimitMW)
-	if h.MemReservedBytes > d.memTotal || h.BAR1UsedBytes > d.bar1Total {
-		return fmt.Errorf("%d bytes reserved of %d, %d of BAR1 used of %d", h.MemReservedBytes, d.memTotal, h.BAR1UsedBytes, d.bar1Total)
+	h.PCIeGen, h.PCIeWidth = orDefault(h.PCIeGen, g.pcieMaxGen), orDefault(h.PCIeWidth, g.pcieMaxWidth)
+	h.PowerLimitMW = orDefault(h.PowerLimitMW, g.powerLimitMW)
+	if h.MemReservedBytes > g.memTotal || h.BAR1UsedBytes > g.bar1Total {
+		return fmt.Errorf("%d bytes reserved of %d, %d of BAR1 used of %d", h.MemReservedBytes, g.memTotal, h.BAR1UsedBytes, g.bar1Total)
 	}
 	return nil
 }
@@ -335,6 +335,9 @@ func DemoMIG(m Model, n int, pid uint32) Scenario {
 			s.Processes = append(s.Processes, Process{PID: pid, GPUs: []int{last}, UsedBytes: uint64(l.Compute[MemUsedBytes]), Name: "serve", MIG: In(g.Instances[i].GI, 0)})
 		}
 	}
+	rest := m.Idle().With(0, PowerW, TempC, MemTempC)
+	rest[SMClockMHz] = float64(f.smMHz) // all run on the GPU's clock
+	g.Instances[3] = g.Instances[3].With(Segment{Length: Cycle, Compute: rest})
 	whole := m.Idle()
 	whole[PowerW], whole[SMClockMHz], whole[TempC], whole[MemTempC], whole[MemUsedBytes] = part(f.limitW, 0.45), float64(f.smMHz), 51, 60, math.Round(3*eighth)*mib
 	g.Segments = []Segment{{Length: Cycle, Kind: Infer, Compute: whole}}

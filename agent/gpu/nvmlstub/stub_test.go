@@ -869,7 +869,11 @@ func FuzzMemory(f *testing.F) {
 	need(f)
 	dir := f.TempDir()
 	path := filepath.Join(dir, Shared)
-	m, err := Create(path, load(true))
+	first := load(true)
+	first.GPUs[0].Instances = Instances("1g.10gb", "3g.40gb")
+	first.Processes = []Process{{PID: 7, GPUs: []int{0, 1}, MIG: In(7, 0)}}
+	first.Events = []Event{{GPU: 0, Data: 13}}
+	m, err := Create(path, first)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -877,6 +881,10 @@ func FuzzMemory(f *testing.F) {
 	p := start(f, built.library, "FLOPWATCH_NVMLSTUB="+path)
 	p.ok("nvmlInit_v2")
 	d := [2]uint64{p.device(0), p.device(1)}
+	var parts [2]uint64
+	for i := range parts {
+		_, parts[i] = p.mig(0, i)
+	}
 	set := p.ok("nvmlEventSetCreate", make([]byte, 8)).u64(0)
 	p.ok("nvmlDeviceRegisterEvents", d[0], XidEvent, set)
 	sample := p.ok("nvmlGpmSampleAlloc", make([]byte, 8)).u64(0)
@@ -903,7 +911,27 @@ func FuzzMemory(f *testing.F) {
 			p.call("nvmlDeviceGetSamples", d[i], 0, 0, make([]byte, 4), word(4, 4), make([]byte, 64))
 			p.call("nvmlDeviceGetFieldValues", d[i], 3, slices.Concat(word(40, 83), word(40, 138, 2), word(40, 198)))
 			p.call("nvmlGpmSampleGet", d[i], sample)
+			p.call("nvmlGpmMigSampleGet", d[i], 7, sample)
+			p.call("nvmlDeviceGetMigDeviceHandleByIndex", d[i], 0, make([]byte, 8))
+			p.call("nvmlDeviceGetHandleByUUID", "MIG-none", make([]byte, 8))
+			p.call("nvmlDeviceGetFieldValues", d[i], 4, slices.Concat(word(40, 74), word(40, 165, 63), word(40, 202, 35), word(40, 175)))
+			p.call("nvmlDeviceGetNvLinkState", d[i], 17, make([]byte, 4))
+			p.call("nvmlDeviceGetRetiredPages_v2", d[i], 0, word(4, 2), make([]byte, 16), make([]byte, 16))
+			p.call("nvmlDeviceGetGpuFabricInfoV", d[i], word(40, 40|3<<24))
+			p.call("nvmlDeviceGetPcieSpeed", d[i], make([]byte, 4))
+			p.call("nvmlDeviceGetMarginTemperature", d[i], word(8, 8|1<<24))
+			p.call("nvmlDeviceGetGspFirmwareVersion", d[i], make([]byte, 64))
 		}
+		for _, part := range parts {
+			p.call("nvmlDeviceGetName", part, make([]byte, 96), 96)
+			p.call("nvmlDeviceGetUUID", part, make([]byte, 96), 96)
+			p.call("nvmlDeviceGetAttributes_v2", part, make([]byte, 40))
+			p.call("nvmlDeviceGetMemoryInfo_v2", part, word(40, 40|2<<24))
+			p.call("nvmlDeviceGetComputeRunningProcesses_v3", part, word(4, 2), make([]byte, 48))
+			p.call("nvmlGpmSampleGet", part, sample)
+		}
+		p.call("nvmlGpmMetricsGet", slices.Concat(word(8, 1, 2), binary.LittleEndian.AppendUint64(nil, sample), binary.LittleEndian.AppendUint64(nil, sample), word(40, 261), word(40, 248)))
+		p.call("nvmlSystemGetConfComputeState", make([]byte, 12))
 		p.call("nvmlEventSetWait_v2", set, make([]byte, 32), 0)
 		p.call("nvmlSystemGetProcessName", 0, make([]byte, 8), 8)
 		h.seq &^= 1

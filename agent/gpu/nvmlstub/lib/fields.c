@@ -170,8 +170,8 @@ static nvmlReturn_t field(const struct call *c, nvmlFieldValue_t *f) {
     case NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN: return wide(f, capped_by(c, STUB_CAP_HW_THERMAL));
     case NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN: return wide(f, capped_by(c, STUB_CAP_HW_BRAKE));
     // Not temperatures, but how far they are from the limit: below zero is beyond it.
-    case NVML_FI_DEV_TEMPERATURE_SHUTDOWN_TLIMIT: return HAS_TLIMIT(g) ? signed_number(f, (int)g->temp_gpu_max_c - (int)g->temp_shutdown_c) : NVML_ERROR_NOT_SUPPORTED;
-    case NVML_FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT: return HAS_TLIMIT(g) ? signed_number(f, (int)g->temp_gpu_max_c - (int)g->temp_slowdown_c) : NVML_ERROR_NOT_SUPPORTED;
+    case NVML_FI_DEV_TEMPERATURE_SHUTDOWN_TLIMIT: return HAS_TLIMIT(g) ? signed_number(f, (int)(g->temp_gpu_max_c - g->temp_shutdown_c)) : NVML_ERROR_NOT_SUPPORTED;
+    case NVML_FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT: return HAS_TLIMIT(g) ? signed_number(f, (int)(g->temp_gpu_max_c - g->temp_slowdown_c)) : NVML_ERROR_NOT_SUPPORTED;
     case NVML_FI_DEV_TEMPERATURE_MEM_MAX_TLIMIT:
     case NVML_FI_DEV_TEMPERATURE_GPU_MAX_TLIMIT: return HAS_TLIMIT(g) ? signed_number(f, 0) : NVML_ERROR_NOT_SUPPORTED;
     case NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: return number(f, h->recovery_action);

@@ -152,7 +152,7 @@ STUB nvmlReturn_t nvmlDeviceGetMarginTemperature(nvmlDevice_t device, nvmlMargin
     NEED(margin != NULL);
     if (margin->version != nvmlMarginTemperature_v1) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     if (!HAS_TLIMIT(c.gpu)) return NVML_ERROR_NOT_SUPPORTED;
-    margin->marginTemperature = (int)c.gpu->temp_gpu_max_c - (int)to_u64(value_at(&c, STUB_TEMP_C, c.now_us));
+    margin->marginTemperature = (int)(c.gpu->temp_gpu_max_c - (uint32_t)to_u64(value_at(&c, STUB_TEMP_C, c.now_us)));
     return NVML_SUCCESS;
 }
 
