@@ -498,6 +498,38 @@ func TestDriverIsReplaced(t *testing.T) {
 	}
 }
 
+// The driver is replaced by another version: the new child's facts say so, and what they were is
+// not told again.
+func TestDriverIsUpgraded(t *testing.T) {
+	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 1, 0, time.Hour), gpu.Config{BackoffMin: 10 * time.Millisecond})
+	r.until("rows", func() bool { return len(r.out.rows[wire.KindGPU]) > 5 })
+	version := func() (list []string) {
+		for _, f := range r.out.rows[wire.KindFact] {
+			if f.strs["name"] == "driver_version" {
+				list = append(list, f.strs["value"])
+			}
+		}
+		return list
+	}
+	if got := version(); len(got) != 1 || got[0] != "580.95.05" {
+		t.Fatalf("driver_version: %v", got)
+	}
+	pid := r.src.Stats().ChildPID
+	if err := r.mem.ReplaceDriver("590.44.01"); err != nil {
+		t.Fatal(err)
+	}
+	r.until("another child answers", func() bool {
+		now := r.src.Stats().ChildPID
+		return now != 0 && now != pid && r.state(0) == source.Active && len(version()) > 1
+	})
+	if got := version(); len(got) != 2 || got[1] != "590.44.01" {
+		t.Errorf("driver_version: %v", got)
+	}
+	if st := r.src.Stats(); st.Restarts != 1 || st.Library.DriverVersion != "590.44.01" {
+		t.Errorf("stats: %+v", st)
+	}
+}
+
 // Calls that became slow: the GPU is read less often, and it is said.
 func TestSlowCalls(t *testing.T) {
 	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour), gpu.Config{DeviceInterval: 4 * time.Second})

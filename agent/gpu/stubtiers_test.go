@@ -127,6 +127,19 @@ func TestBurstsKeepSums(t *testing.T) {
 			t.Errorf("%s: %.4g over %.1f s, want %.4g ± %.0f %% over %.1f s", name, sum, seconds, c.want, 100*c.margin, wall)
 		}
 	}
+	// Power of tensor cores rests on those rows that have both.
+	var both []row
+	for _, row := range rows {
+		if row.has("tensor_e4") && row.has("sm_clock_mhz") {
+			row.ints["product"] = row.ints["tensor_e4"] * row.ints["sm_clock_mhz"]
+			both = append(both, row)
+		}
+	}
+	sum, seconds := weighed(both, "product")
+	t.Logf("tensor times clock: %+.2f %%, over %.1f s, of %d rows", 100*(sum/(truth.TensorMegacycles*1e4)-1), seconds, len(both))
+	if seconds < wall-5.1 || math.Abs(sum/(truth.TensorMegacycles*1e4)-1) > 0.06 {
+		t.Errorf("tensor times clock: %.4g over %.1f s, want %.4g", sum, seconds, truth.TensorMegacycles*1e4)
+	}
 	for _, c := range []struct {
 		name string
 		want float64
