@@ -65,8 +65,8 @@ func New(cfg Config) (*BMC, error) {
 	b := &BMC{slots: make(chan struct{}, cfg.Concurrency), devices: cfg.Devices, told: map[string]source.Status{}}
 	b.fill = b.fillRow
 	seen := map[string]bool{}
-	for _, t := range cfg.Targets {
-		t, err := t.complete(least)
+	for _, given := range cfg.Targets {
+		t, err := given.complete(least)
 		if err != nil {
 			return nil, err
 		}

@@ -126,8 +126,7 @@ func (r *redfish) members(ctx context.Context, path string, limit int) ([]string
 
 // status is the HTTP status that an error stands for; 0: none.
 func status(err error) int {
-	var e *schemas.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*schemas.Error](err); ok {
 		return e.HTTPReturnedStatusCode
 	}
 	return 0

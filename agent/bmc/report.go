@@ -62,8 +62,8 @@ func readReport(r io.Reader) (rep report, err error) {
 		switch key {
 		case "Timestamp":
 			var s text
-			if err := d.Decode(&s); err != nil {
-				return err
+			if derr := d.Decode(&s); derr != nil {
+				return derr
 			}
 			rep.at = moment(string(s))
 			return nil
@@ -90,8 +90,7 @@ func (r *report) one(d *json.Decoder) error {
 		}
 	}
 	if err := d.Decode(&v); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) { // a value of another shape: the stream itself is whole
+		if _, wrong := errors.AsType[*json.UnmarshalTypeError](err); wrong { // a value of another shape: the stream itself is whole
 			r.unread++
 			return nil
 		}

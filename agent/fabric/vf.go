@@ -192,8 +192,7 @@ func (f *Fabric) functionsOf(a *adapter) {
 }
 
 func askWhy(err error) string {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		switch errno {
 		case syscall.EAGAIN:
 			return "no answer within a second; a firmware that hangs holds the kernel's lock on network devices"

@@ -1,6 +1,7 @@
 package fakebmc
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,10 +15,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -113,12 +116,12 @@ func Start(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start fake BMC: %w", err)
 	}
-	l, err := net.Listen("tcp", opt.Address)
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", opt.Address)
 	if err != nil {
 		return nil, fmt.Errorf("start fake BMC: %w", err)
 	}
 	s := &Server{opt: opt, listener: l, cert: raw, sessions: map[string]string{}, asked: map[string]int{}}
-	s.web = &http.Server{Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	s.web = &http.Server{Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	go func() {
 		// Close ends it; what a peer does is not this server's fault.
 		_ = s.web.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}))
@@ -180,11 +183,7 @@ type Counts struct {
 func (s *Server) Counts() Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := Counts{Open: len(s.sessions), Logins: s.logins, Logouts: s.logouts, Denied: s.denied, Writes: append([]string(nil), s.writes...), Asked: map[string]int{}}
-	for k, v := range s.asked {
-		c.Asked[k] = v
-	}
-	return c
+	return Counts{Open: len(s.sessions), Logins: s.logins, Logouts: s.logouts, Denied: s.denied, Writes: slices.Clone(s.writes), Asked: maps.Clone(s.asked)}
 }
 
 const (
@@ -211,7 +210,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	case f.NotRedfish:
 		http.NotFound(w, r)
 	case f.Redirect != "":
-		http.Redirect(w, r, f.Redirect+path, http.StatusTemporaryRedirect)
+		w.Header().Set("Location", f.Redirect+path)
+		w.WriteHeader(http.StatusTemporaryRedirect)
 	case path == root && r.Method == http.MethodGet:
 		s.answer(w, map[string]any{
 			"@odata.id": root + "/", "Id": "RootService", "RedfishVersion": "1.17.0", "Vendor": s.opt.Vendor, "Systems": id(root + "/Systems"), "Chassis": id(root + "/Chassis"),
