@@ -48,6 +48,7 @@ type keeper struct {
 	times map[uint64]int
 	mark  wire.CommitMark
 	quiet atomic.Bool // stores, and says nothing
+	drop  uint64      // lost once between the broker's ack and the store
 }
 
 func (r *rig) keep(t *testing.T, sp *spool.Spool) *keeper {
@@ -61,10 +62,14 @@ func (r *rig) keep(t *testing.T, sp *spool.Spool) *keeper {
 		seq := binary.BigEndian.Uint64(m.Data())
 		k.mu.Lock()
 		defer k.mu.Unlock()
+		_ = m.Ack() // a repeat does no harm here
+		if k.drop == seq {
+			k.drop = 0
+			return
+		}
 		k.order = append(k.order, seq)
 		k.times[seq]++
 		k.mark.Add(seq, seq)
-		_ = m.Ack() // a repeat does no harm here
 		if !k.quiet.Load() {
 			_, _ = r.js.Publish(context.Background(), wire.CommitSubject(cluster, "n1"), wire.AppendCommitMark(nil, &k.mark))
 		}
@@ -190,6 +195,31 @@ func TestBacklogRestart(t *testing.T) {
 	}
 	if n, _ := k.has(); n != old+12 {
 		t.Errorf("%d of %d frames came", n, old+12)
+	}
+}
+
+// TestLostBetween: a frame that the broker acknowledged and lost is sent again, though what
+// comes after it is stored all the time; nothing else is.
+func TestLostBetween(t *testing.T) {
+	r := newRig(t)
+	sp := newSpool(t, t.TempDir())
+	k := r.keep(t, sp)
+	k.mu.Lock()
+	k.drop = 5
+	k.mu.Unlock()
+	s, _ := r.start(t, ship.Config{Spool: sp, Node: "n1", ResendAfter: 400 * time.Millisecond, AskAfter: 10 * time.Second, BacklogRate: 1 << 20, BacklogSpread: -1})
+	fat(t, sp, 10, 100)
+	wait(t, "the lost one", func() bool {
+		fat(t, sp, 1, 100) // every few milliseconds
+		return sp.Committed() >= 10
+	})
+	if err := s.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.times[5] != 1 || s.Stats().Resent == 0 || s.Stats().Resent > 20 {
+		t.Errorf("frame 5 came %d times to the store, %+v", k.times[5], s.Stats())
 	}
 }
 

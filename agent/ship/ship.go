@@ -399,7 +399,9 @@ func (s *Ship) take(data []byte) {
 	for i, r := range m.Ranges {
 		more[i] = spool.Range(r)
 	}
-	news, err := s.cfg.Spool.CommitMark(m.Through, more)
+	sp := s.cfg.Spool
+	before := sp.Committed()
+	news, err := sp.CommitMark(m.Through, more)
 	if err != nil {
 		// What is committed is known, and frames stay on disk longer than they need to.
 		s.note(classify(s.cfg.Conn, err), fmt.Errorf("free committed frames: %w", err))
@@ -407,7 +409,10 @@ func (s *Ship) take(data []byte) {
 	if !news {
 		return
 	}
-	s.progress, s.factor = time.Now(), 1
+	if sp.Committed() > before || sp.Settled() {
+		// New frames that are stored are no progress for one that got lost before them.
+		s.progress, s.factor = time.Now(), 1
+	}
 	s.credit()
 	s.mu.Lock()
 	close(s.changed)

@@ -131,15 +131,11 @@ func parseGaps(b []byte) (turn uint64, slot int64, gaps []Gap, err error) {
 		return 0, 0, gaps, err
 	}
 	half := len(b) / 2
-	t0, g0, err0 := parseGapSlot(b[:half])
-	t1, g1, err1 := parseGapSlot(b[half:])
-	switch {
-	case err0 != nil && err1 != nil:
-		return 0, 0, nil, errGaps
-	case err1 != nil || err0 == nil && t0 > t1:
-		return t0, int64(half), g0, nil
+	turn, gaps, err = parseGapSlot(b[:half])
+	if t, g, other := parseGapSlot(b[half:]); other == nil && (err != nil || t > turn) {
+		turn, gaps, err = t, g, nil
 	}
-	return t1, int64(half), g1, nil
+	return turn, int64(half), gaps, err
 }
 
 // gapFile is the file of gaps: two slots, written in turn and in place, so that a gap can be

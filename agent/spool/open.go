@@ -424,12 +424,30 @@ func (s *Spool) begin(damaged bool) error {
 	return nil
 }
 
-// lastDigest is the digest of the frame before the next one, as far as a gap tells it.
-func (s *Spool) lastDigest() [32]byte {
+// lastDigest is the digest of the frame before the next one, as far as it is there or a gap
+// tells it.
+func (s *Spool) lastDigest() (digest [32]byte) {
 	for _, g := range s.gaps {
 		if g.To == s.next-1 {
 			return g.Digest
 		}
 	}
-	return [32]byte{}
+	n := len(s.segments)
+	if n == 0 || s.segments[n-1].last() != s.next-1 || len(s.segments[n-1].frames) == 0 {
+		return digest
+	}
+	act := s.segments[n-1]
+	f, err := s.fs.Open(s.path(act.name()))
+	if err != nil {
+		return digest
+	}
+	r := act.frames[len(act.frames)-1]
+	frame := make([]byte, r.len)
+	if _, err = f.ReadAt(frame, int64(r.off)); err == nil {
+		digest = sha256.Sum256(frame)
+	}
+	if f.Close() != nil {
+		return [32]byte{}
+	}
+	return digest
 }

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/flopwatch/flopwatch/internal/testenv/race"
 )
 
 // saga is what a user of a spool knows over all its lives.
@@ -31,15 +34,9 @@ func newSaga() *saga {
 
 func (g *saga) clone() *saga {
 	c := newSaga()
-	for k, v := range g.published {
-		c.published[k] = v
-	}
-	for k := range g.committed {
-		c.committed[k] = true
-	}
-	for k, v := range g.carried {
-		c.carried[k] = v
-	}
+	maps.Copy(c.published, g.published)
+	maps.Copy(c.committed, g.committed)
+	maps.Copy(c.carried, g.carried)
 	c.confirmed, c.told, c.life = g.confirmed, slices.Clone(g.told), g.life
 	return c
 }
@@ -253,7 +250,7 @@ func TestPowerCut(t *testing.T) {
 			cuts, again := 0, 0
 			ops := map[string]int{}
 			stride := 1
-			if testing.Short() {
+			if testing.Short() || race.Enabled {
 				stride = 7
 			}
 			for at := 1; ; at += stride {

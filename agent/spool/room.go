@@ -93,7 +93,7 @@ func statfs(dir string) (free, total int64, err error) {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, 0, fmt.Errorf("read free space of %s: %w", dir, err)
 	}
-	unit := int64(st.Bsize)
+	unit := st.Bsize
 	return int64(st.Bavail) * unit, int64(st.Blocks) * unit, nil
 }
 

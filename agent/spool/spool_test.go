@@ -497,6 +497,18 @@ func FuzzGaps(f *testing.F) {
 	})
 }
 
+func FuzzPositions(f *testing.F) {
+	f.Add(make([]byte, slotUsed))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) < slotUsed {
+			return
+		}
+		if turn, _, _, ok := parsePositions(data[:slotUsed]); ok && turn == 0 {
+			t.Error("a slot that was never written is sound")
+		}
+	})
+}
+
 // TestOldGaps: a list of the first version is read, and replaced by one of the second.
 func TestOldGaps(t *testing.T) {
 	cfg := Config{Dir: t.TempDir(), SegmentBytes: 300}
