@@ -243,14 +243,19 @@ func become(uid uintptr, caps []uint) error {
 
 // The secret in a real process's environment is nowhere in this one's memory after a read.
 func TestEnvironLeavesNothing(t *testing.T) {
-	// Made of parts, so that this test's own memory does not hold it as a whole.
-	secret := []byte{'k', 'e', 'y', '-'}
+	// Made of parts and outside of the heap, so that it is there once.
+	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(page) }()
+	secret := append(page[:0], 'k', 'e', 'y', '-')
 	for i := range 12 {
 		secret = append(secret, 'A'+byte(i), '0'+byte(i%10))
 	}
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `i=0; s=key-; for c in A B C D E F G H I J K L; do s=$s$c$((i % 10)); i=$((i + 1)); done; export API_KEY=$s RANK=1 WORLD_SIZE=4; exec sleep 60`)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
-	if err := cmd.Start(); err != nil {
+	if err = cmd.Start(); err != nil {
 		t.Fatalf("no shell here: %v", err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
@@ -258,7 +263,6 @@ func TestEnvironLeavesNothing(t *testing.T) {
 	r := new(environReader)
 	ctx := t.Context()
 	for e := noEnviron; e.rank != 1; {
-		var err error
 		if e, err = r.read(proc, int32(cmd.Process.Pid), false); err != nil {
 			t.Fatal(err)
 		}

@@ -74,7 +74,6 @@ type service struct {
 	askedMs    int64 // boot ms
 	backoffMs  int64
 	heard      bool   // ever
-	heardMs    int64  // boot ms
 	err        error  // of the last answer
 	note, odd  string // what else is wrong
 	told       source.Status

@@ -13,24 +13,31 @@ import (
 	"github.com/flopwatch/flopwatch/internal/testenv"
 )
 
-// realKubelet starts gRPC's and Kubernetes' own code on a socket. It is a module of its own,
-// whose modules have to be fetched: "kubelet" in FLOPWATCH_REQUIRE forbids that a test is
-// skipped for want of them.
-func realKubelet(t *testing.T, pods string) string {
+// buildKubelet builds gRPC's and Kubernetes' own code for the kubelet's sockets. It is a module
+// of its own, whose modules have to be fetched: "kubelet" in FLOPWATCH_REQUIRE forbids that a
+// test is skipped for want of them.
+func buildKubelet(t *testing.T) (exe string) {
+	t.Helper()
+	exe = filepath.Join(t.TempDir(), "testkubelet")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".")
+	build.Dir = "testkubelet"
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Logf("%s", out)
+		testenv.Need(t, "kubelet", err)
+	}
+	return exe
+}
+
+// realKubelet starts it on a socket.
+func realKubelet(t *testing.T, exe, pods string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "kubelet")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	exe, socket := filepath.Join(dir, "testkubelet"), filepath.Join(dir, "k.sock")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".")
-	build.Dir = "testkubelet"
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
-	if out, berr := build.CombinedOutput(); berr != nil {
-		t.Logf("%s", out)
-		testenv.Need(t, "kubelet", berr)
-	}
+	socket := filepath.Join(dir, "k.sock")
 	cmd := exec.CommandContext(t.Context(), exe, socket, pods)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -50,6 +57,7 @@ func realKubelet(t *testing.T, pods string) string {
 // What is made and read by hand here is what Kubernetes' own code makes and reads.
 func TestRealKubelet(t *testing.T) {
 	t.Parallel()
+	exe := buildKubelet(t)
 	for _, c := range []struct {
 		name, pods string
 	}{
@@ -59,7 +67,7 @@ func TestRealKubelet(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
 			f.driverFiles()
-			socket := realKubelet(t, c.pods)
+			socket := realKubelet(t, exe, c.pods)
 			f.j = New(Config{Procfs: f.root, Passwd: filepath.Join(f.root, "passwd"), Devices: threeGPUs(), PodResources: socket, PodsAPI: socket}, f.l)
 			t.Cleanup(func() { _ = f.j.Close() })
 			f.process(10, "python3", 1, 100, 1000, "0::/kubepods.slice/kubepods-pod"+under+".slice/cri-containerd-"+cid+".scope\n")
@@ -91,7 +99,7 @@ func TestRealKubelet(t *testing.T) {
 	}
 }
 
-// lean asks once more, and holds that a large reply is never in memory as a whole.
+// lean asks once more, and logs how much memory a large reply takes.
 func lean(t *testing.T, c *caller) {
 	t.Helper()
 	var peak uint64
