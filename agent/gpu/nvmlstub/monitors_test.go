@@ -47,7 +47,7 @@ func monitor(t *testing.T, name string) string {
 
 // eight is a host of eight GPUs that differ in power and memory, with this process on all of
 // them, and the environment in which a program finds the library.
-func eight(t *testing.T) (environment []string) {
+func eight(t *testing.T, and ...func(*Scenario)) (environment []string) {
 	t.Helper()
 	s := Scenario{Manual: true, Processes: []Process{{PID: uint32(os.Getpid()), UsedBytes: 9 << 30, Name: "train"}}}
 	for i := range 8 {
@@ -55,6 +55,9 @@ func eight(t *testing.T) (environment []string) {
 		l[PowerW], l[MemUsedBytes], l[TempC] = float64(300+20*i), float64(10+i)*(1<<30), float64(50+i)
 		s.GPUs = append(s.GPUs, GPU{Segments: []Segment{{Length: time.Hour, Compute: l}}})
 		s.Processes[0].GPUs = append(s.Processes[0].GPUs, i)
+	}
+	for _, f := range and {
+		f(&s)
 	}
 	dir := t.TempDir()
 	if _, err := Install(built.library, dir); err != nil {
@@ -75,13 +78,17 @@ func usedMiB(i int) int { return (10+i)*1024 + 551 }
 
 func TestGpustat(t *testing.T) {
 	program := monitor(t, "gpustat")
-	cmd := exec.CommandContext(t.Context(), program, "--json")
-	cmd.Env = eight(t)
-	cmd.Stderr = t.Output()
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("gpustat: %v: %s", err, out)
+	run := func(environment []string) []byte {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), program, "--json")
+		cmd.Env, cmd.Stderr = environment, t.Output()
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("gpustat: %v: %s", err, out)
+		}
+		return out
 	}
+	out := run(eight(t))
 	var got struct {
 		GPUs []struct {
 			Index     int
@@ -99,7 +106,7 @@ func TestGpustat(t *testing.T) {
 			}
 		}
 	}
-	if err = json.Unmarshal(out, &got); err != nil {
+	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatalf("gpustat says %s: %v", out, err)
 	}
 	if len(got.GPUs) != 8 {
@@ -112,6 +119,20 @@ func TestGpustat(t *testing.T) {
 		if len(g.Processes) != 1 || g.Processes[0].PID != os.Getpid() || g.Processes[0].Used != 9<<10 {
 			t.Errorf("processes on GPU %d: %+v", i, g.Processes)
 		}
+	}
+	// One that is cut into MIG devices has power, but no use that it could show.
+	cut := run(eight(t, func(s *Scenario) { s.GPUs[3].Instances = Instances("1g.10gb", "3g.40gb") }))
+	var some struct {
+		GPUs []struct {
+			Util  *int `json:"utilization.gpu"`
+			Power *int `json:"power.draw"`
+		}
+	}
+	if err := json.Unmarshal(cut, &some); err != nil || len(some.GPUs) != 8 {
+		t.Fatalf("gpustat says %s: %v", cut, err)
+	}
+	if some.GPUs[3].Util != nil || some.GPUs[3].Power == nil || some.GPUs[2].Util == nil {
+		t.Errorf("with MIG devices: %s", cut)
 	}
 }
 
