@@ -337,7 +337,7 @@ func TestLostDuringEach(t *testing.T) {
 			}
 			lost := map[int]bool{}
 			q := frame.Request{Type: frame.TypeDescribe, Sample: 0xff, Processes: 0xff, Health: 0xff, Events: true}
-			for range 12 {
+			for range 16 {
 				c.ask(q)
 				q = frame.Request{Sample: 0xff, Events: true}
 				for _, f := range c.faults {

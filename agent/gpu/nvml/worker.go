@@ -179,20 +179,12 @@ func (w *worker) rare() {
 		w.guard(w.processes)
 	}
 	w.guard(w.join)
-	for i := range 4 {
-		if w.broken {
-			return
-		}
-		switch (w.turn + i) % 4 {
-		case 0:
-			w.guard(func() { w.instances(frame.MaxInstances) })
-		case 1:
-			w.guard(w.vitals)
-		case 2:
-			w.guard(w.refresh)
-		case 3:
-			w.guard(w.partition)
-		}
+	last := [...]func(){w.vitals, w.partition, w.refresh, func() { w.instances(frame.MaxInstances) }}
+	if w.turn%2 == 1 {
+		last[0], last[1], last[2], last[3] = last[1], last[0], last[3], last[2]
+	}
+	for _, f := range last {
+		w.guard(f)
 	}
 	w.turn++
 }
@@ -228,6 +220,9 @@ func (w *worker) flush() {
 
 // guard lives through what the binding does with counts and sizes that cannot be.
 func (w *worker) guard(f func()) {
+	if w.broken {
+		return
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			w.fault("", frame.CodePanic, fmt.Sprint(r))
