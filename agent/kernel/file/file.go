@@ -156,8 +156,8 @@ func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) ke
 	}
 	began := time.Now()
 	var err error
-	f.files, err = f.by.read(ctx, f.list, f.files[:0])
-	f.every = min(max(f.cfg.Every, time.Since(began)*share), max(slowest, f.cfg.Every))
+	took := tasks.Cost(func() { f.files, err = f.by.read(ctx, f.list, f.files[:0]) })
+	f.every = min(max(f.cfg.Every, took*share), max(slowest, f.cfg.Every))
 	if err != nil {
 		return kernel.Degraded("open files could not be read fully", err, f.why.Fallback)
 	}

@@ -57,7 +57,7 @@ type Feature struct {
 	watch *tasks.Watch
 	by    looker
 	every time.Duration
-	began uint64 // ns since boot
+	took  time.Duration // of a processor, by the last look
 
 	jobs   map[uint32]source.Job // of processes, kept past their end
 	sums   map[rowKey]*row
@@ -185,9 +185,8 @@ func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) ke
 		f.jobs[uint32(p.PID)] = p.Job
 	}
 	clear(f.sums)
-	began := time.Now()
-	err := f.by.look(ctx, list, f.watch.Groups(), f.add)
-	f.pace(time.Since(began))
+	var err error
+	f.pace(tasks.Cost(func() { err = f.by.look(ctx, list, f.watch.Groups(), f.add) }))
 	if err != nil {
 		return kernel.Degraded("the counters could not be read fully", err, f.why.Fallback)
 	}
@@ -199,6 +198,7 @@ func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) ke
 
 // pace sets the time to the next look by what this one took.
 func (f *Feature) pace(took time.Duration) {
+	f.took = took
 	f.every = min(max(f.cfg.Every, took*share), max(slowest, f.cfg.Every))
 }
 
