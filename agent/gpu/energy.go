@@ -22,17 +22,16 @@ const (
 
 // energyCheck holds a GPU's counter of energy against its power.
 type energyCheck struct {
-	was            sample
-	begun          bool
-	tookUs         int64
-	energyMJ       float64
-	powerMJ        float64
-	bad            int    // windows in a row with a ratio beyond the margin
-	ratioE2        int64  // of the last window; 0: none yet
-	reason         string // not empty: they disagree
-	news           bool   // ratioE2 is of a window that just ended
-	resets         int    // times that the counter went back; bounded by what is read
-	resetSinceTold bool
+	was      sample
+	begun    bool
+	tookUs   int64
+	energyMJ float64
+	powerMJ  float64
+	bad      int    // windows in a row with a ratio beyond the margin
+	ratioE2  int64  // of the last window, or of one before that was no different; 0: none yet
+	reason   string // not empty: they disagree
+	news     bool   // a window has just ended
+	resets   int    // times that the counter went back
 }
 
 // sample is what is compared.
@@ -53,7 +52,6 @@ func (e *energyCheck) add(p *timed) {
 	if now.energyMJ < was.energyMJ {
 		// The driver was loaded anew, or the GPU reset: what lies between is not known.
 		e.resets++
-		e.resetSinceTold = true
 		return
 	}
 	dt := now.bootUs - was.bootUs
@@ -76,7 +74,10 @@ func (e *energyCheck) judge() {
 		return
 	}
 	ratio := energy / power
-	e.ratioE2, e.news = max(int64(min(ratio, 1e6)*100+0.5), 1), true
+	e.news = true
+	if now := max(int64(min(ratio, 1e6)*100+0.5), 1); now-e.ratioE2 >= energyStepE2 || e.ratioE2-now >= energyStepE2 {
+		e.ratioE2 = now
+	}
 	if ratio <= energyMargin && ratio >= 1/energyMargin {
 		e.bad, e.reason = 0, ""
 		return

@@ -408,7 +408,7 @@ func (g *gpuState) state(now time.Time, bootMs int64, cfg *Config) (st source.St
 		return source.Degraded, g.fault, true
 	case g.read && g.energy.reason != "":
 		return source.Degraded, g.energy.reason, true
-	case g.read && g.device.MIGMode != 1 && g.device.GPM && !g.gpm():
+	case g.read && g.device.Whole && g.device.MIGMode != 1 && g.device.GPM && !g.gpm():
 		why := ""
 		if g.device.CCMode == "on" {
 			why = ", as confidential computing is on"

@@ -346,8 +346,8 @@ func TestMIG(t *testing.T) {
 	s := nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour)
 	s.GPUs[0].MIG = true
 	r := newRig(t, nvmlstub.Options{}, s, gpu.Config{})
-	r.steps(10)
-	last := of(r.out.take(wire.KindGPU), 0)[9]
+	r.steps(30)
+	last := of(r.out.take(wire.KindGPU), 0)[29]
 	if last.has("util_e4") || last.has("tensor_e4") || !last.has("power_mw") || !last.has("nvlink_tx_bps") || last.sources["nvlink_tx_bps"] != wire.SourceNVML {
 		t.Errorf("row: %+v", last)
 	}
