@@ -18,9 +18,9 @@ import (
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
-// DefaultBacklogRate suits a GPU host: a day of eight GPUs, 40 MB at most, is sent in ten
+// DefaultBacklogRate suits a GPU host: a day of eight GPUs, 40 MB at most, is sent in three
 // minutes. What a fleet sends together is bounded by BacklogAhead.
-const DefaultBacklogRate = 64 << 10
+const DefaultBacklogRate = 256 << 10
 
 // Config of one node's ship. Conn, JetStream, Spool and Cluster are needed; zero values
 // elsewhere mean the defaults.
