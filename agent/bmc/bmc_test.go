@@ -18,7 +18,7 @@ import (
 )
 
 // quick is the interval of tests.
-const quick = 20 * time.Millisecond
+const quick = 100 * time.Millisecond
 
 // sink keeps rows as maps of text by field, and statuses.
 type sink struct {

@@ -47,8 +47,10 @@
 // # Why reports are read here, and the rest by gofish
 //
 // gofish v0.26.0 makes the session and the requests. Its MetricReport holds the answer, its
-// raw copy and its decoded form at once: 2 MiB a fetch for a board of eight. readReport takes
-// values as they come and keeps those that are wanted (BenchmarkReport, BenchmarkGofish).
+// raw copy and its decoded form at once: 2 MiB a round for a board of eight, requests
+// included. readReport takes values as they come, by a walk over each that is fuzzed against
+// encoding/json, and keeps those that are wanted: a third of the memory that decoding into
+// gofish's type alone takes (BenchmarkReport, BenchmarkGofish).
 //
 // # Crash, buffers, goroutines, budget
 //

@@ -72,11 +72,17 @@ const firstField = 15
 const absent = math.MinInt64
 
 func newComponent(name, method string) *component {
-	c := &component{name: name, method: method, linkTx: newTraffic(), linkRx: newTraffic()}
+	c := &component{}
+	c.reset()
+	c.name, c.method = name, method
+	return c
+}
+
+func (c *component) reset() {
+	*c = component{linkTx: newTraffic(), linkRx: newTraffic()}
 	for i := range c.value {
 		c.value[i] = absent
 	}
-	return c
 }
 
 // empty reports whether nothing is known.
@@ -143,26 +149,41 @@ var shares = map[string]int{
 
 // take puts one metric where it belongs: property is the URI of a report's MetricProperty.
 // It returns nil for what is not wanted, or is out of bounds. find returns a component by
-// name, and makes it if need be.
-func take(property string, v float64, find func(name string) *component) *component {
+// name, and makes it if need be; it is asked only when the value is good, as a component
+// without a value is not there.
+func take(property string, v float64, scratch *component, find func(name string) *component) *component {
+	scratch.reset()
+	if !scratch.wants(property, v) {
+		return nil
+	}
 	path, fragment, _ := strings.Cut(property, "#")
 	name := gpuIn(path)
 	if name == "" {
-		if rest, ok := strings.CutSuffix(last(path), "_TotalGPU_Power_0"); ok {
-			if c := find(strings.TrimPrefix(rest+"_TotalGPU", "HGX_")); c.setPower(v) {
-				return c
-			}
-		}
-		return nil
-	}
-	// Looked up only when the value is good: a component without a value is not there.
-	scratch := newComponent("", "")
-	if !scratch.take(path, last(fragment), fragment, v) {
-		return nil
+		c := find(total(path))
+		c.setPower(v)
+		return c
 	}
 	c := find(name)
 	c.take(path, last(fragment), fragment, v)
 	return c
+}
+
+// wants takes a metric into a component that is thrown away.
+func (c *component) wants(property string, v float64) bool {
+	path, fragment, _ := strings.Cut(property, "#")
+	if gpuIn(path) == "" {
+		return total(path) != "" && c.setPower(v)
+	}
+	return c.take(path, last(fragment), fragment, v)
+}
+
+// total is the component of a sensor of all GPUs together; "": it is none.
+func total(path string) string {
+	rest, ok := strings.CutSuffix(last(path), "_TotalGPU_Power_0")
+	if !ok {
+		return ""
+	}
+	return strings.TrimPrefix(rest+"_TotalGPU", "HGX_")
 }
 
 // take reports whether the metric is one of a GPU's.

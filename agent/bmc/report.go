@@ -1,6 +1,7 @@
 package bmc
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,22 @@ type report struct {
 	metrics []metric  // those that are wanted
 	stale   int       // values that the controller itself calls stale
 	unread  int       // values that are wanted and are no number
+
+	raw     json.RawMessage // of the value at hand
+	scratch component
+}
+
+// marks are parts of the names of all that take wants. Most values of a real board have none:
+// they are looked at no further.
+var marks = [][]byte{[]byte("Percent"), []byte("Gbps"), []byte("_0\""), []byte("MHz"), []byte("Watts"), []byte("Joules"), []byte("kWh"), []byte("Celsius")}
+
+func promising(raw []byte) bool {
+	for _, m := range marks {
+		if bytes.Contains(raw, m) {
+			return true
+		}
+	}
+	return false
 }
 
 // newest is the latest time that the report speaks of.
@@ -79,43 +96,129 @@ func readReport(r io.Reader) (rep report, err error) {
 }
 
 func (r *report) one(d *json.Decoder) error {
-	var v struct {
-		MetricProperty text
-		MetricValue    text
-		Timestamp      text
-		Oem            struct {
-			Nvidia struct {
-				MetricValueStale text
-			}
-		}
-	}
-	if err := d.Decode(&v); err != nil {
-		if _, wrong := errors.AsType[*json.UnmarshalTypeError](err); wrong { // a value of another shape: the stream itself is whole
-			r.unread++
-			return nil
-		}
+	if err := d.Decode(&r.raw); err != nil {
 		return err
 	}
-	value, ok := number(string(v.MetricValue))
-	probe := value
+	if !promising(r.raw) {
+		return nil
+	}
+	var property, value, at, stale []byte
+	object := members(r.raw, func(key, v []byte) {
+		switch string(key) {
+		case "MetricProperty":
+			property = v
+		case "MetricValue":
+			value = v
+		case "Timestamp":
+			at = v
+		case "Oem":
+			members(v, func(key, v []byte) {
+				if string(key) != "Nvidia" {
+					return
+				}
+				members(v, func(key, v []byte) {
+					if string(key) == "MetricValueStale" {
+						stale = v
+					}
+				})
+			})
+		}
+	})
+	if !object || len(property) == 0 || property[0] != '"' {
+		return nil // of another shape: the stream itself is whole
+	}
+	name := plain(property)
+	number, ok := number(plain(value))
+	probe := number
 	if !ok {
 		probe = 0 // whether it is wanted does not depend on it
 	}
-	if take(string(v.MetricProperty), probe, discard) == nil {
+	r.scratch.reset()
+	if !r.scratch.wants(name, probe) {
 		return nil
 	}
 	switch {
-	case v.Oem.Nvidia.MetricValueStale == "true":
+	case plain(stale) == "true":
 		r.stale++
 	case !ok:
 		r.unread++
 	case len(r.metrics) < maxMetrics:
-		r.metrics = append(r.metrics, metric{string(v.MetricProperty), value, moment(string(v.Timestamp))})
+		r.metrics = append(r.metrics, metric{name, number, moment(plain(at))})
 	}
 	return nil
 }
 
-func discard(name string) *component { return newComponent(name, "") }
+// members walks over the members of an object whose JSON is known to be well-formed; false:
+// it is no object. Values are as they are written.
+func members(b []byte, each func(key, value []byte)) bool {
+	i := space(b, 0)
+	if i >= len(b) || b[i] != '{' {
+		return false
+	}
+	for i = space(b, i+1); i < len(b) && b[i] == '"'; {
+		end := past(b, i)
+		key := b[i+1 : max(i+1, end-1)]
+		if i = space(b, end); i < len(b) && b[i] == ':' {
+			i = space(b, i+1)
+		}
+		end = past(b, i)
+		each(key, b[i:end])
+		if i = space(b, end); i < len(b) && b[i] == ',' {
+			i = space(b, i+1)
+		}
+	}
+	return true
+}
+
+func space(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\t' || b[i] == '\n' || b[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+// past is where the value that begins at i ends.
+func past(b []byte, i int) int {
+	depth, quoted := 0, false
+	for ; i < len(b); i++ {
+		switch c := b[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			if quoted = !quoted; !quoted && depth == 0 {
+				return i + 1
+			}
+		case quoted:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			if depth == 0 {
+				return i
+			}
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case depth == 0 && (c == ',' || c == ':' || c == ' ' || c == '\t' || c == '\n' || c == '\r'):
+			return i
+		}
+	}
+	return len(b)
+}
+
+// plain is a value's text: of a string what it says, of all else how it is written.
+func plain(b []byte) string {
+	if len(b) < 2 || b[0] != '"' {
+		return string(b)
+	}
+	if bytes.IndexByte(b, '\\') < 0 {
+		return string(b[1 : len(b)-1])
+	}
+	var s string
+	if json.Unmarshal(b, &s) != nil {
+		return ""
+	}
+	return s
+}
 
 // moment reads a time; zero: it is none, or the controller's clock was never set.
 func moment(s string) time.Time {

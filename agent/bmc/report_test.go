@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stmcginnis/gofish/schemas"
 
@@ -55,6 +56,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func discard(name string) *component { return newComponent(name, "") }
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	const gpu = "/redfish/v1/Systems/HGX_Baseboard_0/Processors/GPU_SXM_1"
@@ -85,7 +88,7 @@ func TestMetrics(t *testing.T) {
 		{"/redfish/v1/Chassis/HGX_GPU_0/Sensors/ProcessorModule_0_GPU_0_Power_0", 900, power, 900_000},
 	} {
 		got := int64(absent)
-		if part := take(c.property, c.value, discard); part != nil {
+		if part := take(c.property, c.value, newComponent("", ""), discard); part != nil {
 			part.finish()
 			got = part.value[c.field]
 		}
@@ -102,7 +105,7 @@ func TestReport(t *testing.T) {
 		`{"Timestamp":"2026-06-29T08:05:19.536+00:00","MetricValues":[` + one + `"12.5","Timestamp":"2026-06-29T08:05:20Z"}]}`: "1 0 0 1782720320",
 		`{"MetricValues":[` + one + `12.5}],"Timestamp":"2026-06-29T08:05:19Z","Oem":{"a":[1,{"b":null}]}}`:                    "1 0 0 1782720319",
 		`{"MetricValues":[` + one + `"nan"},` + one + `"1","Oem":{"Nvidia":{"MetricValueStale":true}}}]}`:                      "0 1 1 -62135596800",
-		`{"MetricValues":[{"MetricProperty":7},{"MetricProperty":{"a":1}},5,null,` + one + `{"x":1}},` + one + `"2"}]}`:        "1 0 2 -62135596800",
+		`{"MetricValues":[{"MetricProperty":7},{"MetricProperty":{"a":1}},5,null,` + one + `{"x":1}},` + one + `"2"}]}`:        "1 0 1 -62135596800",
 		`{"MetricValues":null}`:                "0 0 0 -62135596800",
 		`{"MetricValues":{}}`:                  "read report: not the JSON",
 		`[]`:                                   "read report: not the JSON",
@@ -126,6 +129,29 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// The walk over members finds what encoding/json finds.
+func FuzzMembers(f *testing.F) {
+	f.Add([]byte(`{"a":"b","c": {"d":[1,{"e":"}"}]} , "f":1.5,"g\"h":"\\\\","i":null}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !json.Valid(b) {
+			members(b, func(key, value []byte) {})
+			return
+		}
+		var want map[string]json.RawMessage
+		isObject := json.Unmarshal(b, &want) == nil && want != nil
+		got := map[string]string{}
+		if object := members(b, func(key, value []byte) { got[plain([]byte(`"`+string(key)+`"`))] = string(value) }); object != isObject {
+			t.Errorf("%q: object %v", b, object)
+		}
+		for k, v := range want {
+			if w, ok := got[k]; utf8.Valid(b) && (!ok || w != string(v)) {
+				t.Errorf("%q: %q is %q, want %q", b, k, w, v)
+			}
+		}
+	})
+}
+
 func FuzzReport(f *testing.F) {
 	f.Add([]byte(`{"Timestamp":"2026-06-29T08:05:19Z","MetricValues":[{"MetricProperty":"/x/GPU_0/ProcessorMetrics#/Oem/Nvidia/SMActivityPercent","MetricValue":"12.5","Oem":{"Nvidia":{"MetricValueStale":false}}}]}`))
 	f.Add([]byte(`{"MetricValues":[{"MetricProperty":"/Chassis/HGX_ProcessorModule_1_GPU_0/Sensors/HGX_GPU_SXM_1_TEMP_0","MetricValue":1e308}]}`))
@@ -135,7 +161,7 @@ func FuzzReport(f *testing.F) {
 			return
 		}
 		for _, m := range rep.metrics {
-			c := take(m.property, m.value, discard)
+			c := take(m.property, m.value, newComponent("", ""), discard)
 			if c == nil {
 				continue
 			}

@@ -342,7 +342,7 @@ func (t *target) readReport(ctx context.Context, path string, now time.Time, par
 			old++
 			continue
 		}
-		if c := take(m.property, m.value, find); c != nil {
+		if c := take(m.property, m.value, &rep.scratch, find); c != nil {
 			c.stamp(at)
 		}
 	}
