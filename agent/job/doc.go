@@ -130,7 +130,8 @@
 // At most 4,096 processes, holds, pods with a name, and files of jobs are kept. A tick is one
 // poll of pidfds, at most 512, and a read of stat for each process that has none; a new list
 // reads one file a process (cgroup); a directory is looked at when it changed, and every ten
-// or thirty seconds. A tick in which nothing has changed allocates nothing. The state file is
+// or thirty seconds. A tick in which nothing has changed allocates nothing but what the look at
+// a directory takes. The state file is
 // written when something changed, and once a minute while there are processes or holds; it
 // holds names in clear, readable for the agent alone.
 package job

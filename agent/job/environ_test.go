@@ -249,7 +249,8 @@ func TestEnvironLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Munmap(page) }()
-	secret := append(page[:0], 'k', 'e', 'y', '-')
+	secret := page[:0]
+	secret = append(secret, 'k', 'e', 'y', '-')
 	for i := range 12 {
 		secret = append(secret, 'A'+byte(i), '0'+byte(i%10))
 	}
