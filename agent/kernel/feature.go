@@ -102,11 +102,8 @@ func (r Report) Reason() string {
 // Errno returns the kernel's error within err, 0 if there is none. The BPF library's own
 // texts guess at causes (a limit of locked memory, for any EPERM), so they are not shown.
 func Errno(err error) syscall.Errno {
-	var no syscall.Errno
-	if errors.As(err, &no) {
-		return no
-	}
-	return 0
+	no, _ := errors.AsType[syscall.Errno](err)
+	return no
 }
 
 // Env is what features get from the agent. Listers may be nil: not known.

@@ -32,7 +32,6 @@ type Source struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 	closed  bool
-	told    string // the reason of the whole that was told
 	began   bool
 }
 

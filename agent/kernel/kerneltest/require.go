@@ -41,7 +41,7 @@ func Need(tb testing.TB, what string, err error) {
 }
 
 func required() bool {
-	for name := range strings.SplitSeq(os.Getenv("FLOPWATCH_REQUIRE"), ",") {
+	for name := range strings.SplitSeq(os.Getenv("FLOPWATCH_REQUIRE"), ",") { //nolint:forbidigo // of tests; internal/testenv would bring the store and the broker
 		if strings.TrimSpace(name) == "bpf" {
 			return true
 		}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,10 +38,8 @@ func TestFallbacks(t *testing.T) {
 			r := newRig(t, Config{}, append([]string{probe.Uprobe}, uprobes...)...)
 			r.lists.devices = devices(1)
 			r.f.deny = func(m string) error {
-				for _, d := range c.deny {
-					if d == m {
-						return fmt.Errorf("denied: %w", syscall.ENOSYS)
-					}
+				if slices.Contains(c.deny, m) {
+					return fmt.Errorf("denied: %w", syscall.ENOSYS)
 				}
 				return nil
 			}

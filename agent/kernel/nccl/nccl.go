@@ -160,8 +160,7 @@ func (f *Feature) Start(ctx context.Context, env *kernel.Env) kernel.Report {
 		if refused == nil || kernel.Errno(err) != 0 {
 			refused = err
 		}
-		var verdict *ebpf.VerifierError
-		if errors.As(err, &verdict) {
+		if verdict, ok := errors.AsType[*ebpf.VerifierError](err); ok {
 			return kernel.Unavailable("the kernel's verifier does not accept the programs: "+verdict.Error(), err)
 		}
 		return kernel.Unavailable("programs at functions of user space are refused: "+probe.Help(probe.UprobeMulti)+", or "+probe.Help(probe.Uprobe), refused)

@@ -2,6 +2,7 @@ package nccl
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -171,10 +172,12 @@ func (r *rig) start() {
 	}
 }
 
-func (r *rig) startAny() kernel.Report {
+func (r *rig) startAny() kernel.Report { return r.startIn(r.t.Context()) }
+
+func (r *rig) startIn(ctx context.Context) kernel.Report {
 	env := kernel.Env{Procfs: "/proc", Processes: &r.lists, Devices: &r.lists, Clock: &r.clock, BTF: btf.NewCache(),
 		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	return r.f.Start(r.t.Context(), &env)
+	return r.f.Start(ctx, &env)
 }
 
 // tick is one call of Sample, some milliseconds later.
@@ -333,3 +336,15 @@ func TestStubIsBuilt(t *testing.T) {
 }
 
 var uprobes = []string{probe.UprobeMulti, probe.IterVMA, probe.Ringbuf}
+
+// again runs a test of this binary in a process of its own.
+func again(t *testing.T, env string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", append(args, "-test.v", "-test.timeout=60s")...)
+	cmd.Env = append(os.Environ(), env)
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -147,10 +147,16 @@ func (f *Feature) count(t source.Tick, out source.Sink) error {
 	}
 	dead := f.gone()
 	for i := range r.keys { // what is called for the first time is looked at before it is told
-		if pid := int32(r.keys[i].TGID); !dead[pid] {
-			if p := f.process(pid); p != nil {
-				f.know(p, r.keys[i].Comm, t.BootMs)
-			}
+		pid := int32(r.keys[i].TGID)
+		if dead[pid] {
+			continue
+		}
+		p := f.procs[pid]
+		if p == nil {
+			p = f.process(pid)
+		}
+		if p != nil {
+			f.know(p, r.keys[i].Comm, t.BootMs)
 		}
 	}
 	f.resolve(t.BootMs)

@@ -125,6 +125,9 @@ func (e *ELF) at(b []byte, addr uint64) error {
 	return e.read(b, off)
 }
 
+// has is at for what need not be there: the last name may be shorter than the one looked for.
+func (e *ELF) has(b []byte, addr uint64) bool { return e.at(b, addr) == nil }
+
 func (e *ELF) word(addr uint64) (uint32, error) {
 	var b [4]byte
 	err := e.at(b[:], addr)
@@ -243,8 +246,8 @@ func (e *ELF) symbol(i uint32, name string) (Symbol, bool, error) {
 		return Symbol{}, false, fmt.Errorf("read symbol: %w", err)
 	}
 	text := make([]byte, len(name)+1)
-	if err := e.at(text, e.str+uint64(binary.LittleEndian.Uint32(b[:]))); err != nil || text[len(name)] != 0 || string(text[:len(name)]) != name {
-		return Symbol{}, false, nil // another one with this hash, or none
+	if !e.has(text, e.str+uint64(binary.LittleEndian.Uint32(b[:]))) || text[len(name)] != 0 || string(text[:len(name)]) != name {
+		return Symbol{}, false, nil // another one with this hash
 	}
 	if b[4]&0xf != sttFunc || binary.LittleEndian.Uint16(b[6:]) == 0 {
 		return Symbol{}, false, nil

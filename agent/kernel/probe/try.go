@@ -75,6 +75,11 @@ func nothing(name string, multi bool) *ebpf.ProgramSpec {
 	return s
 }
 
+// Empty is a program for uprobes that does nothing, to measure with.
+func Empty(multi bool) (*ebpf.Program, error) {
+	return ebpf.NewProgram(nothing("flopwatch_nop", multi))
+}
+
 func tryTracing(at ebpf.AttachType, to string) error {
 	s := nothing("flopwatch_try", false)
 	s.Type, s.AttachType, s.AttachTo = ebpf.Tracing, at, to
