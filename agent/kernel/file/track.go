@@ -3,6 +3,7 @@ package file
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -151,9 +152,7 @@ func (t *tracker) step(nowMs int64, files []opened, processes map[int32]uint64) 
 		}
 	}
 	clear(t.known)
-	for pid, start := range processes {
-		t.known[pid] = start
-	}
+	maps.Copy(t.known, processes)
 	slices.SortFunc(t.out, func(a, b episode) int {
 		return cmp.Or(cmp.Compare(a.startMs, b.startMs), cmp.Compare(a.w.key.pid, b.w.key.pid), cmp.Compare(a.w.key.ino, b.w.key.ino))
 	})

@@ -246,7 +246,7 @@ func (f *Feature) tally() (all, compute, unlisted int) {
 			shared[o.file] = true
 		}
 	}
-	type who struct{ compute, listed, parent bool }
+	type who struct{ compute, listed bool }
 	seen := map[int32]who{}
 	for _, o := range f.openings {
 		if o.pid == self || o.parent == self {

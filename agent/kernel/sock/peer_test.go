@@ -3,6 +3,7 @@ package sock
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -62,8 +63,11 @@ func servePeer() error {
 	fmt.Println("ready")
 	for {
 		line, err := in.ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			return nil // the test has ended
+		}
 		if err != nil {
-			return nil
+			return err
 		}
 		var to string
 		var n int64

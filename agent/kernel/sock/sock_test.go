@@ -2,6 +2,7 @@ package sock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -118,7 +119,7 @@ func TestExact(t *testing.T) {
 				r.look()
 			}
 			if last == 0 {
-				if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+				if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 					t.Errorf("the peer closes first: %v", err)
 				}
 				break
@@ -218,7 +219,7 @@ func TestOtherNamespace(t *testing.T) {
 	r.look()
 	r.want(p.own4, 2000, 1000+headBytes)
 	head{read: 1000, send: 2000}.ask(t, c)
-	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the peer closes first: %v", err)
 	}
 	_ = c.Close()
@@ -292,8 +293,8 @@ func TestNotWatched(t *testing.T) {
 	}
 	defer l.Close()
 	go func() {
-		if c, err := l.Accept(); err == nil {
-			_ = answer(c)
+		if in, err := l.Accept(); err == nil {
+			_ = answer(in)
 		}
 	}()
 	c, err = net.Dial("tcp", l.Addr().String())

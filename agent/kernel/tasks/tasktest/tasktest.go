@@ -121,13 +121,13 @@ func (s *Sink) Status(st source.Status) { s.Statuses = append(s.Statuses, st) }
 const asked = "FLOPWATCH_TASKTEST"
 
 // Role is what this process was started for by Again or Start; "" in the test itself.
-func Role() string { return os.Getenv(asked) }
+func Role() string { return os.Getenv(asked) } //nolint:forbidigo // a test's own variable
 
 // Command is this test program again, as role; TestMain or the test named by run looks at
 // Role.
 func Command(tb testing.TB, role, run string) *exec.Cmd {
 	tb.Helper()
-	cmd := exec.CommandContext(tb.Context(), "/proc/self/exe", "-test.run=^"+run+"$", "-test.v")
+	cmd := exec.CommandContext(tb.Context(), "/proc/self/exe", "-test.run=^"+run+"$", "-test.v") //nolint:gosec // its own program
 	cmd.Env = append(os.Environ(), asked+"="+role)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd

@@ -1,0 +1,135 @@
+package tasks
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/flopwatch/flopwatch/agent/source"
+)
+
+// lister lists what it is given.
+type lister struct {
+	pids []int32
+	ok   bool
+}
+
+func (l *lister) GPUProcesses() (list []source.GPUProcess, seq uint64, ok bool) {
+	for _, p := range l.pids {
+		list = append(list, source.GPUProcess{PID: p})
+	}
+	return list, 1, l.ok
+}
+
+type jobs map[string]source.Job
+
+func (j jobs) JobOf(int32) (source.Job, bool) { return source.Job{Source: "slurm", ID: "1"}, true }
+
+func (j jobs) JobOfCgroup(path string) (source.Job, bool) { v, ok := j[path]; return v, ok }
+
+// tree is a procfs and a hierarchy of control groups of files.
+func tree(t *testing.T) (procfs string, put func(name, text string)) {
+	t.Helper()
+	dir := t.TempDir()
+	put = func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("proc/self/mountinfo", "30 22 0:26 / "+dir+"/cg rw,nosuid shared:9 - cgroup2 none rw\n")
+	return filepath.Join(dir, "proc"), put
+}
+
+func statOf(pid int, state string, start uint64) string {
+	return strconv.Itoa(pid) + " (a) b) " + state + " 1 0 0 0 -1 0 0 0 0 0 0 0 0 0 20 0 9 0 " + strconv.FormatUint(start, 10) + " 0 0\n"
+}
+
+func TestWatch(t *testing.T) {
+	procfs, put := tree(t)
+	for i, pid := range []int{10, 11, 12, 13} {
+		put("proc/"+strconv.Itoa(pid)+"/stat", statOf(pid, "S", uint64(100+i)))
+		put("proc/"+strconv.Itoa(pid)+"/cgroup", "1:cpu:/x\n0::/job\n")
+	}
+	put("proc/13/cgroup", "0::/none\n")
+	put("cg/job/cgroup.procs", "10\n11\n12\n999\n")
+	put("cg/none/cgroup.procs", "13\n10\n")
+	l := &lister{pids: []int32{10, 13, 10, 0, 77}, ok: true}
+	w := NewWatch(procfs, l, jobs{"/job": {Source: "slurm", ID: "5"}}, true)
+	list, ok := w.Look()
+	if !ok || len(list) != 4 {
+		t.Fatalf("%d processes", len(list))
+	}
+	for i, want := range []struct {
+		pid int32
+		gpu bool
+	}{{10, true}, {11, false}, {12, false}, {13, true}} {
+		if p := list[i]; p.PID != want.pid || p.GPU != want.gpu || !p.Fresh || p.Start != uint64(100+i) {
+			t.Errorf("%+v", *p)
+		}
+	}
+	if len(w.Groups()) != 1 || w.Groups()[list[0].Group].ID != "5" {
+		t.Errorf("groups %v", w.Groups())
+	}
+	put("proc/12/stat", statOf(12, "S", 900)) // another process
+	put("proc/11/stat", statOf(11, "Z", 101))
+	list, _ = w.Look()
+	if len(list) != 3 || list[0].Fresh || !list[1].Fresh || list[1].PID != 12 {
+		t.Errorf("%+v", list)
+	}
+	l.ok = false
+	if list, ok = w.Look(); ok || len(list) != 3 || list[1].Fresh {
+		t.Error("a list that is not known is another")
+	}
+}
+
+func TestBound(t *testing.T) {
+	procfs, put := tree(t)
+	l := &lister{ok: true}
+	for pid := 1; pid <= maxWatched+5; pid++ {
+		put("proc/"+strconv.Itoa(pid)+"/stat", statOf(pid, "S", 1))
+		l.pids = append(l.pids, int32(pid))
+	}
+	w := NewWatch(procfs, l, nil, true)
+	if list, _ := w.Look(); len(list) != maxWatched || w.Over() != 5 {
+		t.Errorf("%d watched, %d over", len(list), w.Over())
+	}
+}
+
+func TestSelf(t *testing.T) {
+	s, err := ReadStat("/proc", int32(os.Getpid()))
+	if err != nil || int(s.Parent) != os.Getppid() || s.Start == 0 || s.Dead {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if ms, err := BootMs("/proc"); err != nil || ms <= 0 {
+		t.Errorf("%d, %v", ms, err)
+	}
+	gone := exec.CommandContext(t.Context(), "true")
+	if err = gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = ReadStat("/proc", int32(gone.Process.Pid)); !errors.Is(err, ErrGone) {
+		t.Errorf("a process that has ended: %v", err)
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte(statOf(3, "R", 55)))
+	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = parseStat(b) })
+}
+
+func FuzzParseMount(f *testing.F) {
+	f.Add([]byte("30 22 0:26 / /sys/fs/cgroup rw - cgroup2 none rw\n"))
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		_ = parseMount(b)
+		_ = parseGroup(b)
+		_, _ = parseBoot(b)
+	})
+}
