@@ -29,8 +29,8 @@ type Config struct {
 	// BurstBase is how often, while bursts leave no room for whole passes at every tick, there
 	// is one all the same. Default 5 s.
 	BurstBase time.Duration
-	// CallBudget bounds the calls into the library for a GPU in any second. Default 12; less
-	// than a whole pass takes, 9, makes bursts impossible and nothing else.
+	// CallBudget is how many calls into the library for a GPU may be in a second of a burst, so
+	// that its moments are fewer if it is less. Default 12, which the child holds in any case.
 	CallBudget int
 	// DriverShare bounds the share of time that calls for one GPU spend in the driver, in the
 	// mean of a minute. Default 0.02.

@@ -332,6 +332,9 @@ func TestGPUThatIsLostFromTheStart(t *testing.T) {
 	if st := r.out.status["gpu"]; st.State != source.Degraded || !strings.Contains(st.Reason, "1 are lost") {
 		t.Errorf("status: %+v", st)
 	}
+	if devices, ok := r.src.GPUDevices(); !ok || len(devices) != 2 || devices[1].Index != 2 {
+		t.Errorf("devices: %+v, %v", devices, ok)
+	}
 	if err := r.mem.SetLost(1, -1); err != nil {
 		t.Fatal(err)
 	}

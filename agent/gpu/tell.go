@@ -50,8 +50,9 @@ func (s *Source) tell(t source.Tick, out source.Sink) {
 	look := s.newLists
 	s.newLists = false
 	c, w := s.child, s.library
+	works := c != nil && c.works()
 	s.mu.Unlock()
-	if c != nil && c.works() && (c != s.factsOf || t.BootMs >= s.factsMs) {
+	if works && (c != s.factsOf || t.BootMs >= s.factsMs) {
 		s.factsOf, s.factsMs = c, t.BootMs+s.cfg.DeviceInterval.Milliseconds()
 		s.facts = libraryFacts(s.facts, &w, s.cfg.ProcFS)
 	}
@@ -303,6 +304,9 @@ func (s *Source) GPUDevices() (list []source.GPUDevice, ok bool) {
 	}
 	for i, g := range s.gpus {
 		if !g.described || g.device.UUID == "" {
+			if g.lost != "" {
+				continue // it was gone before it could say who it is
+			}
 			return nil, false // one of them may be any
 		}
 		d := source.GPUDevice{Index: i, UUID: g.device.UUID, PCIBusID: sysfsAddress(g.device.PCIBusID)}
@@ -311,7 +315,7 @@ func (s *Source) GPUDevices() (list []source.GPUDevice, ok bool) {
 		}
 		list = append(list, d)
 	}
-	return list, true
+	return list, len(list) > 0
 }
 
 // sysfsAddress is a PCI address as sysfs names it: NVML has eight digits for the domain.
