@@ -27,8 +27,13 @@ func TestKillChild(t *testing.T) {
 		if err := s.Ack(s.Synced()); err != nil {
 			t.Fatal(err)
 		}
+		if top := s.Synced(); i%7 == 6 && top > 4 { // live frames are stored before the backlog
+			if _, err := s.CommitMark(0, []Range{{top - 3, top}}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if i%50 == 49 {
-			if err := s.Commit(s.Synced() - 40); err != nil {
+			if err := s.Commit(max(s.Synced(), 41) - 40); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -77,8 +82,11 @@ func TestKill(t *testing.T) {
 		if s.NextSequence() <= said || len(s.Gaps()) > 0 || s.Stats().CorruptStretches > 0 {
 			t.Fatalf("killed after %d: next %d, gaps %v, %+v", said, s.NextSequence(), s.Gaps(), s.Stats())
 		}
-		if got := read(t, s, s.Committed()+1); !slices.Equal(got, seqs(s.Committed()+1, s.NextSequence()-1)) {
-			t.Fatalf("killed after %d: read %v", said, got)
+		got := read(t, s, s.Committed()+1)
+		for q := s.Committed() + 1; q < s.NextSequence(); q++ {
+			if !slices.Contains(got, q) && !known(s.gaps, q) { // freed out of order
+				t.Fatalf("killed after %d: frame %d is gone; %v", said, q, got)
+			}
 		}
 		said = s.NextSequence() - 1
 		shut(t, s)
