@@ -160,7 +160,7 @@ func TestSample(t *testing.T) {
 		there.queuePair(object{local: r, remote: l, ready: true, paired: true})
 	}
 	turned := map[string]bool{}
-	for _, p := range strings.FieldsSeq(there.text()) {
+	for p := range strings.FieldsSeq(there.text()) {
 		l, r, _ := strings.Cut(p, ">")
 		turned[r+">"+l] = true
 	}

@@ -4,7 +4,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 // TestRecord writes what this kernel answers, for testdata, where FLOPWATCH_RECORD_RDMA
@@ -37,5 +42,42 @@ func TestRecord(t *testing.T) {
 		for _, cmd := range []int{cmdQP, cmdMR, cmdCQ} {
 			record(cmd, index)
 		}
+	}
+}
+
+// TestRecorded reads what a real kernel answered.
+func TestRecorded(t *testing.T) {
+	text, err := os.ReadFile("testdata/soft-roce-6.1.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := answers{}
+	for line := range strings.Lines(string(text)) {
+		key, dump, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok || strings.HasPrefix(line, "#") {
+			continue
+		}
+		msg, err := hex.DecodeString(dump)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a[key] = append(a[key], msg)
+	}
+	f, sink := newRig(t, a)
+	if r := f.Sample(t.Context(), source.Tick{Seq: 1, WallMs: 1, BootMs: 1}, sink); r.State != source.Active {
+		t.Errorf("%s: %s", r.State, r.Reason())
+	}
+	want := []string{
+		"rxe0 pid 0: 1 pairs 1 connected [] 0 regions of 0, 1 queues",
+		"rxe0 pid 259: 1 pairs 1 connected [17>18] 1 regions of 4096, 1 queues",
+		"rxe0 pid 261: 1 pairs 1 connected [18>17] 1 regions of 4096, 1 queues",
+	}
+	var got []string
+	for _, r := range sink.Rows[wire.KindRDMA] {
+		got = append(got, fmt.Sprintf("%s pid %d: %d pairs %d connected [%s] %d regions of %d, %d queues", r.Str("device"), r.Int("pid"), r.Int("queue_pairs"), r.Int("connected"),
+			r.Str("qp_pairs"), r.Int("memory_regions"), r.Int("memory_region_bytes"), r.Int("completion_queues")))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("rows\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
