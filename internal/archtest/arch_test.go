@@ -20,7 +20,7 @@ const module = "github.com/flopwatch/flopwatch"
 // rooms says which of our packages a room may import. "x/..." is x and all below it; of
 // several rows that fit a package, the longest counts.
 var rooms = map[string][]string{
-	"cmd/...":           {"agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
+	"cmd/...":           {"cmd/flopwatch-agent/...", "agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
 	"cmd/flopwatch/...": {"cmd/flopwatch/...", "agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
 
 	"deploy":      {}, // files; tests alone
@@ -37,7 +37,7 @@ var rooms = map[string][]string{
 	"agent/fabric":       {"agent/source", "internal/wire", "internal/unit"},
 	"agent/job":          {"agent/source", "internal/wire", "internal/unit"},
 	"agent/kernel/...":   {"agent/kernel/...", "agent/source", "internal/wire", "internal/unit", "bpf/..."},
-	"agent/bmc":          {"agent/source", "internal/wire", "internal/unit"},
+	"agent/bmc/...":      {"agent/bmc/...", "agent/source", "internal/wire", "internal/unit"},
 	"agent/spool":        {"internal/durable", "internal/unit"}, // holds bytes: knows no version of the wire
 	"agent/ship":         {"agent/spool", "internal/wire", "internal/broker"},
 	"agent/playback":     {"internal/bundle", "internal/wire", "internal/unit"}, // an instrument that reads a recording
