@@ -54,9 +54,9 @@
 //
 // # Full disk
 //
-// While the file system has less than MinFree, the spool does not grow: what is new displaces
-// what is old, and segments are smaller, so that little goes at a time. It does not shrink for
-// others, as filling a disk must not be a way to erase what was measured. If a write finds no
+// While the file system has less than MinFree, the spool does not grow by more than two
+// segments, which are smaller then: what is new displaces what is old, a little at a time, and
+// what is committed in time displaces nothing. It does not shrink for others, as filling a disk must not be a way to erase what was measured. If a write finds no
 // room at all, segments give way, one by one, until it succeeds; gaps are recorded in blocks
 // that are there already. If all is one segment, the ballast makes room for the next one's
 // header. Where nothing is left to give, where the file system is read-only, or the medium

@@ -462,6 +462,63 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// TestTightAndWell: while all is committed in time, less than the reserve costs nothing.
+func TestTightAndWell(t *testing.T) {
+	p := newPowerFS()
+	cfg := powerCase{config: Config{SegmentBytes: 32 << 10, MaxBytes: 1 << 20, MinFree: 100 << 10}}
+	p.capacity = 110 << 10
+	s := open(t, cfg.on(p))
+	defer shut(t, s)
+	for seq := uint64(1); seq <= 1000; seq++ {
+		if err := s.Append(seq, make([]byte, 300)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if seq > 3 {
+			if err := s.Commit(seq - 3); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if st := s.Stats(); st.EvictedFrames != 0 || len(s.Gaps()) != 0 || st.Bytes > 10<<10 || st.Trouble != TroubleTight {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestCost: a frame on its way costs one fsync and three writes; what is freed, a few a
+// segment.
+func TestCost(t *testing.T) {
+	p := newPowerFS()
+	cfg := powerCase{config: Config{SegmentBytes: 1 << 20, MaxBytes: 64 << 20}}
+	s := open(t, cfg.on(p))
+	defer shut(t, s)
+	before := maps.Clone(p.ops)
+	const frames = 1000
+	for seq := uint64(1); seq <= frames; seq++ {
+		if err := s.Append(seq, make([]byte, 4000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Ack(seq); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Commit(seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	segments := 4000*frames/cfg.config.SegmentBytes + 1
+	syncs, writes := p.ops["fsync"]-before["fsync"], p.ops["write"]-before["write"]
+	if int64(syncs) > frames+3*segments || int64(writes) > 3*frames+2*segments {
+		t.Errorf("%d fsyncs, %d writes for %d frames in %d segments", syncs, writes, frames, segments)
+	}
+	t.Logf("%d fsyncs, %d writes, %d fsyncs of the directory for %d frames in %d segments", syncs, writes,
+		p.ops["fsync of the directory"]-before["fsync of the directory"], frames, segments)
+}
+
 // TestMediumFails: what is no lack of room costs nothing that is there, and is told.
 func TestMediumFails(t *testing.T) {
 	for errno, want := range map[syscall.Errno]Trouble{syscall.EIO: TroubleIO, syscall.EROFS: TroubleReadOnly, syscall.EACCES: TroubleDenied} {

@@ -20,6 +20,9 @@ const (
 	// tightShare is into how many parts segments are divided while room is short, so that
 	// little gives way at a time.
 	tightShare = 16
+	// tightSlack is how many of these the spool may grow by, so that frames that wait for
+	// their commit mark are not displaced for the moment that it takes.
+	tightSlack = 2
 )
 
 // noRoom says that something has to give way.
@@ -124,10 +127,8 @@ func (s *Spool) makeRoom(size, ageMs int64) error {
 			if err := s.evict(0, ReasonAge); err != nil {
 				return err
 			}
-		case s.tight && s.owed >= oldest.end:
-			i := s.victim()
-			s.owed -= s.segments[i].end
-			if err := s.evict(i, ReasonDisk); err != nil {
+		case s.tight && s.owed >= oldest.end+tightSlack*s.segmentBytes():
+			if err := s.evict(s.victim(), ReasonDisk); err != nil {
 				return err
 			}
 		default:
@@ -349,6 +350,7 @@ func (s *Spool) drop(i int) error {
 		return fmt.Errorf("remove segment: %w", err)
 	}
 	s.segments = append(s.segments[:i:i], s.segments[i+1:]...)
+	s.owed = max(s.owed-seg.end, 0)
 	return nil
 }
 
