@@ -307,6 +307,78 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// A report that is made more rarely than it is asked for gives a row when it moves, and is
+// no fault in between.
+func TestSlowReport(t *testing.T) {
+	t.Parallel()
+	s := fake(t, fakebmc.Options{})
+	s.Set(fakebmc.Faults{Frozen: true, NoPower: true})
+	target := of(t, s, "n1")
+	target.Interval = 3 * quick
+	a := start(t, target)
+	rows := a.until("rows", some)
+	first := by(rows, "GPU_SXM_1")["report_ms"]
+	asked := s.Counts().Asked["/redfish/v1/TelemetryService/MetricReports/HGX_ProcessorGPMMetrics_0"]
+	a.until("more questions", func(rows []map[string]string) bool {
+		if len(rows) > 0 {
+			t.Errorf("rows of a report that has not moved: %v", rows)
+		}
+		if st := a.s.status["bmc/n1"]; st.State != source.Active {
+			t.Errorf("status: %+v", st)
+		}
+		return s.Counts().Asked["/redfish/v1/TelemetryService/MetricReports/HGX_ProcessorGPMMetrics_0"] >= asked+2
+	})
+	s.Set(fakebmc.Faults{Frozen: true, NoPower: true}) // its next minute
+	if rows = a.until("rows", some); by(rows, "GPU_SXM_1")["report_ms"] <= first {
+		t.Errorf("row: %v", by(rows, "GPU_SXM_1"))
+	}
+	a.untilState("n1", source.Stalled, "report HGX_ProcessorGPMMetrics_0 is stalled")
+}
+
+// Answers that nobody fetches are few, the newest of them.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	b := newTarget(Target{Node: "n1", Interval: quick})
+	for i := range maxPending + 5 {
+		c := newComponent("node", "dcmi")
+		c.setPower(float64(i))
+		b.keep([]*component{c}, source.Status{State: source.Active})
+	}
+	got, _ := b.taken(nil)
+	if len(got) != maxPending || got[0].components[0].value[power] != 5000 || b.dropped != 5 {
+		t.Errorf("%d answers, %d dropped", len(got), b.dropped)
+	}
+	if got, _ = b.taken(got[:0]); len(got) != 0 {
+		t.Errorf("handed over twice: %v", got)
+	}
+}
+
+// No more controllers are asked at once than is said.
+func TestConcurrency(t *testing.T) {
+	t.Parallel()
+	s := fake(t, fakebmc.Options{GPUs: 1})
+	var targets []Target
+	for i := range 6 {
+		targets = append(targets, of(t, s, fmt.Sprint("n", i)))
+	}
+	b, err := New(Config{Targets: targets, Concurrency: 1, minInterval: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &asked{BMC: b, t: t, s: newSink(t)}
+	t.Cleanup(func() { _ = b.Close() })
+	seen := map[string]bool{}
+	a.until("rows of all", func(rows []map[string]string) bool {
+		for _, r := range rows {
+			seen[r["target"]] = true
+		}
+		return len(seen) == 6
+	})
+	if most := s.Counts().Most; most != 1 {
+		t.Errorf("%d requests at once", most)
+	}
+}
+
 // One session is kept, renewed when the controller forgets it, and given back; nothing but
 // reading is asked.
 func TestSession(t *testing.T) {

@@ -51,6 +51,7 @@ type target struct {
 	known   map[string]bool      // GPUs that were seen
 	answers int                  // rounds that gave something
 	fails   int                  // rounds in a row that gave nothing
+	waiting int                  // reports of this round that have not moved yet, and may still
 
 	mu      sync.Mutex // guards below
 	pending []sample
@@ -128,11 +129,12 @@ func (t *target) round(ctx context.Context) time.Duration {
 		if len(problems) > 0 {
 			st.State, st.Reason = source.Degraded, strings.Join(problems, "; ")
 		}
-		if len(parts) == 0 {
+		switch {
+		case len(parts) > 0 || t.waiting > 0: // reports that are made once a minute are not late yet
+		case len(problems) == 0:
+			st.State, st.Reason = source.Unavailable, "the controller has neither reports of GPUs nor the power of the node"
+		default:
 			st.State = source.Stalled
-			if len(problems) == 0 {
-				st.State, st.Reason = source.Unavailable, "the controller has neither reports of GPUs nor the power of the node"
-			}
 		}
 	}
 	t.keep(parts, st)
@@ -170,6 +172,7 @@ func (t *target) taken(into []sample) ([]sample, source.Status) {
 
 // ask asks by the target's method. problems say what is missing of an answer.
 func (t *target) ask(ctx context.Context) (parts []*component, problems []string, err error) {
+	t.waiting = 0
 	if t.Method == MethodDCMI {
 		return t.askDCMI(ctx)
 	}
@@ -192,7 +195,7 @@ func (t *target) ask(ctx context.Context) (parts []*component, problems []string
 			return nil, nil, fmt.Errorf("%w; nor IPMI: %s", err, oneLine(ierr))
 		}
 		return byIPMI, append(said, "the controller speaks no Redfish: of its GPUs nothing is seen"), nil
-	case err == nil && len(parts) == 0 && len(problems) == 0:
+	case err == nil && len(parts) == 0 && len(problems) == 0 && t.waiting == 0:
 		return t.askDCMI(ctx)
 	}
 	return parts, problems, err
@@ -316,6 +319,7 @@ func (t *target) readReport(ctx context.Context, path string, now time.Time, par
 		if now.Sub(was.seen) >= t.stallAfter() {
 			return fmt.Sprintf("report %s is stalled: it says the same time again and again", name), nil
 		}
+		t.waiting++
 		return "", nil
 	case !date.IsZero() && date.Sub(newest) >= t.stallAfter()+maxWait:
 		t.moved[path] = motion{newest, was.seen}

@@ -87,6 +87,8 @@ type Server struct {
 	denied   int
 	writes   []string
 	asked    map[string]int
+	now      int // requests
+	most     int
 }
 
 // Start listens and serves.
@@ -175,6 +177,7 @@ func (s *Server) Password(p string) {
 // Counts is what the controller saw.
 type Counts struct {
 	Open, Logins, Logouts, Denied int
+	Most                          int            // requests at once
 	Writes                        []string       // methods and paths besides reading and sessions
 	Asked                         map[string]int // by path
 }
@@ -183,7 +186,7 @@ type Counts struct {
 func (s *Server) Counts() Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Counts{Open: len(s.sessions), Logins: s.logins, Logouts: s.logouts, Denied: s.denied, Writes: slices.Clone(s.writes), Asked: maps.Clone(s.asked)}
+	return Counts{Open: len(s.sessions), Logins: s.logins, Logouts: s.logouts, Denied: s.denied, Most: s.most, Writes: slices.Clone(s.writes), Asked: maps.Clone(s.asked)}
 }
 
 const (
@@ -196,7 +199,14 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	f := s.faults
 	path := strings.TrimSuffix(r.URL.Path, "/")
 	s.asked[path]++
+	s.now++
+	s.most = max(s.most, s.now)
 	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.now--
+		s.mu.Unlock()
+	}()
 	if f.Delay > 0 {
 		timer := time.NewTimer(f.Delay)
 		defer timer.Stop()
