@@ -306,17 +306,26 @@ func TestChattyChild(t *testing.T) {
 
 // What a steady tick costs the agent, the sink aside.
 func TestSteadyTickAllocatesLittle(t *testing.T) {
-	r := fake(t, "plain", gpu.Config{ProcessInterval: -1})
-	r.steps(5)
-	out := &discard{}
-	if n := testing.AllocsPerRun(100, func() {
-		r.tick.Seq++
-		r.tick.BootMs += 1000
-		if err := r.src.Sample(t.Context(), r.tick, out); err != nil {
-			t.Fatal(err)
+	for mode, most := range map[string]float64{"plain": 10, "tiers": 25} { // with events, health and instances
+		r := fake(t, mode, gpu.Config{ProcessInterval: -1})
+		r.steps(5)
+		out := &discard{}
+		n := testing.AllocsPerRun(100, func() {
+			r.tick.Seq++
+			r.tick.BootMs += 1000
+			if err := r.src.Sample(t.Context(), r.tick, out); err != nil {
+				t.Fatal(err)
+			}
+			moment := r.tick
+			moment.Burst, moment.BootMs = 1, moment.BootMs+500
+			if err := r.src.Burst(t.Context(), moment, out); err != nil {
+				t.Fatal(err)
+			}
+		})
+		t.Logf("%s: %v allocations a tick and a moment", mode, n)
+		if n > most {
+			t.Errorf("%s: %v allocations a tick and a moment", mode, n)
 		}
-	}); n > 10 {
-		t.Errorf("%v allocations a tick", n)
 	}
 }
 

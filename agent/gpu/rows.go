@@ -238,7 +238,7 @@ type partEmission struct {
 	info       frame.Instance // of its first compute instance
 	known      bool           // info is
 	compute    int
-	reading    *timed // nil: none
+	reading    frame.Reading // of nothing: there is none
 }
 
 // partField is the wire contract's field of a metric, wire.KindInstance; 0: it does not travel.
@@ -281,7 +281,7 @@ func (r *rower) setPart(b *wire.Builder) {
 		}
 		b.SetInt(29, int64(p.compute))
 	}
-	if p.reading == nil {
+	if p.reading.Present == 0 {
 		if p.known && p.info.MemUsedBytes >= 0 {
 			b.SetInt(15, p.info.MemUsedBytes)
 		}

@@ -90,10 +90,11 @@ func (s *Source) collect() {
 
 // collectParts takes what is known of a GPU's instances.
 func (s *Source) collectParts(index int, g *gpuState) {
-	for _, p := range g.parts {
+	for k := range g.parts {
+		p := &g.parts[k]
 		e := g.partAt(index, p.GI)
 		e.wall, e.boot = p.atMs()
-		e.reading = &p
+		e.reading = p.Reading
 		s.parts = append(s.parts, e)
 	}
 	if g.tellParts {
