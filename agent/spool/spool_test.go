@@ -218,6 +218,47 @@ func TestEviction(t *testing.T) {
 	shut(t, s)
 }
 
+// TestPolicy: what the broker has acknowledged gives way before what nobody has, and what is
+// committed is freed before either, wherever it lies.
+func TestPolicy(t *testing.T) {
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 500, MaxBytes: 4000}
+	s := open(t, cfg)
+	add(t, s, 20)
+	if len(s.segments) < 5 {
+		t.Fatalf("%d segments", len(s.segments))
+	}
+	acked := Range{s.segments[2].base, s.segments[3].base - 1}
+	stored := Range{s.segments[1].base, s.segments[2].base - 1}
+	if err := s.AckRange(acked.From, acked.To); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CommitMark(0, []Range{stored}); err != nil {
+		t.Fatal(err)
+	}
+	if s.First(stored.From) != acked.From || s.Committed() != 0 || s.Acked() != 0 || !s.IsCommitted(stored.To) || s.Settled() {
+		t.Errorf("first behind %d is %d", stored.From, s.First(stored.From))
+	}
+	for len(s.Gaps()) == 0 {
+		add(t, s, 1)
+	}
+	g := s.Gaps()[0]
+	if g.From != acked.From || g.To != acked.To || g.Digest != sha256.Sum256(payload(acked.To)) || s.First(1) != 1 {
+		t.Errorf("gap %+v, acknowledged were %+v", g, acked)
+	}
+	for s.First(1) == 1 {
+		add(t, s, 1)
+	}
+	if g := s.Gaps(); g[0].From != 1 || g[0].To != stored.From-1 || len(g) != 2 {
+		t.Errorf("gaps %+v", g)
+	}
+	shut(t, s)
+	s = open(t, cfg)
+	if g := s.Gaps(); len(g) != 2 || s.Stats().CorruptStretches != 0 {
+		t.Errorf("after opening again: %+v", g)
+	}
+	shut(t, s)
+}
+
 func TestAge(t *testing.T) {
 	now := time.UnixMilli(1_700_000_000_000)
 	cfg := Config{Dir: t.TempDir(), SegmentBytes: 200, MaxAge: time.Hour, Now: func() time.Time { return now }}
