@@ -116,3 +116,23 @@ type JobFinder interface {
 	// JobOfCgroup reads a control group's path, as in /proc/PID/cgroup behind the last colon.
 	JobOfCgroup(path string) (j Job, ok bool)
 }
+
+// ProcessExit is the end of a process, as the kernel told it. PID and StartTicks (field 22 of
+// /proc/PID/stat) name the process.
+type ProcessExit struct {
+	PID        int32
+	StartTicks uint64
+	Status     int32 // as wait(2) gives it
+}
+
+// ExitLister hands over the ends of processes, each once.
+type ExitLister interface {
+	// TakeExits appends those since the last call to list.
+	TakeExits(list []ProcessExit) []ProcessExit
+}
+
+// CollectiveWatcher knows whether a process's collective calls can be counted.
+type CollectiveWatcher interface {
+	// CollectivesOf returns visible, not_visible or statically_linked; "": not known.
+	CollectivesOf(pid int32) string
+}

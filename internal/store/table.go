@@ -105,7 +105,7 @@ var rawTables = map[string]rawTable{
 		{"start_ms", tI64}, {"pid", tI64}, {"end_ms", tNI64}, {"gpu_list", tNLC}, {"exe", tNLC}, {"launcher", tNLC},
 		{"job_source", tNLC}, {"job_id", tNLC}, {"user_hash", tNLC}, {"project_hash", tNLC}, {"world_size", tNI64}, {"rank", tNI64},
 		{"confidence_e4", tNI64}, {"evidence", tNLC}, {"rendezvous_hash", tNLC}, {"local_rank", tNI64}, {"local_world_size", tNI64}, {"instance_list", tNLC},
-		{"exit_code", tNI64}, {"nccl", tNLC}, {"container", tNLC},
+		{"exit_code", tNI64}, {"nccl", tNLC}, {"container", tNLC}, {"restart_count", tNI64},
 	}},
 	TableCollectiveSamples: {true, []field{
 		{"ts_ms", tI64}, {"pid", tI64}, {"gpu", tI64}, {"comm", tLC}, {"op", tLC},
@@ -146,7 +146,7 @@ var rawTables = map[string]rawTable{
 	TableGPUHolds: {true, []field{
 		{"start_ms", tI64}, {"gpu_uuid", tLC}, {"job_source", tLC}, {"job_id", tLC}, {"gpu", tNI64}, {"device", tNLC},
 		{"end_ms", tNI64}, {"seen_ms", tNI64}, {"evidence", tNLC}, {"confidence_e4", tNI64}, {"shares", tNI64}, {"user_hash", tNLC},
-		{"project_hash", tNLC}, {"workload_hash", tNLC}, {"container", tNLC},
+		{"project_hash", tNLC}, {"workload_hash", tNLC}, {"container", tNLC}, {"restart_count", tNI64},
 	}},
 	TableTCPSamples: {true, []field{
 		{"ts_ms", tI64}, {"peer", tLC}, {"job_source", tLC}, {"job_id", tLC}, {"tx_bytes", tNU64}, {"rx_bytes", tNU64},

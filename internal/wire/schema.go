@@ -86,7 +86,7 @@ var Schema = map[Kind][]Field{
 		{16, "user_hash", Str, false}, {17, "project_hash", Str, false}, {18, "world_size", Int, false}, {19, "rank", Int, false},
 		{20, "confidence_e4", Int, false}, {21, "evidence", Str, false}, {22, "rendezvous_hash", Str, false}, {23, "local_rank", Int, false},
 		{24, "local_world_size", Int, false}, {25, "instance_list", Str, false}, {26, "exit_code", Int, false}, {27, "nccl", Str, false},
-		{28, "container", Str, false},
+		{28, "container", Str, false}, {29, "restart_count", Int, false},
 	},
 	KindCollective: {
 		{1, "ts_ms", Int, true}, {2, "pid", Int, true}, {3, "gpu", Int, true}, {4, "comm", Str, true}, {5, "op", Str, true},
@@ -139,7 +139,7 @@ var Schema = map[Kind][]Field{
 		{1, "start_ms", Int, true}, {2, "gpu_uuid", Str, true}, {3, "job_source", Str, true}, {4, "job_id", Str, true},
 		{10, "gpu", Int, false}, {11, "device", Str, false}, {12, "end_ms", Int, false}, {13, "seen_ms", Int, false},
 		{14, "evidence", Str, false}, {15, "confidence_e4", Int, false}, {16, "shares", Int, false}, {17, "user_hash", Str, false},
-		{18, "project_hash", Str, false}, {19, "workload_hash", Str, false}, {20, "container", Str, false},
+		{18, "project_hash", Str, false}, {19, "workload_hash", Str, false}, {20, "container", Str, false}, {21, "restart_count", Int, false},
 	},
 	KindTCP: {
 		{1, "ts_ms", Int, true}, {2, "peer", Str, true}, {3, "job_source", Str, true}, {4, "job_id", Str, true},

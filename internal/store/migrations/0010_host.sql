@@ -25,14 +25,15 @@ ALTER TABLE fabric_samples
 
 ALTER TABLE process_events
     ADD COLUMN IF NOT EXISTS `confidence_e4` Nullable(Int64) COMMENT 'how sure the attribution to the job is, times 10,000; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `rank`,
-    ADD COLUMN IF NOT EXISTS `evidence` LowCardinality(Nullable(String)) COMMENT 'what names the job: cgroup, environ, podresources, slurm_file; NULL: not known' CODEC(ZSTD(1)) AFTER `confidence_e4`,
+    ADD COLUMN IF NOT EXISTS `evidence` LowCardinality(Nullable(String)) COMMENT 'what names the job: cgroup, environ, podresources, dra, slurm_file, dcgm_mapping; NULL: not known' CODEC(ZSTD(1)) AFTER `confidence_e4`,
     ADD COLUMN IF NOT EXISTS `rendezvous_hash` LowCardinality(Nullable(String)) COMMENT 'keyed hash of where the processes of a run meet: equal on all its hosts; NULL: not known' CODEC(ZSTD(1)) AFTER `evidence`,
     ADD COLUMN IF NOT EXISTS `local_rank` Nullable(Int64) COMMENT 'rank on the host; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `rendezvous_hash`,
     ADD COLUMN IF NOT EXISTS `local_world_size` Nullable(Int64) COMMENT 'processes of the run on the host; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `local_rank`,
     ADD COLUMN IF NOT EXISTS `instance_list` LowCardinality(Nullable(String)) COMMENT 'MIG devices it was listed on, separated by blanks; NULL: not known' CODEC(ZSTD(1)) AFTER `local_world_size`,
     ADD COLUMN IF NOT EXISTS `exit_code` Nullable(Int64) COMMENT 'exit status as wait(2) gives it; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `instance_list`,
     ADD COLUMN IF NOT EXISTS `nccl` LowCardinality(Nullable(String)) COMMENT 'visible, not_visible or statically_linked: whether its collectives can be counted; NULL: not known' CODEC(ZSTD(1)) AFTER `exit_code`,
-    ADD COLUMN IF NOT EXISTS `container` LowCardinality(Nullable(String)) COMMENT 'container within the job; NULL: not known' CODEC(ZSTD(1)) AFTER `nccl`;
+    ADD COLUMN IF NOT EXISTS `container` LowCardinality(Nullable(String)) COMMENT 'container within the job; NULL: not known' CODEC(ZSTD(1)) AFTER `nccl`,
+    ADD COLUMN IF NOT EXISTS `restart_count` Nullable(Int64) COMMENT 'how often the scheduler has started the job again; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `container`;
 
 ALTER TABLE collective_samples
     ADD COLUMN IF NOT EXISTS `dtype_bytes` LowCardinality(Nullable(String)) COMMENT 'bytes by element type, as bf16:123 f32:45; NULL: not known' CODEC(ZSTD(1)) AFTER `bytes`,
@@ -223,13 +224,14 @@ CREATE TABLE IF NOT EXISTS gpu_holds
     `device`        LowCardinality(Nullable(String)) COMMENT 'the device as the scheduler names it, with the replica or the slice; NULL: not known' CODEC(ZSTD(1)),
     `end_ms`        Nullable(Int64) COMMENT 'when it was seen to be let go, Unix ms UTC; NULL: still held' CODEC(Delta, ZSTD(1)),
     `seen_ms`       Nullable(Int64) COMMENT 'when the scheduler was last heard, Unix ms UTC; NULL: not known' CODEC(Delta, ZSTD(1)),
-    `evidence`      LowCardinality(Nullable(String)) COMMENT 'podresources, pods_api, slurm_file, dra; NULL: not known' CODEC(ZSTD(1)),
+    `evidence`      LowCardinality(Nullable(String)) COMMENT 'podresources, dra, slurm_file, dcgm_mapping; NULL: not known' CODEC(ZSTD(1)),
     `confidence_e4` Nullable(Int64) COMMENT 'how sure the attribution is, times 10,000; NULL: not known' CODEC(T64, ZSTD(1)),
     `shares`        Nullable(Int64) COMMENT 'how many hold the same GPU; NULL: not known' CODEC(T64, ZSTD(1)),
     `user_hash`     LowCardinality(Nullable(String)) COMMENT 'keyed hash of the user; NULL: not known' CODEC(ZSTD(1)),
     `project_hash`  LowCardinality(Nullable(String)) COMMENT 'keyed hash of the namespace or account; NULL: not known' CODEC(ZSTD(1)),
     `workload_hash` LowCardinality(Nullable(String)) COMMENT 'keyed hash of the name of job or pod; NULL: not known' CODEC(ZSTD(1)),
     `container`     LowCardinality(Nullable(String)) COMMENT 'container within the pod; NULL: not known' CODEC(ZSTD(1)),
+    `restart_count` Nullable(Int64) COMMENT 'how often the scheduler has started the job again; NULL: not known' CODEC(T64, ZSTD(1)),
     `expires`       DateTime DEFAULT now() + INTERVAL 400 DAY COMMENT 'when the row may go, counted from its arrival in the store' CODEC(DoubleDelta, ZSTD(1)),
     INDEX ix_available available_ms TYPE minmax GRANULARITY 1
 )
