@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
 )
 
 // TestCommitted compiles all sources anew and compares with what is committed. It runs
@@ -62,6 +64,30 @@ func TestCommitted(t *testing.T) {
 	for _, path := range there {
 		if name, rerr := filepath.Rel("..", path); rerr != nil || !made[name] {
 			t.Errorf("bpf/%s has no source", name)
+		}
+	}
+}
+
+// TestObjects: every object can be read, for every architecture, and all programs are under
+// the licence that their helpers ask for.
+func TestObjects(t *testing.T) {
+	objects, err := filepath.Glob("../*/*_bpfel.o")
+	if err != nil || len(objects) == 0 {
+		t.Fatalf("%d objects, %v", len(objects), err)
+	}
+	for _, path := range objects {
+		spec, err := ebpf.LoadCollectionSpec(path)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if len(spec.Programs) == 0 {
+			t.Errorf("%s has no programs", path)
+		}
+		for name, p := range spec.Programs {
+			if p.License != "Dual MIT/GPL" {
+				t.Errorf("%s: program %s is under the licence %q", path, name, p.License)
+			}
 		}
 	}
 }

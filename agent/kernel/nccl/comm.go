@@ -36,6 +36,7 @@ type comm struct {
 
 // take takes up what the kernel told one by one.
 func (f *Feature) take(bootMs int64) (ended bool) {
+	clear(f.from)
 	for range eventsATick {
 		err := f.ring.ReadInto(&f.rec)
 		if err != nil {
@@ -47,6 +48,10 @@ func (f *Feature) take(bootMs int64) (ended bool) {
 		var e event
 		if err = parseEvent(f.rec.RawSample, &e); err != nil {
 			f.bad++
+			continue
+		}
+		if f.from[e.tgid]++; f.from[e.tgid] > eventsEach {
+			f.over++
 			continue
 		}
 		ended = f.event(bootMs, &e) || ended
@@ -153,6 +158,9 @@ func (f *Feature) know(p *process, at uint64, bootMs int64) *comm {
 // resolve reads what processes know of communicators that have no name yet.
 func (f *Feature) resolve(bootMs int64) {
 	for _, p := range f.procs {
+		if f.mem.left <= 0 {
+			return // the rest has to wait
+		}
 		if !p.open(bootMs) {
 			continue
 		}
@@ -227,7 +235,12 @@ func (c *comm) again(bootMs int64) {
 func (f *Feature) find(p *process, mem memory, bootMs int64) {
 	rest := p.inits[:0]
 	for _, c := range p.inits {
-		if c.next > bootMs || !f.follow(p, mem, c) {
+		if f.mem.left <= 0 || c.next > bootMs {
+			rest = append(rest, c)
+		} else if !f.follow(p, mem, c) {
+			if c.tries >= maxTries {
+				continue // it came to nothing, or its place was used again
+			}
 			c.again(bootMs)
 			rest = append(rest, c)
 		}
@@ -235,6 +248,9 @@ func (f *Feature) find(p *process, mem memory, bootMs int64) {
 	clear(p.inits[len(rest):])
 	p.inits = rest
 	for at, c := range p.comms {
+		if f.mem.left <= 0 {
+			return
+		}
 		if c.name != "" || c.next > bootMs {
 			continue
 		}
@@ -251,9 +267,6 @@ func (f *Feature) find(p *process, mem memory, bootMs int64) {
 			p.comms[at].settle(p)
 		}
 	}
-	if len(p.inits) > 0 && p.inits[0].tries >= maxTries && p.inits[0].next <= bootMs {
-		p.inits = p.inits[1:]
-	}
 }
 
 // follow reads the address that the process got for a new communicator.
@@ -262,10 +275,15 @@ func (f *Feature) follow(p *process, mem memory, c *comm) bool {
 	if !ok {
 		return false
 	}
-	if old := p.comms[at]; old != nil && !old.ended && old.fn != 0 {
-		return false // that one is taken: the place was used for another before
+	old := p.comms[at]
+	taken := old != nil && !old.ended && old.fn != 0
+	if taken && !c.want.known {
+		return false // the place was used for another before
 	}
 	v, site, exact, ok := f.mem.comm(mem, at, p.site(), c.want, f.buses)
+	if taken && (!ok || v.hash == old.hash) {
+		return false
+	}
 	if ok && !c.want.known && c.fn == fnInitAll && (v.rank != c.rank || v.nranks != c.nranks) {
 		ok = false
 	}
@@ -311,6 +329,9 @@ func (c *comm) take(v block) {
 func (p *process) bind(c *comm, at uint64) {
 	c.at = at
 	old := p.comms[at]
+	if old == nil && len(p.comms) >= maxComms {
+		return // it is told as unknown, if it is called
+	}
 	if old == nil || old.ended || old.fn != 0 {
 		p.comms[at] = c
 		return

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path"
-	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -174,7 +173,11 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 	}
 	l := f.libs[key]
 	if l == nil {
-		if len(f.libs) >= f.cfg.MaxLibraries {
+		if len(f.failed) >= maxFailed {
+			f.capped = true
+			return
+		}
+		if len(f.libs) >= f.cfg.MaxLibraries && !f.makeRoom(pid) {
 			f.capped = true
 			return
 		}
@@ -217,6 +220,40 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 			l.procs++
 		}
 		p.lib, p.mapped, p.hides = l, true, false
+	}
+}
+
+// makeRoom takes the probes out of a library that no process on a GPU has mapped, if the
+// one that wants them is on a GPU: nobody else may keep those out.
+func (f *Feature) makeRoom(pid int32) bool {
+	if _, on := f.gpus[pid]; !on {
+		return false
+	}
+	used := map[*library]bool{}
+	for other, p := range f.procs {
+		if _, on := f.gpus[other]; on {
+			used[p.lib] = true
+		}
+	}
+	for k, l := range f.libs {
+		if !used[l] {
+			f.drop(k, l)
+			return true
+		}
+	}
+	return false
+}
+
+// drop takes the probes out of a library for good.
+func (f *Feature) drop(k fileKey, l *library) {
+	delete(f.libs, k)
+	if err := l.close(); err != nil {
+		f.env.Log.Warn("probes were not taken out cleanly", slog.String("library", l.name), slog.String("error", err.Error()))
+	}
+	for _, p := range f.procs {
+		if p.lib == l {
+			p.lib = nil
+		}
 	}
 }
 
@@ -275,22 +312,9 @@ func (f *Feature) hide(bootMs int64) {
 
 // retire takes probes out of libraries that nobody has mapped for a while.
 func (f *Feature) retire(bootMs int64) {
-	var old []*library
 	for k, l := range f.libs {
 		if bootMs-l.usedMs >= f.cfg.DetachAfter.Milliseconds() {
-			old = append(old, l)
-			delete(f.libs, k)
-		}
-	}
-	slices.SortFunc(old, func(a, b *library) int { return int(a.file.ino) - int(b.file.ino) })
-	for _, l := range old {
-		if err := l.close(); err != nil {
-			f.env.Log.Warn("probes were not taken out cleanly", slog.String("library", l.name), slog.String("error", err.Error()))
-		}
-		for _, p := range f.procs {
-			if p.lib == l {
-				p.lib = nil
-			}
+			f.drop(k, l)
 		}
 	}
 }

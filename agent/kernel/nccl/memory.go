@@ -41,7 +41,10 @@ type expect struct {
 }
 
 // reader reads the memory of processes. It has one buffer.
-type reader struct{ buf []byte }
+type reader struct {
+	buf  []byte
+	left int // bytes that may be looked through before the next tick
+}
 
 func (r *reader) bytes() []byte {
 	if r.buf == nil {
@@ -106,8 +109,9 @@ func (r *reader) comm(mem io.ReaderAt, at uint64, site int64, want expect, buses
 			return block{}, unknownSite, false, false
 		}
 	}
-	for from := int64(0); from < scanBytes; from += pieceBytes {
+	for from := int64(0); from < scanBytes && r.left > 0; from += pieceBytes {
 		n, _ := mem.ReadAt(buf, int64(at)+from) // the last piece may be short
+		r.left -= pieceBytes
 		for i := 0; i+blockBytes <= n && i < pieceBytes; i += 8 {
 			if v, ok = match(buf[i:i+blockBytes], want, buses); ok {
 				return v, from + int64(i), want.known, true

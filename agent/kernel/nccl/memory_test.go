@@ -56,7 +56,7 @@ func TestReadCommunicator(t *testing.T) {
 		}
 		return s
 	}
-	var r reader
+	r := reader{left: 64 << 20}
 	for _, c := range []struct {
 		name  string
 		mem   space
@@ -152,7 +152,7 @@ func FuzzMemory(f *testing.F) {
 	put(b[64:], 1, 0, 2, 0x1b000)
 	f.Add(b, uint64(0x1000), int64(64))
 	f.Fuzz(func(t *testing.T, b []byte, at uint64, site int64) {
-		var r reader
+		r := reader{left: scanBytes}
 		v, found, _, ok := r.comm(space{at, b}, at, site, expect{}, map[uint64]int{0x1b000: 0})
 		if ok && (v.rank < 0 || v.rank >= v.nranks || found < 0 || found+blockBytes > int64(len(b))) {
 			t.Fatalf("%+v at %d of %d bytes", v, found, len(b))

@@ -483,3 +483,48 @@ func TestNotALibrary(t *testing.T) {
 		t.Errorf("%d functions of AMD's, %v", len(amd), err)
 	}
 }
+
+// TestRoomForGPUs: libraries that nobody uses on a GPU keep none out that somebody does.
+func TestRoomForGPUs(t *testing.T) {
+	r := newRig(t, Config{MaxLibraries: 1}, uprobes...)
+	r.lists.devices = devices(1)
+	other := t.TempDir()
+	stub(t, other)
+	idle := run(t, other, nil)
+	r.start()
+	r.tick(0)
+	d := run(t, r.dir, nil)
+	r.onGPU(d)
+	r.tick(1000)
+	if r.f.procs[idle.pid()].lib != nil || r.f.procs[d.pid()].lib == nil {
+		t.Error("the process on the GPU got no probes")
+	}
+	d.do("init 0 2 1 5", "coll allreduce 0 1 7 10")
+	if w := find(t, r.rowsOf(d), "allreduce"); w.calls != 10 {
+		t.Errorf("%+v", w)
+	}
+}
+
+// TestMadeUpCommunicators: a process that asks for hundreds of communicators takes bounded
+// time and memory of the agent.
+func TestMadeUpCommunicators(t *testing.T) {
+	r := newRig(t, Config{}, uprobes...)
+	r.lists.devices = devices(1)
+	d := run(t, r.dir, []string{"STUB_BARE=1"})
+	r.start()
+	r.tick(0)
+	for i := range 200 {
+		d.do(fmt.Sprintf("init 1 2 0 %d", i), "split 1 1 0 0") // each is the parent of what takes its place
+	}
+	d.do("flood 0 300")
+	for range 60 {
+		r.tick(1000)
+		if r.f.mem.left < -pieceBytes {
+			t.Fatalf("%d bytes too many were read", -r.f.mem.left)
+		}
+	}
+	p := r.f.procs[d.pid()]
+	if len(p.comms) > maxComms || len(p.inits) > maxComms || r.f.over == 0 {
+		t.Errorf("%d communicators, %d to come, %d beyond", len(p.comms), len(p.inits), r.f.over)
+	}
+}

@@ -38,6 +38,8 @@ const (
 	failedMs     = 300_000
 	hideMs       = 30_000 // how long rows wait for the name of a communicator
 	eventsATick  = 4096
+	eventsEach   = 128      // that are taken up of one process at a tick
+	readATick    = 16 << 20 // bytes of processes' memory that are looked through at a tick
 	// What a call of a probed function costs where it could not be measured: on the slow side
 	// of what was seen on machines that are not virtual.
 	plainNs = 700
@@ -75,6 +77,7 @@ type Feature struct {
 	weighAt int64
 
 	rec    ringbuf.Record
+	from   map[int32]int // events of each process at this tick
 	buf    []byte
 	mem    reader
 	rows   rows
@@ -150,7 +153,7 @@ func (f *Feature) Start(ctx context.Context, env *kernel.Env) kernel.Report {
 	keep := *env
 	keep.BTF = nil // it is as large as the kernel's types, and Start's alone
 	f.env, f.fs = &keep, procfs{keep.Procfs}
-	f.libs, f.failed, f.procs = map[fileKey]*library{}, map[fileKey]failure{}, map[int32]*process{}
+	f.libs, f.failed, f.procs, f.from = map[fileKey]*library{}, map[fileKey]failure{}, map[int32]*process{}, map[int32]int{}
 	f.rows.init(f)
 	f.scans, f.scanAt, f.rowAt, f.weighAt, f.gpuSeq, f.load = nil, 0, 0, 0, 0, kernel.Load{}
 	f.costs = [2]float64{plainNs, stepNs}
@@ -250,6 +253,7 @@ func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) ke
 	if err := f.discover(ctx, t.BootMs); err != nil {
 		return kernel.Degraded("libraries cannot be looked for: "+err.Error(), err, "")
 	}
+	f.mem.left = readATick
 	ended := f.take(t.BootMs)
 	f.resolve(t.BootMs)
 	if ended || t.BootMs >= f.rowAt {
@@ -328,9 +332,12 @@ func (f *Feature) report() kernel.Report {
 	refusals := 0
 	var example string
 	for _, bad := range f.failed {
-		if !bad.plain {
-			refusals++
-			example = bad.why.Error()
+		if bad.plain {
+			continue
+		}
+		refusals++
+		if text := bad.why.Error(); example == "" || text < example { // the same one each time
+			example = text
 		}
 	}
 	if refusals > 0 {

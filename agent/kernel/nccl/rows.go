@@ -70,6 +70,7 @@ type way struct {
 type row struct {
 	key             rowKey
 	c               *comm
+	rank            int32 // -1: not known, or several
 	ways            [2]way
 	firstNs, lastNs uint64
 }
@@ -237,10 +238,13 @@ func (f *Feature) add(p *process, c *comm, k statKey, before, now stat) {
 	i, ok := r.open[key]
 	if !ok {
 		i = len(r.list)
-		r.list = append(r.list, row{key: key, c: c, firstNs: now.FirstNs})
+		r.list = append(r.list, row{key: key, c: c, rank: c.rank, firstNs: now.FirstNs})
 		r.open[key] = i
 	}
 	w := &r.list[i]
+	if w.rank != c.rank { // one process has several ranks, and their devices are not known
+		w.rank = -1
+	}
 	w.firstNs, w.lastNs = min(w.firstNs, now.FirstNs), max(w.lastNs, now.LastNs)
 	d := &w.ways[0]
 	if k.Func == fnRecv {
@@ -307,8 +311,8 @@ func (r *rows) fillRow(b *wire.Builder) {
 	if w.c.nranks > 0 {
 		b.SetInt(fieldRanks, int64(w.c.nranks))
 	}
-	if w.c.rank >= 0 && w.c.nranks > 0 {
-		b.SetInt(fieldRank, int64(w.c.rank))
+	if w.rank >= 0 && w.c.nranks > 0 {
+		b.SetInt(fieldRank, int64(w.rank))
 	}
 	if w.c.hash != 0 {
 		b.SetStr(fieldHash, strconv.FormatUint(w.c.hash, 16))
