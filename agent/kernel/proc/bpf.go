@@ -50,10 +50,13 @@ type bpf struct {
 	lately uint64
 }
 
-func open(env *kernel.Env) (*bpf, error) {
+func open(env *kernel.Env, ring uint32) (*bpf, error) {
 	spec, err := progs.LoadProc()
 	if err != nil {
 		return nil, fmt.Errorf("read programs: %w", err)
+	}
+	if ring > 0 {
+		spec.Maps["events"].MaxEntries = ring
 	}
 	b := &bpf{groups: map[uint64]bool{}, gpus: map[int32]uint64{}}
 	opts := env.Options()
@@ -100,9 +103,7 @@ func (b *bpf) aim(list []*tasks.Process, groups map[uint64]source.Job, majors []
 	if err := b.o.Majors.Set(m); err != nil {
 		return fmt.Errorf("set the numbers of devices: %w", err)
 	}
-	for pid := range b.gpus {
-		delete(b.gpus, pid)
-	}
+	clear(b.gpus)
 	for _, p := range list {
 		b.gpus[p.PID] = p.Start
 		if !p.Fresh {

@@ -38,6 +38,7 @@ type Config struct {
 	// unified memory. Default: what /proc/devices says of NVIDIA's.
 	majors []uint32
 	uvm    uint32
+	ring   uint32 // bytes, for tests; default: as compiled
 }
 
 // Feature is "proc".
@@ -123,7 +124,7 @@ func (f *Feature) Start(_ context.Context, env *kernel.Env) kernel.Report {
 	var err error
 	if !f.cfg.NoBPF {
 		var b *bpf
-		if b, err = open(env); err == nil {
+		if b, err = open(env, f.cfg.ring); err == nil {
 			f.by = b
 			return f.why
 		}

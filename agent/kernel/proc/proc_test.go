@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/flopwatch/flopwatch/agent/kernel"
@@ -312,6 +313,33 @@ func TestInner(t *testing.T) {
 	}
 }
 
+// TestFull starts more than the ring has room for: what is lost is told.
+func TestFull(t *testing.T) {
+	r := bpfRig(t, Config{ring: 4096})
+	s := newShell(t, nil)
+	r.lister.List(s.pid())
+	r.look()
+	s.say(t, "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do /bin/true; done; echo 1")
+	s.read(t)
+	r.look()
+	if r.report.State != source.Degraded {
+		t.Errorf("%s: %s", r.report.State, r.report.Reason())
+	}
+	var dropped uint64
+	for _, c := range r.f.Load().Counts {
+		if c.Name == "dropped_events" {
+			dropped = c.Value
+		}
+	}
+	if len(r.all) == 0 || dropped == 0 || len(r.all)+int(dropped) != 50 {
+		t.Errorf("%d events and %d dropped, want 50 together", len(r.all), dropped)
+	}
+	r.look()
+	if r.report.State != source.Active {
+		t.Errorf("later: %s: %s", r.report.State, r.report.Reason())
+	}
+}
+
 // TestHolder ends with a GPU open and was on no list. /dev/zero plays the GPU.
 func TestHolder(t *testing.T) {
 	r := bpfRig(t, Config{majors: []uint32{1}})
@@ -507,11 +535,16 @@ func BenchmarkExec(b *testing.B) {
 			}
 		}
 	}
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err == nil {
+		defer stats.Close()
+	}
 	b.Run("without", func(b *testing.B) { run(b, func() {}) })
 	b.Run("filtered", func(b *testing.B) {
 		r := bpfRig(b, Config{majors: []uint32{195}})
 		r.look()
 		run(b, r.look)
+		programs(b, r)
 	})
 	b.Run("told", func(b *testing.B) {
 		r := bpfRig(b, Config{majors: []uint32{195}})
@@ -519,7 +552,18 @@ func BenchmarkExec(b *testing.B) {
 		r.look()
 		run(b, func() { r.look(); r.all = r.all[:0] })
 		b.ReportMetric(float64(r.f.taken)/float64(b.N), "events/op")
+		programs(b, r)
 	})
+}
+
+// programs reports what the programs took of the processor for each process.
+func programs(b *testing.B, r *rig) {
+	var ns, calls uint64
+	for _, p := range r.f.Load().Probes {
+		ns, calls = ns+p.Ns, calls+p.Calls
+	}
+	b.ReportMetric(float64(ns)/float64(max(calls, 1)), "program-ns/call")
+	b.ReportMetric(float64(ns)/float64(b.N), "program-ns/op")
 }
 
 // BenchmarkIdle is a look at which nothing has happened.

@@ -5,6 +5,9 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // BenchmarkLook20000 reads 20,000 sockets of two processes, of which nothing moves.
@@ -69,6 +72,19 @@ func BenchmarkConnect(b *testing.B) {
 		}
 	}
 	b.Run("without", run)
-	b.Run("unwatched", func(b *testing.B) { bpfRig(b, Config{}, 1).look(); run(b) })
-	b.Run("watched", func(b *testing.B) { bpfRig(b, Config{}, os.Getpid()).look(); run(b) })
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err == nil {
+		defer stats.Close()
+	}
+	for name, pid := range map[string]int{"unwatched": 1, "watched": os.Getpid()} {
+		b.Run(name, func(b *testing.B) {
+			r := bpfRig(b, Config{}, pid)
+			r.look()
+			run(b)
+			if p := r.f.Load().Probes[0]; p.Calls > 0 {
+				b.ReportMetric(float64(p.Ns)/float64(p.Calls), "program-ns/call")
+				b.ReportMetric(float64(p.Ns)/float64(b.N), "program-ns/op")
+			}
+		})
+	}
 }

@@ -178,20 +178,20 @@ func newPeer(t testing.TB, n int) *peer {
 
 func (p *peer) connect() error {
 	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: p.device}, PeerName: p.remote, PeerNamespace: netlink.NsPid(p.pid)}
-	if err := netlink.LinkAdd(link); err != nil {
-		return err
-	}
-	here, err := netlink.NewHandle()
+	here, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer here.Close()
+	if err = here.LinkAdd(link); err != nil {
+		return err
+	}
 	space, err := netns.GetFromPid(p.pid)
 	if err != nil {
 		return err
 	}
 	defer space.Close()
-	there, err := netlink.NewHandleAt(space)
+	there, err := netlink.NewHandleAt(space, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
