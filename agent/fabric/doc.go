@@ -66,8 +66,9 @@
 // a function. mlx5 counts RDMA of RoCE functions in it, and for InfiniBand asks the firmware
 // through the IPoIB device; whether a given firmware answers the truth is not established,
 // and the status says so. Functions without a driver, and those that are ports of the host,
-// have no such row. Where netlink is silent, the function's representor is asked by ethtool
-// (vport_*, seen from the switch, so turned round). Adapters that guests have whole are in
+// have no such row. Where netlink is silent, and for sub-functions in other network
+// namespaces ("eth0/sf88"), the function's representor is asked by ethtool (vport_*, seen
+// from the switch, so turned round). Adapters that guests have whole are in
 // no class of sysfs: instrument fabric/passthrough counts them; only the switch sees them.
 //
 // # Bursts

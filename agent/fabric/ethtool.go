@@ -24,8 +24,8 @@ const (
 
 // representorStats takes a function's counters from its representor, which counts what
 // leaves the switch towards the function as sent: the names are seen from the switch.
-func representorStats(v *function) error {
-	all, err := ethtoolStats(v.representor)
+func (f *Fabric) representorStats(v *function) error {
+	all, err := f.stats(v.representor)
 	if err != nil {
 		return err
 	}

@@ -70,6 +70,7 @@ type Fabric struct {
 	vfTold   source.Status
 	whole    source.Status // adapters that guests have whole
 	ask      func(ifindex int) ([]byte, error)
+	stats    func(device string) ([]stat, error)
 
 	at        source.Tick // of the row that is being filled
 	cur       *port
@@ -116,7 +117,7 @@ func New(cfg Config) *Fabric {
 	if cfg.Sysfs == "" {
 		cfg.Sysfs = "/sys"
 	}
-	f := &Fabric{cfg: cfg, lost: map[string]bool{}, ask: askLink}
+	f := &Fabric{cfg: cfg, lost: map[string]bool{}, ask: askLink, stats: ethtoolStats}
 	f.fill, f.fillBurst, f.fillVF = f.fillRow, f.fillBytes, f.fillFunction
 	return f
 }

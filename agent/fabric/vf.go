@@ -35,9 +35,9 @@ type adapter struct {
 	prefix         string // of the rows' names
 	ifindex        int
 	infiniband     bool
+	sub            bool // its functions are sub-functions, of which netlink does not tell
 	functions      []function
 	reason         string // why it tells nothing
-	told           bool   // it gave values
 }
 
 // function is a virtual function. Values of -1 are not known.
@@ -76,6 +76,7 @@ func (f *Fabric) seekFunctions(l listing, out source.Sink) {
 			f.adapters = append(f.adapters, a)
 		}
 	}
+	f.seekSubFunctions(l, left)
 	if len(f.adapters) == 0 && f.vfTold.Instrument != "" { // there were some
 		f.sayFunctions(source.Status{Instrument: vfName, State: source.Unavailable, Reason: "no virtual function is in use by a guest"}, out)
 	}
@@ -102,6 +103,48 @@ func (f *Fabric) adapter(dir, name string, l listing, left int) (adapter, bool) 
 		})
 	}
 	return a, len(a.functions) > 0
+}
+
+// seekSubFunctions finds sub-functions that are in other network namespaces: what is left of
+// them here is their representor.
+func (f *Fabric) seekSubFunctions(l listing, left int) {
+	read := func(device, name string) string {
+		b, err := small(filepath.Join(f.cfg.Sysfs, "class/net", device, name), f.buf[:])
+		if err != nil {
+			return ""
+		}
+		return string(b)
+	}
+	here, uplinks := map[string]bool{}, map[string]string{}
+	for _, n := range l.net {
+		if sf := read(n, "device/sfnum"); sf != "" {
+			here[sf] = true
+		}
+		if label := read(n, "phys_port_name"); len(label) > 1 && label[0] == 'p' && label[1] >= '0' && label[1] <= '9' {
+			uplinks[read(n, "phys_switch_id")] = n
+		}
+	}
+	at := map[string]int{}
+	for _, n := range l.net {
+		label := read(n, "phys_port_name")
+		i := strings.LastIndex(label, "sf")
+		sw := read(n, "phys_switch_id")
+		uplink := uplinks[sw]
+		if sw == "" || !representor(label) || i < 0 || uplink == "" || here[label[i+2:]] || left <= 0 {
+			continue
+		}
+		if _, err := parseCount([]byte(label[i+2:])); err != nil {
+			continue
+		}
+		j, ok := at[uplink]
+		if !ok {
+			j = len(f.adapters)
+			at[uplink] = j
+			f.adapters = append(f.adapters, adapter{netdev: uplink, parent: uplink, prefix: uplink, sub: true})
+		}
+		left--
+		f.adapters[j].functions = append(f.adapters[j].functions, function{name: uplink + "/" + label[i:], parent: uplink, id: -1, representor: n})
+	}
 }
 
 // mine reports whether a virtual function is one of the ports that are read anyway.
@@ -164,11 +207,15 @@ func (f *Fabric) functionsOf(a *adapter) {
 		v := &a.functions[j]
 		v.txBytes, v.rxBytes, v.txPackets, v.rxPackets, v.txDropped, v.rxDropped = -1, -1, -1, -1, -1, -1
 	}
-	a.reason, a.told = "", false
-	msg, err := f.ask(a.ifindex)
+	a.reason = ""
+	untold := 0
+	var err error
 	name := ""
-	if err == nil {
-		name, err = decodeFunctions(msg, a.functions)
+	if !a.sub {
+		var msg []byte
+		if msg, err = f.ask(a.ifindex); err == nil {
+			name, err = decodeFunctions(msg, a.functions)
+		}
 	}
 	switch {
 	case err != nil:
@@ -182,12 +229,18 @@ func (f *Fabric) functionsOf(a *adapter) {
 	for j := range a.functions {
 		v := &a.functions[j]
 		if v.txBytes < 0 && v.representor != "" && a.reason == "" {
-			_ = representorStats(v) // without it the function stays unknown, and is said
+			_ = f.representorStats(v) // without it the function stays unknown, and is said
 		}
-		a.told = a.told || v.txBytes >= 0
+		if v.txBytes < 0 {
+			untold++
+		}
 	}
-	if a.reason == "" && !a.told {
-		a.reason = fmt.Sprintf("its driver counts nothing of its %d virtual functions in use; the switch does", len(a.functions))
+	switch {
+	case a.reason != "" || untold == 0:
+	case untold == len(a.functions):
+		a.reason = fmt.Sprintf("its driver counts nothing of its %d virtual functions in use; the switch does", untold)
+	default:
+		a.reason = fmt.Sprintf("its driver does not count %d of its %d virtual functions in use; the switch does", untold, len(a.functions))
 	}
 }
 

@@ -222,7 +222,7 @@ func TestKernel(t *testing.T) {
 		t.Errorf("counters of a device that is not there: %v", err)
 	}
 	v := function{representor: "fw0", txBytes: -1, rxBytes: -1}
-	if err = representorStats(&v); err != nil || v.txBytes != -1 {
+	if err = New(Config{}).representorStats(&v); err != nil || v.txBytes != -1 {
 		t.Errorf("a device without counters of a switch's port: %v", err)
 	}
 }
@@ -235,14 +235,35 @@ func TestRepresentor(t *testing.T) {
 	m["class/net/eth0/phys_switch_id"] = "0a0b\n"
 	maps.Copy(m, ether("eth0_3", "../../../devices/pf", "up", "400000", "1\n", "2\n"))
 	m["class/net/eth0_3/phys_port_name"], m["class/net/eth0_3/phys_switch_id"] = "pf0vf3\n", "0a0b\n"
-	f := New(Config{Sysfs: tree(t, m)})
-	l, err := f.list()
-	if err != nil {
+	// A sub-function in a container, and one that is the host's own.
+	for _, sf := range []string{"88", "89"} {
+		maps.Copy(m, ether("en0pf0sf"+sf, "../../../devices/pf", "up", "400000", "1\n", "2\n"))
+		m["class/net/en0pf0sf"+sf+"/phys_port_name"], m["class/net/en0pf0sf"+sf+"/phys_switch_id"] = "pf0sf"+sf+"\n", "0a0b\n"
+	}
+	m["class/net/eth0/phys_port_name"] = "p0\n"
+	maps.Copy(m, ether("eth0s89", "../../../devices/mlx5_core.sf.4", "up", "400000", "5\n", "6\n"))
+	m["devices/mlx5_core.sf.4/sfnum"] = "89\n"
+	f, s := New(Config{Sysfs: tree(t, m)}), newSink(t)
+	defer f.Close()
+	f.ask = func(int) ([]byte, error) {
+		return answer("eth0", 16, func(int) (uint64, bool) { return 0, false }), nil
+	}
+	f.stats = func(device string) ([]stat, error) {
+		if device != "eth0_3" && device != "en0pf0sf88" {
+			t.Errorf("asked %s", device)
+		}
+		return []stat{{"rx_packets", 1}, {"vport_rx_packets", 3}, {"vport_rx_bytes", 30}, {"vport_tx_packets", 4}, {"vport_tx_bytes", 40}, {"tx_vport_rdma_unicast_bytes", 1 << 63}}, nil
+	}
+	if err := f.Sample(t.Context(), source.Tick{WallMs: 1, BootMs: 1}, s); err != nil {
 		t.Fatal(err)
 	}
-	f.seekFunctions(l, newSink(t))
-	if len(f.adapters) != 1 || f.adapters[0].functions[3].representor != "eth0_3" || f.adapters[0].functions[2].representor != "" {
-		t.Errorf("adapters: %+v", f.adapters)
+	want := "1 eth0 ethernet 1 1 2 400000 1\n1 eth0s89 vf 1 5 6 400000 1\n1 eth0v13 vf 1 3 4 400000 1 parent_port=eth0\n" +
+		"1 eth0/vf3 vf 1 30 40 - - parent_port=eth0 tx_packets=3 rx_packets=4\n1 eth0/sf88 vf 1 30 40 - - parent_port=eth0 tx_packets=3 rx_packets=4\n"
+	if got := s.take(); got != want {
+		t.Errorf("rows:\n%swant:\n%s", got, want)
+	}
+	if st := s.status["fabric/vf"]; st.State != source.Degraded || !strings.HasSuffix(st.Reason, "eth0: its driver does not count 12 of its 13 virtual functions in use; the switch does") {
+		t.Errorf("status: %+v", st)
 	}
 	names := append(u32(2), make([]byte, 64)...)
 	copy(names[4:], "vport_rx_bytes")
