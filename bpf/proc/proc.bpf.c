@@ -97,9 +97,9 @@ struct {
 	UINT(max_entries, 256 * 1024);
 } events SEC(".maps");
 
-// Processes whose end is told.
+// Processes whose end is told. Of too many, those that were not told of for longest give way.
 struct {
-	UINT(type, BPF_MAP_TYPE_HASH);
+	UINT(type, BPF_MAP_TYPE_LRU_HASH);
 	UINT(max_entries, 4096);
 	TYPE(key, __u32);
 	TYPE(value, __u8);

@@ -367,8 +367,10 @@ int pass(struct bpf_iter__task_file *ctx)
 			payload(sk, &begin.tx, &begin.rx, &begin.retransmits);
 		s = bpf_sk_storage_get(&sockets, sk, &begin, BPF_SK_STORAGE_GET_F_CREATE);
 	}
-	if (!s)
+	if (!s) { // the kernel bounds what may be kept with a socket (net.core.optmem_max)
+		__sync_fetch_and_add(&dropped_sockets, 1);
 		return 0;
+	}
 	if (s->tgid != tgid && !bpf_map_lookup_elem(&processes, &s->tgid)) {
 		s->tgid = tgid; // handed on by a process that is not watched any more
 		s->cgroup = cgroup;

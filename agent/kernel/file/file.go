@@ -182,8 +182,12 @@ func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) ke
 }
 
 func (f *Feature) report() kernel.Report {
-	if f.why.State != source.Active {
-		return f.why
+	if f.why.State != source.Active { // the way back: what that cannot see comes on top
+		r := f.why
+		if also := f.by.report(); also.State != source.Active {
+			r.Why, r.Errno = r.Why+"; and "+also.Why, also.Errno
+		}
+		return r
 	}
 	switch {
 	case !f.known:

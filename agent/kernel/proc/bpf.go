@@ -106,9 +106,6 @@ func (b *bpf) aim(list []*tasks.Process, groups map[uint64]source.Job, majors []
 	clear(b.gpus)
 	for _, p := range list {
 		b.gpus[p.PID] = p.Start
-		if !p.Fresh {
-			continue
-		}
 		if err := b.o.Tracked.Put(uint32(p.PID), uint8(1)); err != nil {
 			return fmt.Errorf("track process %d: %w", p.PID, err)
 		}

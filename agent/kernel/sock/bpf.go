@@ -233,7 +233,7 @@ func (b *bpf) addresses(each func(netip.Addr)) {
 
 func (b *bpf) report() kernel.Report {
 	if b.lately > 0 {
-		return kernel.Degraded(fmt.Sprintf("there was no room for %d sockets that closed since the last look: their bytes are missing", b.lately), nil, "")
+		return kernel.Degraded(fmt.Sprintf("there was no room for %d sockets since the last look: bytes are missing", b.lately), nil, "")
 	}
 	return kernel.Active()
 }

@@ -178,20 +178,20 @@ func (f *Feature) Load() kernel.Load {
 // Sample puts a row for each peer and job between which something moved.
 func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) kernel.Report {
 	list, known := f.watch.Look()
+	if len(f.jobs)+len(list) > maxOwners {
+		clear(f.jobs)
+	}
 	for _, p := range list {
-		if len(f.jobs) >= maxOwners {
-			clear(f.jobs)
-		}
 		f.jobs[uint32(p.PID)] = p.Job
 	}
 	clear(f.sums)
 	var err error
 	f.pace(tasks.Cost(func() { err = f.by.look(ctx, list, f.watch.Groups(), f.add) }))
+	f.at = t
+	f.put(out) // what was read is told, whatever became of the rest
 	if err != nil {
 		return kernel.Degraded("the counters could not be read fully", err, f.why.Fallback)
 	}
-	f.at = t
-	f.put(out)
 	f.tellAddresses(t, out)
 	return f.report(known)
 }
@@ -203,9 +203,14 @@ func (f *Feature) pace(took time.Duration) {
 }
 
 func (f *Feature) report(known bool) kernel.Report {
-	r := f.why
-	if f.by != nil && r.State == source.Active {
-		r = f.by.report()
+	r := f.by.report()
+	if f.why.State != source.Active { // the way back: what that cannot see comes on top
+		if why := r.Why; why != "" {
+			r.Why = f.why.Why + "; and " + why
+		} else {
+			r = f.why
+		}
+		r.State, r.Fallback = f.why.State, f.why.Fallback
 	}
 	switch {
 	case r.State != source.Active:
