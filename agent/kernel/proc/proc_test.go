@@ -436,6 +436,21 @@ func TestPoll(t *testing.T) {
 	testFacts(t, r)
 }
 
+// TestExitStatus asks a pidfd of a process that was reaped: kernels from 6.15 know.
+func TestExitStatus(t *testing.T) {
+	s := newShell(t, nil)
+	fd, err := unix.PidfdOpen(s.pid(), 0)
+	kerneltest.Need(t, "a pidfd", err)
+	defer unix.Close(fd)
+	s.say(t, "exit 3")
+	_ = s.cmd.Wait()
+	if got := exitStatus(fd); got != 3<<8 && got != -1 {
+		t.Errorf("status %#x", got)
+	} else {
+		t.Logf("status %#x", got)
+	}
+}
+
 func TestHidden(t *testing.T) {
 	if tasktest.Role() == "hidden" {
 		if r := newRig(t, Config{}); r.report.State != source.Degraded || r.report.Fallback == "" {

@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/kernel"
 	"github.com/flopwatch/flopwatch/agent/kernel/kerneltest"
 	"github.com/flopwatch/flopwatch/agent/kernel/probe"
+	"github.com/flopwatch/flopwatch/agent/kernel/tasks"
 	"github.com/flopwatch/flopwatch/agent/kernel/tasks/tasktest"
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -306,6 +309,58 @@ func TestNotWatched(t *testing.T) {
 	r.look()
 	if rows := r.sink.Rows[wire.KindTCP]; len(rows) != 0 {
 		t.Errorf("rows of what is not watched: %v", rows)
+	}
+}
+
+// TestGroup counts a process that is on no GPU, in the control group of one that is, and
+// names the job by the group.
+func TestGroup(t *testing.T) {
+	p := newPeer(t, 12)
+	mount := ""
+	if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if head, tail, ok := strings.Cut(line, " - "); ok && strings.HasPrefix(tail, "cgroup2 ") {
+				mount = strings.Fields(head)[4]
+			}
+		}
+	}
+	dir, err := os.MkdirTemp(mount, "flopwatch")
+	kerneltest.Need(t, "a control group of version 2", err)
+	gpu := exec.CommandContext(t.Context(), "cat")
+	in, err := gpu.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = gpu.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = gpu.Wait()
+		_ = os.WriteFile(filepath.Join(mount, "cgroup.procs"), []byte(fmt.Sprint(p.pid)), 0)
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, pid := range []int{gpu.Process.Pid, p.pid} {
+		if err = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(fmt.Sprint(pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := bpfRig(t, Config{})
+	r.f.watch = tasks.NewWatch("/proc", r.lister, tasktest.Jobs{Group: func(path string) (source.Job, bool) {
+		return source.Job{Source: "kubernetes", ID: "pod"}, path == "/"+filepath.Base(dir)
+	}}, true)
+	r.lister.List(gpu.Process.Pid)
+	r.look()
+	c := p.dial(t, p.peer4)
+	head{read: 10, send: 20, last: 1}.ask(t, c)
+	r.want(p.own4, 20, 10+headBytes)
+	_ = c.Close()
+	for _, row := range r.sink.Rows[wire.KindTCP] {
+		if row.Str("job_source") != "kubernetes" || row.Str("job_id") != "pod" {
+			t.Errorf("row %v", row)
+		}
 	}
 }
 
