@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,23 +41,20 @@ type figures struct {
 }
 
 type benchOptions struct {
-	bin, stub, rivals, work string
-	perf                    string // where a profile goes; empty: none is taken
-	warmup, window          time.Duration
+	setup
+	rivals         string
+	perf           string // where a profile goes; empty: none is taken
+	warmup, window time.Duration
 }
 
 func runBench(ctx context.Context, o benchOptions, out io.Writer) (err error) {
 	g := &group{}
 	defer func() { err = errors.Join(err, g.stop()) }()
-	pids, err := startWork(g, o.work)
+	site, err := startSite(ctx, g, o.setup)
 	if err != nil {
 		return err
 	}
-	site, err := startSite(ctx, g, o.bin, o.stub, o.work, pids)
-	if err != nil {
-		return err
-	}
-	others, missing, err := startRivals(ctx, g, o.rivals, o.work, o.stub, pids)
+	others, missing, err := startRivals(ctx, g, o.rivals, o.work, o.stub, site.users.pids)
 	if err != nil {
 		return err
 	}
@@ -91,7 +90,11 @@ func runBench(ctx context.Context, o benchOptions, out io.Writer) (err error) {
 			return c.served.err
 		}
 	}
-	return report(out, o, all, result, missing, load, before, got)
+	states, err := site.states(ctx)
+	if err != nil {
+		return err
+	}
+	return report(out, o, all, result, missing, load, before, got, site.users.note, states)
 }
 
 // profile samples the agent and its child over the window with Linux' perf. It costs CPU time
@@ -192,13 +195,13 @@ func measure(ctx context.Context, all []*contender, window time.Duration) (resul
 func mib(b int64) float64 { return float64(b) / (1 << 20) }
 
 // report prints the table, and returns an error if a limit is broken.
-func report(out io.Writer, o benchOptions, all []*contender, result []figures, missing []string, load string, before, got shipped) error {
+func report(out io.Writer, o benchOptions, all []*contender, result []figures, missing []string, load string, before, got shipped, users string, states []string) error {
 	rows := got.GPURows - before.GPURows
 	if rows == 0 {
 		return errors.New("no GPU sample arrived in the window")
 	}
 	wantRows := uint64(o.window.Seconds()) * gpus
-	bytes := float64(got.Bytes-before.Bytes) / float64(rows)
+	bytes := float64(got.GPUBytes-before.GPUBytes) / float64(rows)
 	values := float64(got.GPUValues-before.GPUValues) / float64(rows)
 
 	var b strings.Builder
@@ -206,6 +209,7 @@ func report(out io.Writer, o benchOptions, all []*contender, result []figures, m
 	for _, c := range all {
 		fmt.Fprintf(&b, "  %s %s: %s\n", c.name, c.version, c.note)
 	}
+	fmt.Fprintf(&b, "  on the GPUs: %s\n", users)
 	for _, m := range missing {
 		fmt.Fprintf(&b, "  left out: %s\n", m)
 	}
@@ -240,9 +244,10 @@ func report(out io.Writer, o benchOptions, all []*contender, result []figures, m
 	line("NVML calls a GPU and second", fmt.Sprint(limitCalls), "", number("%.2f", func(f figures) float64 { return f.calls }))
 	line("context switches a second", "", "", number("%.0f", func(f figures) float64 { return f.switches }))
 	line("processes / threads", "", "", func(i int) string { return fmt.Sprintf("%d / %d", result[i].processes, result[i].threads) })
-	line("bytes a GPU sample, shipped", fmt.Sprint(limitBytes), fmt.Sprint(stretchBytes), mine("%.1f", bytes))
+	line("bytes a GPU sample", "", "", mine("%.1f", bytes))
 	line("values a GPU sample", "", "", mine("%.1f", values))
 	line(fmt.Sprintf("bytes a sample of %d values", sampleValues), fmt.Sprint(limitBytes), fmt.Sprint(stretchBytes), mine("%.1f", bytes*sampleValues/values))
+	line("bytes of everything, a GPU and second", "", "", mine("%.1f", float64(got.Bytes-before.Bytes)/gpus/o.window.Seconds()))
 	line("bytes a GPU and second, served", "", "", func(i int) string {
 		if all[i].served == nil {
 			return ""
@@ -252,9 +257,19 @@ func report(out io.Writer, o benchOptions, all []*contender, result []figures, m
 	if err := w.end(); err != nil {
 		return err
 	}
-	b.WriteString("\nPSS shares pages out among who maps them: contenders that run one program look smaller for it.\n")
+	b.WriteString("\nbytes a GPU sample: of frames that hold nothing else, with all of their heads. ")
+	b.WriteString("PSS shares pages out among who maps them: contenders that run one program look smaller for it.\n")
 	fmt.Fprintf(&b, "shipped in the window: %d frames, %d bytes, %d GPU samples (%d expected, give or take a batch), %d repeats, %d doubled rows, %d sequences missing\n",
 		got.Frames-before.Frames, got.Bytes-before.Bytes, rows, wantRows, got.Repeats, got.Doubled, got.MissingSequences)
+
+	b.WriteString("instruments of the agent: " + strings.Join(states, ", ") + "\n")
+	b.WriteString("rows that arrived (bytes by which their frames would be smaller without them):")
+	for i, kind := range slices.Sorted(maps.Keys(got.Rows)) {
+		if n := got.Rows[kind] - before.Rows[kind]; n > 0 {
+			fmt.Fprintf(&b, "%s %s %d (%d)", map[bool]string{true: "", false: ","}[i == 0], kind, n, got.Less[kind]-before.Less[kind])
+		}
+	}
+	b.WriteByte('\n')
 
 	var broken []string
 	hold := func(what string, value, limit float64) {

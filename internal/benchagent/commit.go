@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,9 @@ import (
 type shipped struct {
 	Frames, Bytes, Repeats, Refused uint64
 	GPURows, GPUValues              uint64 // values: present fields that are no key
+	GPUBytes                        uint64 // of frames with nothing but GPU samples, heads included
 	Rows                            map[wire.Kind]uint64
+	Less                            map[wire.Kind]uint64 // bytes by which frames would be smaller without the kind
 	LastSequence                    uint64
 	MissingSequences                uint64 // up to LastSequence
 	Ticks                           uint64 // as the last batch says
@@ -50,7 +53,7 @@ func newCommitter(ctx context.Context, url string) (*committer, error) {
 	if err != nil {
 		return nil, err // it says what failed
 	}
-	c := &committer{nc: nc, marks: map[[16]byte]*wire.CommitMark{}, seen: map[gpuKey]struct{}{}, got: shipped{Rows: map[wire.Kind]uint64{}}}
+	c := &committer{nc: nc, marks: map[[16]byte]*wire.CommitMark{}, seen: map[gpuKey]struct{}{}, got: shipped{Rows: map[wire.Kind]uint64{}, Less: map[wire.Kind]uint64{}}}
 	if c.js, err = jetstream.New(nc); err == nil {
 		err = broker.EnsureStreams(ctx, c.js, broker.StreamsConfig{MaxBytes: 256 << 20})
 	}
@@ -121,7 +124,9 @@ func (c *committer) take(ctx context.Context, msg jetstream.Msg) error {
 		mark = &wire.CommitMark{Cluster: b.Cluster, Node: b.Node, Spool: b.Spool, Epoch: 1}
 		c.marks[b.Spool] = mark
 	}
-	c.count(&b, len(msg.Data()), mark.Has(b.Sequence))
+	if err := c.count(&b, len(msg.Data()), mark.Has(b.Sequence)); err != nil {
+		return err
+	}
 	mark.Add(b.Sequence, b.Sequence)
 	for _, g := range b.Gaps {
 		mark.Add(g.From, g.To)
@@ -135,13 +140,17 @@ func (c *committer) take(ctx context.Context, msg jetstream.Msg) error {
 	return nil
 }
 
-func (c *committer) count(b *wire.Batch, bytes int, repeat bool) {
+func (c *committer) count(b *wire.Batch, bytes int, repeat bool) error {
+	parts, err := weigh(b)
+	if err != nil {
+		return err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g := &c.got
 	if repeat {
 		g.Repeats++
-		return
+		return nil
 	}
 	g.Frames++
 	g.Bytes += uint64(bytes)
@@ -160,6 +169,46 @@ func (c *committer) count(b *wire.Batch, bytes int, repeat bool) {
 			c.countGPU(t)
 		}
 	}
+	for kind, p := range parts {
+		g.Less[kind] += uint64(max(bytes-p.without, 0))
+	}
+	if p, ok := parts[wire.KindGPU]; ok {
+		g.GPUBytes += uint64(p.alone)
+	}
+	return nil
+}
+
+// share is the size of a frame with one kind alone, and with all others.
+type share struct{ alone, without int }
+
+// weigh finds out what the kinds take of a frame.
+func weigh(b *wire.Batch) (map[wire.Kind]share, error) {
+	all := map[wire.Kind]share{}
+	size := func(keep func(k wire.Kind) bool) (int, error) {
+		some := *b
+		some.Tables = slices.DeleteFunc(slices.Clone(b.Tables), func(t wire.Table) bool { return !keep(t.Kind) })
+		frame, err := wire.AppendBatch(nil, &some)
+		if err != nil {
+			return 0, fmt.Errorf("encode a part of a frame: %w", err)
+		}
+		return len(frame), nil
+	}
+	for i := range b.Tables {
+		kind := b.Tables[i].Kind
+		if _, ok := all[kind]; ok {
+			continue
+		}
+		alone, err := size(func(k wire.Kind) bool { return k == kind })
+		if err != nil {
+			return nil, err
+		}
+		without, err := size(func(k wire.Kind) bool { return k != kind })
+		if err != nil {
+			return nil, err
+		}
+		all[kind] = share{alone, without}
+	}
+	return all, nil
 }
 
 func (c *committer) countGPU(t *wire.Table) {
@@ -194,7 +243,7 @@ func (c *committer) sofar() shipped {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	got := c.got
-	got.Rows = maps.Clone(got.Rows)
+	got.Rows, got.Less = maps.Clone(got.Rows), maps.Clone(got.Less)
 	return got
 }
 

@@ -30,6 +30,7 @@ type rival struct {
 	program             string // file in the folder of rivals
 	argv                func(port int) []string
 	scraped             bool
+	terminal            bool // it wants one
 	env                 []string
 }
 
@@ -55,8 +56,18 @@ var rivals = []rival{
 	},
 	{
 		name: "gpustat", version: "1.0.0-1 (Debian)", note: "prints a table each 1 s to /dev/null",
-		program: "gpustat", env: []string{"TERM=xterm"},
+		program: "monitors/gpustat", env: []string{"TERM=xterm"},
 		argv: func(int) []string { return []string{"--interval", "1", "--no-color"} },
+	},
+	{
+		name: "nvtop", version: "3.0.1-1 (Debian)", note: "on a terminal of 160 x 60, drawn each 1 s",
+		program: "monitors/nvtop", env: []string{"TERM=xterm", "LANG=C.UTF-8"}, terminal: true,
+		argv: func(int) []string { return []string{"-C", "-d", "10"} },
+	},
+	{
+		name: "node_exporter", version: "1.5.0-1 (Debian)", note: "its defaults, scraped each 1 s; it knows no GPUs",
+		program: "node_exporter", scraped: true,
+		argv: func(port int) []string { return []string{"--web.listen-address=127.0.0.1:" + strconv.Itoa(port)} },
 	},
 }
 
@@ -86,7 +97,17 @@ func startRivals(ctx context.Context, g *group, folder, work, stub string, pids 
 			return nil, nil, err
 		}
 		env := append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LD_LIBRARY_PATH=" + c.stub.dir}, r.env...)
-		if c.proc, err = start(r.program, dir, env, append([]string{program}, r.argv(port)...)...); err != nil {
+		var tty *os.File
+		if r.terminal {
+			if tty, err = terminal(g); err != nil {
+				return nil, nil, err
+			}
+		}
+		c.proc, err = startOn(filepath.Base(r.program), dir, env, tty, tty, append([]string{program}, r.argv(port)...)...)
+		if tty != nil {
+			err = errors.Join(err, tty.Close())
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 		g.add(c.proc.kill) // how it ends is not our matter

@@ -39,6 +39,15 @@ func (d *driver) library() string { return filepath.Join(d.dir, nvmlstub.Library
 
 func (d *driver) close() error { return d.mem.Close() }
 
+// uuids are those of the GPUs.
+func (d *driver) uuids() []string {
+	var all []string
+	for g := range gpus {
+		all = append(all, d.mem.UUID(g))
+	}
+	return all
+}
+
 // calls is how many calls for a GPU, and for none, have been made.
 func (d *driver) calls() uint64 { return d.mem.Snapshot().Total(-1) }
 
@@ -111,22 +120,4 @@ func copyFile(to, from string) (err error) {
 		return fmt.Errorf("copy the driver library to %s: %w", to, err)
 	}
 	return nil
-}
-
-// startWork starts a process for each GPU that does nothing: the driver lists it, and the
-// agent finds out whose it is.
-func startWork(g *group, dir string) ([]uint32, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make working directory: %w", err)
-	}
-	var pids []uint32
-	for range gpus {
-		p, err := start("train", dir, nil, "/bin/sleep", "86400")
-		if err != nil {
-			return nil, err
-		}
-		g.add(p.kill)
-		pids = append(pids, uint32(p.pid()))
-	}
-	return pids, nil
 }

@@ -2,8 +2,8 @@
 // cost beside other monitors (`make bench-agent`), and whether they stay as they are over
 // half an hour of faults (`make soak-agent`).
 //
-//	benchagent bench [-rivals DIR] [-window 120s] [-warmup 20s] [-perf FILE]
-//	benchagent soak [-minutes 30] [-csv FILE]
+//	benchagent bench [-plain] [-rivals DIR] [-window 120s] [-warmup 20s] [-perf FILE]
+//	benchagent soak [-plain] [-minutes 30] [-csv FILE]
 //
 // # What it measures
 //
@@ -12,6 +12,15 @@
 // CPU time, memory and context switches are those of a contender's whole tree of processes,
 // from /proc; NVML calls are what the library counted. The broker is a process of its own,
 // and this one commits what arrives; neither counts.
+//
+// Everything is on (kernel features need root), and there is everything to see: a training of
+// eight processes that call collectives, talk to each other and write checkpoints, as a Slurm
+// job (testdata/customer.c). With -plain the agent has no kernel features and no bursts, and
+// the processes sleep. What probes cost the training is not the agent's CPU time: the benchmarks of
+// agent/kernel/nccl tell.
+//
+// Bytes on the wire are told for GPU samples, whose limit DESIGN.md has: what their tables
+// take in a frame of their own, with all of its head; and for everything that was shipped.
 //
 // Fake GPUs answer at once: what a real driver takes for a call is not in these figures,
 // the number of calls is.
@@ -55,10 +64,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		return nil
 	}
-	var bin, stub, out string
+	var bin, stub, out, nccl string
+	var plain bool
 	common := func() {
 		flags.StringVar(&bin, "bin", "bin", "`folder` of flopwatch-agent and flopwatch-nvml")
 		flags.StringVar(&stub, "stub", "bin/stub/libnvidia-ml.so.1", "driver library of the fake GPUs")
+		flags.StringVar(&nccl, "nccl", "agent/kernel/nccl/testdata/stub", "`folder` of the stub library of collectives")
+		flags.BoolVar(&plain, "plain", false, "no kernel features, no bursts, and GPUs' processes that do nothing")
 		flags.StringVar(&out, "out", "out", "`folder` for results and the logs of all processes")
 	}
 	switch args[0] {
@@ -75,7 +87,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err = errors.Join(err, absolute(&bin, &stub)); err != nil {
 			return err
 		}
-		return runBench(ctx, benchOptions{bin: bin, stub: stub, rivals: *rivals, work: work, perf: *perf, warmup: *warmup, window: *window}, stdout)
+		return runBench(ctx, benchOptions{setup: setup{bin: bin, stub: stub, work: work, nccl: nccl, plain: plain},
+			rivals: *rivals, perf: *perf, warmup: *warmup, window: *window}, stdout)
 	case "soak":
 		common()
 		minutes := flags.Float64("minutes", 30, "how long")
@@ -90,7 +103,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if *csv == "" {
 			*csv = filepath.Join(out, "soak-agent.csv")
 		}
-		return runSoak(ctx, soakOptions{bin: bin, stub: stub, work: work, csv: *csv, length: time.Duration(*minutes * float64(time.Minute))}, stdout)
+		return runSoak(ctx, soakOptions{setup: setup{bin: bin, stub: stub, work: work, nccl: nccl, plain: plain},
+			csv: *csv, length: time.Duration(*minutes * float64(time.Minute))}, stdout)
 	case "broker": // a process that the others start
 		dir := flags.String("dir", "", "`folder` of the streams")
 		port := flags.Int("port", 0, "port on the loopback address")

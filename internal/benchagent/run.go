@@ -29,6 +29,11 @@ type process struct {
 
 // start starts a process; its output goes to name.log in dir.
 func start(name, dir string, env []string, argv ...string) (*process, error) {
+	return startOn(name, dir, env, nil, nil, argv...)
+}
+
+// startOn is start with an input and an output of its own; nil: none, and the log.
+func startOn(name, dir string, env []string, stdin, stdout *os.File, argv ...string) (*process, error) {
 	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -36,6 +41,15 @@ func start(name, dir string, env []string, argv ...string) (*process, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if stdin != nil {
+		cmd.Stdin = stdin
+	}
+	if stdout != nil {
+		cmd.Stdout = stdout
+	}
+	if stdin != nil && stdin == stdout { // a terminal
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Pdeathsig: syscall.SIGKILL}
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), log.Close())
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/flopwatch/flopwatch/internal/broker/natsd"
@@ -24,6 +26,8 @@ type site struct {
 	driver  *driver
 	agent   *process
 	metrics string // URL
+	plain   bool   // as before there were kernel features and bursts
+	users   *customer
 }
 
 const (
@@ -31,12 +35,28 @@ const (
 	node    = "bench-node"
 )
 
-func startSite(ctx context.Context, g *group, bin, stub, work string, pids []uint32) (*site, error) {
+// setup is what a site is made of.
+type setup struct {
+	bin, stub, work string
+	nccl            string // folder of the stub library of collectives
+	plain           bool   // no kernel features, no bursts, and customers who do nothing
+}
+
+func startSite(ctx context.Context, g *group, o setup) (*site, error) {
+	work := o.work
 	if err := os.MkdirAll(filepath.Join(work, "agent"), 0o700); err != nil {
 		return nil, fmt.Errorf("make working directory: %w", err)
 	}
-	s := &site{work: work, token: rand.Text()}
+	s := &site{work: work, token: rand.Text(), plain: o.plain}
 	var err error
+	if o.plain {
+		s.users, err = idle(g, work)
+	} else {
+		s.users, err = busy(ctx, g, work, o.nccl)
+	}
+	if err != nil {
+		return nil, err
+	}
 	if s.port, err = freePort(ctx); err != nil {
 		return nil, err
 	}
@@ -58,31 +78,57 @@ func startSite(ctx context.Context, g *group, bin, stub, work string, pids []uin
 		defer s.commit.close()
 		return <-committed
 	})
-	if s.driver, err = newDriver(filepath.Join(work, "agent", "driver"), stub, pids); err != nil {
+	if s.driver, err = newDriver(filepath.Join(work, "agent", "driver"), o.stub, s.users.pids); err != nil {
 		return nil, err
 	}
 	g.add(s.driver.close)
+	if err = s.users.allocate(s.driver.uuids()); err != nil {
+		return nil, err
+	}
 	metrics, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.metrics = "http://127.0.0.1:" + strconv.Itoa(metrics) + "/metrics"
 	config := filepath.Join(work, "agent", "agent.toml")
-	if err = os.WriteFile(config, []byte(s.config(bin, metrics)), 0o600); err != nil {
+	if err = os.WriteFile(config, []byte(s.config(o.bin, metrics)), 0o600); err != nil {
 		return nil, fmt.Errorf("write the agent's configuration: %w", err)
 	}
 	env := []string{"PATH=" + os.Getenv("PATH")}
 	if v, ok := os.LookupEnv("GODEBUG"); ok { // gctrace=1: what the heap does
 		env = append(env, "GODEBUG="+v)
 	}
-	if s.agent, err = start("flopwatch-agent", filepath.Join(work, "agent"), env, filepath.Join(bin, "flopwatch-agent"), "-config", config); err != nil {
+	if s.agent, err = start("flopwatch-agent", filepath.Join(work, "agent"), env, filepath.Join(o.bin, "flopwatch-agent"), "-config", config); err != nil {
 		return nil, err
 	}
 	g.add(s.agent.stop)
 	return s, reachable(ctx, s.agent, "127.0.0.1:"+strconv.Itoa(metrics))
 }
 
+// Bursts are more frequent than anybody needs them: each minute of the window has one.
+const everything = `
+[burst]
+every = "60s"
+length = "10s"
+spacing = "200ms"
+
+[kernel]
+enabled = true
+
+[job]
+slurm_dir = %q
+`
+
+const plain = `
+[kernel]
+enabled = false
+`
+
 func (s *site) config(bin string, metrics int) string {
+	rest := plain
+	if !s.plain {
+		rest = fmt.Sprintf(everything, s.users.slurmDir)
+	}
 	return fmt.Sprintf(`cluster = %q
 node = %q
 data_dir = %q
@@ -101,14 +147,40 @@ token_file = %q
 
 [log]
 level = "info"
-`, cluster, node, filepath.Join(s.work, "agent", "data"), s.driver.library(), filepath.Join(bin, "flopwatch-nvml"), metrics, s.port, s.tokenFile())
+`, cluster, node, filepath.Join(s.work, "agent", "data"), s.driver.library(), filepath.Join(bin, "flopwatch-nvml"), metrics, s.port, s.tokenFile()) + rest
 }
 
 func (s *site) contender() *contender {
+	note := "everything on: all sources, kernel features, a burst of 10 s a minute, spool on disk, batches to NATS, its own metrics served and not asked for"
+	if s.plain {
+		note = "all sources but kernel features, no bursts, spool on disk, batches to NATS, its own metrics served and not asked for"
+	}
 	return &contender{
-		name: "flopwatch-agent", version: "of this tree", note: "all sources on, spool on disk, batches to NATS, its own metrics served and not asked for",
+		name: "flopwatch-agent", version: "of this tree", note: note,
 		stub: s.driver, proc: s.agent, ours: true,
 	}
+}
+
+// states says what each instrument of the agent can see: its name, and a state other than
+// active.
+func (s *site) states(ctx context.Context) ([]string, error) {
+	var text bytes.Buffer
+	if _, err := fetch(ctx, s.metrics, &text); err != nil {
+		return nil, fmt.Errorf("ask the agent for its metrics: %w", err)
+	}
+	var all []string
+	for line := range strings.Lines(text.String()) {
+		labels, ok := strings.CutPrefix(line, `flopwatch_agent_instrument_state{instrument="`)
+		if !ok || !strings.HasSuffix(line, " 1\n") {
+			continue
+		}
+		name, rest, _ := strings.Cut(labels, `",state="`)
+		if state, _, _ := strings.Cut(rest, `"`); state != "active" {
+			name += " " + state
+		}
+		all = append(all, name)
+	}
+	return all, nil
 }
 
 func (s *site) tokenFile() string { return filepath.Join(s.work, "token") }

@@ -17,8 +17,9 @@ import (
 )
 
 type soakOptions struct {
-	bin, stub, work, csv string
-	length               time.Duration
+	setup
+	csv    string
+	length time.Duration
 }
 
 // Every sampleEvery the soak looks; for settle it looks only, and begins to judge then.
@@ -63,11 +64,7 @@ var quantities = []quantity{
 func runSoak(ctx context.Context, o soakOptions, out io.Writer) (err error) {
 	g := &group{}
 	defer func() { err = errors.Join(err, g.stop()) }()
-	pids, err := startWork(g, o.work)
-	if err != nil {
-		return err
-	}
-	s, err := startSite(ctx, g, o.bin, o.stub, o.work, pids)
+	s, err := startSite(ctx, g, o.setup)
 	if err != nil {
 		return err
 	}
