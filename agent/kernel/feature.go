@@ -3,7 +3,9 @@ package kernel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -104,6 +106,22 @@ func (r Report) Reason() string {
 func Errno(err error) syscall.Errno {
 	no, _ := errors.AsType[syscall.Errno](err)
 	return no
+}
+
+// initPIDs is the first process namespace of a host: the kernel gives it this number.
+const initPIDs = "pid:[4026531836]"
+
+// HostPIDs returns an error unless the agent sees processes by the numbers that programs in
+// the kernel tell, which are those of the host's first namespace.
+func HostPIDs() error {
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return fmt.Errorf("read process namespace: %w", err)
+	}
+	if ns != initPIDs {
+		return errors.New("the agent has a process namespace of its own and would take processes for others: it needs the host's (hostPID)")
+	}
+	return nil
 }
 
 // Env is what features get from the agent. Listers may be nil: not known.

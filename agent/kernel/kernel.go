@@ -94,10 +94,7 @@ func (s *Source) Sample(ctx context.Context, t source.Tick, out source.Sink) err
 	}
 	able := 0
 	for _, w := range s.workers {
-		select {
-		case w.ticks <- moment{t, out}:
-		default: // it is busy; the next tick will do
-		}
+		w.hand(moment{t, out})
 		r := w.now(t.BootMs)
 		if r.State == source.Active || r.State == source.Degraded {
 			able++

@@ -58,6 +58,18 @@ type worker struct {
 	ended    bool
 }
 
+// hand gives the worker a tick, in the place of one that it had no time for. It never waits.
+func (w *worker) hand(m moment) {
+	select {
+	case <-w.ticks:
+	default:
+	}
+	select {
+	case w.ticks <- m:
+	default:
+	}
+}
+
 func (w *worker) run(ctx context.Context) {
 	defer func() {
 		var err error

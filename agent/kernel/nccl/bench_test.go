@@ -157,6 +157,7 @@ func BenchmarkSample(b *testing.B) {
 	dir := b.TempDir()
 	stub(b, dir)
 	r := &rig{f: New(Config{ScanEvery: time.Hour}), bootMs: bootNow(b), log: &logs{}}
+	r.f.only = ours
 	var drivers []*driver
 	for range 8 {
 		d := run(b, dir, nil)

@@ -111,6 +111,9 @@ func (f *Feature) scanProcfs(ctx context.Context, bootMs int64) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if !f.only(int32(pid)) {
+			continue
+		}
 		aerr := f.fs.areas(int32(pid), func(a area) {
 			if !a.exec || !named(path.Base(a.path)) {
 				return
@@ -165,6 +168,9 @@ func keyOf(file *os.File) (fileKey, error) {
 // meet takes note of a process that has a file mapped, and puts probes into the file if it
 // is new.
 func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.File, string, error)) {
+	if !f.only(pid) {
+		return
+	}
 	if bad, ok := f.failed[key]; ok {
 		if !bad.plain {
 			f.process(pid)

@@ -15,6 +15,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/kernel"
 	"github.com/flopwatch/flopwatch/agent/kernel/kerneltest"
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/testenv/race"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
@@ -184,6 +185,9 @@ const memoryVar = "FLOPWATCH_NCCL_MEMORY"
 // TestMemory measures, in a process of its own, what the instrument adds to the agent. The
 // kernel's types are larger than all of the agent: they must not stay.
 func TestMemory(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector has memory of its own")
+	}
 	if os.Getenv(memoryVar) == "" {
 		kerneltest.Require(t, uprobes...)
 		for range 2 { // the first one reads the test binary's pages in
@@ -198,6 +202,7 @@ func TestMemory(t *testing.T) {
 	debug.FreeOSMemory()
 	before, anon := rss(t, "VmRSS:"), rss(t, "RssAnon:")
 	f := New(Config{})
+	f.only = ours
 	s := kernel.New(kernel.Config{}, kernel.Env{}, f)
 	boot := bootNow(t)
 	deadline := time.After(testPatience)

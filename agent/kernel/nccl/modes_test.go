@@ -311,6 +311,7 @@ func TestHelper(t *testing.T) {
 	r.out.t = t
 	r.lists.devices = devices(1)
 	d := &driver{t: t, at: int32(pid)}
+	r.f.only = func(p int32) bool { return p == int32(pid) }
 	tell := func(s said) {
 		b, merr := json.Marshal(s)
 		if merr != nil {
@@ -375,6 +376,7 @@ func TestPrivileges(t *testing.T) {
 		{"no SYS_PTRACE", nobody("+bpf,+perfmon"), source.Degraded, "CAP_SYS_PTRACE", false},
 		{"BPF alone", nobody("+bpf"), source.Unavailable, "EPERM", false},
 		{"nothing", []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set", "-all", "--inh-caps", "-all"}, source.Unavailable, "(E", false},
+		{"a process namespace of its own", []string{"unshare", "-p", "-f", "--kill-child"}, source.Unavailable, "hostPID", false},
 		{"no BTF", []string{"unshare", "-m", "sh", "-c", `mount -t tmpfs none /sys/kernel/btf && exec "$@"`, "sh"}, source.Degraded, "in its place: /proc/PID/maps", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

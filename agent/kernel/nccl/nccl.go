@@ -59,9 +59,10 @@ type Feature struct {
 	iter    *link.Iter
 	iterOf  *ebpf.Program
 	ring    *ringbuf.Reader
-	refused error // why uprobe_multi is not used
-	blind   error // why the iterator is not used
-	deny    func(mechanism string) error
+	refused error                        // why uprobe_multi is not used
+	blind   error                        // why the iterator is not used
+	deny    func(mechanism string) error // for tests: what the kernel refuses
+	only    func(pid int32) bool         // for tests: the processes that there are
 
 	libs   map[fileKey]*library
 	failed map[fileKey]failure
@@ -138,7 +139,7 @@ func New(cfg Config) *Feature {
 	if cfg.MaxRate <= 0 {
 		cfg.MaxRate = 50_000
 	}
-	return &Feature{cfg: cfg, deny: func(string) error { return nil }}
+	return &Feature{cfg: cfg, deny: func(string) error { return nil }, only: func(int32) bool { return true }}
 }
 
 // Name returns "nccl".
@@ -150,6 +151,9 @@ func (f *Feature) Every() time.Duration { return time.Second }
 
 // Start loads the programs. Libraries are found by the first Sample.
 func (f *Feature) Start(ctx context.Context, env *kernel.Env) kernel.Report {
+	if err := kernel.HostPIDs(); err != nil {
+		return kernel.Unavailable(err.Error(), err)
+	}
 	keep := *env
 	keep.BTF = nil // it is as large as the kernel's types, and Start's alone
 	f.env, f.fs = &keep, procfs{keep.Procfs}

@@ -1,7 +1,6 @@
 package nccl
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -72,5 +71,5 @@ func TestRealLibrary(t *testing.T) {
 		t.Errorf("rows: %+v", rows)
 	}
 	t.Logf("a call with probes: %s ns", d.do("time 100000"))
-	t.Log(fmt.Sprintf("%+v", rows))
+	t.Logf("%+v", rows)
 }
