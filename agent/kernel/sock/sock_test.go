@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -155,6 +157,45 @@ func TestExact(t *testing.T) {
 	if r.report.State != source.Active {
 		t.Errorf("%s: %s", r.report.State, r.report.Reason())
 	}
+}
+
+// TestChurn looks without a pause while connections come and go: the sum is exact.
+func TestChurn(t *testing.T) {
+	r := bpfRig(t, Config{}, os.Getpid())
+	p := newPeer(t, 13)
+	r.look()
+	const workers, each = 4, 60
+	var tx, rx atomic.Int64
+	done := make(chan struct{})
+	var all sync.WaitGroup
+	for w := range workers {
+		all.Go(func() {
+			for i := range each {
+				c, err := net.Dial("tcp", net.JoinHostPort(p.peer4, fmt.Sprint(port)))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				h := head{read: uint64(1000*w + i), send: uint64(7*i + 1), last: uint64(i % 2)}
+				for range 1 + i%2 {
+					h.ask(t, c)
+					tx.Add(int64(h.read) + headBytes)
+					rx.Add(int64(h.send))
+				}
+				_ = c.Close()
+			}
+		})
+	}
+	go func() { all.Wait(); close(done) }()
+	for looking := true; looking; {
+		select {
+		case <-done:
+			looking = false
+		default:
+			r.look()
+		}
+	}
+	r.want(p.peer4, tx.Load(), rx.Load())
 }
 
 // TestMapped is IPv4 through a socket of IPv6.
