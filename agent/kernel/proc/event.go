@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/flopwatch/flopwatch/agent/kernel/tasks"
+	"github.com/flopwatch/flopwatch/agent/source"
 )
 
 // Kind of an event.
@@ -82,6 +83,8 @@ const maxQueued = 256
 
 // Queue holds events for one reader. Its methods may be called from any goroutine.
 type Queue struct {
+	exits bool // those alone whose status is known
+
 	mu     sync.Mutex
 	events []Event
 	from   int
@@ -90,6 +93,9 @@ type Queue struct {
 
 // put adds an event; of too many, the oldest gives way.
 func (q *Queue) put(e Event) {
+	if q.exits && (e.Kind != Exit || e.Status < 0) {
+		return
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.events) < maxQueued {
@@ -110,4 +116,22 @@ func (q *Queue) Take(list []Event) (_ []Event, lost uint64) {
 	list = append(list, q.events[:q.from]...)
 	q.events, q.from = q.events[:0], 0
 	return list, q.lost
+}
+
+// Exits hands over the ends of processes whose status is known.
+type Exits struct {
+	q   *Queue
+	buf []Event
+}
+
+var _ source.ExitLister = (*Exits)(nil)
+
+// TakeExits implements source.ExitLister. One goroutine calls it.
+func (x *Exits) TakeExits(list []source.ProcessExit) []source.ProcessExit {
+	x.buf, _ = x.q.Take(x.buf[:0])
+	for i := range x.buf {
+		e := &x.buf[i]
+		list = append(list, source.ProcessExit{PID: e.PID, StartTicks: e.StartTicks(), Status: e.Status})
+	}
+	return list
 }

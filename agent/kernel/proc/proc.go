@@ -110,6 +110,14 @@ func (f *Feature) Subscribe() *Queue {
 	return q
 }
 
+// Exits returns the ends of processes from now on, for agent/job. It is called before the
+// feature runs.
+func (f *Feature) Exits() *Exits {
+	q := &Queue{exits: true}
+	f.queues = append(f.queues, q)
+	return &Exits{q: q}
+}
+
 // Name returns "proc".
 func (f *Feature) Name() string { return "proc" }
 

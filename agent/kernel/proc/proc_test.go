@@ -498,6 +498,21 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+func TestExits(t *testing.T) {
+	f := New(Config{})
+	x := f.Exits()
+	f.give(Event{Kind: Exec, PID: 1, Status: -1})
+	f.give(Event{Kind: Exit, PID: 2, Status: -1})
+	f.give(Event{Kind: Exit, PID: 3, Status: 9, StartNs: 5*tasks.TickNs + 1})
+	want := source.ProcessExit{PID: 3, StartTicks: 5, Status: 9}
+	if got := x.TakeExits(nil); len(got) != 1 || got[0] != want {
+		t.Errorf("%+v", got)
+	}
+	if got := x.TakeExits(nil); len(got) != 0 {
+		t.Errorf("again: %+v", got)
+	}
+}
+
 func TestParseDevices(t *testing.T) {
 	b := "Character devices:\n  1 mem\n195 nvidia-frontend\n195 nvidiactl\n235 nvidia-caps\n510 nvidia-uvm\n\nBlock devices:\n511 nvidia\n"
 	majors, uvm := parseDevices([]byte(b))
