@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -132,5 +133,26 @@ func TestEndOfInput(t *testing.T) {
 	cmd.Stdin = strings.NewReader("")
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) != 0 {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// What doctor reads: JSON on standard output, whatever there is.
+func TestDescribe(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), build(t, true), "-describe", "-timeout", "20s", "-library", "/nowhere/libnvidia-ml.so.1")
+	out, err := cmd.Output()
+	if err == nil || cmd.ProcessState.ExitCode() != exitFailure {
+		t.Errorf("exit %d, %v", cmd.ProcessState.ExitCode(), err)
+	}
+	var found struct {
+		Code int              `json:"code"`
+		Text string           `json:"text"`
+		GPUs []map[string]any `json:"gpus"`
+	}
+	if err = json.Unmarshal(out, &found); err != nil || found.Code != 12 || found.Text == "" || found.GPUs == nil {
+		t.Errorf("%s: %v", out, err)
+	}
+	cmd = exec.CommandContext(t.Context(), build(t, true), "-describe", "-timeout", "-1s")
+	if text, _ := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != exitUsage || !strings.Contains(string(text), "-timeout") {
+		t.Errorf("exit %d: %s", cmd.ProcessState.ExitCode(), text)
 	}
 }

@@ -40,8 +40,8 @@ func (w *worker) meet() {
 }
 
 // refresh goes on with a description, as far as the calls of this second allow.
-func (w *worker) refresh() {
-	for w.described && w.next < numDescriptions && w.left() > 0 && !w.broken {
+func (w *worker) refresh(most int) {
+	for ; most > 0 && w.described && w.next < numDescriptions && w.left() > 0 && !w.broken; most-- {
 		w.describe(w.next)
 		if w.broken {
 			return
@@ -89,14 +89,15 @@ func (w *worker) monitor() {
 }
 
 // numDescriptions is how many parts describe has.
-const numDescriptions = 21
+const numDescriptions = 20
 
 // describe asks for one part of what there is to know of a GPU beside its id: a call or none.
 func (w *worker) describe(part int) {
 	d, h := &w.device, w.handle
 	switch part {
-	case 0:
-		w.word(callName, &d.Name, h.GetName)
+	case 0: // what a list of processes can be depends on it
+		w.mode()
+		w.mig.wanted = w.mig.wanted || d.MIGMode == 1
 	case 1:
 		if w.may(callPCI) {
 			if p, ret := h.GetPciInfo(); w.ok(callPCI, ret) {
@@ -104,7 +105,7 @@ func (w *worker) describe(part int) {
 			}
 		}
 	case 2:
-		w.mode()
+		w.word(callName, &d.Name, h.GetName)
 	case 3:
 		if d.MemTotalBytes < 0 { // else a pass has said it
 			w.total()
@@ -162,8 +163,6 @@ func (w *worker) describe(part int) {
 		w.small(callPCIeMaxWidth, &d.PCIeWidthMax, h.GetMaxPcieLinkWidth)
 	case 19:
 		w.monitor()
-	case 20:
-		w.mig.wanted = w.mig.wanted || d.MIGMode == 1
 	}
 }
 

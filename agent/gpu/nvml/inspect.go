@@ -101,7 +101,7 @@ func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
 		if i.i.Protocol == 0 && serr != nil {
 			return nil, serr // it says what is wrong
 		}
-	default: // it hangs, or is about to end
+	case <-time.After(inspectEvery): // it hangs, and is left behind
 	}
 	return i.i, err
 }
@@ -185,10 +185,13 @@ func (i *inspector) run(ctx context.Context, start time.Time) error {
 			if seq == 1 {
 				q.Type = frame.TypeDescribe
 			}
-			if seq%2 == 1 { // a pass leaves few calls for all else
+			switch seq {
+			case 1, 3: // what a pass gives; it leaves few calls for all else
 				q.Sample = ask
-			} else {
+			case 2:
 				q.Processes, q.Health = ask, ask
+			default:
+				q.Processes = ask
 			}
 			i.waiting |= ask
 			if ask != 0 {

@@ -23,6 +23,11 @@ type processLook struct {
 	list   frame.Processes
 }
 
+// sorted reports whether it is known how the GPU is partitioned.
+func (w *worker) sorted() bool {
+	return (w.whole || w.next > 0) && (w.device.MIGMode != 1 || len(w.mig.parts) > 0 || !w.mig.scanning && !w.mig.wanted)
+}
+
 // processes goes on with the look, as far as the calls allow, and sends what was found at its
 // end. A GPU that is partitioned is asked for each of its parts: that needs no privilege.
 func (w *worker) processes() {

@@ -174,12 +174,13 @@ func (w *worker) left() int {
 func (w *worker) rare() {
 	w.lean = w.bursting
 	w.guard(func() { w.instances(1 + w.turn%2) }) // whatever else waits
-	if w.look.active && w.left() >= listCalls {
+	w.guard(w.join)
+	w.guard(func() { w.refresh(1) })
+	if w.look.active && w.left() >= listCalls && w.sorted() {
 		w.flush() // the reading does not wait for the list, which may take long
 		w.guard(w.processes)
 	}
-	w.guard(w.join)
-	last := [...]func(){w.vitals, w.partition, w.refresh, func() { w.instances(frame.MaxInstances) }}
+	last := [...]func(){w.vitals, w.partition, func() { w.refresh(numDescriptions) }, func() { w.instances(frame.MaxInstances) }}
 	if w.turn%2 == 1 {
 		last[0], last[1], last[2], last[3] = last[1], last[0], last[3], last[2]
 	}
