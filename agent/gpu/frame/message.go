@@ -49,7 +49,8 @@ type Request struct {
 	// and describes them anew.
 	Sample, Processes uint64
 	// Health and Burst are masks too: the rare counters, and what moves fast and costs one
-	// call (a batch of fields) or, where BurstGPM is set as well, three.
+	// call (a batch of fields) or, where BurstGPM is set as well, three. Sample and Burst of one
+	// GPU are a tick in a time of bursts: a pass that leaves them room.
 	Health, Burst, BurstGPM uint64
 	// Events: the child listens for events of the GPUs, and tells them as they come.
 	Events bool

@@ -10,11 +10,31 @@
 // remembered and tried again every ten minutes of the requests' clock. Values that cannot be
 // are absent, and strings are made fit for a frame.
 //
-// Goroutines: a reader of requests, one worker a GPU with at most one call into the library,
-// and one for calls that concern no single GPU. They end with Serve, or, hung in the
-// driver, with the process; a GPU that hangs delays no other. While the process lives it
-// holds the driver open: a driver can be replaced only once it has ended.
+// GPM has one owner for each GPU, its worker: samples are 100 ms apart at least, and readings
+// follow on each other, so that no time is left out or counted twice, whoever asked for them. A
+// driver that does not know the counters since boot (metrics 248 to 260) is asked without them
+// for ten minutes, and the same samples are read again at once: nothing else is lost. Counters
+// are told as they are; whether they are sums or means over the SMs, no header says.
 //
-// Budget: at most 12 calls a GPU and second, all included: 9 a pass, up to 4 a look at the
-// processes, about a dozen a description.
+// Budget: at most 12 calls a GPU in any second of the requests' clock, from the first on, as
+// the stub's counters show. A pass takes 9. What may wait takes what is left, some calls a
+// request: lists of processes (up to 4, or 2 for each MIG device), vitals (7), MIG devices, and
+// the description (20 parts), which is whole after some 14 seconds. A tick in a time of bursts
+// reads fields and GPM (3) and of the rest what leaves room. Requests for more are cut,
+// the pass from its end, and a fault with frame.CodeBudget says so. A second is 910 ms here, as
+// ticks come a little early or late. Not counted: room for samples, and waiting for events.
+//
+// GPU instances (MIG) cost two calls each, and take turns: seven come round in three seconds, in
+// five while something rare is read. Where lists of processes cannot be, as those of the first
+// drivers of release 535, whose entries are longer than the binding's, they are not believed.
+//
+// Goroutines: a reader of requests, one worker a GPU with at most one call into the library,
+// one for calls that concern no single GPU, and a listener that alone uses the set of events. It
+// calls a GPU only to put it into the set, while its worker rests, and the worker pays for that
+// call. A storm of events is one frame at once and one a second with their number, of at most 64
+// kinds. They end with Serve, or, hung in the driver, with the process; a GPU that hangs delays
+// no other. While the process lives it holds the driver open: a driver can be replaced only
+// once it has ended.
+//
+// Buffers: a frame's worth for each GPU, and 40 KiB that the binding copies for each GPM call.
 package nvml
