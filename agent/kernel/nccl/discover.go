@@ -15,11 +15,17 @@ import (
 )
 
 // scanShare bounds what looking for libraries may take of a core: one part in so many.
-const scanShare = 500
+const scanShare = 1000
+
+// rushShare is the same while processes come and go.
+const rushShare = 100
 
 // discover finds out who has which library mapped, when it is time, and puts probes into
 // new ones.
 func (f *Feature) discover(ctx context.Context, bootMs int64) error {
+	if bootMs < f.scannedMs+f.tookMs*rushShare {
+		return nil
+	}
 	due := bootMs >= f.scanAt
 	for len(f.scans) > 0 && bootMs >= f.scans[0] {
 		f.scans, due = f.scans[1:], true
@@ -29,8 +35,8 @@ func (f *Feature) discover(ctx context.Context, bootMs int64) error {
 	}
 	began := time.Now()
 	err := f.scan(ctx, bootMs)
-	f.scanMs = time.Since(began).Milliseconds() * scanShare
-	f.scanAt = bootMs + max(f.cfg.ScanEvery.Milliseconds(), f.scanMs)
+	f.scannedMs, f.tookMs = bootMs, time.Since(began).Milliseconds()
+	f.scanAt = bootMs + max(f.cfg.ScanEvery.Milliseconds(), f.tookMs*scanShare)
 	f.retire(bootMs)
 	f.publish()
 	return err

@@ -17,9 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/flopwatch/flopwatch/agent/kernel/kerneltest"
 	"github.com/flopwatch/flopwatch/agent/kernel/probe"
 	"github.com/flopwatch/flopwatch/agent/source"
+	bpf "github.com/flopwatch/flopwatch/bpf/nccl"
 )
 
 // TestFallbacks holds every way to attach and to look to the same numbers.
@@ -528,5 +531,51 @@ func TestMadeUpCommunicators(t *testing.T) {
 	p := r.f.procs[d.pid()]
 	if len(p.comms) > maxComms || len(p.inits) > maxComms || r.f.over == 0 {
 		t.Errorf("%d communicators, %d to come, %d beyond", len(p.comms), len(p.inits), r.f.over)
+	}
+}
+
+// TestFullMap: calls for which the kernel's map has no room are counted as not counted.
+func TestFullMap(t *testing.T) {
+	kerneltest.Require(t, uprobes...)
+	const room, asked = 16, 100
+	k, err := loadWith(func() (*ebpf.CollectionSpec, error) {
+		s, err := bpf.LoadNccl()
+		if err == nil {
+			s.Maps["stats"].MaxEntries = room
+		}
+		return s, err
+	}, ebpf.CollectionOptions{}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.close()
+	dir := t.TempDir()
+	stub(t, dir)
+	lib, err := os.Open(filepath.Join(dir, "libnccl.so.2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lib.Close()
+	l, err := k.attach(lib, "libnccl.so.2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	d := run(t, dir, nil)
+	d.do(fmt.Sprintf("flood 0 %d", asked))
+	var each []uint64
+	if err := k.coll.Maps["drops"].Lookup(uint32(0), &each); err != nil {
+		t.Fatal(err)
+	}
+	sum := uint64(0)
+	for _, n := range each {
+		sum += n
+	}
+	var r rows
+	if err := r.read(k.coll.Maps["stats"]); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.keys) != room || sum != asked-room {
+		t.Errorf("%d counted, %d not, of %d with room for %d", len(r.keys), sum, asked, room)
 	}
 }

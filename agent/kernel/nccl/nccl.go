@@ -71,11 +71,12 @@ type Feature struct {
 	buses  map[uint64]int
 	gpuSeq uint64
 
-	scans   []int64 // boot ms of looks to come
-	scanAt  int64   // of the next regular one
-	scanMs  int64   // the least time between two, by what they cost
-	rowAt   int64
-	weighAt int64
+	scans  []int64 // boot ms of looks to come
+	scanAt int64   // of the next regular one
+	// When the last one was, and what it took.
+	scannedMs, tookMs int64
+	rowAt             int64
+	weighAt           int64
 
 	rec    ringbuf.Record
 	from   map[int32]int // events of each process at this tick
@@ -160,6 +161,7 @@ func (f *Feature) Start(ctx context.Context, env *kernel.Env) kernel.Report {
 	f.libs, f.failed, f.procs, f.from = map[fileKey]*library{}, map[fileKey]failure{}, map[int32]*process{}, map[int32]int{}
 	f.rows.init(f)
 	f.scans, f.scanAt, f.rowAt, f.weighAt, f.gpuSeq, f.load = nil, 0, 0, 0, 0, kernel.Load{}
+	f.scannedMs, f.tookMs = 0, 0
 	f.costs = [2]float64{plainNs, stepNs}
 	progs, refused, err := load(bpf.LoadNccl, env.Options(), f.deny)
 	f.refused = refused
