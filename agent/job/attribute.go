@@ -36,6 +36,7 @@ type attribution struct {
 	container  string
 	project    string
 	conf       int64
+	restarts   int64 // how often the job was started again, plus one; 0: not known
 }
 
 // attribute says whose a process is. Control groups come first: the kernel keeps them and the
@@ -70,14 +71,23 @@ func (j *Job) attribute(p *process, t source.Tick) attribution {
 	case a.source == sourceSlurm && j.slurm != nil && a.project == "":
 		a.project = j.slurm.account(a.id)
 	}
+	if a.source == sourceSlurm && a.id != "" && j.slurm != nil {
+		a.restarts = j.slurm.restarts(a.id, p.startMs)
+	}
 	if a.id != "" && a.id == p.job.id && a.source == p.job.source {
 		// What was known of the same job stays known: its file may be gone, the kubelet silent.
+		if a.restarts == 0 {
+			a.restarts = p.job.restarts
+		}
 		if a.project == "" {
 			a.project = p.job.project
 		}
 		if a.container == p.owner.container && p.job.container != "" {
 			a.container = p.job.container
 		}
+	}
+	if a.restarts == 0 && a.source == sourceSlurm && a.id != "" && a.id == p.env.slurmJob {
+		a.restarts = p.env.restarts + 1 // its own word, of the same job
 	}
 	return a
 }
@@ -357,6 +367,17 @@ func (s *slurm) account(id string) string {
 		}
 	}
 	return ""
+}
+
+// restarts is how often a job was started again, plus one, where its prolog wrote it. A
+// process that is older than the job's last start is of an earlier one.
+func (s *slurm) restarts(id string, startMs int64) (n int64) {
+	for _, job := range s.jobs {
+		if job.id == id && !job.stale && !job.refused && job.startMs <= startMs+beforeMs {
+			n = max(n, job.restarts)
+		}
+	}
+	return n
 }
 
 // doubts reports whether what is written of a job cannot be read now.

@@ -21,7 +21,7 @@ func merge(claims []claim) []claim {
 		if n := len(out); n > 0 && out[n-1].holdKey == c.holdKey {
 			last := &out[n-1]
 			last.device, last.container = join(last.device, c.device), join(last.container, c.container)
-			last.conf = min(last.conf, c.conf)
+			last.conf, last.restarts = min(last.conf, c.conf), max(last.restarts, c.restarts)
 			continue
 		}
 		out = append(out, c)
@@ -85,7 +85,7 @@ func (s *slurm) claims(d *devices) (claims []claim, unresolved []string) {
 		add := func(g device, name string) {
 			c := claim{
 				holdKey: holdKey{g.uuid, sourceSlurm, j.id}, gpu: g.gpu, device: name, evidence: bySlurmFile, conf: holdConf * g.conf / whole,
-				user: j.user, project: j.account, startMs: j.startMs,
+				user: j.user, project: j.account, startMs: j.startMs, restarts: j.restarts,
 			}
 			if c.user == "" && j.uid != "" {
 				c.user = "uid:" + j.uid

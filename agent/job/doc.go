@@ -4,11 +4,12 @@
 // # What it owns
 //
 // For each process that the GPUs' driver lists: when it was started, its executable's name,
-// its user, what launched it, and whose it is. For each GPU or MIG device that a scheduler
+// its user, what launched it, whose it is, and how it ended. For each GPU or MIG device that a scheduler
 // gave to somebody: to whom, since when, until when, and with how many others. A Finder tells
 // other instruments the job of a process or of a control group. It must not know how
-// processes and GPUs are listed (source.ProcessLister, source.DeviceLister), what runs on
-// other hosts, or what becomes of its rows.
+// processes and GPUs are listed (source.ProcessLister, source.DeviceLister), how ends of
+// processes and collective calls are seen (source.ExitLister, source.CollectiveWatcher), what
+// runs on other hosts, or what becomes of its rows.
 //
 // It reads /proc/PID/{stat,status,cgroup,exe}, the file of users, and, where Config names
 // them, the kubelet's sockets, the files of deploy/slurm's prolog, and dcgm-exporter's job
@@ -18,15 +19,22 @@
 //
 // # Rows of processes
 //
-// One when a process is first seen, one when its GPUs or its job change, one with end_ms
+// One when a process is first seen, one when its GPUs, its job or nccl change, one with end_ms
 // when it has ended. Each holds all that is known, as the latest one counts. gpu_list and
 // instance_list are every GPU and MIG device that the process was listed on since the agent
 // looks, so that a process which has let go of its GPUs keeps what it used. It has ended when
-// /proc says so (no such process, a zombie, or another start under the same number), never
+// /proc says so (no such process, a zombie, or another start under the same number) or the
+// kernel told its end, which may be long before it has given its GPUs back; never
 // because the driver does not list it or could not be asked. end_ms is when it was last seen
 // alive: at most a tick before its end, and never a time in which nobody looked. What ended
 // while no agent ran is not told, unless Config.StateFile is set: then the next agent tells
 // it, and a start keeps its value even if the wall clock was stepped in between.
+//
+// exit_code is what the kernel told with the end of a process of that number and start. Where
+// it comes after the row with end_ms, within 30 s, that row is told again with it. An end that
+// comes before the driver lists the process is kept for it. Without Config.Exits, and where
+// the kernel does not say how it ended, exit_code is absent. nccl is asked once for each
+// process of a list, and keeps its value where nobody looks any more.
 //
 // start_ms is btime of /proc/stat, whole seconds, plus the process's start in ticks of
 // 10 ms. btime does not drift: it changes only when the wall clock is stepped, so looks and
@@ -71,6 +79,10 @@
 //	environ        5000            SLURM_JOB_ID of its environment, where its groups are Slurm's
 //	environ        3000            the same where they name nothing
 //
+// restart_count is what the prolog's file says of the job, unless the process is older than
+// the job's last start; else what its environment says, if that is of the same job. Slurm
+// sets SLURM_RESTART_COUNT from the first restart on: that it is missing says nothing.
+//
 // A process whose groups name one job is never given to another that holds the GPU: a
 // monitor of the host's that looks at a pod's GPU is not the pod's. Without a job, evidence
 // "environ" says that ranks were read. project_hash is of the pod's namespace or the Slurm
@@ -92,6 +104,10 @@
 // most 5000 while a job's control groups are gone and its file is not. A number that cannot
 // be resolved makes no row but a status: an index is never taken for a minor.
 //
+// restart_count is the prolog's; others do not say it. Nothing of this needs the driver where
+// devices are named by UUID, or by a minor that the driver's files resolve: on a host without
+// NVML holds have no index of the GPU, and processes are not known.
+//
 // start_ms is what the prolog says, else when the hold was first seen; seen_ms when its
 // scheduler was last heard to say so; a row comes again every five minutes. It ends when the
 // scheduler is heard to say it no more, never because nobody could be heard or a file cannot
@@ -105,7 +121,7 @@
 //
 // Off unless Config.Environ is set, and needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. What is
 // read of a process on a GPU, once, when it is met: its rank, world size, local rank and local
-// world size as torchrun, Open MPI, PMI, PMIx and Slurm name them, SLURM_JOB_ID, and whether
+// world size as torchrun, Open MPI, PMI, PMIx and Slurm name them, SLURM_JOB_ID, SLURM_RESTART_COUNT, and whether
 // Ray started it. Values of at most 64 plain bytes are kept, no others. MASTER_ADDR with
 // MASTER_PORT, or else TORCHELASTIC_RUN_ID, goes into rendezvous_hash alone: the recorder
 // replaces it by a keyed hash, and no file and no log holds it. An address of the host itself
@@ -115,7 +131,8 @@
 //
 // # Statuses
 //
-// "job" for processes; "job/podresources", "job/pods_api", "job/slurm", "job/dcgm_mapping" and
+// "job" for processes, degraded where only holds are told and unavailable where those are not
+// either; "job/podresources", "job/pods_api", "job/slurm", "job/dcgm_mapping" and
 // "job/environ" for what is configured of those.
 //
 // # Crash, buffers, goroutines, budget
@@ -127,7 +144,8 @@
 // is 6.4 MB. A reply of up to 16 MiB is read entry by entry, each at most 1 MiB, and never
 // held as a whole (6.5 MB resident for one of 15 MB, gRPC's library 75 MB).
 //
-// At most 4,096 processes, holds, pods with a name, and files of jobs are kept. A tick is one
+// At most 4,096 processes, holds, pods with a name, and files of jobs are kept, 512 ends of
+// processes that the kernel told, and 1,024 processes whose exit status is waited for. A tick is one
 // poll of pidfds, at most 512, and a read of stat for each process that has none; a new list
 // reads one file a process (cgroup); a directory is looked at when it changed, and every ten
 // or thirty seconds. A tick in which nothing has changed allocates nothing but what the look at

@@ -40,6 +40,7 @@ const (
 	envSlurmLocalRank
 	envLocalWorld
 	envSlurmJob
+	envSlurmRestarts
 	envAddr
 	envPort
 	envRunID
@@ -52,8 +53,8 @@ var allowed = map[string]variable{
 	"RANK": envRank, "OMPI_COMM_WORLD_RANK": envOMPIRank, "PMI_RANK": envPMIRank, "PMIX_RANK": envPMIXRank, "SLURM_PROCID": envSlurmRank,
 	"WORLD_SIZE": envWorld, "OMPI_COMM_WORLD_SIZE": envOMPIWorld, "PMI_SIZE": envPMIWorld, "SLURM_NTASKS": envSlurmWorld,
 	"LOCAL_RANK": envLocalRank, "OMPI_COMM_WORLD_LOCAL_RANK": envOMPILocalRank, "SLURM_LOCALID": envSlurmLocalRank, "LOCAL_WORLD_SIZE": envLocalWorld,
-	"SLURM_JOB_ID": envSlurmJob,
-	"MASTER_ADDR":  envAddr, "MASTER_PORT": envPort, "TORCHELASTIC_RUN_ID": envRunID, "RAY_JOB_ID": envRay,
+	"SLURM_JOB_ID": envSlurmJob, "SLURM_RESTART_COUNT": envSlurmRestarts,
+	"MASTER_ADDR": envAddr, "MASTER_PORT": envPort, "TORCHELASTIC_RUN_ID": envRunID, "RAY_JOB_ID": envRay,
 }
 
 // environ is what a process's environment declares. It is its own word, fixed when the
@@ -64,12 +65,13 @@ type environ struct {
 	world      int64
 	localRank  int64
 	localWorld int64
+	restarts   int64
 	slurmJob   string
 	place      string // where the processes of the run meet, or the run's id; leaves the host as a keyed hash
 	launcher   string
 }
 
-var noEnviron = environ{rank: -1, world: -1, localRank: -1, localWorld: -1}
+var noEnviron = environ{rank: -1, world: -1, localRank: -1, localWorld: -1, restarts: -1}
 
 // environReader reads environments through one buffer, which is zeroed behind every read, and
 // copies out of it the values of allowed variables alone, if they are short and plain.
@@ -200,6 +202,7 @@ func (r *environReader) declared() environ {
 	e.world = first(envWorld, envOMPIWorld, envPMIWorld, envSlurmWorld)
 	e.localRank = first(envLocalRank, envOMPILocalRank, envSlurmLocalRank)
 	e.localWorld = first(envLocalWorld)
+	e.restarts = first(envSlurmRestarts)
 	if e.world == 0 || e.rank >= 0 && e.world >= 0 && e.rank >= e.world {
 		e.rank, e.world = -1, -1 // no such rank in such a world
 	}

@@ -38,6 +38,9 @@ func TestEnviron(t *testing.T) {
 		{"MPI", env("OMPI_COMM_WORLD_RANK=1", "OMPI_COMM_WORLD_SIZE=4", "OMPI_COMM_WORLD_LOCAL_RANK=1"), "1 4 1 -1   mpirun"},
 		{"PMI", env("PMI_RANK=1", "PMI_SIZE=4"), "1 4 -1 -1   "},
 		{"PMIx", env("PMIX_RANK=1"), "1 -1 -1 -1   "},
+		{"a Slurm job started again", env("SLURM_JOB_ID=4711", "SLURM_RESTART_COUNT=2"), "-1 -1 -1 -1 4711   again 2"},
+		{"restarts that are no count", env("SLURM_JOB_ID=4711", "SLURM_RESTART_COUNT=-1"), "-1 -1 -1 -1 4711  "},
+		{"more restarts than there can be", env("SLURM_RESTART_COUNT=16777216"), "-1 -1 -1 -1   "},
 		{"Slurm", env("SLURM_PROCID=5", "SLURM_NTASKS=8", "SLURM_LOCALID=1", "SLURM_JOB_ID=4711"), "5 8 1 -1 4711  "},
 		{"torchrun under Slurm", env("SLURM_PROCID=0", "SLURM_NTASKS=2", "SLURM_LOCALID=0", "RANK=9", "WORLD_SIZE=16", "LOCAL_RANK=1"), "9 16 1 -1   "},
 		{"Ray", env("RAY_JOB_ID=01000000"), "-1 -1 -1 -1   ray"},
@@ -55,7 +58,11 @@ func TestEnviron(t *testing.T) {
 		f.write("7/environ", c.env)
 		var r environReader
 		e, err := r.read(f.j.fs, 7, false)
-		if got := fmt.Sprintf("%d %d %d %d %s %s %s", e.rank, e.world, e.localRank, e.localWorld, e.slurmJob, e.place, e.launcher); err != nil || got != c.want {
+		got := fmt.Sprintf("%d %d %d %d %s %s %s", e.rank, e.world, e.localRank, e.localWorld, e.slurmJob, e.place, e.launcher)
+		if e.restarts >= 0 {
+			got += fmt.Sprintf(" again %d", e.restarts)
+		}
+		if err != nil || got != c.want {
 			t.Errorf("%s: %q, %v, want %q", c.name, got, err, c.want)
 		}
 		if !zero(&r) {
@@ -81,6 +88,7 @@ func zero(r *environReader) bool {
 
 func FuzzEnviron(f *testing.F) {
 	f.Add([]byte("RANK=1\x00WORLD_SIZE=2\x00MASTER_ADDR=a\x00MASTER_PORT=1\x00"))
+	f.Add([]byte("SLURM_JOB_ID=5\x00SLURM_RESTART_COUNT=3\x00"))
 	f.Add([]byte("RANK\x00=\x00\x00RANK=1\x00RANK=2"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r environReader
@@ -90,7 +98,7 @@ func FuzzEnviron(f *testing.F) {
 		}
 		s.next(&r, 0)
 		e := r.declared()
-		if e.rank >= 0 && e.world >= 0 && e.rank >= e.world || len(e.place) > maxPlace+6 || e.slurmJob != "" && !isNumbered(e.slurmJob, "") {
+		if e.rank >= 0 && e.world >= 0 && e.rank >= e.world || len(e.place) > maxPlace+6 || e.slurmJob != "" && !isNumbered(e.slurmJob, "") || e.restarts < -1 || e.restarts >= maxRank {
 			t.Errorf("%+v", e)
 		}
 		for _, c := range []byte(e.place) {

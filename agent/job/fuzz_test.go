@@ -40,26 +40,32 @@ func FuzzProc(f *testing.F) {
 
 func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"version":1,"boot_id":"b","processes":[{"pid":1,"start_ticks":5,"start_ms":6,"seen_ms":7,"gpus":[0,1],"exe":"a"}]}`))
+	f.Add([]byte(`{"version":1,"boot_id":"b","processes":[{"pid":1,"start_ms":6,"gpus":[],"exit":10,"nccl":"visible","job":{"id":"5","restarts":2}}],"holds":[{"start_ms":1,"gpu_uuid":"g","job_source":"slurm","job_id":"5","restarts":1}]}`))
 	f.Add([]byte(`{"version":2}`))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseState(b)
 		for _, p := range s.Processes {
-			if err == nil && (p.PID <= 0 || len(p.GPUs) > maxGPUs) {
+			if err == nil && (p.PID <= 0 || len(p.GPUs) > maxGPUs || p.Exit < 0 || p.Exit > maxStatus+1 || p.Job != nil && p.Job.Restarts < 0) {
 				t.Errorf("%+v", p)
+			}
+		}
+		for _, h := range s.Holds {
+			if err == nil && (h.UUID == "" || h.Restarts < 0 || h.Restarts > maxRestarts) {
+				t.Errorf("%+v", h)
 			}
 		}
 	})
 }
 
 func FuzzSlurmFile(f *testing.F) {
-	f.Add([]byte("flopwatch-slurm 1\njob_id 5\nboot_id " + boot + "\nsluid " + sluid + "\nuser alice\ngpus " + gpu0 + "," + mig0 + "\nminors 0,1\nstart 1700000000\nend\n"))
+	f.Add([]byte("flopwatch-slurm 1\njob_id 5\nboot_id " + boot + "\nsluid " + sluid + "\nuser alice\ngpus " + gpu0 + "," + mig0 + "\nminors 0,1\nrestarts 2\nstart 1700000000\nend\n"))
 	f.Add([]byte("flopwatch-slurm 1\njob_id 5\nboot_id x\nend"))
 	f.Add([]byte("101 102\n"))
 	f.Add([]byte("GPU UUID: " + gpu0 + "\nDevice Minor: 3\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if j, err := parseSlurmFile(b); err == nil {
-			if !isNumbered(j.id, "") || !isUUID(j.bootID) || j.user != "" && !isName(j.user) || len(j.minors) > maxGPUs || j.sluid != "" && !isSLUID(j.sluid) {
+			if !isNumbered(j.id, "") || !isUUID(j.bootID) || j.user != "" && !isName(j.user) || len(j.minors) > maxGPUs || j.sluid != "" && !isSLUID(j.sluid) || j.restarts < 0 || j.restarts > maxRestarts {
 				t.Errorf("%+v", j)
 			}
 		}

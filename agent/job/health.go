@@ -24,6 +24,7 @@ type health struct {
 	away       bool // in another PID namespace than the host's
 	state      bool // the state file cannot be kept
 	anybody    bool // users of processes are not known
+	holds      bool // a scheduler was heard
 }
 
 // tell says how the instrument is, when that has changed.
@@ -31,6 +32,7 @@ func (j *Job) tell(t source.Tick, ok bool, out source.Sink) {
 	now := health{
 		any: true, hidden: j.hidden, unreadable: j.unreadable + j.refused, over: j.over, away: j.elsewhere(), state: j.stateErr != nil || j.lostErr != nil,
 		anybody: slices.ContainsFunc(j.order, func(p *process) bool { return p.anybody }),
+		holds:   j.holds.begun != [feeds]bool{},
 	}
 	switch {
 	case ok || j.everKnown && t.BootMs-j.listedMs < patienceMs:
@@ -48,7 +50,7 @@ func (j *Job) tell(t source.Tick, ok bool, out source.Sink) {
 	if reasons := j.reasons(now); len(reasons) > 0 {
 		s.State, s.Reason = source.Degraded, strings.Join(reasons, "; ")
 	}
-	if now.listed == 3 {
+	if now.listed == 3 && !now.holds {
 		s.State, s.Reason = source.Unavailable, "no list of the GPUs' processes has come: the status of gpu says why"
 	}
 	out.Status(s)
@@ -59,7 +61,10 @@ func (j *Job) reasons(h health) []string {
 	if h.listed == 2 {
 		r = append(r, "the GPUs' processes cannot be listed now, so new ones are not seen: the status of gpu says why")
 	}
-	if h.away {
+	if h.listed == 3 {
+		r = append(r, "the GPUs' processes are not known, as no list of them has come (the status of gpu says why): who holds GPUs is told all the same")
+	}
+	if h.away && h.listed != 3 {
 		r = append(r, "the agent is in a PID namespace of its own, where the driver names few or no processes of others: run it in the host's (hostPID: true, or --pid=host)")
 	}
 	if h.hidden > 0 || h.unreadable > 0 {

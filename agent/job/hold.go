@@ -26,6 +26,7 @@ const (
 	holdProject    = 18
 	holdWorkload   = 19
 	holdContainer  = 20
+	holdRestarts   = 21
 )
 
 // Kinds of evidence.
@@ -77,6 +78,7 @@ type claim struct {
 	workload  string
 	startMs   int64 // since when, where the feed says so; 0: since it is seen
 	alias     string
+	restarts  int64 // how often the job was started again, plus one; 0: not known
 }
 
 // hold is a claim that stands.
@@ -255,6 +257,9 @@ func (h *holds) fillRow(b *wire.Builder) {
 	b.SetInt(holdSeen, o.seenMs)
 	b.SetInt(holdConfidence, o.confidence())
 	b.SetInt(holdShares, int64(max(o.shares, 1)))
+	if o.restarts > 0 {
+		b.SetInt(holdRestarts, o.restarts-1)
+	}
 	for _, v := range [...]struct {
 		field uint8
 		value string

@@ -55,6 +55,11 @@ type Config struct {
 	// Environ lets a short list of variables be read of the environments of processes on
 	// GPUs: see doc.go. Off by default.
 	Environ bool
+
+	// Exits tells how processes ended; nil: not known.
+	Exits source.ExitLister
+	// Collectives knows whether a process's collective calls can be counted; nil: not known.
+	Collectives source.CollectiveWatcher
 }
 
 // Usual places of what Config names.
@@ -90,6 +95,7 @@ type Job struct {
 	envTold  source.Status
 
 	known map[int32]*process
+	exits exits
 	order []*process    // by pid, so that rows come in an order
 	polls []unix.PollFd // of order
 	seq   uint64        // of the last list
@@ -149,6 +155,9 @@ type process struct {
 	seenMs   int64 // Unix ms at which it was last seen alive
 	watch    int   // its pidfd; -1: none
 	gone     bool
+	exited   bool   // the kernel told its end
+	exit     int32  // its status plus one; 0: not known
+	nccl     string // whether its collectives can be counted; "": not known
 }
 
 // New returns the instrument. The lister is asked at every tick, from Sample's goroutine.
@@ -171,6 +180,7 @@ func New(cfg Config, lister source.ProcessLister) *Job {
 	j := &Job{
 		cfg: cfg, lister: lister, fs: newProcfs(cfg.Procfs), users: users{path: cfg.Passwd}, finder: cfg.Finder,
 		devices: devices{lister: cfg.Devices, driver: cfg.Driver}, holds: newHolds(),
+		exits: exits{lister: cfg.Exits},
 		known: map[int32]*process{}, missing: map[int32]bool{}, spare: map[int32]bool{},
 	}
 	if cfg.PodResources != "" || cfg.PodsAPI != "" {
@@ -187,8 +197,11 @@ func New(cfg Config, lister source.ProcessLister) *Job {
 		for _, f := range []uint8{fieldGPUs, fieldInstances} {
 			b.SetSource(f, wire.SourceNVML)
 		}
-		for _, f := range []uint8{fieldProject, fieldWorld, fieldRank, fieldPlace, fieldLocalRank, fieldLocalSize} {
+		for _, f := range []uint8{fieldProject, fieldWorld, fieldRank, fieldPlace, fieldLocalRank, fieldLocalSize, fieldRestarts} {
 			b.SetSource(f, wire.SourceDeclared)
+		}
+		for _, f := range []uint8{fieldExit, fieldNCCL} {
+			b.SetSource(f, wire.SourceEBPF)
 		}
 	}
 	j.declaredNames = func(b *wire.Builder) {
@@ -237,6 +250,7 @@ func (j *Job) Sample(ctx context.Context, t source.Tick, out source.Sink) error 
 		j.restore(t, out)
 	}
 	j.schedulers(ctx, t, out)
+	j.takeExits(t, out)
 	if err := j.alive(t, out); err != nil {
 		return err
 	}
@@ -275,8 +289,12 @@ func (j *Job) rebase(t source.Tick) error {
 func (j *Job) alive(t source.Tick, out source.Sink) error {
 	j.unreadable = 0
 	watched := j.poll()
-	ended := false
+	ended, there := false, false
 	for i, p := range j.order {
+		if p.exited {
+			ended, p.gone = true, true
+			continue
+		}
 		var err error
 		if !watched || p.watch < 0 {
 			var s stat
@@ -290,12 +308,12 @@ func (j *Job) alive(t source.Tick, out source.Sink) error {
 		case err == nil:
 			p.seenMs = t.WallMs
 		case errors.Is(err, errGone):
-			if !ended {
+			if !there {
 				if _, serr := os.Stat(filepath.Join(j.cfg.Procfs, "stat")); serr != nil {
 					return fmt.Errorf("look at processes: procfs is not at %s any more: %w", j.cfg.Procfs, serr)
 				}
 			}
-			ended, p.gone = true, true
+			ended, there, p.gone = true, true, true
 		default:
 			j.unreadable++
 			j.denied = err
@@ -330,7 +348,8 @@ func (j *Job) end(p *process, t source.Tick, out source.Sink) {
 	if j.cfg.StateFile != "" && len(j.ended) < maxProcesses {
 		j.ended = append(j.ended, ended{p, t.BootMs})
 	}
-	j.put(p, max(p.seenMs, p.startMs, 1), out)
+	j.exits.wait(p, t)
+	j.put(p, p.endMs(), out)
 }
 
 // take compares a new list with what is known.
@@ -382,7 +401,12 @@ func (j *Job) take(ctx context.Context, list []source.GPUProcess, t source.Tick,
 			}
 			continue
 		}
+		if j.exits.met(p) {
+			p.unwatch()
+			continue // it is about to go, and its end was told
+		}
 		p.on(on)
+		j.collectives(p)
 		p.job = j.attribute(p, t)
 		j.add(p, out)
 	}
@@ -421,7 +445,22 @@ func (j *Job) meet(pid int32, t source.Tick) (*process, error) {
 	return p, nil
 }
 
-// update tells that the GPUs or the job of a process have changed, if they have.
+// collectives asks whether a process's collective calls can be counted, and reports whether
+// that is something new. What was known stays known where nobody looks any more.
+func (j *Job) collectives(p *process) (changed bool) {
+	if j.cfg.Collectives == nil {
+		return false
+	}
+	now := j.cfg.Collectives.CollectivesOf(p.pid)
+	if now == "" || now == p.nccl {
+		return false
+	}
+	p.nccl = now
+	return true
+}
+
+// update tells that the GPUs, the job or the collectives of a process have changed, if they
+// have.
 func (j *Job) update(p *process, on []source.GPUProcess, t source.Tick, out source.Sink) {
 	changed := p.on(on)
 	if b, err := j.fs.read(p.pid, "cgroup", maxCgroup); err == nil {
@@ -429,6 +468,7 @@ func (j *Job) update(p *process, on []source.GPUProcess, t source.Tick, out sour
 			p.owner, changed = o, true
 		}
 	}
+	changed = j.collectives(p) || changed
 	if changed {
 		p.job = j.attribute(p, t)
 		j.dirty, j.stirred = true, true

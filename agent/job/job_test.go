@@ -77,7 +77,12 @@ func (s *sink) fields(names ...string) string {
 	if c := t.Column(fieldGPUs); c != nil && c.Source != wire.SourceNVML {
 		s.t.Errorf("gpu_list is from %v", c.Source)
 	}
-	for _, f := range []uint8{fieldWorld, fieldRank, fieldPlace, fieldProject} {
+	for _, f := range []uint8{fieldExit, fieldNCCL} {
+		if c := t.Column(f); c != nil && c.Source != wire.SourceEBPF {
+			s.t.Errorf("field %d is from %v", f, c.Source)
+		}
+	}
+	for _, f := range []uint8{fieldWorld, fieldRank, fieldPlace, fieldProject, fieldRestarts} {
 		if c := t.Column(f); c != nil && c.Source != wire.SourceDeclared {
 			s.t.Errorf("field %d is from %v", f, c.Source)
 		}
@@ -435,6 +440,87 @@ func TestStatus(t *testing.T) {
 	f.l.set()
 	f.tick()
 	has(f, source.Degraded, "in a PID namespace of its own")
+}
+
+// Without NVML nobody lists processes and devices: who holds what is told all the same.
+func TestHoldsWithoutDriver(t *testing.T) {
+	t.Parallel()
+	f, k := newKube(t)
+	k.set(listPods, podHolds("ai", "a", "main nvidia.com/gpu="+gpu1+"::0"), podHolds("ai", "b", "main nvidia.com/gpu=2"))
+	k.set(podsAPIMethod, podBytes("ai", "a", uid, "Running"))
+	f.write("sys/kernel/random/boot_id", boot+"\n")
+	if err := os.MkdirAll(filepath.Join(f.root, "slurm"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{
+		Procfs: f.root, Passwd: filepath.Join(f.root, "passwd"), Devices: &gpus{}, PodResources: k.path, PodsAPI: k.path, SlurmDir: filepath.Join(f.root, "slurm"),
+		StateFile: filepath.Join(f.root, "processes.json"), BootID: boot,
+	}
+	f.j = New(cfg, f.l)
+	f.slurmFile("5", "gpus "+gpu2+","+mig0, "restarts 1", "start 1700000800")
+	f.slurmFile("6", "minors 2", "start 1700000800") // the driver's files say which
+	f.settle(1)
+	fields := []string{"gpu_uuid", "gpu", "job_source", "job_id", "evidence", "confidence_e4", "restart_count", "end_ms"}
+	held := strings.Join([]string{
+		gpu2 + "|-|slurm|5|slurm_file|9900|1|-", mig0 + "|-|slurm|5|slurm_file|9900|1|-", gpu0 + "|-|slurm|6|slurm_file|9405|-|-",
+		gpu1 + "|-|kubernetes|" + uid + "|podresources|9900|-|-",
+	}, "\n")
+	sorted := func(rows string) string {
+		l := strings.Split(rows, "\n")
+		slices.Sort(l)
+		return strings.Join(l, "\n")
+	}
+	f.want("held", sorted(f.s.held(fields...)), sorted(held))
+	if f.s.told != 0 {
+		t.Errorf("told %+v before it is known", f.s.status)
+	}
+	if st := f.s.parts["job/podresources"]; st.State != source.Degraded || !strings.Contains(st.Reason, "1 devices that are held are none that the driver lists, or are named by a number that cannot be resolved: 2") {
+		t.Errorf("%+v", st)
+	}
+	f.pass(31)
+	const reason = "the GPUs' processes are not known, as no list of them has come (the status of gpu says why): who holds GPUs is told all the same"
+	if st := f.s.status; st.State != source.Degraded || st.Reason != reason {
+		t.Errorf("%+v", st)
+	}
+	if err := os.Remove(filepath.Join(f.root, "slurm/5")); err != nil {
+		t.Fatal(err)
+	}
+	f.sample()
+	rows := f.s.held("gpu_uuid", "job_id", "end_ms")
+	for _, uuid := range []string{gpu2, mig0} {
+		if !strings.Contains(rows, uuid+"|5|"+strconv.FormatInt(f.wall, 10)) {
+			t.Errorf("the epilog: %s", rows)
+		}
+	}
+	f.want("no process", f.s.take(), "")
+	// The next agent, which nobody of the schedulers answers: nothing has ended.
+	if err := f.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k.down()
+	if err := os.Rename(filepath.Join(f.root, "slurm"), filepath.Join(f.root, "away")); err != nil {
+		t.Fatal(err)
+	}
+	f.j = New(cfg, f.l)
+	f.settle(1)
+	f.pass(31)
+	f.want("no end", f.s.held("end_ms"), "")
+	if st := f.s.status; st.State != source.Unavailable {
+		t.Errorf("nobody was heard: %+v", st)
+	}
+	// They are back, and so is the driver.
+	if err := os.Rename(filepath.Join(f.root, "away"), filepath.Join(f.root, "slurm")); err != nil {
+		t.Fatal(err)
+	}
+	f.pass(31)
+	if st := f.s.status; st.State != source.Degraded || st.Reason != reason {
+		t.Errorf("%+v", st)
+	}
+	f.l.set()
+	f.sample()
+	if st := f.s.status; st.State != source.Active {
+		t.Errorf("%+v", st)
+	}
 }
 
 // Where procfs goes away, nothing has ended.

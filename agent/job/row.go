@@ -25,7 +25,10 @@ const (
 	fieldLocalRank = 23
 	fieldLocalSize = 24
 	fieldInstances = 25
+	fieldExit      = 26
+	fieldNCCL      = 27
 	fieldContainer = 28
+	fieldRestarts  = 29
 )
 
 // put adds a row; endMs is 0 for a process that runs.
@@ -50,7 +53,7 @@ func (j *Job) fillRow(b *wire.Builder) {
 		value string
 	}{
 		{fieldGPUs, p.gpuList}, {fieldExe, p.exe}, {fieldLauncher, p.launcher}, {fieldJobSource, p.job.source}, {fieldJobID, p.job.id}, {fieldUser, p.user},
-		{fieldProject, p.job.project}, {fieldEvidence, p.job.evidence}, {fieldPlace, p.env.place}, {fieldInstances, p.migList}, {fieldContainer, p.job.container},
+		{fieldProject, p.job.project}, {fieldEvidence, p.job.evidence}, {fieldPlace, p.env.place}, {fieldInstances, p.migList}, {fieldNCCL, p.nccl}, {fieldContainer, p.job.container},
 	} {
 		if v.value != "" {
 			b.SetStr(v.field, v.value)
@@ -68,5 +71,11 @@ func (j *Job) fillRow(b *wire.Builder) {
 	}
 	if p.job.conf > 0 {
 		b.SetInt(fieldConf, p.job.conf)
+	}
+	if p.job.restarts > 0 {
+		b.SetInt(fieldRestarts, p.job.restarts-1)
+	}
+	if j.endMs > 0 && p.exit > 0 {
+		b.SetInt(fieldExit, int64(p.exit)-1)
 	}
 }

@@ -23,6 +23,7 @@ const (
 	rescanMs    = 30_000           // between looks at a directory in which nothing seems to change
 	goneMs      = 10 * 60_000      // for how long a job's groups are gone before its epilog counts as lost
 	forgottenMs = 7 * 24 * 3600000 // how long a hold lasts whose job was never seen to have groups
+	maxRestarts = 1 << 24
 	fileHead    = "flopwatch-slurm 1"
 	fileEnd     = "end"
 )

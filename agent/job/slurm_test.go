@@ -126,6 +126,8 @@ func TestBadSlurmFiles(t *testing.T) {
 		{"minors", head + "minors 0,x\nend\n", `line 4: minors "0,x" is not a list of numbers`},
 		{"range", head + "minors 0-3\nend\n", "line 4: minors"},
 		{"start", head + "start yesterday\nend\n", `line 4: start "yesterday" is not a time`},
+		{"restarts", head + "restarts -1\nend\n", `line 4: restarts "-1" is not how often the job was started again`},
+		{"too many restarts", head + "restarts 16777216\nend\n", "line 4: restarts"},
 		{"SLUID", head + "sluid s1\nend\n", "line 4: sluid"},
 		{"too large", head + strings.Repeat("x y\n", 5000), "it is larger than 16384 bytes"},
 	} {
@@ -432,7 +434,7 @@ func TestScripts(t *testing.T) {
 	}
 	runScript(t, "prolog-flopwatch.sh", with("SLURM_JOB_ID=4711", "SLURM_JOB_GPUS=0,2", "SLURM_JOB_USER=alice", "SLURM_JOB_UID=1000", "SLURM_JOB_ACCOUNT=climate",
 		"SLURM_JOB_SLUID="+sluid, "SLURM_JOB_NUM_NODES=2", "SLURM_RESTART_COUNT=1", "SLURM_JOB_START_TIME=1700000500", "CUDA_VISIBLE_DEVICES=0,1")...)
-	runScript(t, "prolog-flopwatch.sh", with("SLURM_JOB_ID=4712", "SLURMD_NODENAME=n02", "SLURM_JOB_GPUS=0", "SLURM_JOB_START_TIME=1700000500", "CUDA_VISIBLE_DEVICES="+mig0, "SLURM_JOB_USER=b;rm -rf", "SLURM_JOB_UID=x")...)
+	runScript(t, "prolog-flopwatch.sh", with("SLURM_JOB_ID=4712", "SLURMD_NODENAME=n02", "SLURM_JOB_GPUS=0", "SLURM_JOB_START_TIME=1700000500", "SLURM_JOB_RESTART_COUNT=0", "CUDA_VISIBLE_DEVICES="+mig0, "SLURM_JOB_USER=b;rm -rf", "SLURM_JOB_UID=x")...)
 	runScript(t, "prolog-flopwatch.sh", with("SLURM_JOB_ID=4713")...)
 	runScript(t, "prolog-flopwatch.sh", with("SLURM_JOB_ID=../x", "SLURM_JOB_GPUS=0")...)
 	runScript(t, "prolog-flopwatch.sh", with("SLURM_JOB_ID=4714", "SLURM_JOB_START_TIME=1700000500", "SLURM_JOB_GPUS=0,9")...)
@@ -446,8 +448,8 @@ func TestScripts(t *testing.T) {
 	if st := f.s.parts[partSlurm]; st.State != source.Degraded || !strings.Contains(st.Reason, "1 devices that are held are none that the driver lists, or are named by a number that cannot be resolved: /dev/nvidia9") {
 		t.Errorf("%+v", st)
 	}
-	f.want("holds", f.s.held("gpu_uuid", "job_id", "user_hash"), strings.Join([]string{
-		gpu0 + "|4711|alice", gpu2 + "|4711|alice", gpu2 + "|4714|-", mig0 + "|4712|-",
+	f.want("holds", f.s.held("gpu_uuid", "job_id", "user_hash", "restart_count"), strings.Join([]string{
+		gpu0 + "|4711|alice|1", gpu2 + "|4711|alice|1", gpu2 + "|4714|-|-", mig0 + "|4712|-|0",
 	}, "\n"))
 	runScript(t, "epilog-flopwatch.sh", with("SLURM_JOB_ID=4711")...)
 	runScript(t, "epilog-flopwatch.sh", with("SLURM_JOB_ID=4712", "SLURMD_NODENAME=n02")...)

@@ -21,6 +21,8 @@ type slurmJob struct {
 	uuids   []string
 	minors  []int
 	startMs int64
+	// restarts is how often it was started again, plus one; 0: not known.
+	restarts int64
 
 	mtime   time.Time
 	size    int64
@@ -143,6 +145,12 @@ func (j *slurmJob) set(key, value string) error {
 			}
 			j.minors = append(j.minors, n)
 		}
+	case "restarts":
+		v, ok := number([]byte(value))
+		if !ok || v >= maxRestarts {
+			return bad("how often the job was started again")
+		}
+		j.restarts = int64(v) + 1
 	case "start":
 		v, ok := number([]byte(value))
 		if !ok || v == 0 || v > 1<<40 {

@@ -57,6 +57,8 @@ type saved struct {
 	// Ranks are world size, rank, local rank and local world size plus one; where the processes
 	// of a run meet is not kept.
 	Ranks *[4]int64 `json:"ranks,omitempty"`
+	NCCL  string    `json:"nccl,omitempty"`
+	Exit  int32     `json:"exit,omitempty"` // its status plus one
 }
 
 // savedID is an attribution.
@@ -67,6 +69,7 @@ type savedID struct {
 	Container string `json:"container,omitempty"`
 	Project   string `json:"project,omitempty"`
 	Conf      int64  `json:"confidence_e4,omitempty"`
+	Restarts  int64  `json:"restarts,omitempty"` // plus one
 }
 
 // savedHold is a hold that was told.
@@ -88,6 +91,7 @@ type savedHold struct {
 	User      string `json:"user,omitempty"`
 	Project   string `json:"project,omitempty"`
 	Workload  string `json:"workload,omitempty"`
+	Restarts  int64  `json:"restarts,omitempty"` // plus one
 }
 
 // ended is a process that is kept in the file for a while.
@@ -153,10 +157,10 @@ func (j *Job) save() error {
 func (p *process) saved() saved {
 	s := saved{
 		PID: p.pid, Start: p.start, StartMs: p.startMs, SeenMs: p.seenMs, GPUs: p.gpus, Exe: p.exe, Launcher: p.launcher, User: p.user,
-		Source: p.owner.source, JobID: p.owner.id, Step: p.owner.step, Slurm: p.owner.slurm, Own: p.owner.own, Container: p.owner.container, MIG: p.mig, Shared: p.shared,
+		Source: p.owner.source, JobID: p.owner.id, Step: p.owner.step, Slurm: p.owner.slurm, Own: p.owner.own, Container: p.owner.container, MIG: p.mig, Shared: p.shared, NCCL: p.nccl, Exit: p.exit,
 	}
 	if a := p.job; a != (attribution{}) {
-		s.Job = &savedID{Source: a.source, ID: a.id, Evidence: a.evidence, Container: a.container, Project: a.project, Conf: a.conf}
+		s.Job = &savedID{Source: a.source, ID: a.id, Evidence: a.evidence, Container: a.container, Project: a.project, Conf: a.conf, Restarts: a.restarts}
 	}
 	if e := p.env; e.read {
 		s.Ranks = &[4]int64{e.world + 1, e.rank + 1, e.localRank + 1, e.localWorld + 1}
@@ -167,19 +171,19 @@ func (p *process) saved() saved {
 func (v saved) process() *process {
 	p := &process{
 		pid: v.PID, start: v.Start, startMs: v.StartMs, seenMs: v.SeenMs, gpus: slices.Clone(v.GPUs), mig: slices.Clone(v.MIG), exe: clean(v.Exe), launcher: v.Launcher, user: v.User,
-		owner: owner{source: v.Source, id: v.JobID, step: v.Step, slurm: v.Slurm, own: v.Own, container: v.Container}, env: noEnviron, watch: -1, shared: v.Shared,
+		owner: owner{source: v.Source, id: v.JobID, step: v.Step, slurm: v.Slurm, own: v.Own, container: v.Container}, env: noEnviron, watch: -1, shared: v.Shared, nccl: v.NCCL, exit: v.Exit, exited: v.Exit > 0,
 	}
 	slices.Sort(p.gpus)
 	slices.Sort(p.mig)
 	p.gpus, p.mig = slices.Compact(p.gpus), slices.Compact(p.mig)
 	p.lists()
 	if a := v.Job; a != nil {
-		p.job = attribution{source: a.Source, id: a.ID, evidence: a.Evidence, container: a.Container, project: a.Project, conf: a.Conf}
+		p.job = attribution{source: a.Source, id: a.ID, evidence: a.Evidence, container: a.Container, project: a.Project, conf: a.Conf, restarts: a.Restarts}
 	} else if v.Source != "" {
 		p.job = attribution{source: v.Source, id: v.JobID}
 	}
 	if r := v.Ranks; r != nil {
-		p.env = environ{read: true, world: r[0] - 1, rank: r[1] - 1, localRank: r[2] - 1, localWorld: r[3] - 1}
+		p.env = environ{read: true, world: r[0] - 1, rank: r[1] - 1, localRank: r[2] - 1, localWorld: r[3] - 1, restarts: -1}
 	}
 	return p
 }
@@ -187,7 +191,7 @@ func (v saved) process() *process {
 func (o *hold) saved() savedHold {
 	return savedHold{
 		StartMs: o.startMs, SeenMs: o.seenMs, UUID: o.uuid, Source: o.source, ID: o.id, Feed: o.feed, GPU: o.gpu, Device: o.device, Container: o.container,
-		Evidence: o.evidence, Conf: o.conf, Shares: o.shares, Old: o.old, Alias: o.alias, User: o.user, Project: o.project, Workload: o.workload,
+		Evidence: o.evidence, Conf: o.conf, Shares: o.shares, Old: o.old, Alias: o.alias, User: o.user, Project: o.project, Workload: o.workload, Restarts: o.restarts,
 	}
 }
 
@@ -195,7 +199,7 @@ func (v savedHold) hold() *hold {
 	return &hold{
 		claim: claim{
 			holdKey: holdKey{v.UUID, v.Source, v.ID}, gpu: v.GPU, device: v.Device, container: v.Container, evidence: v.Evidence, conf: v.Conf,
-			user: v.User, project: v.Project, workload: v.Workload, alias: v.Alias,
+			user: v.User, project: v.Project, workload: v.Workload, alias: v.Alias, restarts: v.Restarts,
 		},
 		feed: v.Feed, startMs: v.StartMs, seenMs: v.SeenMs, shares: v.Shares, old: v.Old, dirty: true,
 	}
@@ -235,6 +239,9 @@ func (j *Job) restore(t source.Tick, out source.Sink) {
 		p.watch = j.watch(p.pid)
 		now, serr := j.fs.stat(p.pid)
 		switch {
+		case p.exited: // it may be in /proc all the same, while it gives back what it has
+			j.exits.remember(source.ProcessExit{PID: p.pid, StartTicks: p.start, Status: p.exit - 1}, true)
+			j.end(p, t, out)
 		case s.BootID != j.cfg.BootID, serr == nil && now.start != p.start, errors.Is(serr, errGone):
 			j.end(p, t, out)
 		case len(j.known) < maxProcesses && j.known[p.pid] == nil:
@@ -246,6 +253,9 @@ func (j *Job) restore(t source.Tick, out source.Sink) {
 		default:
 			p.unwatch()
 		}
+	}
+	if s.BootID != j.cfg.BootID {
+		j.exits = exits{lister: j.exits.lister} // numbers and starts of another boot name nobody
 	}
 }
 
@@ -285,18 +295,18 @@ func parseState(data []byte) (state, error) {
 		names := append([]string{p.Exe, p.Launcher, p.User, p.Source, p.JobID, p.Container}, p.MIG...)
 		if p.Job != nil {
 			names = append(names, p.Job.Source, p.Job.ID, p.Job.Evidence, p.Job.Container, p.Job.Project)
-			bad = bad || p.Job.Conf < 0 || p.Job.Conf > whole
+			bad = bad || p.Job.Conf < 0 || p.Job.Conf > whole || p.Job.Restarts < 0 || p.Job.Restarts > maxRestarts
 		}
 		for _, name := range names {
 			bad = bad || len(name) > maxText
 		}
-		bad = bad || len(p.MIG) > maxGPUs
+		bad = bad || len(p.MIG) > maxGPUs || len(p.NCCL) > maxText || p.Exit < 0 || p.Exit > maxStatus+1
 		if bad {
 			return state{}, fmt.Errorf("decode the list of processes: the entry of pid %d is not one", p.PID)
 		}
 	}
 	for _, h := range s.Holds {
-		bad := h.StartMs <= 0 || h.Feed >= feeds || h.GPU < -1 || h.GPU >= maxGPUs || h.UUID == "" || h.Source == "" || h.Conf < 0 || h.Conf > whole || h.Shares < 0
+		bad := h.StartMs <= 0 || h.Feed >= feeds || h.GPU < -1 || h.GPU >= maxGPUs || h.UUID == "" || h.Source == "" || h.Conf < 0 || h.Conf > whole || h.Shares < 0 || h.Restarts < 0 || h.Restarts > maxRestarts
 		for _, name := range []string{h.UUID, h.Source, h.ID, h.Alias, h.Evidence, h.User, h.Project, h.Workload} {
 			bad = bad || len(name) > maxText
 		}

@@ -86,7 +86,7 @@ contents() {
   plain_list "${SLURM_JOB_GPUS-}" && printf 'minors %s\n' "$SLURM_JOB_GPUS"
   nodes=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES-}}
   number "$nodes" && printf 'nodes %s\n' "$nodes"
-  restarts=${SLURM_RESTART_COUNT:-${SLURM_JOB_RESTART_COUNT-}}
+  restarts=${SLURM_JOB_RESTART_COUNT:-${SLURM_RESTART_COUNT-}} # slurmd sets the first
   number "$restarts" && printf 'restarts %s\n' "$restarts"
   start=${SLURM_JOB_START_TIME-}
   number "$start" || start=$(date +%s)
