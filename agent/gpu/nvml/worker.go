@@ -175,7 +175,9 @@ func (w *worker) rare() {
 	w.lean = w.bursting
 	w.guard(func() { w.instances(1 + w.turn%2) }) // whatever else waits
 	w.guard(w.join)
-	w.guard(func() { w.refresh(1) })
+	if !w.look.active || w.turn%2 == 0 {
+		w.guard(func() { w.refresh(1) })
+	}
 	if w.look.active && w.left() >= listCalls && w.sorted() {
 		w.flush() // the reading does not wait for the list, which may take long
 		w.guard(w.processes)
