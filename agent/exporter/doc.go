@@ -16,10 +16,11 @@
 //
 // What was not measured, or was measured too long ago, is a series that is not there: no
 // zeros, no blanks in the form of large numbers. Labels come from closed lists or from the
-// driver's own names; never from the text of an error.
+// driver's own names; never from the text of an error. Parts of instruments that are more than
+// 512 are counted by state alone.
 //
 // # Goroutines
 //
-// None. Descriptions of series are made when first shown. Each scrape reads the counts anew through the functions in Config, from a goroutine
-// of its own. A crash loses nothing.
+// None. Descriptions of series are made when first shown. Each scrape reads the counts anew
+// through the functions in Config, from a goroutine of its own. A crash loses nothing.
 package exporter

@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -47,6 +46,8 @@ type Config struct {
 	Broker        func() Broker
 	// NVML tells of the child that reads GPUs; ok is false where there is none. nil: never.
 	NVML func() (st NVML, ok bool)
+	// Kernel tells of the features of the instrument "kernel". nil: never.
+	Kernel func() []Feature
 	// GPUs are the last readings. nil: there are none.
 	GPUs func() []GPU
 	// Now is the wall clock; nil: the system's.
@@ -185,6 +186,8 @@ var (
 	srcPanics  = counter("source_panics_total", "Panics of a source.", "source")
 	srcSeconds = counter("source_seconds_total", "Time that a source took to answer.", "source")
 	srcLast    = gauge("source_last_seconds", "Time that a source took for its last answer.", "source")
+	srcBursts  = counter("source_burst_samples_total", "Moments between ticks that a source answered.", "source")
+	srcPassed  = counter("source_missed_bursts_total", "Moments between ticks that passed a source by.", "source")
 	srcStalled = gauge("source_stalled", "1: the source was asked and does not answer.", "source")
 
 	rowsTaken   = counter("rows_total", "Rows that sources gave.", "kind")
@@ -196,28 +199,8 @@ var (
 	sealedBytes   = counter("sealed_bytes_total", "Bytes of the batches put into the spool.")
 	sealErrors    = counter("seal_errors_total", "Attempts to put a batch into the spool that failed.")
 
-	spoolFrames    = gauge("spool_frames", "Frames on disk, committed ones that wait for their segment included.")
-	spoolBytes     = gauge("spool_bytes", "Bytes on disk.")
-	spoolMaxBytes  = gauge("spool_max_bytes", "Bound of the bytes on disk.")
-	spoolOldest    = gauge("spool_oldest_seconds", "Age of the oldest frame that the collector has not stored; 0: it has all.")
-	spoolGaps      = gauge("spool_gaps", "Ranges of frames that were given up and that the collector has still to be told of.")
-	spoolEvicted   = counter("spool_evicted_frames_total", "Frames that were given up because the spool was full or they were too old.")
-	spoolCorrupt   = counter("spool_corrupt_stretches_total", "Damaged stretches found on disk, kept in quarantine.")
-	spoolSyncError = counter("spool_sync_errors_total", "Syncs of the spool that failed.")
-	seqSealed      = gauge("sequence_sealed", "Last batch that is durable in the spool.")
-	seqAcked       = gauge("sequence_acked", "Last batch up to which the broker has all.")
-	seqCommitted   = gauge("sequence_committed", "Last batch up to which the collector has stored all.")
-
-	shipPublished = counter("published_total", "Frames published, repeats included.")
-	shipAcked     = counter("acked_total", "Frames that the broker acknowledged.")
-	shipResent    = counter("resent_total", "Frames sent again for want of a commit mark.")
-	shipErrors    = counter("publish_errors_total", "Errors of publishing.")
-	shipMarks     = counter("commit_marks_total", "Commit marks of the collector.")
-	shipBadMarks  = counter("bad_commit_marks_total", "Commit marks that could not be read or were another's.")
-	brokerUp      = gauge("broker_up", "1: there is a connection to the broker.")
-	brokerDowns   = counter("broker_disconnects_total", "How often the connection to the broker was lost.")
-
-	instrument = gauge("instrument_state", "1: the instrument is in that state. No state is idle: what was not seen is not zero.", "instrument", "state")
+	instruments = gauge("instruments", "Instruments and parts of them, by state.", "state")
+	instrument  = gauge("instrument_state", "1: the instrument is in that state. No state is idle: what was not seen is not zero.", "instrument", "state")
 
 	nvmlStarts    = counter("nvml_starts_total", "Starts of flopwatch-nvml.")
 	nvmlRestarts  = counter("nvml_restarts_total", "Starts of flopwatch-nvml after it had ended unasked.")
@@ -238,6 +221,10 @@ var (
 	eventsDropped = counter("gpu_events_dropped_total", "Events of GPUs that were too many at once.")
 	tierSeconds   = prometheus.NewDesc("flopwatch_agent_nvml_tier_seconds", "Time that answers took in the driver, by tier.", []string{"tier"}, nil)
 )
+
+// mostInstruments have series of their own: a host that hears of more parts (ports, controllers,
+// virtual functions) counts them by state.
+const mostInstruments = 512
 
 var states = []source.State{source.Active, source.Degraded, source.Stalled, source.Lost, source.Unavailable}
 
@@ -271,6 +258,10 @@ func (e *Exporter) Collect(out chan<- prometheus.Metric) {
 			put(srcLast, s.Last.Seconds(), s.Name)
 		}
 		put(srcStalled, one(s.Stalled), s.Name)
+		if s.Bursts+s.BurstsMissed > 0 {
+			put(srcBursts, float64(s.Bursts), s.Name)
+			put(srcPassed, float64(s.BurstsMissed), s.Name)
+		}
 	}
 	kinds := func(m metric, rows map[wire.Kind]uint64) {
 		for _, k := range slices.Sorted(maps.Keys(rows)) {
@@ -284,60 +275,32 @@ func (e *Exporter) Collect(out chan<- prometheus.Metric) {
 	put(sealedBatches, float64(st.Batches))
 	put(sealedBytes, float64(st.Bytes))
 	put(sealErrors, float64(st.SealErrors))
-	for _, i := range st.Instruments {
+	in := map[source.State]int{}
+	for n, i := range st.Instruments {
+		in[i.State]++
+		if n >= mostInstruments {
+			continue
+		}
 		for _, state := range states {
 			put(instrument, one(i.State == state), i.Instrument, string(state))
 		}
 	}
+	if len(st.Instruments) > 0 {
+		for _, state := range states {
+			put(instruments, float64(in[state]), string(state))
+		}
+	}
+	e.bmc(st.Instruments, put)
 	e.spool(put)
 
-	sh := e.cfg.Ship()
-	put(shipPublished, float64(sh.Published))
-	put(shipAcked, float64(sh.Acked))
-	put(shipResent, float64(sh.Resent))
-	put(shipErrors, float64(sh.Errors))
-	put(shipMarks, float64(sh.Marks))
-	put(shipBadMarks, float64(sh.BadMarks))
-	b := e.cfg.Broker()
-	put(brokerUp, one(b.Up))
-	put(brokerDowns, float64(b.Downs))
-
+	e.ship(put)
+	e.kernel(put)
 	e.nvml(put)
 	e.tiers(out)
 	if gpus && e.cfg.GPUs != nil {
 		for _, g := range e.cfg.GPUs() {
 			e.gpu(&g, out)
 		}
-	}
-}
-
-func (e *Exporter) spool(put func(m metric, v float64, labels ...string)) {
-	sp := e.cfg.Spool
-	st := sp.Stats()
-	put(spoolFrames, float64(st.Frames))
-	put(spoolBytes, float64(st.Bytes))
-	put(spoolMaxBytes, float64(e.cfg.SpoolMaxBytes))
-	put(spoolGaps, float64(len(sp.Gaps())))
-	put(spoolEvicted, float64(st.EvictedFrames))
-	put(spoolCorrupt, float64(st.CorruptStretches))
-	put(spoolSyncError, float64(st.SyncErrors))
-	put(seqSealed, float64(sp.Synced()))
-	put(seqAcked, float64(sp.Acked()))
-	put(seqCommitted, float64(sp.Committed()))
-	oldest, err := sp.OldestMs()
-	switch {
-	case err != nil:
-		e.mu.Lock()
-		first := !e.failed
-		e.failed = true
-		e.mu.Unlock()
-		if first {
-			e.cfg.Log.LogAttrs(context.Background(), slog.LevelWarn, "the age of the spool is not known", slog.Any("err", err))
-		}
-	case oldest == 0:
-		put(spoolOldest, 0)
-	default:
-		put(spoolOldest, max(0, float64(e.cfg.Now().UnixMilli()-oldest)/1000))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -15,10 +16,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/flopwatch/flopwatch/agent"
 	"github.com/flopwatch/flopwatch/agent/gpu"
 	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+	"github.com/flopwatch/flopwatch/agent/kernel"
 	"github.com/flopwatch/flopwatch/agent/ship"
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/agent/spool"
@@ -33,7 +36,9 @@ type fakeSpool struct {
 }
 
 func (fakeSpool) Stats() spool.Stats {
-	return spool.Stats{Segments: 2, Frames: 31, Bytes: 155_000, EvictedFrames: 4, CorruptStretches: 1, SyncErrors: 2}
+	return spool.Stats{Segments: 2, Frames: 31, Bytes: 155_000, EvictedFrames: 4, CorruptStretches: 1, SyncErrors: 2,
+		PositionErrors: 1, GivenUp: [5]uint64{spool.ReasonBytes: 3, spool.ReasonDisk: 1}, SetAside: 1, Unkept: 1, UnackedFrames: 1, UncommittedFrames: 31,
+		UnackedBytes: 5000, UncommittedBytes: 155_000, QuarantineFiles: 2, QuarantineBytes: 4096, FreeBytes: 200 << 20, ReserveBytes: 256 << 20, Trouble: spool.TroubleTight, Cause: "x"}
 }
 func (f fakeSpool) OldestMs() (int64, error) { return f.oldest, f.err }
 func (fakeSpool) Synced() uint64             { return 1031 }
@@ -85,19 +90,30 @@ func config() Config {
 			return agent.Stats{
 				Tick: source.Tick{Seq: 120, WallMs: 1_700_000_119_250, BootMs: 5}, MissedTicks: 3, ClockSteps: 1,
 				Sources: []agent.SourceStats{
-					{Name: "gpu", Samples: 117, Missed: 2, Errors: 1, Panics: 1, Last: 1500 * time.Microsecond, Total: 234 * time.Millisecond},
+					{Name: "gpu", Samples: 117, Missed: 2, Errors: 1, Panics: 1, Last: 1500 * time.Microsecond, Total: 234 * time.Millisecond, Bursts: 900, BurstsMissed: 7},
 					{Name: "fabric", Missed: 117, Stalled: true},
 				},
 				Rows: map[wire.Kind]uint64{wire.KindGPU: 936, wire.KindStatus: 12}, RefusedRows: map[wire.Kind]uint64{wire.KindProcess: 1}, LostRows: map[wire.Kind]uint64{wire.KindGPU: 80},
 				PendingRows: 24, Batches: 12, Bytes: 20_000, SealErrors: 2,
 				Instruments: []agent.StatusAt{
+					{Status: source.Status{Instrument: "bmc/gpu-17", State: source.Degraded, Reason: "x"}},
+					{Status: source.Status{Instrument: "bmc/gpu-18", State: source.Active}},
 					{Status: source.Status{Instrument: "fabric", State: source.Stalled, Reason: "x"}},
 					{Status: source.Status{Instrument: "gpu", State: source.Active}},
 				},
 			}
 		},
 		Ship: func() ship.Stats {
-			return ship.Stats{Published: 11, Acked: 10, Resent: 1, Errors: 4, Marks: 5, BadMarks: 1}
+			return ship.Stats{Published: 11, Acked: 10, Resent: 1, Errors: 4, Marks: 5, BadMarks: 1, PublishedBytes: 55_000, BacklogSent: 20_000,
+				Refused: map[ship.Trouble]uint64{ship.TroubleNoBroker: 3, ship.TroubleTooLarge: 1}, InFlight: 1, BacklogFrames: 20, BacklogBytes: 100_000, BacklogRate: 262_144,
+				LiveLagMs: 1500, Parked: 1, Trouble: ship.TroubleTooLarge, Reason: "x"}
+		},
+		Kernel: func() []Feature {
+			return OfKernel([]kernel.FeatureStats{
+				{Name: "nccl", Report: kernel.Active(), Samples: 100, SampleNs: 5e6, LoadE4: 12, Load: kernel.Load{Processes: 8,
+					Probes: []kernel.Probe{{Name: "collectives", Calls: 10_000, Ns: 12e6, Measured: true}}, Counts: []kernel.Count{{Name: "libraries", Value: 1}, {Name: "libraries", Value: 9}}}},
+				{Name: "rdma", Report: kernel.Unavailable("there is no RDMA device", nil)},
+			})
 		},
 		Broker: func() Broker { return Broker{Up: true, Downs: 2} },
 		NVML: func() (NVML, bool) {
@@ -173,13 +189,13 @@ func TestNothingKnown(t *testing.T) {
 	cfg := config()
 	cfg.Agent = func() agent.Stats { return agent.Stats{} }
 	cfg.Spool = fakeSpool{err: errors.New("closed")}
-	cfg.NVML, cfg.GPUs = nil, nil
+	cfg.NVML, cfg.GPUs, cfg.Kernel = nil, nil, nil
 	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 	e := New(cfg)
 	e.ShowGPUs(true)
 	for range 2 {
 		got := page(t, e)
-		for _, name := range []string{"spool_oldest", "nvml", "DCGM", "last_tick", "source_", "rows_total"} {
+		for _, name := range []string{"spool_oldest", "nvml", "DCGM", "last_tick", "source_", "rows_total", "kernel_", "bmc_", "instrument"} {
 			if strings.Contains(got, name) {
 				t.Errorf("%s is on the page", name)
 			}
@@ -224,5 +240,45 @@ func TestGPUs(t *testing.T) {
 	n := OfNVML(&st)
 	if len(n.Events) != 2 || n.Events[0].Name != "lost" || n.Faults[0].Function != "a" || len(n.Tiers) != 1 || n.Tiers[0].Name != "base" || len(n.Slowest) != 1 || n.Slowest[0].Class != "fields" {
 		t.Errorf("counts: %+v", n)
+	}
+}
+
+// TestWholePage: names, units and texts as Prometheus wants them; and however much a host
+// has, the page is bounded.
+func TestWholePage(t *testing.T) {
+	cfg := config()
+	st := cfg.Agent()
+	for n := range 5000 {
+		st.Instruments = append(st.Instruments, agent.StatusAt{Status: source.Status{Instrument: fmt.Sprintf("bmc/gpu-%d", n+100), State: source.Lost}})
+	}
+	cfg.Agent = func() agent.Stats { return st }
+	many := make([]kernel.FeatureStats, 100)
+	for n := range many {
+		many[n] = kernel.FeatureStats{Name: fmt.Sprintf("f%d", n)}
+		for m := range 1000 {
+			many[n].Load.Counts = append(many[n].Load.Counts, kernel.Count{Name: fmt.Sprintf("c%d", m)})
+			many[n].Load.Probes = append(many[n].Load.Probes, kernel.Probe{Name: fmt.Sprintf("p%d", m)})
+		}
+	}
+	cfg.Kernel = func() []Feature { return OfKernel(many) }
+	cfg.GPUs = nil
+	all := page(t, New(cfg))
+	problems, err := promlint.New(strings.NewReader(all)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	if !strings.Contains(all, `flopwatch_agent_bmc_targets{state="lost"} 5000`) {
+		t.Error("targets are not counted")
+	}
+	if n := strings.Count(all, "\n"); n > 6000 {
+		t.Errorf("%d lines", n)
+	}
+	for line := range strings.Lines(page(t, New(config()))) {
+		if name, help, ok := strings.Cut(strings.TrimPrefix(line, "# HELP "), " "); ok && strings.HasPrefix(line, "# HELP ") && !strings.HasSuffix(help, ".\n") {
+			t.Errorf("%s: its help is no sentence: %s", name, help)
+		}
 	}
 }
