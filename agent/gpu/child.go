@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flopwatch/flopwatch/agent/gpu/frame"
 )
 
@@ -92,20 +94,33 @@ func (s *Source) start(now time.Time) (*child, error) {
 }
 
 // hold starts the child and waits for its end. It keeps its thread to itself: the kernel
-// kills the child when the thread that started it ends.
+// kills the child when the thread that started it ends, and the thread has shed privileges
+// that nobody else's must lack. So it is never given back, and is not the process's first
+// one, which cannot end and by which others see the process.
 func (c *child) hold(begun chan<- error, wake func()) {
 	runtime.LockOSThread()
-	err := c.cmd.Start()
+	if unix.Gettid() == os.Getpid() {
+		defer runtime.UnlockOSThread()
+		elsewhere := make(chan struct{})
+		go func() { // ends with the child; not on this thread, which waits here
+			defer close(elsewhere)
+			c.hold(begun, wake)
+		}()
+		<-elsewhere
+		return
+	}
+	err := shed()
+	if err == nil {
+		err = c.cmd.Start()
+	}
 	begun <- err
 	if err != nil {
-		runtime.UnlockOSThread()
 		return
 	}
 	c.err = c.cmd.Wait()
 	c.readers.Wait()
 	close(c.exited)
 	wake()
-	runtime.UnlockOSThread()
 }
 
 // works reports whether the child has GPUs to read.

@@ -98,7 +98,8 @@
 // # Goroutines
 //
 // For each child: one that starts it and waits for it, on a thread of its own, as the kernel ends
-// the child with the thread that started it; one that reads its answers; one that reads its log
+// the child with the thread that started it, and as that thread sheds the agent's capabilities
+// first, which NVIDIA's library must not get; one that reads its answers; one that reads its log
 // lines. They end with the child. If this process crashes, the child reads the end of its input
 // and ends, and the kernel kills it in any case.
 //
