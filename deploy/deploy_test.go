@@ -65,8 +65,10 @@ func newGround(t *testing.T) *ground {
 	for _, f := range []string{"flopwatch", "flopwatch-agent", "flopwatch-nvml", "flopwatch-collector", "flopwatch-detector", "engine/libchdb.so"} {
 		write(t, filepath.Join(g.build, f), "first "+f)
 	}
-	if err := os.CopyFS(filepath.Join(g.deploy, "systemd"), os.DirFS("systemd")); err != nil {
-		t.Fatal(err)
+	for _, d := range []string{"systemd", "slurm"} {
+		if err := os.CopyFS(filepath.Join(g.deploy, d), os.DirFS(d)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	write(t, filepath.Join(g.deploy, "install.sh"), read(t, "install.sh"))
 	for _, d := range daemons {
