@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/flopwatch/flopwatch/agent/bmc"
 )
 
 // defaultFile is the commented file: it documents every key. A test holds it to the defaults
@@ -92,7 +94,8 @@ type kernelConfig struct {
 }
 
 type bmcConfig struct {
-	Targets []bmcTarget `toml:"target"`
+	Concurrency int         `toml:"concurrency"`
+	Targets     []bmcTarget `toml:"target"`
 }
 
 type bmcTarget struct {
@@ -101,8 +104,11 @@ type bmcTarget struct {
 	CredentialsFile string        `toml:"credentials_file"`
 	CAFile          string        `toml:"ca_file"`
 	Fingerprint     string        `toml:"fingerprint"`
+	Insecure        bool          `toml:"insecure"`
 	Method          string        `toml:"method"`
+	IPMIPort        int           `toml:"ipmi_port"`
 	Interval        time.Duration `toml:"interval"`
+	Timeout         time.Duration `toml:"timeout"`
 }
 
 type hostConfig struct {
@@ -147,6 +153,7 @@ func defaults() config {
 		Fabric:  fabricConfig{Enabled: true, VFs: true},
 		Job:     jobConfig{Enabled: true, PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock", PodsAPI: "/var/lib/kubelet/pods-api/pods-api.sock", SlurmDir: "/run/flopwatch/slurm"},
 		Kernel:  kernelConfig{Enabled: true, NCCL: true, Proc: true, Sock: true, File: true, RDMA: true, MaxLoad: 0.01},
+		BMC:     bmcConfig{Concurrency: 4},
 		Host:    hostConfig{Enabled: true, Sysfs: "/sys", Procfs: "/proc"},
 		Spool:   spoolConfig{MaxBytes: 1 << 30},
 		NATS:    natsConfig{URL: "nats://127.0.0.1:4222", BacklogRate: 256 << 10},
@@ -310,6 +317,9 @@ func (c *config) validate() error {
 }
 
 func (c *bmcConfig) validate() error {
+	if c.Concurrency < 1 || c.Concurrency > 256 {
+		return fmt.Errorf("bmc.concurrency %d: from 1 to 256", c.Concurrency)
+	}
 	seen := map[string]bool{}
 	for i := range c.Targets {
 		t := &c.Targets[i]
@@ -322,14 +332,30 @@ func (c *bmcConfig) validate() error {
 		}
 		seen[t.Node] = true
 		t.Method, t.Interval = cmp.Or(t.Method, "auto"), cmp.Or(t.Interval, 15*time.Second)
+		t.Timeout, t.IPMIPort = cmp.Or(t.Timeout, 10*time.Second), cmp.Or(t.IPMIPort, 623)
 		if !slices.Contains([]string{"auto", "redfish", "dcmi"}, t.Method) {
 			return fmt.Errorf("%s (%s): method %q: auto, redfish or dcmi", key, t.Node, t.Method)
 		}
-		if p, err := url.Parse(t.Address); err != nil || p.Host == "" || p.User != nil || p.Scheme != "https" && !(p.Scheme == "ipmi" && t.Method == "dcmi") {
-			return fmt.Errorf("%s (%s): address: https://HOST, or ipmi://HOST with method dcmi; user and password belong into credentials_file", key, t.Node)
+		if p, err := url.Parse(t.Address); t.Address != bmc.Local && (err != nil || p.Host == "" || p.User != nil || p.Scheme != "https" || strings.Trim(p.Path, "/") != "" || p.RawQuery != "" || p.Fragment != "") {
+			return fmt.Errorf(`%s (%s): address: https://HOST, or "local" for this host's own by /dev/ipmi0; user and password belong into credentials_file`, key, t.Node)
 		}
-		if t.Interval < 10*time.Second || t.Interval > 10*time.Minute {
-			return fmt.Errorf(`%s (%s): interval %q: from "10s" to "10m"`, key, t.Node, t.Interval)
+		if t.Interval < 10*time.Second || t.Interval > time.Minute {
+			return fmt.Errorf(`%s (%s): interval %q: from "10s" to "1m"`, key, t.Node, t.Interval)
+		}
+		if t.Timeout < time.Second || t.Timeout > time.Minute {
+			return fmt.Errorf(`%s (%s): timeout %q: from "1s" to "1m"`, key, t.Node, t.Timeout)
+		}
+		if t.IPMIPort < 1 || t.IPMIPort > 65535 {
+			return fmt.Errorf("%s (%s): ipmi_port %d: from 1 to 65535", key, t.Node, t.IPMIPort)
+		}
+		if t.Insecure && (t.CAFile != "" || t.Fingerprint != "") {
+			return fmt.Errorf("%s (%s): insecure beside ca_file or fingerprint: one of them", key, t.Node)
+		}
+		if t.Address == bmc.Local {
+			if t.Method == bmc.MethodRedfish {
+				return fmt.Errorf(`%s (%s): method "redfish": address "local" is /dev/ipmi0, which speaks no Redfish: dcmi`, key, t.Node)
+			}
+			continue // it asks for no account
 		}
 		if t.CredentialsFile == "" || !filepath.IsAbs(t.CredentialsFile) {
 			return fmt.Errorf("%s (%s): credentials_file %q: a path from the root on", key, t.Node, t.CredentialsFile)

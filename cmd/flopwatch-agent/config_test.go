@@ -184,6 +184,12 @@ func TestMistakes(t *testing.T) {
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\ninterval = \"1s\"",
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\nfingerprint = \"ab\"",
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\npassword = \"secret\"",
+		"cluster = \"main\"\n[bmc]\nconcurrency = 0",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1/redfish/v1\"\ncredentials_file = \"/c\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\ntimeout = \"5m\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\nipmi_port = 70000",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\ninsecure = true\nca_file = \"/ca\"",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"local\"\nmethod = \"redfish\"",
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://a\"\ncredentials_file = \"/c\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://b\"\ncredentials_file = \"/c\"",
 	} {
 		path := write(t, text)
@@ -228,7 +234,10 @@ func TestGoodFiles(t *testing.T) {
 		"cluster = \"c\"\n[metrics]\nlisten = \"\"\ngpu = true":                                 func(c config) bool { return c.Metrics.Listen == "" && c.Metrics.GPU },
 		"cluster = \"c\"\n[burst]\nevery = \"10m\"":                                             func(c config) bool { return c.Burst.Every == 10*time.Minute && c.Burst.Spacing == 200*time.Millisecond },
 		"cluster = \"c\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"": func(c config) bool {
-			return len(c.BMC.Targets) == 1 && c.BMC.Targets[0].Method == "auto" && c.BMC.Targets[0].Interval == 15*time.Second
+			return len(c.BMC.Targets) == 1 && c.BMC.Targets[0].Method == "auto" && c.BMC.Targets[0].Interval == 15*time.Second && c.BMC.Targets[0].Timeout == 10*time.Second && c.BMC.Targets[0].IPMIPort == 623
+		},
+		"cluster = \"c\"\n[bmc]\nconcurrency = 16\n[[bmc.target]]\nnode = \"n\"\naddress = \"local\"": func(c config) bool {
+			return c.BMC.Concurrency == 16 && c.BMC.Targets[0].Address == "local"
 		},
 		"cluster = \"c\"\n[spool]\nmax_bytes = 1048576\nmax_age=\"24h\"": func(c config) bool { return c.Spool.MaxAge == 24*time.Hour },
 	} {

@@ -100,7 +100,7 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	}
 	look := cfg
 	look.DataDir = "" // the running agent's files stay as they are
-	sources, err := (&instruments{lg: lg, bootID: bootID}).all(look)
+	sources, err := (&instruments{lg: lg, bootID: bootID, node: node}).all(look)
 	if err != nil {
 		c.add("sources", doctor.Fail, "", "%v", err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/agent"
 	"github.com/flopwatch/flopwatch/agent/host"
+	"github.com/flopwatch/flopwatch/agent/ship"
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/agent/spool"
 	"github.com/flopwatch/flopwatch/internal/daemon"
@@ -19,6 +20,16 @@ const (
 	waitingTooLong   = 15 * time.Minute // for a commit mark
 )
 
+// spoolWords say what would help.
+var spoolWords = map[spool.Trouble]string{
+	spool.TroubleTight:    "little room on its disk: it does not grow; make room, or lower spool.max_bytes",
+	spool.TroubleNoRoom:   "no room on its disk: make room, or put data_dir elsewhere",
+	spool.TroubleReadOnly: "its file system is mounted read-only: look at the disk and mount it again",
+	spool.TroubleIO:       "its disk fails: look at the kernel's log",
+	spool.TroubleDenied:   "the agent's user may not write there: look at the owner of data_dir",
+	spool.TroubleOther:    "it takes nothing",
+}
+
 // facts are what health is judged from.
 type facts struct {
 	now      time.Time
@@ -26,13 +37,14 @@ type facts struct {
 	agent    agent.Stats
 	link     linkState
 	spool    spool.Stats
+	ship     ship.Stats
 	maxBytes int64
 	oldestMs int64
 	behind   uint64 // frames that the collector has not stored
 }
 
 func (d *agentDaemon) health() daemon.Health {
-	f := facts{now: time.Now(), alive: d.alive(), agent: d.agent.Stats(), link: d.link.state(), spool: d.spool.Stats(), maxBytes: d.maxBytes,
+	f := facts{now: time.Now(), alive: d.alive(), agent: d.agent.Stats(), link: d.link.state(), spool: d.spool.Stats(), ship: d.ship.Stats(), maxBytes: d.maxBytes,
 		behind: d.spool.Synced() - d.spool.Committed()}
 	if oldest, err := d.spool.OldestMs(); err == nil {
 		f.oldestMs = oldest
@@ -60,7 +72,7 @@ func judge(f facts) daemon.Health {
 	for _, i := range f.agent.Instruments {
 		state[i.Instrument] = string(i.State)
 		// The agent's own instrument is its conditions, below.
-		if i.Instrument == "agent" || i.State == source.Active || i.State == source.Unavailable && optional(i.Instrument) {
+		if i.Instrument == "agent" || i.State == source.Active || optional(i.Instrument, i.State) {
 			continue
 		}
 		add(daemon.Degraded, "%s is %s%s", i.Instrument, i.State, because(i.Reason))
@@ -75,8 +87,15 @@ func judge(f facts) daemon.Health {
 	if f.maxBytes > 0 && f.spool.Bytes*100 >= f.maxBytes*spoolFullPercent {
 		add(daemon.Degraded, "the spool is %d %% full", f.spool.Bytes*100/f.maxBytes)
 	}
+	if t := f.spool.Trouble; t != spool.TroubleNone {
+		add(daemon.Degraded, "the spool is in trouble, %s%s", spoolWords[t], because(f.spool.Cause))
+	}
 	if f.spool.EvictedFrames > 0 {
 		add(daemon.Degraded, "%d frames were given up since the start: the spool was full, or they were too old", f.spool.EvictedFrames)
+	}
+	// Without a broker it is the connection that is said, below.
+	if t := f.ship.Trouble; t != ship.TroubleNone && t != ship.TroubleNoBroker && f.now.Sub(time.UnixMilli(f.ship.SinceMs)) >= brokerAway {
+		add(daemon.Degraded, "frames are not all sent: %s", f.ship.Reason)
 	}
 	switch away := f.now.Sub(f.link.Since); {
 	case !f.link.Up && away >= brokerAway:
@@ -91,12 +110,22 @@ func judge(f facts) daemon.Health {
 	return h
 }
 
-// optional reports whether a host is well without an instrument: what takes a privilege that
-// it was not given, or a scheduler that it does not have. That it is not there is told among
-// the instruments.
-func optional(instrument string) bool {
+// optional reports whether a host is well without what an instrument does not see: what takes a
+// privilege that it was not given, a scheduler that it does not have, or guests. That it is not
+// seen is told among the instruments. What hangs is never well.
+func optional(instrument string, state source.State) bool {
 	whole, part, _ := strings.Cut(instrument, "/")
-	return whole == "kernel" || whole == "job" && part != ""
+	switch whole {
+	case "kernel": // without its privileges it falls back on less, or sees nothing
+		return state == source.Unavailable || state == source.Degraded
+	case "job":
+		return state == source.Unavailable && part != ""
+	case "passthrough":
+		return state == source.Unavailable
+	case "fabric":
+		return state == source.Unavailable && part == "vf"
+	}
+	return false
 }
 
 func because(reason string) string {

@@ -9,6 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/flopwatch/flopwatch/agent"
+	"github.com/flopwatch/flopwatch/agent/exporter"
+	"github.com/flopwatch/flopwatch/agent/ship"
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/agent/spool"
 	"github.com/flopwatch/flopwatch/internal/daemon"
@@ -41,6 +43,28 @@ func TestHealth(t *testing.T) {
 			f.agent.Conditions, f.agent.SealFailing, f.agent.PendingRows = []string{"the spool takes nothing: x"}, true, 80
 		}, daemon.Failing, []string{"the spool takes nothing: x", "80 rows wait in memory for the spool"}},
 		"spool fills": {func(f *facts) { f.spool.Bytes = 850 }, daemon.Degraded, []string{"the spool is 85 % full"}},
+		"tight disk": {func(f *facts) { f.spool.Trouble = spool.TroubleTight }, daemon.Degraded, []string{
+			"the spool is in trouble, little room on its disk: it does not grow; make room, or lower spool.max_bytes"}},
+		"read-only disk": {func(f *facts) { f.spool.Trouble, f.spool.Cause = spool.TroubleReadOnly, "write x" }, daemon.Degraded, []string{
+			"the spool is in trouble, its file system is mounted read-only: look at the disk and mount it again: write x"}},
+		"stream full": {func(f *facts) {
+			f.ship = ship.Stats{Trouble: ship.TroubleFull, Reason: "the stream is full", SinceMs: now.Add(-time.Hour).UnixMilli()}
+		}, daemon.Degraded, []string{"frames are not all sent: the stream is full"}},
+		"stream was full a moment ago": {func(f *facts) {
+			f.ship = ship.Stats{Trouble: ship.TroubleFull, Reason: "the stream is full", SinceMs: now.Add(-time.Second).UnixMilli()}
+		}, daemon.OK, nil},
+		"parked": {func(f *facts) {
+			f.ship = ship.Stats{Trouble: ship.TroubleTooLarge, Reason: "1 frames are set aside"}
+		}, daemon.Degraded, []string{"frames are not all sent: 1 frames are set aside"}},
+		"no privilege, no scheduler, no guests": {func(f *facts) {
+			for name, state := range map[string]source.State{"kernel": source.Degraded, "kernel/nccl": source.Unavailable, "kernel/sock": source.Degraded,
+				"job/podresources": source.Unavailable, "passthrough": source.Unavailable, "fabric/vf": source.Unavailable} {
+				f.agent.Instruments = append(f.agent.Instruments, agent.StatusAt{Status: source.Status{Instrument: name, State: state, Reason: "x"}})
+			}
+		}, daemon.OK, nil},
+		"a feature hangs": {func(f *facts) {
+			f.agent.Instruments = append(f.agent.Instruments, agent.StatusAt{Status: source.Status{Instrument: "kernel/nccl", State: source.Stalled, Reason: "x"}})
+		}, daemon.Degraded, []string{"kernel/nccl is stalled: x"}},
 		"evicted": {func(f *facts) { f.spool.EvictedFrames = 3 }, daemon.Degraded, []string{
 			"3 frames were given up since the start: the spool was full, or they were too old"}},
 		"starting": {func(f *facts) { f.link = linkState{Since: now.Add(-time.Second), Err: nats.ErrNoServers} }, daemon.OK, nil},
@@ -102,16 +126,21 @@ func TestInstruments(t *testing.T) {
 		with        func(*config)
 		remove, add []string
 	}{
-		"nothing":          {func(*config) {}, nil, nil},
-		"log":              {func(c *config) { c.Log.Level = "debug" }, nil, nil},
-		"seal":             {func(c *config) { c.SealEvery = time.Minute }, nil, nil},
-		"interval":         {func(c *config) { c.Interval = 2 * time.Second }, []string{"gpu"}, []string{"gpu"}},
-		"library":          {func(c *config) { c.GPU.Library = "/x" }, []string{"gpu"}, []string{"gpu"}},
-		"no GPU":           {func(c *config) { c.GPU.Enabled = false }, []string{"gpu", "job"}, nil},
-		"no fabric":        {func(c *config) { c.Fabric.Enabled = false }, []string{"fabric"}, nil},
-		"no host":          {func(c *config) { c.Host.Enabled = false }, []string{"host"}, nil},
-		"another sysfs":    {func(c *config) { c.Host.Sysfs = "/x" }, []string{"fabric", "host"}, []string{"fabric", "host"}},
-		"another procfs":   {func(c *config) { c.Host.Procfs = "/x" }, []string{"gpu", "job", "host"}, []string{"gpu", "job", "host"}},
+		"nothing":        {func(*config) {}, nil, nil},
+		"log":            {func(c *config) { c.Log.Level = "debug" }, nil, nil},
+		"seal":           {func(c *config) { c.SealEvery = time.Minute }, nil, nil},
+		"interval":       {func(c *config) { c.Interval = 2 * time.Second }, []string{"gpu"}, []string{"gpu"}},
+		"library":        {func(c *config) { c.GPU.Library = "/x" }, []string{"gpu"}, []string{"gpu"}},
+		"no GPU":         {func(c *config) { c.GPU.Enabled = false }, []string{"gpu", "job", "passthrough"}, nil},
+		"no fabric":      {func(c *config) { c.Fabric.Enabled = false }, []string{"fabric"}, nil},
+		"no host":        {func(c *config) { c.Host.Enabled = false }, []string{"host"}, nil},
+		"another sysfs":  {func(c *config) { c.Host.Sysfs = "/x" }, []string{"fabric", "kernel", "passthrough", "host"}, []string{"fabric", "kernel", "passthrough", "host"}},
+		"another procfs": {func(c *config) { c.Host.Procfs = "/x" }, []string{"gpu", "job", "kernel", "host"}, []string{"gpu", "job", "kernel", "host"}},
+		"no kernel":      {func(c *config) { c.Kernel.Enabled = false }, []string{"kernel"}, nil},
+		"no nccl":        {func(c *config) { c.Kernel.NCCL = false }, []string{"kernel"}, []string{"kernel"}},
+		"a controller": {func(c *config) {
+			c.BMC.Targets = []bmcTarget{{Node: "n", Address: "local", Method: "dcmi", Interval: 15 * time.Second, Timeout: time.Second, IPMIPort: 623}}
+		}, nil, []string{"bmc"}},
 		"processes oftner": {func(c *config) { c.GPU.ProcessInterval = time.Second }, []string{"gpu"}, []string{"gpu"}},
 	} {
 		inst := &instruments{}
@@ -149,7 +178,7 @@ func TestInstruments(t *testing.T) {
 	if _, _, ok := inst.GPUProcesses(); ok {
 		t.Error("processes without GPUs")
 	}
-	if _, ok := inst.nvml(); ok || inst.latest(time.Now(), time.Second) != nil {
+	if _, ok := inst.nvml(); ok || inst.latest(time.Now(), exporter.Freshness{Interval: time.Second}) != nil {
 		t.Error("GPUs without GPUs")
 	}
 }

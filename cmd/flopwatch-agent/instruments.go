@@ -1,16 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
-	"maps"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/flopwatch/flopwatch/agent"
+	"github.com/flopwatch/flopwatch/agent/bmc"
 	"github.com/flopwatch/flopwatch/agent/exporter"
 	"github.com/flopwatch/flopwatch/agent/fabric"
 	"github.com/flopwatch/flopwatch/agent/gpu"
@@ -19,18 +18,23 @@ import (
 	"github.com/flopwatch/flopwatch/agent/source"
 )
 
-// instruments makes sources from the configuration, and keeps hold of the one that others
-// ask.
+// instruments makes sources from the configuration, and keeps hold of those that others ask.
+// Who asks keeps hold of the instruments, so that either may be made anew without the other.
 type instruments struct {
 	lg     *slog.Logger
 	bootID string
+	node   string
 	gpus   atomic.Pointer[gpu.Source] // nil: switched off
-	jobs   *job.Finder                // what the control groups of processes say
+	jobs   map[string]*job.Finder     // what the control groups of processes say, by procfs
+	bpf    atomic.Pointer[features]   // nil: switched off
+	exits  exits                      // of processes, for jobs
 }
 
 var (
-	_ source.ProcessLister = (*instruments)(nil)
-	_ source.DeviceLister  = (*instruments)(nil)
+	_ source.ProcessLister     = (*instruments)(nil)
+	_ source.DeviceLister      = (*instruments)(nil)
+	_ source.CollectiveWatcher = (*instruments)(nil)
+	_ source.ExitLister        = (*exits)(nil)
 )
 
 // GPUProcesses implements source.ProcessLister over whichever source there is.
@@ -62,7 +66,10 @@ func (i *instruments) list(cfg config) []instrument {
 	roots := cfg.Host
 	roots.Enabled = true
 	if i.jobs == nil {
-		i.jobs = job.NewFinder(roots.Procfs)
+		i.jobs = map[string]*job.Finder{}
+	}
+	if i.jobs[roots.Procfs] == nil {
+		i.jobs[roots.Procfs] = job.NewFinder(roots.Procfs)
 	}
 	return []instrument{
 		{"gpu", cfg.GPU.Enabled, [...]any{cfg.GPU, cfg.Interval, roots.Procfs}, func() (source.Source, error) {
@@ -76,16 +83,41 @@ func (i *instruments) list(cfg config) []instrument {
 				state = filepath.Join(cfg.DataDir, "jobs")
 			}
 			j := cfg.Job
-			return job.New(job.Config{Procfs: roots.Procfs, StateFile: state, BootID: i.bootID, Finder: i.jobs, Devices: i, Cgroups: filepath.Join(roots.Sysfs, "fs/cgroup"),
-				PodResources: j.PodResources, PodsAPI: j.PodsAPI, SlurmDir: j.SlurmDir, MappingDir: j.HPCDir, Environ: j.Environ}, i), nil
+			return job.New(job.Config{Procfs: roots.Procfs, StateFile: state, BootID: i.bootID, Finder: i.jobs[roots.Procfs], Devices: i, Cgroups: filepath.Join(roots.Sysfs, "fs/cgroup"),
+				PodResources: j.PodResources, PodsAPI: j.PodsAPI, SlurmDir: j.SlurmDir, MappingDir: j.HPCDir, Environ: j.Environ,
+				Exits: &i.exits, Collectives: i}, i), nil
 		}},
 		{"fabric", cfg.Fabric.Enabled, [...]any{roots.Sysfs, cfg.Fabric}, func() (source.Source, error) {
 			return fabric.New(fabric.Config{Sysfs: roots.Sysfs, NoVFs: !cfg.Fabric.VFs}), nil
+		}},
+		{"kernel", cfg.Kernel.Enabled, [...]any{roots.Procfs, roots.Sysfs, cfg.DataDir, cfg.Kernel}, func() (source.Source, error) {
+			return kernelSource(cfg, i), nil
+		}},
+		{"bmc", len(cfg.BMC.Targets) > 0, fmt.Sprint(cfg.BMC), func() (source.Source, error) {
+			return bmc.New(bmc.Config{Targets: targets(cfg.BMC), Concurrency: cfg.BMC.Concurrency, Devices: i})
+		}},
+		{"passthrough", cfg.GPU.Enabled, [...]any{roots.Sysfs, i.watched(cfg.BMC)}, func() (source.Source, error) {
+			return bmc.NewPassthrough(bmc.PassthroughConfig{Sysfs: roots.Sysfs, Watched: i.watched(cfg.BMC)}), nil
 		}},
 		{"host", cfg.Host.Enabled, roots, func() (source.Source, error) {
 			return host.New(host.Config{Procfs: roots.Procfs, Sysfs: roots.Sysfs}), nil
 		}},
 	}
+}
+
+// targets are the controllers of a configuration.
+func targets(cfg bmcConfig) []bmc.Target {
+	out := make([]bmc.Target, 0, len(cfg.Targets))
+	for _, t := range cfg.Targets {
+		out = append(out, bmc.Target{Node: t.Node, Address: t.Address, CredentialsFile: t.CredentialsFile, CAFile: t.CAFile, Fingerprint: t.Fingerprint, Insecure: t.Insecure,
+			Interval: t.Interval, Timeout: t.Timeout, Method: t.Method, IPMIPort: t.IPMIPort})
+	}
+	return out
+}
+
+// watched reports whether this host's own controller is asked.
+func (i *instruments) watched(cfg bmcConfig) bool {
+	return slices.ContainsFunc(cfg.Targets, func(t bmcTarget) bool { return t.Node == i.node })
 }
 
 // all makes the sources of a configuration.
@@ -104,7 +136,7 @@ func (i *instruments) all(cfg config) ([]source.Source, error) {
 // when that has happened.
 func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), err error) {
 	was := i.list(old)
-	gpus := i.gpus.Load()
+	gpus, bpf := i.gpus.Load(), i.bpf.Load()
 	for n, now := range i.list(fresh) {
 		if was[n].enabled == now.enabled && (!now.enabled || was[n].with == now.with) {
 			continue
@@ -112,8 +144,11 @@ func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), e
 		if was[n].enabled {
 			ch.Remove = append(ch.Remove, now.name)
 		}
-		if now.name == "gpu" {
+		switch now.name {
+		case "gpu":
 			gpus = nil
+		case "kernel":
+			bpf = nil
 		}
 		if !now.enabled {
 			continue
@@ -125,12 +160,20 @@ func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), e
 			}
 			return agent.Change{}, nil, fmt.Errorf("make source %s: %w", now.name, err)
 		}
-		if g, ok := s.(*gpu.Source); ok {
-			gpus = g
+		switch s := s.(type) {
+		case *gpu.Source:
+			gpus = s
+		case *features:
+			bpf = s
 		}
 		ch.Add = append(ch.Add, s)
 	}
-	return ch, func() { i.gpus.Store(gpus) }, nil
+	return ch, func() {
+		i.gpus.Store(gpus)
+		if was := i.bpf.Swap(bpf); was != bpf {
+			i.exits.follow(bpf)
+		}
+	}, nil
 }
 
 // nvml is what the exporter shows of the child.
@@ -140,32 +183,15 @@ func (i *instruments) nvml() (exporter.NVML, bool) {
 		return exporter.NVML{}, false
 	}
 	st := s.Stats()
-	out := exporter.NVML{Starts: st.Starts, Restarts: st.Restarts, Kills: st.Kills, Abandoned: st.Abandoned, Calls: st.Calls, Readings: st.Readings, Dropped: st.Dropped,
-		LastPass: st.LastPass, GPUs: st.GPUs, Stalled: st.Stalled}
-	keys := slices.SortedFunc(maps.Keys(st.Faults), func(a, b gpu.FaultKey) int {
-		return cmp.Or(cmp.Compare(a.Function, b.Function), cmp.Compare(a.Code, b.Code))
-	})
-	for _, k := range keys {
-		out.Faults = append(out.Faults, exporter.Fault{Function: k.Function, Code: k.Code, Count: st.Faults[k]})
-	}
-	return out, true
+	return exporter.OfNVML(&st), true
 }
 
 // latest are the readings for the exporter: what is older than it should be has none.
-func (i *instruments) latest(now time.Time, interval time.Duration) []exporter.GPU {
+func (i *instruments) latest(now time.Time, f exporter.Freshness) []exporter.GPU {
 	s := i.gpus.Load()
 	if s == nil {
 		return nil
 	}
-	var out []exporter.GPU
-	for _, l := range s.Latest() {
-		// A slow GPU is read less often: the source says so.
-		limit := max(5*time.Second, 3*interval)
-		if l.State == source.Degraded {
-			limit = max(limit, 35*interval)
-		}
-		age := now.Sub(time.UnixMilli(l.WallMs)).Abs() // a wall clock may be stepped either way
-		out = append(out, exporter.GPU{Device: l.Device, Reading: l.Reading, Fresh: l.WallMs > 0 && age <= limit})
-	}
-	return out
+	// Whose a GPU is would be names in clear: they are not on the page.
+	return exporter.GPUs(s.Latest(), now, f, nil)
 }

@@ -37,6 +37,7 @@ func (d *agentDaemon) tryReload(ctx context.Context) error {
 	if err := d.level.UnmarshalText([]byte(cfg.Log.Level)); err != nil { // it was checked
 		return fmt.Errorf("log level: %w", err)
 	}
+	d.slow.Store(int64(cfg.GPU.SlowInterval))
 	d.export.ShowGPUs(cfg.Metrics.GPU)
 	d.export.SetConfig(digest)
 	d.cfg, d.digest = cfg, digest

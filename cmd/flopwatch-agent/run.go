@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,11 +80,11 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 	if err != nil {
 		return err // it says what failed
 	}
-	sh, err := ship.New(ship.Config{Conn: nc, JetStream: js, Spool: sp, Cluster: cfg.Cluster, Node: node, BackoffMax: retryMax, Log: lg})
+	sh, err := ship.New(ship.Config{Conn: nc, JetStream: js, Spool: sp, Cluster: cfg.Cluster, Node: node, BackoffMax: retryMax, BacklogRate: cfg.NATS.BacklogRate, Log: lg})
 	if err != nil {
 		return err // it says what is missing
 	}
-	inst := &instruments{lg: lg, bootID: bootID}
+	inst := &instruments{lg: lg, bootID: bootID, node: node}
 	sources, err := inst.all(cfg)
 	if err != nil {
 		return err // it names the source
@@ -147,8 +148,9 @@ func openSpool(ctx context.Context, cfg config, node string, lg *slog.Logger) (*
 			lg.LogAttrs(ctx, slog.LevelWarn, "there is a spool of another cluster or node; run this agent under that name for a while to ship it, or remove it", slog.String("dir", filepath.Join(root, o.Name())))
 		}
 	}
-	if st := sp.Stats(); st.TornBytes > 0 || st.CorruptStretches > 0 {
-		lg.LogAttrs(ctx, slog.LevelWarn, "the spool was repaired", slog.Int64("torn_bytes", st.TornBytes), slog.Int("quarantined", st.CorruptStretches))
+	if st := sp.Stats(); st.TornBytes > 0 || st.CorruptStretches > 0 || st.SetAside > 0 || st.PositionsLost || st.GapsLost {
+		lg.LogAttrs(ctx, slog.LevelWarn, "the spool was repaired", slog.Int64("torn_bytes", st.TornBytes), slog.Int("quarantined", st.CorruptStretches),
+			slog.Int("set_aside", st.SetAside), slog.Bool("positions_lost", st.PositionsLost), slog.Bool("gaps_lost", st.GapsLost))
 	}
 	return sp, nil
 }
@@ -166,6 +168,7 @@ type agentDaemon struct {
 	maxBytes int64
 	notify   daemon.Notifier
 	export   *exporter.Exporter
+	slow     atomic.Int64 // gpu.slow_interval; it may be reloaded while the page is made
 }
 
 func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
@@ -180,9 +183,13 @@ func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 			st := d.link.state()
 			return exporter.Broker{Up: st.Up, Downs: st.Downs}
 		},
-		NVML: d.inst.nvml, GPUs: func() []exporter.GPU { return d.inst.latest(time.Now(), d.agent.Interval()) },
+		NVML: d.inst.nvml, Kernel: d.inst.kernel,
+		GPUs: func() []exporter.GPU {
+			return d.inst.latest(time.Now(), exporter.Freshness{Interval: d.agent.Interval(), Slow: time.Duration(d.slow.Load())})
+		},
 		Log: d.lg,
 	})
+	d.slow.Store(int64(d.cfg.GPU.SlowInterval))
 	d.export.SetConfig(d.digest)
 	d.export.ShowGPUs(d.cfg.Metrics.GPU)
 	if d.cfg.Metrics.Listen != "" {
