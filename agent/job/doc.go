@@ -4,9 +4,9 @@
 // # What it owns
 //
 // For each process that the GPUs' driver lists: when it was started, its executable's name,
-// its user, what launched it, whose it is, and how it ended. For each GPU or MIG device that a scheduler
-// gave to somebody: to whom, since when, until when, and with how many others. A Finder tells
-// other instruments the job of a process or of a control group. It must not know how
+// its user, what launched it, whose it is, and how it ended. For each GPU or MIG device that
+// a scheduler gave to somebody: to whom, since when, until when, and with how many others. A
+// Finder tells other instruments the job of a process or of a control group. It must not know how
 // processes and GPUs are listed (source.ProcessLister, source.DeviceLister), how ends of
 // processes and collective calls are seen (source.ExitLister, source.CollectiveWatcher), what
 // runs on other hosts, or what becomes of its rows.
@@ -24,8 +24,8 @@
 // instance_list are every GPU and MIG device that the process was listed on since the agent
 // looks, so that a process which has let go of its GPUs keeps what it used. It has ended when
 // /proc says so (no such process, a zombie, or another start under the same number) or the
-// kernel told its end, which may be long before it has given its GPUs back; never
-// because the driver does not list it or could not be asked. end_ms is when it was last seen
+// kernel told its end, which may be long before it has given its GPUs back; never because the
+// driver does not list it or could not be asked. end_ms is when it was last seen
 // alive: at most a tick before its end, and never a time in which nobody looked. What ended
 // while no agent ran is not told, unless Config.StateFile is set: then the next agent tells
 // it, and a start keeps its value even if the wall clock was stepped in between.
@@ -104,9 +104,9 @@
 // most 5000 while a job's control groups are gone and its file is not. A number that cannot
 // be resolved makes no row but a status: an index is never taken for a minor.
 //
-// restart_count is the prolog's; others do not say it. Nothing of this needs the driver where
+// restart_count is the prolog's; others do not say it. Nothing of this needs NVML where
 // devices are named by UUID, or by a minor that the driver's files resolve: on a host without
-// NVML holds have no index of the GPU, and processes are not known.
+// it holds have no index of the GPU, and processes are not known.
 //
 // start_ms is what the prolog says, else when the hold was first seen; seen_ms when its
 // scheduler was last heard to say so; a row comes again every five minutes. It ends when the
@@ -121,13 +121,13 @@
 //
 // Off unless Config.Environ is set, and needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. What is
 // read of a process on a GPU, once, when it is met: its rank, world size, local rank and local
-// world size as torchrun, Open MPI, PMI, PMIx and Slurm name them, SLURM_JOB_ID, SLURM_RESTART_COUNT, and whether
-// Ray started it. Values of at most 64 plain bytes are kept, no others. MASTER_ADDR with
-// MASTER_PORT, or else TORCHELASTIC_RUN_ID, goes into rendezvous_hash alone: the recorder
-// replaces it by a keyed hash, and no file and no log holds it. An address of the host itself
-// says nothing and is left out. All else is passed over byte by byte in a buffer that is
-// zeroed behind every read. These columns' source is "declared": it is the process's own word,
-// fixed when its program was started.
+// world size as torchrun, Open MPI, PMI, PMIx and Slurm name them, SLURM_JOB_ID,
+// SLURM_RESTART_COUNT, and whether Ray started it. Values of at most 64 plain bytes are kept,
+// no others. MASTER_ADDR with MASTER_PORT, or else TORCHELASTIC_RUN_ID, goes into
+// rendezvous_hash alone: the recorder replaces it by a keyed hash, and no file and no log holds
+// it. An address of the host itself says nothing and is left out. All else is passed over byte
+// by byte in a buffer that is zeroed behind every read. These columns' source is "declared": it
+// is the process's own word, fixed when its program was started.
 //
 // # Statuses
 //
@@ -145,11 +145,11 @@
 // held as a whole (6.5 MB resident for one of 15 MB, gRPC's library 75 MB).
 //
 // At most 4,096 processes, holds, pods with a name, and files of jobs are kept, 512 ends of
-// processes that the kernel told, and 1,024 processes whose exit status is waited for. A tick is one
-// poll of pidfds, at most 512, and a read of stat for each process that has none; a new list
-// reads one file a process (cgroup); a directory is looked at when it changed, and every ten
-// or thirty seconds. A tick in which nothing has changed allocates nothing but what the look at
-// a directory takes. The state file is
-// written when something changed, and once a minute while there are processes or holds; it
-// holds names in clear, readable for the agent alone.
+// processes that the kernel told, and 1,024 processes whose exit status is waited for. A tick
+// is one poll of pidfds, at most 512, and a read of stat for each process that has none; a new
+// list reads one file a process (cgroup); a directory is looked at when it changed, and every
+// ten or thirty seconds. A tick in which nothing has changed allocates nothing but what the
+// look at a directory takes. The state file is written when something changed, and once a
+// minute while there are processes or holds; it holds names in clear, readable for the agent
+// alone.
 package job

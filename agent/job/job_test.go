@@ -712,6 +712,8 @@ func many(t testing.TB, n int) *fixture {
 
 func TestTickAllocates(t *testing.T) {
 	f := many(t, 64)
+	f.j.exits.lister = &kernel{}
+	f.j.exits.wait(&process{pid: 1}, source.Tick{BootMs: f.boot})
 	n := testing.AllocsPerRun(20, func() {
 		if err := f.j.Sample(t.Context(), source.Tick{WallMs: f.wall, BootMs: f.boot}, f.s); err != nil {
 			t.Fatal(err)
