@@ -11,17 +11,19 @@ import (
 var agentsOwn = []uint{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH, unix.CAP_NET_ADMIN}
 
 // shed takes from the calling thread what a program that it starts must not get: NVIDIA's
-// library has no use for the agent's capabilities. A user gets those of the ambient set. Root
-// gets all that its bounds leave, whatever the thread has, unless it may gain no privilege:
-// then it keeps at most what the thread has.
+// library has no use for the agent's capabilities. A user's program gets those of the ambient
+// set, and no call beyond this one is needed: the unit's filter refuses capset. Root's gets all
+// that its bounds leave, whatever the thread has, unless it may gain no privilege: then it
+// gets at most what the thread has.
 func shed() error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("clear ambient capabilities for flopwatch-nvml: %w", err)
 	}
-	if os.Geteuid() == 0 {
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			return fmt.Errorf("hold flopwatch-nvml to no new privileges: %w", err)
-		}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("hold flopwatch-nvml to no new privileges: %w", err)
 	}
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var sets [2]unix.CapUserData // of capabilities 0 to 31, 32 to 63
