@@ -81,6 +81,12 @@
 // second or a part of it are seen at the same place for minutes. A mismatch is telemetry: nothing
 // is withheld, and nothing is done.
 //
+// Whether GPM's cycles since boot are the mean over the SMs or their sum is not documented, and a
+// wrong guess would be wrong a hundredfold. So mma_cycles and sm_cycles_elapsed are told from when
+// the elapsed cycles of some seconds have been held against the SM clock, as the mean; where they
+// fit neither they are not told. The fact "cycles" of the GPU says which it is; the health has the
+// counters as they were read.
+//
 // # Values
 //
 // Rows carry the tick's clocks plus what passed until the GPU was read. Link rates come from

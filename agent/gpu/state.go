@@ -104,6 +104,7 @@ type gpuState struct {
 	momentMs  int64  // when the last was asked
 	fullMs    int64  // when the last whole pass was asked
 	energy    energyCheck
+	cycles    cycleUnit
 	base      meters // as of the last tick
 	fast      meters // as of the last reading of any kind
 	widePCIe  bool
@@ -154,6 +155,7 @@ func (g *gpuState) take(r *frame.Reading, burstBase time.Duration) (dropped bool
 	p := &g.pending[g.waiting]
 	g.waiting++
 	p.Reading, p.tick, p.moment = *r, g.tick, g.what&askMoment != 0
+	g.cycles.apply(p, g.device.SMs)
 	g.widePCIe = g.widePCIe || p.Values[frame.PCIeTxBytes] >= wideCounter || p.Values[frame.PCIeRxBytes] >= wideCounter
 	if p.moment {
 		g.fast.rates(p, g.widePCIe)

@@ -45,6 +45,10 @@ func (s *Source) tell(t source.Tick, out source.Sink) {
 			s.facts = append(s.facts, fact{g.device.UUID, "integrity", g.energy.integrity(), wire.SourceNVML})
 			g.energy.news = false
 		}
+		if g.cycles.news && g.device.UUID != "" {
+			s.facts = append(s.facts, fact{g.device.UUID, "cycles", g.cycles.fact(), wire.SourceGPM})
+			g.cycles.news = false
+		}
 	}
 	s.judge(t)
 	look := s.newLists
