@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/flopwatch/flopwatch/agent/gpu/nvml"
+	"github.com/flopwatch/flopwatch/internal/resident"
 )
 
 // Exit codes, as of all commands.
@@ -35,6 +36,9 @@ const (
 	exitFailure = 1
 	exitUsage   = 2
 )
+
+// tidyEvery is how often the program's own pages are given back to the page cache.
+const tidyEvery = 10 * time.Second
 
 func main() {
 	code, err := run(os.Args[1:], os.Stdout, os.Stderr)
@@ -72,6 +76,9 @@ func run(args []string, stdout, stderr io.Writer) (code int, err error) {
 	if *describe {
 		return printInspection(out, nvml.Config{Library: *library}, *timeout)
 	}
+	go func() { // until the process ends: one that hangs in the driver is not waited for
+		_ = resident.Keep(context.Background(), tidyEvery) // if it fails it goes on, larger
+	}()
 	// No signal is caught: there is nothing to lose, and a hung driver must not keep it.
 	switch err = nvml.Serve(context.Background(), os.Stdin, out, nvml.Config{Library: *library}); {
 	case errors.Is(err, nvml.ErrNoCgo):

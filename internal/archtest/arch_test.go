@@ -61,6 +61,7 @@ var rooms = map[string][]string{
 	"internal/durable":            {},
 	"internal/daemon":             {},
 	"internal/supervise":          {}, // keeps processes running
+	"internal/resident":           {}, // keeps a process small
 	"internal/wire":               {"internal/wire/wirepb", "internal/unit"},
 	"internal/wire/wirepb":        {},
 	"internal/broker":             {"internal/wire", "internal/unit"},
