@@ -5,7 +5,10 @@
 #include "stub.h"
 
 #define SET_MAGIC 0x46574553u
+// Between looks at whether an event is due: longer and longer, as nobody shall take the cost of these for
+// that of the program that waits.
 #define POLL_US 5000
+#define POLL_MOST_US 80000
 #define KNOWN_EVENTS                                                                                                           \
     (nvmlEventTypeSingleBitEccError | nvmlEventTypeDoubleBitEccError | nvmlEventTypeXidCriticalError | nvmlEventTypePState |   \
      nvmlEventTypeClock)
@@ -99,7 +102,7 @@ static nvmlReturn_t event_wait(int fn, nvmlEventSet_t set, nvmlEventData_t *data
     nvmlReturn_t r = call_begin(&c, fn, STUB_NO_GPU);
     if (r != NVML_SUCCESS) return r;
     NEED(alive(set) && data != NULL);
-    int64_t end = monotonic_us() + (int64_t)timeout_ms * 1000;
+    int64_t end = monotonic_us() + (int64_t)timeout_ms * 1000, poll = POLL_US;
     for (;;) {
         const struct stub_event *e;
         if (next_event(&c, set, &e)) {
@@ -112,7 +115,8 @@ static nvmlReturn_t event_wait(int fn, nvmlEventSet_t set, nvmlEventData_t *data
         int64_t left = end - monotonic_us();
         if (left <= 0) return NVML_ERROR_TIMEOUT;
         call_pause(&c);
-        wait_us(left < POLL_US ? left : POLL_US);
+        wait_us(left < poll ? left : poll);
+        poll = poll * 2 < POLL_MOST_US ? poll * 2 : POLL_MOST_US;
         r = call_again(&c);
         if (r != NVML_SUCCESS) return r;
     }
