@@ -63,6 +63,100 @@ func TestBadManifestsAreFound(t *testing.T) {
 	}
 }
 
+// merged is the DaemonSet with a patch applied by Kubernetes' own code, as a file.
+func merged(t *testing.T, patch string) (file string, err error) {
+	t.Helper()
+	patch, err = filepath.Abs(patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := command(t, nil, "go", "-C", "kubernetes/validate", "run", "./merge", "../daemonset.yaml", patch)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	file = filepath.Join(t.TempDir(), "merged.yaml")
+	write(t, file, out)
+	return file, nil
+}
+
+// What becomes of the DaemonSet by the patch is what Kubernetes takes, and has three
+// capabilities and two directories more than it, and no other privilege.
+func TestPodWithKernel(t *testing.T) {
+	validate := validator(t)
+	file, err := merged(t, "kubernetes/kernel.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := validate(file); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	all, plain := objects(t, file), objects(t, manifests[0])
+	pod, was := get(all["DaemonSet"], "spec", "template", "spec"), get(plain["DaemonSet"], "spec", "template", "spec")
+	hold := func(what string, got, want any) {
+		t.Helper()
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s is %v, want %v", what, got, want)
+		}
+	}
+	for _, same := range []string{"hostPID", "hostNetwork", "hostIPC", "automountServiceAccountToken", "securityContext", "runtimeClassName", "tolerations"} {
+		hold(same, get(pod, same), get(was, same))
+	}
+	agent, before := get(pod, "containers", 0), get(was, "containers", 0)
+	for _, same := range []string{"image", "command", "args", "env", "resources", "livenessProbe", "readinessProbe"} {
+		hold(same, get(agent, same), get(before, same))
+	}
+	hold("the ConfigMap", all["ConfigMap"], plain["ConfigMap"])
+	for key, want := range map[string]any{"runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": false, "privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true} {
+		hold(key, get(agent, "securityContext", key), want)
+	}
+	hold("dropped", get(agent, "securityContext", "capabilities", "drop"), []any{"ALL"})
+	hold("added", get(agent, "securityContext", "capabilities", "add"), []any{"BPF", "PERFMON", "SYS_PTRACE"})
+	first := get(pod, "initContainers", 0)
+	hold("dropped at first", get(first, "securityContext", "capabilities", "drop"), []any{"ALL"})
+	hold("added at first", get(first, "securityContext", "capabilities", "add"), []any{"CHOWN", "DAC_READ_SEARCH"})
+
+	// Where the agent looks for the kubelet's sockets, if nobody says otherwise, directories are.
+	mounts, _ := get(agent, "volumeMounts").([]any)
+	old, _ := get(before, "volumeMounts").([]any)
+	hold("mounts", len(mounts), len(old)+2)
+	shipped := read(t, "config/flopwatch-agent.toml")
+	for _, key := range []string{"podresources", "pods_api"} {
+		m := regexp.MustCompile(`(?m)^` + key + ` = "(.+)"$`).FindStringSubmatch(shipped)
+		if m == nil {
+			t.Fatalf("the configuration has no key %s", key)
+		}
+		found := false
+		for _, mount := range mounts {
+			if get(mount, "mountPath") == filepath.Dir(m[1]) {
+				found = true
+				hold("readOnly of "+key, get(mount, "readOnly"), true)
+			}
+		}
+		if !found {
+			t.Errorf("%s of [job], %s, is in no directory that is mounted", key, m[1])
+		}
+	}
+	takes(t, all)
+}
+
+// A patch that misses is found.
+func TestBadPatchIsFound(t *testing.T) {
+	_ = validator(t) // what builds it brings what merge is built of
+	good := read(t, "kubernetes/kernel.yaml")
+	for name, c := range map[string]struct{ from, to, want string }{
+		"unknown field":  {"runAsGroup:", "runAsGrup:", "runAsGrup"},
+		"another object": {"  name: flopwatch-agent\n", "  name: flopwatch\n", "0 objects are DaemonSet flopwatch/flopwatch"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := filepath.Join(t.TempDir(), "bad.yaml")
+			write(t, bad, strings.Replace(good, c.from, c.to, 1))
+			if _, err := merged(t, bad); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
 // object is a manifest, by path: get(o, "spec", "template").
 type object = map[any]any
 
@@ -158,7 +252,12 @@ func TestPodIsUnprivileged(t *testing.T) {
 
 // The agent itself reads the configuration in the ConfigMap and takes the arguments.
 func TestAgentTakesTheManifestsConfiguration(t *testing.T) {
-	all := objects(t, manifests[0])
+	takes(t, objects(t, manifests[0]))
+}
+
+// takes checks the configuration and arguments of a DaemonSet with the agent itself.
+func takes(t *testing.T, all map[string]object) {
+	t.Helper()
 	text, _ := get(all["ConfigMap"], "data", "flopwatch-agent.toml").(string)
 	path := filepath.Join(t.TempDir(), "flopwatch-agent.toml")
 	write(t, path, text)

@@ -3,8 +3,10 @@ package deploy_test
 import (
 	"bytes"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
 
 	"github.com/flopwatch/flopwatch/agent/gpu/nvmlstub"
 	"github.com/flopwatch/flopwatch/deploy/nats"
@@ -185,9 +188,10 @@ func TestAgentUnderSystemd(t *testing.T) {
 		t.Errorf("configuration: %s", got)
 	}
 	const state = "/var/lib/flopwatch-agent"
+	listen := freePort(t)
 	text := read(t, "config/flopwatch-agent.toml")
 	for key, value := range map[string]string{
-		"library": state + "/stub/" + filepath.Base(library), "url": srv.ClientURL(), "nkey_file": "/etc/flopwatch/agent.nk", "site_key_file": "/etc/flopwatch/site.key", "listen": "127.0.0.1:0", "seal_every": "2s",
+		"library": state + "/stub/" + filepath.Base(library), "url": srv.ClientURL(), "nkey_file": "/etc/flopwatch/agent.nk", "site_key_file": "/etc/flopwatch/site.key", "listen": listen, "seal_every": "2s",
 	} {
 		was := regexp.MustCompile(`(?m)^` + key + ` = .*$`)
 		if !was.MatchString(text) {
@@ -214,22 +218,7 @@ func TestAgentUnderSystemd(t *testing.T) {
 		t.Errorf("%d GPUs in the batches of %s, want 8", got, host)
 	}
 	main := g.shows(t, "MainPID")
-	children := strings.Fields(g.run(t, "pgrep", "-P", main))
-	if len(children) != 1 {
-		t.Errorf("the agent's children: %v", children)
-	}
-	for _, pid := range append(children, main) {
-		status := g.run(t, "grep", "-E", "^(Name|Uid|CapEff|CapBnd|NoNewPrivs|Seccomp|VmRSS):", "/proc/"+pid+"/status")
-		t.Log(strings.Join(strings.Fields(status), " "))
-		for _, want := range []string{`CapEff:\s+0+\n`, `CapBnd:\s+0+\n`, `NoNewPrivs:\s+1\n`, `Seccomp:\s+2\n`} {
-			if !regexp.MustCompile(want).MatchString(status) {
-				t.Errorf("process %s lacks %s", pid, want)
-			}
-		}
-		if regexp.MustCompile(`Uid:\s+0\s`).MatchString(status) {
-			t.Errorf("process %s is root", pid)
-		}
-	}
+	g.holds(t, "flopwatch-agent", 0)
 	t.Logf("tasks %s, memory %s bytes", g.shows(t, "TasksCurrent"), g.shows(t, "MemoryCurrent"))
 
 	g.run(t, "systemctl", "reload", "flopwatch-agent")
@@ -248,11 +237,115 @@ func TestAgentUnderSystemd(t *testing.T) {
 	if regexp.MustCompile(`(?i)operation not permitted|permission denied|permissions violation`).MatchString(refused) {
 		t.Errorf("the sandbox or the broker refused something:\n%s", refused)
 	}
+	g.withKernel(t, listen)
 	out := g.run(t, "bash", "/mnt/deploy/install.sh", "uninstall")
 	t.Log(out)
 	if !strings.Contains(out, "kept     /etc/flopwatch/flopwatch-agent.toml, which was edited") || !strings.Contains(out, "kept     "+state+", the data") {
 		t.Errorf("it does not say what it kept:\n%s", out)
 	}
+}
+
+// freePort gives an address that nobody listens at; the guest has this machine's network.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }() // nobody has connected
+	return l.Addr().String()
+}
+
+// holds checks who the agent and its child are, and that the agent has these capabilities
+// and no other, and the child none.
+func (g *guest) holds(t *testing.T, unit string, capabilities uint64) {
+	t.Helper()
+	main := strings.TrimSpace(g.run(t, "systemctl", "show", "-P", "MainPID", unit))
+	children := strings.Fields(g.run(t, "pgrep", "-P", main))
+	if len(children) != 1 {
+		t.Errorf("the agent's children: %v", children)
+	}
+	for _, pid := range append(children, main) {
+		effective := uint64(0)
+		if pid == main {
+			effective = capabilities
+		}
+		status := g.run(t, "grep", "-E", "^(Name|Uid|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|VmRSS):", "/proc/"+pid+"/status")
+		t.Log(strings.Join(strings.Fields(status), " "))
+		for what, v := range map[string]uint64{"CapPrm": effective, "CapEff": effective, "CapAmb": effective, "CapBnd": capabilities} {
+			if want := fmt.Sprintf("%s:\t%016x\n", what, v); !strings.Contains(status, want) {
+				t.Errorf("process %s lacks %q", pid, want)
+			}
+		}
+		for _, want := range []string{`NoNewPrivs:\s+1\n`, `Seccomp:\s+2\n`} {
+			if !regexp.MustCompile(want).MatchString(status) {
+				t.Errorf("process %s lacks %s", pid, want)
+			}
+		}
+		if regexp.MustCompile(`Uid:\s+0\s`).MatchString(status) {
+			t.Errorf("process %s is root", pid)
+		}
+	}
+}
+
+// withKernel grants the agent what [kernel] needs, as README.md says it, and looks at what it
+// then sees.
+func (g *guest) withKernel(t *testing.T, listen string) {
+	t.Helper()
+	g.run(t, "bash", "-euc", `
+		install -D -m 0644 /usr/local/lib/flopwatch/kernel.conf /etc/systemd/system/flopwatch-agent.service.d/kernel.conf
+		systemctl daemon-reload
+		systemctl start flopwatch-agent`)
+	// This systemd has a process namespace of its own, in which nccl knows that it would take
+	// processes for others; TestKernelConfIsEnough has the machine's.
+	wants := map[string]string{"gpu": "active", "kernel/file": "active", "kernel/nccl": "unavailable", "kernel/proc": "active", "kernel/sock": "active"}
+	var health struct {
+		Details struct {
+			Instruments map[string]string `json:"instruments"`
+		} `json:"details"`
+	}
+	defer func() { t.Logf("instruments: %v", health.Details.Instruments) }()
+	wait(t, "the kernel tells", func() bool {
+		out, err := g.try(t, "curl", "-s", "http://"+listen+"/healthz")
+		if err != nil {
+			return false // not yet
+		}
+		if err := json.Unmarshal([]byte(out), &health); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for name, want := range wants {
+			if health.Details.Instruments[name] != want {
+				return false
+			}
+		}
+		return true
+	})
+	g.holds(t, "flopwatch-agent", 1<<unix.CAP_BPF|1<<unix.CAP_PERFMON|1<<unix.CAP_SYS_PTRACE)
+
+	// A probe that is really hit, in the same sandbox: the doctor in the unit's place.
+	g.run(t, "bash", "-euc", `
+		systemctl stop flopwatch-agent
+		cd /etc/systemd/system
+		cp /usr/local/lib/systemd/system/flopwatch-agent.service flopwatch-doctor.service
+		cp -r flopwatch-agent.service.d flopwatch-doctor.service.d
+		cat > flopwatch-doctor.service.d/zz.conf <<- END
+			[Service]
+			Type=oneshot
+			Restart=no
+			WatchdogSec=0
+			ExecStart=
+			ExecStart=/usr/local/bin/flopwatch-agent doctor -bench -config /etc/flopwatch/flopwatch-agent.toml
+		END
+		systemctl daemon-reload
+		systemctl start flopwatch-doctor`)
+	said := g.run(t, "journalctl", "--no-pager", "-o", "cat", "-u", "flopwatch-doctor", "-t", "flopwatch-agent")
+	t.Log(said)
+	for _, want := range []string{`has  CAP_BPF `, `has  CAP_PERFMON `, `has  CAP_SYS_PTRACE `, `-    CAP_SYS_ADMIN `, `uprobe_multi \+4 +\d+ ns a call`, `ok   broker +connected`} {
+		if !regexp.MustCompile(want).MatchString(said) {
+			t.Errorf("the doctor does not say %s", want)
+		}
+	}
+	g.run(t, "bash", "-euc", "rm -r /etc/systemd/system/flopwatch-*.service*; systemctl daemon-reload")
 }
 
 // gpusIn counts the GPUs that the node's batches tell of.

@@ -1,10 +1,17 @@
 // Only for checking manifests against Kubernetes' own schemas, which this module carries:
-// kept apart so that the product does not depend on Kubernetes. `make manifests` uses it.
+// kept apart so that the product does not depend on Kubernetes. `make manifests` uses it; merge
+// applies a patch as kubectl does.
 module github.com/flopwatch/flopwatch/deploy/kubernetes/validate
 
 go 1.26.0
 
 tool sigs.k8s.io/kubectl-validate
+
+require (
+	k8s.io/api v0.30.1
+	k8s.io/apimachinery v0.30.1
+	sigs.k8s.io/yaml v1.3.0
+)
 
 require (
 	github.com/NYTimes/gziphandler v1.1.1 // indirect
@@ -85,9 +92,7 @@ require (
 	gopkg.in/inf.v0 v0.9.1 // indirect
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
-	k8s.io/api v0.30.1 // indirect
 	k8s.io/apiextensions-apiserver v0.30.1 // indirect
-	k8s.io/apimachinery v0.30.1 // indirect
 	k8s.io/apiserver v0.30.1 // indirect
 	k8s.io/client-go v0.30.1 // indirect
 	k8s.io/component-base v0.30.1 // indirect
@@ -98,5 +103,4 @@ require (
 	sigs.k8s.io/json v0.0.0-20221116044647-bc3834ca7abd // indirect
 	sigs.k8s.io/kubectl-validate v0.0.4 // indirect
 	sigs.k8s.io/structured-merge-diff/v4 v4.4.1 // indirect
-	sigs.k8s.io/yaml v1.3.0 // indirect
 )
