@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +27,15 @@ import (
 var errUnwell = errors.New("something failed, see above")
 
 const (
-	doctorSeconds = 6 // long enough for two lists of processes and one look at the rare counters
+	doctorSeconds = 15 // long enough for one look at all there is, within the budget of calls
 	brokerWait    = 5 * time.Second
+	driverWait    = 15 * time.Second // a description takes some seconds, as it keeps to the budget of calls
+	spoolWait     = 10 * time.Second
+	mostSpools    = 8
+	// controllerEvery is the shortest interval of controllers; controllerTakes is how long an
+	// answer takes.
+	controllerEvery = 10 * time.Second
+	controllerTakes = 5 * time.Second
 )
 
 // doctorLine is the doctor's command line.
@@ -84,27 +92,18 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	if err != nil {
 		return err // it says what to set
 	}
-	r := doctor.Report{Cluster: cfg.Cluster, Node: node, Build: daemon.ReadBuild().String()}
+	r := doctor.Report{Version: doctor.Version, Cluster: cfg.Cluster, Node: node, Build: daemon.ReadBuild().String()}
 	if r.Privileges, err = doctor.ReadPrivileges(cfg.Host.Procfs, cfg.Host.Sysfs); err != nil {
 		return err
 	}
 	c := checker{cfg: cfg, node: node, report: &r}
 	c.add("config", doctor.OK, "", "%s, digest %s", line.config, digest)
 	c.data()
+	c.spools(ctx)
 	c.siteKey()
 	c.broker(ctx)
-	lg := slog.New(slog.DiscardHandler)
-	bootID, err := host.BootID(cfg.Host.Procfs)
-	if err != nil {
-		c.add("boot", doctor.Warn, "", "%v", err)
-	}
-	look := cfg
-	look.DataDir = "" // the running agent's files stay as they are
-	sources, err := (&instruments{lg: lg, bootID: bootID, node: node}).all(look)
-	if err != nil {
-		c.add("sources", doctor.Fail, "", "%v", err)
-	}
-	r.Instruments = doctor.Look(ctx, sources, time.Duration(line.seconds)*time.Second, host.Clocks)
+	c.driver(ctx) // before the look: the budget of calls is for both together
+	c.look(ctx, time.Duration(line.seconds)*time.Second)
 	if line.bench {
 		r.Bench = bench(ctx)
 	}
@@ -170,6 +169,83 @@ func (c *checker) data() {
 			c.add("agent", doctor.Warn, "", "%v", err)
 		}
 	}
+}
+
+// spools reads what waits on disk, of this cluster and node, and of others that were here.
+func (c *checker) spools(ctx context.Context) {
+	root := filepath.Join(c.cfg.DataDir, "spool")
+	own := spoolName(c.cfg.Cluster, c.node)
+	list, err := os.ReadDir(root)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			c.add("spool", doctor.Warn, "run the doctor as the agent's user", "%v", err)
+		}
+		return
+	}
+	if i := slices.IndexFunc(list, func(e fs.DirEntry) bool { return e.Name() == own }); i > 0 { // the own one first
+		list[0], list[i] = list[i], list[0]
+	}
+	limited, cancel := context.WithTimeout(ctx, spoolWait)
+	defer cancel()
+	for _, e := range list {
+		if !e.IsDir() || len(c.report.Spools) == mostSpools {
+			continue
+		}
+		s, err := doctor.ReadSpool(limited, filepath.Join(root, e.Name()))
+		if err != nil {
+			c.add("spool", doctor.Warn, "run the doctor as the agent's user", "%v", err)
+			continue
+		}
+		c.report.Spools = append(c.report.Spools, *s)
+		check := s.Check(time.Now())
+		if e.Name() != own && s.Uncommitted > 0 {
+			check.Status, check.Remedy = doctor.Warn, "it is of another cluster or node: run this agent under that name for a while to ship it, or remove it"
+		}
+		c.report.Checks = append(c.report.Checks, check)
+	}
+}
+
+// driver asks the driver in a process of its own, which may hang.
+func (c *checker) driver(ctx context.Context) {
+	if !c.cfg.GPU.Enabled {
+		return
+	}
+	child := c.cfg.GPU.Child
+	if child == "" {
+		self, err := os.Executable()
+		if err != nil {
+			c.add("driver", doctor.Warn, "name flopwatch-nvml in gpu.child", "%v", err)
+			return
+		}
+		child = filepath.Join(filepath.Dir(self), "flopwatch-nvml")
+	}
+	c.report.Driver = doctor.ReadDriver(ctx, child, c.cfg.GPU.Library, driverWait)
+}
+
+// look asks the instruments for a while. One that cannot be made is told, and takes no other
+// with it.
+func (c *checker) look(ctx context.Context, howLong time.Duration) {
+	bootID, err := host.BootID(c.cfg.Host.Procfs)
+	if err != nil {
+		c.add("boot", doctor.Warn, "", "%v", err)
+	}
+	cfg := c.cfg
+	cfg.DataDir = "" // the running agent's files stay as they are
+	if len(cfg.BMC.Targets) > 0 {
+		// Controllers are asked at moments of their own within the interval.
+		cfg.BMC.Targets = slices.Clone(cfg.BMC.Targets)
+		for i := range cfg.BMC.Targets {
+			cfg.BMC.Targets[i].Interval = controllerEvery
+		}
+		howLong = max(howLong, controllerEvery+controllerTakes)
+	}
+	inst := &instruments{lg: slog.New(slog.DiscardHandler), bootID: bootID, node: c.node}
+	sources, errs := inst.each(cfg)
+	for _, err := range errs {
+		c.add("sources", doctor.Fail, "", "%v", err)
+	}
+	found := doctor.Look(ctx, sources, howLong, host.Clocks)
+	c.report.Take(&found)
 }
 
 func (c *checker) siteKey() {

@@ -132,6 +132,31 @@ func (i *instruments) all(cfg config) ([]source.Source, error) {
 	return ch.Add, nil
 }
 
+// each makes the sources of a configuration as far as they can be made, for a look.
+func (i *instruments) each(cfg config) (list []source.Source, errs []error) {
+	var bpf *features
+	for _, in := range i.list(cfg) {
+		if !in.enabled {
+			continue
+		}
+		s, err := in.make()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("make source %s: %w", in.name, err))
+			continue
+		}
+		switch s := s.(type) {
+		case *gpu.Source:
+			i.gpus.Store(s)
+		case *features:
+			bpf = s
+		}
+		list = append(list, s)
+	}
+	i.bpf.Store(bpf)
+	i.exits.follow(bpf)
+	return list, errs
+}
+
 // change says which sources end and begin between two configurations. done is to be called
 // when that has happened.
 func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), err error) {

@@ -129,11 +129,14 @@ func openPrivacy(cfg config) (*agent.Privacy, error) {
 	return agent.NewPrivacy(key)
 }
 
+// spoolName is the directory of a cluster's and node's spool.
+func spoolName(cluster, node string) string { return wire.Token(cluster) + "." + wire.Token(node) }
+
 // openSpool opens the spool of this cluster and node: under another name the collector would
 // refuse what an earlier one left, so each has a spool of its own.
 func openSpool(ctx context.Context, cfg config, node string, lg *slog.Logger) (*spool.Spool, error) {
 	root := filepath.Join(cfg.DataDir, "spool")
-	name := wire.Token(cfg.Cluster) + "." + wire.Token(node)
+	name := spoolName(cfg.Cluster, node)
 	dir := filepath.Join(root, name)
 	sp, err := spool.Open(spool.Config{Dir: dir, MaxBytes: cfg.Spool.MaxBytes, MaxAge: cfg.Spool.MaxAge, MinFree: cfg.Spool.MinFree, SegmentBytes: segmentBytes, Now: time.Now})
 	if err != nil {

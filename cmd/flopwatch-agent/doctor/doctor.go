@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -27,15 +28,43 @@ const (
 	Fail = "fail"
 )
 
-// Report is all that the doctor found.
+// Version of the report's JSON. Fields may be added; one that is there never changes its name
+// or meaning under the same number.
+const Version = 1
+
+// Report is all that the doctor found. With -json it is one object. Values of what is measured
+// are not in it, only which were measured.
 type Report struct {
-	Cluster     string       `json:"cluster"`
-	Node        string       `json:"node"`
-	Build       string       `json:"build"`
-	Privileges  Privileges   `json:"privileges"`
+	Version    int        `json:"version"`
+	Cluster    string     `json:"cluster"`
+	Node       string     `json:"node"`
+	Build      string     `json:"build"`
+	Privileges Privileges `json:"privileges"`
+	// Instruments are what is seen, and by which way: sources, and their parts as SOURCE/PART.
 	Instruments []Instrument `json:"instruments"`
-	Checks      []Check      `json:"checks"`
-	Bench       []string     `json:"bench,omitempty"`
+	// GPUs are how much of what could be known of each was measured.
+	GPUs []Coverage `json:"gpus"`
+	// Driver is what the library says in a look of its own; absent where [gpu] is not enabled.
+	Driver *Driver `json:"driver,omitempty"`
+	// Controllers are the [[bmc.target]] of the configuration.
+	Controllers []Controller `json:"controllers,omitempty"`
+	// Spools are what waits on disk, of this cluster and node first.
+	Spools []Spool  `json:"spools,omitempty"`
+	Checks []Check  `json:"checks"`
+	Bench  []string `json:"bench,omitempty"`
+}
+
+// Take puts in what a look found. Driver is set before, if there is one.
+func (r *Report) Take(f *Found) {
+	r.Instruments = f.Instruments
+	r.GPUs = coverage(f.subjects, r.Driver)
+	r.Controllers = controllers(f.Instruments, f.subjects)
+	facts := f.facts
+	if r.Driver != nil {
+		r.Driver.Facts = maps.Clone(facts)
+		r.Checks = append(r.Checks, r.Driver.check())
+	}
+	r.Checks = append(r.Checks, integrity(facts)...)
 }
 
 // Failed reports whether something has to be mended before the agent is of use. What an
@@ -58,18 +87,10 @@ func (r *Report) PrintJSON(w io.Writer) error {
 func (r *Report) Print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "node %s of cluster %s, flopwatch-agent %s\n\n", r.Node, r.Cluster, r.Build)
-	b.WriteString("What is seen, by which way\n")
-	for _, i := range r.Instruments {
-		fmt.Fprintf(&b, "  %-12s %s\n", i.State, i.Name)
-		for _, s := range i.Seen {
-			fmt.Fprintf(&b, "  %12s   %s by %s, %d rows: %s\n", "", s.Kind, s.Source, s.Rows, strings.Join(s.Fields, " "))
-		}
-		if i.Reason != "" && i.State != string(source.Active) {
-			fmt.Fprintf(&b, "  %12s   why: %s\n", "", i.Reason)
-		} else if i.Reason != "" {
-			fmt.Fprintf(&b, "  %12s   note: %s\n", "", i.Reason)
-		}
-	}
+	r.instruments(&b)
+	r.gpus(&b)
+	r.driver(&b)
+	r.controllers(&b)
 	fmt.Fprintf(&b, "\nWith what privilege\n  uid %d, kernel %s, BTF %s%s\n", r.Privileges.UID, r.Privileges.Kernel, yes(r.Privileges.BTF, "yes", "no: programs cannot be fitted to this kernel"), lockdown(r.Privileges.Lockdown))
 	for _, c := range r.Privileges.Capabilities {
 		fmt.Fprintf(&b, "  %-4s %-20s %s\n", yes(c.Have, "has", "-"), c.Name, c.For)
@@ -77,9 +98,7 @@ func (r *Report) Print(w io.Writer) error {
 	b.WriteString("\nWhat is around\n")
 	for _, c := range r.Checks {
 		fmt.Fprintf(&b, "  %-4s %-10s %s\n", c.Status, c.What, c.Text)
-		if c.Remedy != "" {
-			fmt.Fprintf(&b, "  %4s %-10s what helps: %s\n", "", "", c.Remedy)
-		}
+		helps(&b, "                  ", c.Remedy)
 	}
 	if len(r.Bench) > 0 {
 		b.WriteString("\nWhat probes cost here\n")
@@ -91,6 +110,98 @@ func (r *Report) Print(w io.Writer) error {
 		return fmt.Errorf("print report: %w", err)
 	}
 	return nil
+}
+
+func (r *Report) instruments(b *strings.Builder) {
+	b.WriteString("What is seen, by which way\n")
+	for _, i := range r.Instruments {
+		fmt.Fprintf(b, "  %-12s %s\n", i.State, i.Name)
+		for _, s := range i.Seen {
+			fmt.Fprintf(b, "%17s%s by %s, %d rows: %s\n", "", s.Kind, s.Source, s.Rows, strings.Join(s.Fields, " "))
+		}
+		if i.Reason != "" {
+			fmt.Fprintf(b, "%17s%s: %s\n", "", yes(i.State == string(source.Active), "note", "why"), i.Reason)
+		}
+		helps(b, "                 ", i.Remedy)
+	}
+}
+
+func (r *Report) gpus(b *strings.Builder) {
+	if len(r.GPUs) == 0 {
+		return
+	}
+	b.WriteString("\nHow much of each GPU is seen\n")
+	said := map[string]int{}
+	for i := range r.GPUs {
+		g := &r.GPUs[i]
+		fmt.Fprintf(b, "  GPU %-2d %s %s; GPM %s%s%s\n", g.GPU, g.UUID, g.Name, g.GPM, after("; MIG ", g.MIG), after("; confidential computing ", g.CC))
+		// What is the same as of an earlier GPU is not told again.
+		var rest strings.Builder
+		for _, k := range g.Kinds {
+			fmt.Fprintf(&rest, "%9s%-10s %2d of %2d fields%s%s\n", "", k.Kind, k.Measured, k.Known, after("; not: ", strings.Join(k.Missing, " ")), after("; ", k.Why))
+		}
+		if len(g.Refused) > 0 {
+			fmt.Fprintf(&rest, "%9sthe driver refused: %s\n", "", strings.Join(g.Refused, "; "))
+		}
+		if first, ok := said[rest.String()]; ok {
+			fmt.Fprintf(b, "%9sthe same as of GPU %d\n", "", first)
+			continue
+		}
+		said[rest.String()] = g.GPU
+		b.WriteString(rest.String())
+	}
+}
+
+func (r *Report) driver(b *strings.Builder) {
+	d := r.Driver
+	if d == nil {
+		return
+	}
+	b.WriteString("\nThe driver\n")
+	if d.Error != "" {
+		fmt.Fprintf(b, "  not known: %s\n", d.Error)
+		return
+	}
+	if d.Code != 0 {
+		fmt.Fprintf(b, "  refuses with code %d: %s\n", d.Code, d.Text)
+	}
+	if d.Driver != "" {
+		fmt.Fprintf(b, "  driver %s, NVML %s, library %s%s\n", d.Driver, d.NVML, d.Library, after(", inode ", d.Facts["library_inode"]))
+	}
+	if len(d.Missing) > 0 {
+		fmt.Fprintf(b, "  functions that the library lacks: %s\n", strings.Join(d.Missing, " "))
+	}
+	if refused := d.refused(-1); len(refused) > 0 {
+		fmt.Fprintf(b, "  refused: %s\n", strings.Join(refused, "; "))
+	}
+	if len(d.Unheard) > 0 {
+		fmt.Fprintf(b, "  GPUs that did not answer: %v\n", d.Unheard)
+	}
+}
+
+func (r *Report) controllers(b *strings.Builder) {
+	if len(r.Controllers) == 0 {
+		return
+	}
+	b.WriteString("\nManagement controllers\n")
+	for i := range r.Controllers {
+		c := &r.Controllers[i]
+		fmt.Fprintf(b, "  %-12s %s: reachable %s, account %s%s, %d parts in %d rows\n", c.State, c.Target, c.Reachable, c.Credentials, after(", by ", strings.Join(c.Methods, " ")), c.Parts, c.Rows)
+	}
+}
+
+func helps(b *strings.Builder, indent, text string) {
+	if text != "" {
+		fmt.Fprintf(b, "%swhat helps: %s\n", indent, text)
+	}
+}
+
+// after is text behind a word, if there is a text.
+func after(word, text string) string {
+	if text == "" {
+		return ""
+	}
+	return word + text
 }
 
 func yes(v bool, a, b string) string {

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -14,12 +15,21 @@ type Instrument struct {
 	Name   string `json:"name"`
 	State  string `json:"state"`
 	Reason string `json:"reason,omitempty"`
+	// Remedy is what helps, where that is known.
+	Remedy string `json:"remedy,omitempty"`
 	Seen   []Seen `json:"seen,omitempty"` // of a source as a whole
+}
+
+// Found is what came of a look.
+type Found struct {
+	Instruments []Instrument
+	subjects    []subject
+	facts       Facts
 }
 
 // Look asks sources once a second, as long as it is told to, and closes them. clocks are those
 // of the ticks. What does not answer is stalled, and keeps nobody waiting.
-func Look(ctx context.Context, sources []source.Source, howLong time.Duration, clocks func() (wallMs, bootMs int64)) []Instrument {
+func Look(ctx context.Context, sources []source.Source, howLong time.Duration, clocks func() (wallMs, bootMs int64)) Found {
 	ctx, cancel := context.WithTimeout(ctx, howLong)
 	defer cancel()
 	tallies := make([]*tally, len(sources))
@@ -42,7 +52,7 @@ func Look(ctx context.Context, sources []source.Source, howLong time.Duration, c
 	<-ctx.Done()
 	grace := time.NewTimer(5 * time.Second)
 	defer grace.Stop()
-	var out []Instrument
+	out := Found{facts: Facts{}}
 	late := false
 	for i, s := range sources {
 		if !late {
@@ -61,7 +71,10 @@ func Look(ctx context.Context, sources []source.Source, howLong time.Duration, c
 		mu.Lock()
 		err := errs[i]
 		mu.Unlock()
-		out = append(out, judge(s.Name(), tallies[i], err, hangs)...)
+		out.Instruments = append(out.Instruments, judge(s.Name(), tallies[i], err, hangs)...)
+		subjects, facts := tallies[i].of()
+		out.subjects = append(out.subjects, subjects...)
+		maps.Copy(out.facts, facts)
 	}
 	return out
 }
@@ -105,5 +118,9 @@ func judge(name string, t *tally, err error, hangs bool) []Instrument {
 	case t.bad > 0 && own.State == string(source.Active):
 		own.State, own.Reason = string(source.Degraded), fmt.Sprintf("%d rows break the contract: %v", t.bad, t.lastBad)
 	}
-	return append([]Instrument{own}, parts...)
+	all := append([]Instrument{own}, parts...)
+	for i := range all {
+		all[i].Remedy = Remedy(all[i].Name, source.State(all[i].State), all[i].Reason)
+	}
+	return all
 }

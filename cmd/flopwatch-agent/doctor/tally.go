@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -25,12 +26,35 @@ type tally struct {
 	bad      int
 	lastBad  error
 	statuses map[string]source.Status
+	subjects map[subjectKey]*subject
+	facts    Facts // of the driver
 }
+
+// subjectKey is what rows are of: a GPU, or a part that a controller tells of.
+type subjectKey struct {
+	kind wire.Kind
+	id   string
+}
+
+// subject is what rows of one subject held.
+type subject struct {
+	kind    wire.Kind
+	id      string // UUID of a GPU; "": not known
+	gpu     int64
+	target  string // that tells of it
+	methods map[string]bool
+	rows    int
+	fields  map[uint8]bool
+}
+
+// mostSubjects bounds what a look keeps.
+const mostSubjects = 4096
 
 var _ source.Sink = (*tally)(nil)
 
 func newTally() *tally {
-	return &tally{rows: map[[2]uint8]int{}, fields: map[[2]uint8]map[uint8]bool{}, statuses: map[string]source.Status{}}
+	return &tally{rows: map[[2]uint8]int{}, fields: map[[2]uint8]map[uint8]bool{}, statuses: map[string]source.Status{},
+		subjects: map[subjectKey]*subject{}, facts: Facts{}}
 }
 
 // Row implements source.Sink.
@@ -49,6 +73,7 @@ func (t *tally) Row(kind wire.Kind, src wire.Source, _ string, prepare, fill fun
 		return
 	}
 	table := b.Build()
+	t.subject(table)
 	counted := map[wire.Source]bool{}
 	for i := range table.Columns {
 		c := &table.Columns[i]
@@ -102,4 +127,74 @@ func (t *tally) said() []source.Status {
 			}
 		}
 	})
+}
+
+// subject counts the row under what it is of. Called with t.mu held.
+func (t *tally) subject(table *wire.Table) {
+	text := func(name string) string {
+		if c := table.Column(field(table.Kind, name)); c != nil {
+			return c.Str(0)
+		}
+		return ""
+	}
+	if table.Kind == wire.KindFact {
+		if text("subject") == "driver" && len(t.facts) < 64 {
+			t.facts[text("name")] = text("value")
+		}
+		return
+	}
+	key := subjectKey{table.Kind, text("gpu_uuid")}
+	switch table.Kind {
+	case wire.KindGPU, wire.KindHealth, wire.KindDevice:
+	case wire.KindOutOfBand:
+		key.id = text("target") + "/" + text("component")
+	default:
+		return
+	}
+	s := t.subjects[key]
+	if s == nil {
+		if len(t.subjects) >= mostSubjects {
+			return
+		}
+		s = &subject{kind: table.Kind, id: text("gpu_uuid"), target: text("target"), methods: map[string]bool{}, fields: map[uint8]bool{}}
+		if c := table.Column(field(table.Kind, "gpu")); c != nil && c.Has(0) {
+			s.gpu = c.Int[0]
+		}
+		t.subjects[key] = s
+	}
+	s.rows++
+	if m := text("method"); m != "" {
+		s.methods[m] = true
+	}
+	for i := range table.Columns {
+		if c := &table.Columns[i]; c.Has(0) {
+			s.fields[c.Field] = true
+		}
+	}
+}
+
+// field is the number of a field; 0: the kind has none of that name.
+func field(k wire.Kind, name string) uint8 {
+	for _, f := range wire.Schema[k] {
+		if f.Name == name {
+			return f.ID
+		}
+	}
+	return 0
+}
+
+// of lists the subjects and the driver's facts.
+func (t *tally) of() ([]subject, Facts) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]subject, 0, len(t.subjects))
+	for _, s := range t.subjects {
+		c := *s // a source that hangs may come back and write
+		c.fields, c.methods = maps.Clone(s.fields), maps.Clone(s.methods)
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b subject) int {
+		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.target, b.target), cmp.Compare(a.id, b.id), cmp.Compare(a.gpu, b.gpu))
+	})
+	return out, maps.Clone(t.facts)
 }
