@@ -3,10 +3,8 @@ package deploy_test
 import (
 	"bytes"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +17,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
 
-	"github.com/flopwatch/flopwatch/agent/gpu/nvmlstub"
 	"github.com/flopwatch/flopwatch/deploy/nats"
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/testenv"
@@ -161,26 +158,8 @@ func TestAgentUnderSystemd(t *testing.T) {
 
 	// Eight fake GPUs, in a folder that the guest sees.
 	stub := filepath.Join(root, ".cache", "try-unit")
-	library, err := nvmlstub.Build(t.Context(), stub, nvmlstub.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	library := stubbed(t, stub)
 	defer func() { _ = os.RemoveAll(stub) }() // scratch
-	m, err := nvmlstub.Create(filepath.Join(stub, nvmlstub.Shared), nvmlstub.Demo(nvmlstub.H100SXM, 8, 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = errors.Join(m.UseRealClock(200*time.Second), m.Close()); err != nil {
-		t.Fatal(err)
-	}
-
-	for name, cgo := range map[string]string{"flopwatch-agent": "0", "flopwatch-nvml": "1"} {
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(stub, "bin", name), "./cmd/"+name)
-		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED="+cgo, "CGO_CFLAGS=-O2 -Wno-deprecated-declarations", "CGO_LDFLAGS=-Wl,-z,lazy")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", name, err, out)
-		}
-	}
 
 	g := newGuest(t)
 	t.Log(g.run(t, "env", "BUILD=/mnt/.cache/try-unit/bin", "COMPONENTS=agent", "bash", "/mnt/deploy/install.sh", "install"))
@@ -189,16 +168,9 @@ func TestAgentUnderSystemd(t *testing.T) {
 	}
 	const state = "/var/lib/flopwatch-agent"
 	listen := freePort(t)
-	text := read(t, "config/flopwatch-agent.toml")
-	for key, value := range map[string]string{
+	text := with(t, map[string]string{
 		"library": state + "/stub/" + filepath.Base(library), "url": srv.ClientURL(), "nkey_file": "/etc/flopwatch/agent.nk", "site_key_file": "/etc/flopwatch/site.key", "listen": listen, "seal_every": "2s",
-	} {
-		was := regexp.MustCompile(`(?m)^` + key + ` = .*$`)
-		if !was.MatchString(text) {
-			t.Fatalf("the configuration has no key %s", key)
-		}
-		text = was.ReplaceAllLiteralString(text, fmt.Sprintf("%s = %q", key, value))
-	}
+	})
 	write(t, filepath.Join(stub, "agent.toml"), text)
 	write(t, filepath.Join(stub, "agent.nk"), read(t, filepath.Join(conf, "node.nk")))
 	g.run(t, "bash", "-euc", `
@@ -245,17 +217,6 @@ func TestAgentUnderSystemd(t *testing.T) {
 	}
 }
 
-// freePort gives an address that nobody listens at; the guest has this machine's network.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }() // nobody has connected
-	return l.Addr().String()
-}
-
 // holds checks who the agent and its child are, and that the agent has these capabilities
 // and no other, and the child none.
 func (g *guest) holds(t *testing.T, unit string, capabilities uint64) {
@@ -299,27 +260,7 @@ func (g *guest) withKernel(t *testing.T, listen string) {
 	// This systemd has a process namespace of its own, in which nccl knows that it would take
 	// processes for others; TestKernelConfIsEnough has the machine's.
 	wants := map[string]string{"gpu": "active", "kernel/file": "active", "kernel/nccl": "unavailable", "kernel/proc": "active", "kernel/sock": "active"}
-	var health struct {
-		Details struct {
-			Instruments map[string]string `json:"instruments"`
-		} `json:"details"`
-	}
-	defer func() { t.Logf("instruments: %v", health.Details.Instruments) }()
-	wait(t, "the kernel tells", func() bool {
-		out, err := g.try(t, "curl", "-s", "http://"+listen+"/healthz")
-		if err != nil {
-			return false // not yet
-		}
-		if err := json.Unmarshal([]byte(out), &health); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		for name, want := range wants {
-			if health.Details.Instruments[name] != want {
-				return false
-			}
-		}
-		return true
-	})
+	tells(t, listen, wants)
 	g.holds(t, "flopwatch-agent", 1<<unix.CAP_BPF|1<<unix.CAP_PERFMON|1<<unix.CAP_SYS_PTRACE)
 
 	// A probe that is really hit, in the same sandbox: the doctor in the unit's place.
