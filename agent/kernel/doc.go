@@ -13,21 +13,25 @@
 // Each feature is the instrument "kernel/NAME": active; degraded, with the reason, the
 // kernel's error and what is used in its place; unavailable, with the reason and what would
 // help; stalled while a call of it does not come back. What is not seen is absent, never 0.
-// A feature that a kernel refuses, that fails or that panics takes no other with it: it is
-// left alone and started again after RetryEvery.
+// A feature whose subject is not on the host (Report.Absent) is unavailable and no loss: the
+// whole is active without it. A feature that a kernel refuses, that fails or that panics
+// takes no other with it: it is left alone and started again after RetryEvery.
 //
 // # Switches and cost
 //
 // A feature is off if Config.Off names it, or while the file Config.OffDir/NAME exists: then
 // it is closed within seconds, and comes back when the file is gone. A feature with probes
 // (Meter) tells what they took of the processes they are in; above MaxLoad of a core for
-// each such process it is closed, says so, and comes back after PauseFor. Costs are
-// measured where BPF statistics are on, else calls times what a call costs.
+// each such process it is closed, says so, and comes back after PauseFor. A feature whose
+// probes are in several libraries takes out those of the one that is called too often by
+// itself, so that one user's calls blind nobody else. Costs are measured where BPF
+// statistics are on, else calls times what a call costs.
 //
 // # Privilege
 //
 // CAP_BPF and CAP_PERFMON load and attach on kernels from 6.6; before, uprobes need
-// CAP_SYS_ADMIN. Files of other users' processes need CAP_SYS_PTRACE. The agent's process
+// CAP_SYS_ADMIN, and before 5.11 CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK, as
+// programs counted as locked memory. Files of other users' processes need CAP_SYS_PTRACE. The agent's process
 // has to see the host's processes (hostPID in a container), as the kernel tells their
 // numbers in the first namespace.
 //

@@ -43,8 +43,11 @@ type Meter interface {
 // Load is what the programs of a feature did since it was started.
 type Load struct {
 	Probes    []Probe
-	Processes int     // that the probes run in; the limit is for each. 0 counts as 1
-	Counts    []Count // of its own, for metrics
+	Processes int // that the probes run in; the limit is for each. 0 counts as 1
+	// Shed is how many of the probes' Ns went to probes that the feature took out by itself,
+	// as they cost too much: they are no reason to stop the rest.
+	Shed   uint64
+	Counts []Count // of its own, for metrics
 }
 
 // Probe is one program.
@@ -69,6 +72,9 @@ type Report struct {
 	Why      string        // a sentence, with what would help; empty if active
 	Errno    syscall.Errno // of the kernel, if it refused; 0: it did not
 	Fallback string        // what is used in its place
+	// Absent is true if there is nothing to see: what the feature looks at is not on this
+	// host. It is Unavailable then, and nothing is missed.
+	Absent bool
 }
 
 // Active is the report of a feature that sees all it can.
@@ -82,6 +88,11 @@ func Degraded(why string, err error, fallback string) Report {
 // Unavailable says why nothing is seen.
 func Unavailable(why string, err error) Report {
 	return Report{State: source.Unavailable, Why: why, Errno: Errno(err)}
+}
+
+// Absent says that what a feature looks at is not on this host.
+func Absent(why string) Report {
+	return Report{State: source.Unavailable, Why: why, Absent: true}
 }
 
 // Reason is the report in a sentence.
@@ -130,6 +141,7 @@ type Env struct {
 	Processes source.ProcessLister
 	Devices   source.DeviceLister
 	Jobs      source.JobFinder
+	MaxLoad   float64 // of a core that probes may take of each process they are in
 	Log       *slog.Logger
 	Clock     *Clock
 	// BTF keeps the kernel's types while features load; Options passes it on.

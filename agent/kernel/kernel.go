@@ -63,6 +63,7 @@ func New(cfg Config, env Env, features ...Feature) *Source {
 	if env.Log == nil {
 		env.Log = slog.New(slog.DiscardHandler)
 	}
+	env.MaxLoad = cfg.MaxLoad
 	if env.Clock == nil {
 		env.Clock = &Clock{}
 	}
@@ -92,21 +93,26 @@ func (s *Source) Sample(ctx context.Context, t source.Tick, out source.Sink) err
 			s.done.Go(func() { w.run(life) })
 		}
 	}
-	able := 0
+	able, there := 0, len(s.workers)
 	for _, w := range s.workers {
 		w.hand(moment{t, out})
 		r := w.now(t.BootMs)
 		if r.State == source.Active || r.State == source.Degraded {
 			able++
 		}
+		if r.Absent {
+			there--
+		}
 		out.Status(source.Status{Instrument: "kernel/" + w.f.Name(), State: r.State, Reason: r.Reason()})
 	}
 	whole := source.Status{Instrument: "kernel", State: source.Active}
 	switch {
+	case there == 0:
+		whole.State, whole.Reason = source.Unavailable, "nothing that it looks at is on this host; kernel/NAME says what of each"
 	case able == 0:
 		whole.State, whole.Reason = source.Unavailable, "no feature can see anything; kernel/NAME says why of each"
-	case able < len(s.workers):
-		whole.State, whole.Reason = source.Degraded, fmt.Sprintf("%d of %d features see nothing; kernel/NAME says why of each", len(s.workers)-able, len(s.workers))
+	case able < there:
+		whole.State, whole.Reason = source.Degraded, fmt.Sprintf("%d of %d features see nothing; kernel/NAME says why of each", there-able, there)
 	}
 	out.Status(whole)
 	return nil

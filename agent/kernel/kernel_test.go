@@ -46,6 +46,7 @@ type fake struct {
 	mu      sync.Mutex
 	report  Report
 	ns      uint64
+	shed    uint64
 	starts  int
 	samples int
 	closes  int
@@ -77,7 +78,7 @@ func (f *fake) Close() error { _ = f.answer("close", &f.closes); return nil }
 func (f *fake) Load() Load {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return Load{Probes: []Probe{{Name: "p", Ns: f.ns}}}
+	return Load{Probes: []Probe{{Name: "p", Ns: f.ns}}, Shed: f.shed}
 }
 
 func (f *fake) set(fn func(f *fake)) {
@@ -199,6 +200,31 @@ func TestFeaturesAreApart(t *testing.T) {
 	}
 }
 
+// TestAbsent: what is not on the host is no loss, what was refused is.
+func TestAbsent(t *testing.T) {
+	good := &fake{name: "good", report: Active()}
+	none := &fake{name: "none", report: Absent("there is no such device")}
+	r := newRig(t, Config{RetryEvery: time.Minute}, good, none)
+	r.settle(1)
+	r.tick(1)
+	r.want("none", source.Unavailable, "there is no such device")
+	if got := r.brd.of("kernel"); got.State != source.Active || got.Reason != "" {
+		t.Errorf("the whole is %v", got)
+	}
+	good.set(func(f *fake) { f.report = Unavailable("no BTF", syscall.ENOENT) })
+	r.settle(2)
+	r.tick(1)
+	if got := r.brd.of("kernel"); got.State != source.Unavailable || !strings.Contains(got.Reason, "no feature can see anything") {
+		t.Errorf("the whole is %v", got)
+	}
+	good.set(func(f *fake) { f.report = Absent("nor is this") })
+	r.settle(70)
+	r.tick(1)
+	if got := r.brd.of("kernel"); got.State != source.Unavailable || !strings.Contains(got.Reason, "on this host") {
+		t.Errorf("the whole is %v", got)
+	}
+}
+
 func TestSwitch(t *testing.T) {
 	dir := t.TempDir()
 	a, b := &fake{name: "a", report: Active()}, &fake{name: "b", report: Active()}
@@ -234,12 +260,15 @@ func TestLoadLimit(t *testing.T) {
 	if got := r.src.Stats()[0]; got.LoadE4 != 90 || len(got.Load.Probes) != 1 || got.Samples == 0 {
 		t.Errorf("stats: %+v", got)
 	}
+	f.set(func(f *fake) { f.ns, f.shed = f.ns+5000e6, f.shed+4950e6 })
+	r.settle(10) // what it has dealt with by itself is no reason
+	r.want("f", source.Active, "")
 	f.set(func(f *fake) { f.ns += 200e6 })
 	r.settle(10)
 	r.want("f", source.Unavailable, "2.0 % of a core, more than 1.0 %")
 	r.settle(30)
 	r.want("f", source.Unavailable, "paused")
-	f.set(func(f *fake) { f.ns = 0 })
+	f.set(func(f *fake) { f.ns, f.shed = 0, 0 })
 	r.settle(30)
 	r.want("f", source.Active, "")
 }

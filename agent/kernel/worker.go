@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf/btf"
 
+	"github.com/flopwatch/flopwatch/agent/kernel/probe"
 	"github.com/flopwatch/flopwatch/agent/source"
 )
 
@@ -171,8 +173,12 @@ func (w *worker) start(ctx context.Context, now int64) bool {
 	env := *w.env
 	env.BTF = btf.NewCache()
 	var r Report
+	locked := probe.RaiseMemlock()
 	err := w.call("loading", now, func() { r = w.f.Start(within, &env) })
 	env.BTF = nil
+	if locked != nil && r.Errno == syscall.EPERM {
+		r.Why += "; " + locked.Error()
+	}
 	debug.FreeOSMemory() // the kernel's types are several times what a feature keeps
 	if err != nil {
 		w.running = true // it may hold something
@@ -221,6 +227,7 @@ func (w *worker) weigh(now int64) {
 	for i := range l.Probes {
 		ns += l.Probes[i].Ns
 	}
+	ns -= min(ns, l.Shed)
 	w.mu.Lock()
 	w.load = l
 	w.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 // FLOPWATCH_REQUIRE lists "bpf", as on machines whose kernel and privileges are known.
 func Require(tb testing.TB, mechanisms ...string) {
 	tb.Helper()
+	raiseMemlock(tb)
 	for _, m := range mechanisms {
 		err := probe.Try(m)
 		if err == nil {
@@ -25,6 +26,30 @@ func Require(tb testing.TB, mechanisms ...string) {
 			tb.Fatalf("bpf is required by FLOPWATCH_REQUIRE and %s does not work: errno %d, %v", m, kernel.Errno(err), err)
 		}
 		tb.Skipf("%s does not work here: errno %d, %v", m, kernel.Errno(err), err)
+	}
+}
+
+// RequireOne requires the first of some mechanisms that works. Where FLOPWATCH_REQUIRE lists
+// "bpf" the first of all has to: old kernels run tests by what they have, known ones by the
+// best.
+func RequireOne(tb testing.TB, mechanisms ...string) {
+	tb.Helper()
+	raiseMemlock(tb)
+	if !required() {
+		for _, m := range mechanisms {
+			if probe.Try(m) == nil {
+				return
+			}
+		}
+	}
+	Require(tb, mechanisms[0])
+}
+
+// raiseMemlock does what the instrument does before it starts a feature.
+func raiseMemlock(tb testing.TB) {
+	tb.Helper()
+	if err := probe.RaiseMemlock(); err != nil {
+		tb.Log(err)
 	}
 }
 

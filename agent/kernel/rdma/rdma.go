@@ -124,11 +124,11 @@ func (f *Feature) there() kernel.Report {
 	names, err := os.ReadDir(filepath.Join(f.cfg.Sysfs, "class/infiniband"))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return kernel.Unavailable("the kernel has no RDMA subsystem", nil)
+		return kernel.Absent("the kernel has no RDMA subsystem")
 	case err != nil:
 		return kernel.Unavailable("RDMA devices cannot be listed", err)
 	case len(names) == 0:
-		return kernel.Unavailable("there is no RDMA device", nil)
+		return kernel.Absent("there is no RDMA device")
 	}
 	return kernel.Active()
 }

@@ -177,7 +177,7 @@ func TestSample(t *testing.T) {
 
 func TestUnavailable(t *testing.T) {
 	f := New(Config{Sysfs: t.TempDir()})
-	if r := f.Start(t.Context(), &kernel.Env{}); r.State != source.Unavailable || r.Reason() != "the kernel has no RDMA subsystem" {
+	if r := f.Start(t.Context(), &kernel.Env{}); r.State != source.Unavailable || !r.Absent || r.Reason() != "the kernel has no RDMA subsystem" {
 		t.Errorf("%s: %s", r.State, r.Reason())
 	}
 	if _, err := os.Stat("/sys/class/infiniband"); errors.Is(err, os.ErrNotExist) {
