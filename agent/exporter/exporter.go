@@ -46,6 +46,8 @@ type Config struct {
 	Broker        func() Broker
 	// NVML tells of the child that reads GPUs; ok is false where there is none. nil: never.
 	NVML func() (st NVML, ok bool)
+	// LogSkipped counts lines that were kept out of the log. nil: none are.
+	LogSkipped func() uint64
 	// Kernel tells of the features of the instrument "kernel". nil: never.
 	Kernel func() []Feature
 	// GPUs are the last readings. nil: there are none.
@@ -177,6 +179,7 @@ var (
 	configInfo  = gauge("config_info", "Which configuration is in force.", "digest", "node")
 	ticks       = counter("ticks_total", "Sampling ticks, missed ones included.")
 	missedTicks = counter("missed_ticks_total", "Ticks at which nothing was sampled: the host was suspended or overloaded.")
+	logSkipped  = counter("log_lines_skipped_total", "Lines that were kept out of the log, as there were too many of the same message.")
 	lastTick    = gauge("last_tick_timestamp_seconds", "When the last tick was.")
 	clockSteps  = counter("clock_steps_total", "Steps of the wall clock.")
 
@@ -248,6 +251,9 @@ func (e *Exporter) Collect(out chan<- prometheus.Metric) {
 		put(lastTick, float64(st.Tick.WallMs)/1000)
 	}
 	put(clockSteps, float64(st.ClockSteps))
+	if e.cfg.LogSkipped != nil {
+		put(logSkipped, float64(e.cfg.LogSkipped()))
+	}
 	for _, s := range st.Sources {
 		put(srcSamples, float64(s.Samples), s.Name)
 		put(srcMissed, float64(s.Missed), s.Name)

@@ -85,7 +85,7 @@ func config() Config {
 	second.CI, second.UUID = 1, "MIG-2222" // of the same GPU instance: what is measured is shared
 	mig.Instances = []Instance{part, second, other}
 	return Config{
-		Build: "v1.2.3", Node: "node-1", Spool: fakeSpool{oldest: 1_700_000_000_000}, SpoolMaxBytes: 1 << 30,
+		Build: "v1.2.3", Node: "node-1", LogSkipped: func() uint64 { return 19 }, Spool: fakeSpool{oldest: 1_700_000_000_000}, SpoolMaxBytes: 1 << 30,
 		Agent: func() agent.Stats {
 			return agent.Stats{
 				Tick: source.Tick{Seq: 120, WallMs: 1_700_000_119_250, BootMs: 5}, MissedTicks: 3, ClockSteps: 1,
