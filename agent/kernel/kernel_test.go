@@ -206,20 +206,20 @@ func TestAbsent(t *testing.T) {
 	none := &fake{name: "none", report: Absent("there is no such device")}
 	r := newRig(t, Config{RetryEvery: time.Minute}, good, none)
 	r.settle(1)
-	r.tick(1)
+	r.settle(1)
 	r.want("none", source.Unavailable, "there is no such device")
 	if got := r.brd.of("kernel"); got.State != source.Active || got.Reason != "" {
 		t.Errorf("the whole is %v", got)
 	}
 	good.set(func(f *fake) { f.report = Unavailable("no BTF", syscall.ENOENT) })
 	r.settle(2)
-	r.tick(1)
+	r.settle(1)
 	if got := r.brd.of("kernel"); got.State != source.Unavailable || !strings.Contains(got.Reason, "no feature can see anything") {
 		t.Errorf("the whole is %v", got)
 	}
 	good.set(func(f *fake) { f.report = Absent("nor is this") })
 	r.settle(70)
-	r.tick(1)
+	r.settle(1)
 	if got := r.brd.of("kernel"); got.State != source.Unavailable || !strings.Contains(got.Reason, "on this host") {
 		t.Errorf("the whole is %v", got)
 	}
