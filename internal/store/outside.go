@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -18,8 +19,18 @@ const componentNode = "node"
 // minuteMs is within what a reading in band is preferred to one out of band.
 const minuteMs = 60_000
 
+const (
+	// noUUID is what the id of a GPU begins with whose own is not known.
+	noUUID = "bmc/"
+	// beyondIndex is added to a place on a board whose number is another GPU's index.
+	beyondIndex = 10_000
+	maxPlace    = 255
+)
+
 // outOfBand reads what management controllers measured, as rows of GPUs and of hosts: the
-// node is the one that was measured, whoever asked.
+// node is the one that was measured, whoever asked. A controller does not know how the driver
+// counts GPUs: where the agent could not tell either, as of a guest's, a GPU has the index that
+// the driver last gave to its id, or else its place on the board.
 func (s *Store) outOfBand(ctx context.Context, q RowQuery) (gpus []GPURow, hosts []HostRow, err error) {
 	var sel selection
 	target, component, sources, uuid := sel.text("target"), sel.text("component"), sel.text("sources"), sel.optionalText("gpu_uuid")
@@ -36,6 +47,7 @@ func (s *Store) outOfBand(ctx context.Context, q RowQuery) (gpus []GPURow, hosts
 	sql := sel.sql() + " FROM " + s.table(TableBMCSamples) + " WHERE " + where.where("ts_ms") + q.restrictTo("target") +
 		" ORDER BY target, component, ts_ms, sources, available_ms, sequence DESC"
 	var once lastKey[[3]string]
+	var unknown []int // of gpus: those whose index the agent did not know
 	err = s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
 			if once.seen((*ts)[i], [3]string{target.at(i), component.at(i), sources.at(i)}) {
@@ -46,8 +58,14 @@ func (s *Store) outOfBand(ctx context.Context, q RowQuery) (gpus []GPURow, hosts
 					CPUFrac: math.NaN(), StorageTxBps: math.NaN(), StorageRxBps: math.NaN()})
 				continue
 			}
-			if (*gpu)[i] < 0 {
-				continue // a switch, a sensor: nothing that a GPU's row could say
+			index, isGPU := int((*gpu)[i]), true
+			if index < 0 {
+				if index, isGPU = boardPlace(component.at(i)); !isGPU {
+					continue // a switch, the sum of all GPUs: nothing that a GPU's row could say
+				}
+				if uuid.at(i) != "" {
+					unknown = append(unknown, len(gpus))
+				}
 			}
 			values := make([]float64, len(gpuMeasureColumns))
 			for k, m := range gpuMeasureColumns {
@@ -56,7 +74,7 @@ func (s *Store) outOfBand(ctx context.Context, q RowQuery) (gpus []GPURow, hosts
 					values[k] = c.at(i)
 				}
 			}
-			gpus = append(gpus, GPURow{Node: target.at(i), UUID: cmp.Or(uuid.at(i), "bmc/"+component.at(i)), GPU: int((*gpu)[i]), TsMs: (*ts)[i], AvailableMs: (*available)[i],
+			gpus = append(gpus, GPURow{Node: target.at(i), UUID: cmp.Or(uuid.at(i), noUUID+component.at(i)), GPU: index, TsMs: (*ts)[i], AvailableMs: (*available)[i],
 				Values: values, EnergyJ: energy.at(i), MMACycles: math.NaN()})
 		}
 		return nil
@@ -64,28 +82,77 @@ func (s *Store) outOfBand(ctx context.Context, q RowQuery) (gpus []GPURow, hosts
 	if err != nil {
 		return nil, nil, fmt.Errorf("read rows of management controllers: %w", err)
 	}
+	if len(unknown) == 0 {
+		return gpus, hosts, nil
+	}
+	devices, err := s.DeviceRows(ctx, AsOf{Cluster: q.Cluster, AvailableToMs: q.AvailableToMs})
+	if err != nil {
+		return nil, nil, err
+	}
+	index := map[[2]string]int{}
+	for i := range devices {
+		index[[2]string{devices[i].Node, devices[i].UUID}] = devices[i].GPU
+	}
+	for _, i := range unknown {
+		if n, ok := index[[2]string{gpus[i].Node, gpus[i].UUID}]; ok {
+			gpus[i].GPU = n
+		}
+	}
 	return gpus, hosts, nil
 }
 
+// boardPlace is the place that a controller's name of a GPU tells: 2 of GPU_SXM_3, which counts
+// from one, 0 of GPU_0, 16 of ProcessorModule_1_GPU_0.
+func boardPlace(component string) (place int, ok bool) {
+	if !strings.Contains(component, "GPU") || strings.Contains(component, "TotalGPU") {
+		return 0, false
+	}
+	for _, word := range strings.FieldsFunc(component, func(r rune) bool { return r < '0' || r > '9' }) {
+		n, err := strconv.Atoi(word)
+		if err != nil || n > maxPlace || place > maxPlace {
+			return 0, false
+		}
+		place, ok = 16*place+n, true
+	}
+	if strings.Contains(component, "SXM") && place > 0 {
+		place--
+	}
+	return place, ok
+}
+
 // besideBand adds those rows from out of band whose GPU has none in band in the same minute:
-// the two vantages measure the same thing, and are compared elsewhere, not averaged.
+// the two vantages measure the same thing, and are compared elsewhere, not averaged. A GPU that
+// the driver has lost has them, under an index of its own where another has taken its place.
 func besideBand(in, out []GPURow) []GPURow {
 	if len(out) == 0 {
 		return in
 	}
-	type cell struct {
+	type gpu struct {
 		node   string
-		gpu    int
+		index  int
 		minute int64
 	}
-	have := map[cell]bool{}
+	type board struct {
+		node, uuid string
+		minute     int64
+	}
+	taken, have := map[gpu]bool{}, map[board]bool{}
 	for i := range in {
-		have[cell{in[i].Node, in[i].GPU, in[i].TsMs / minuteMs}] = true
+		r := &in[i]
+		taken[gpu{r.Node, r.GPU, r.TsMs / minuteMs}], have[board{r.Node, r.UUID, r.TsMs / minuteMs}] = true, true
 	}
 	for i := range out {
-		if r := &out[i]; !have[cell{r.Node, r.GPU, r.TsMs / minuteMs}] {
-			in = append(in, *r)
+		r, minute := &out[i], out[i].TsMs/minuteMs
+		if have[board{r.Node, r.UUID, minute}] {
+			continue
 		}
+		if taken[gpu{r.Node, r.GPU, minute}] {
+			if strings.HasPrefix(r.UUID, noUUID) {
+				continue // it may be that one
+			}
+			r.GPU += beyondIndex
+		}
+		in = append(in, *r)
 	}
 	slices.SortStableFunc(in, func(a, b GPURow) int {
 		return cmp.Or(strings.Compare(a.Node, b.Node), cmp.Compare(a.GPU, b.GPU), cmp.Compare(a.TsMs, b.TsMs), strings.Compare(a.UUID, b.UUID))
@@ -94,7 +161,7 @@ func besideBand(in, out []GPURow) []GPURow {
 }
 
 // tcpFlows reads what the kernel counted, as traffic towards peers, all jobs of a host
-// together. A peer whose address one node of the cluster says to have is that node.
+// together. A peer whose address one node of the cluster said to have at that time is that node.
 func (s *Store) tcpFlows(ctx context.Context, q RowQuery) ([]FlowRow, error) {
 	var sel selection
 	node, peer, source, job, sources := sel.text("node"), sel.text("peer"), sel.text("job_source"), sel.text("job_id"), sel.text("sources")
@@ -127,7 +194,7 @@ func (s *Store) tcpFlows(ctx context.Context, q RowQuery) ([]FlowRow, error) {
 		return nil, err
 	}
 	for i := range out {
-		if n := owners[out[i].Peer]; n != "" {
+		if n := owners.at(out[i].Peer, out[i].TsMs); n != "" {
 			out[i].Peer = n
 		}
 	}
@@ -160,36 +227,4 @@ func mergeFlows(rows []FlowRow) []FlowRow {
 		out = append(out, r)
 	}
 	return out
-}
-
-// addressOwners says which node has an address, by what stands for it. One that several nodes
-// claim (a bridge's, the same on every host) is nobody's.
-func (s *Store) addressOwners(ctx context.Context, q RowQuery) (map[string]string, error) {
-	var sel selection
-	node, value := sel.text("node"), sel.optionalText("value")
-	all := q
-	all.Nodes = nil
-	var b strings.Builder
-	fmt.Fprintf(&b, " FROM %s WHERE cluster = %s AND subject = 'host' AND name = 'address'", s.table(TableNodeFacts), quote(q.Cluster))
-	all.restrict(&b)
-	b.WriteString(" GROUP BY node, value ORDER BY node, value")
-	owners := map[string]string{}
-	err := s.native.query(ctx, sel.sql()+b.String(), sel.res, func(rows int) error {
-		for i := range rows {
-			v := value.at(i)
-			if !strings.HasPrefix(v, "addr-") {
-				continue
-			}
-			if had, ok := owners[v]; ok && had != node.at(i) {
-				owners[v] = ""
-				continue
-			}
-			owners[v] = node.at(i)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read addresses of nodes: %w", err)
-	}
-	return owners, nil
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"testing"
@@ -119,5 +120,110 @@ func TestTCPFlows(t *testing.T) {
 		return 1
 	}) {
 		t.Errorf("not sorted: %+v", rows)
+	}
+}
+
+// TestOutOfBandOfGuests: a controller of another host names GPUs by place and id; no driver of
+// ours counts them.
+func TestOutOfBandOfGuests(t *testing.T) {
+	s := openStore(t)
+	sequence := uint64(0)
+	bmc := func(target, component, uuid string, ts int) {
+		sequence++
+		row := map[string]any{"ts_ms": ts, "target": target, "component": component, "vantage": "outofband", "power_mw": 1_000}
+		if uuid != "" {
+			row["gpu_uuid"] = uuid
+		}
+		insert(t, s, store.TableBMCSamples, "reader", sequence, row)
+	}
+	bmc("guest", "GPU_SXM_1", "GPU-a", 1)
+	bmc("guest", "GPU_SXM_8", "GPU-b", 1)
+	bmc("guest", "HGX_Chassis_0_TotalGPU", "", 1)
+	bmc("guest", "NVSwitch_0", "", 1)
+	bmc("other", "GPU_0", "", 1)
+	bmc("other", "ProcessorModule_1_GPU_1", "", 1)
+	bmc("other", "GPU.Slot.21-1", "", 1)
+	// The driver counts these the other way round, and has lost GPU-d: what it told of GPU-c in
+	// this minute stands, GPU-d's place is that of nobody else.
+	bmc("host", "GPU_SXM_1", "GPU-c", 1)
+	bmc("host", "GPU_SXM_2", "GPU-d", 1)
+	bmc("host", "GPU_SXM_1", "GPU-c", 60_001)
+	for i, uuid := range []string{"GPU-d", "GPU-c"} {
+		insert(t, s, store.TableGPUDevices, "host", uint64(100+i), map[string]any{"ts_ms": 1, "gpu": i, "gpu_uuid": uuid})
+	}
+	insert(t, s, store.TableGPUSamples, "host", 200, map[string]any{"ts_ms": 2, "gpu_uuid": "GPU-c", "gpu": 0, "power_mw": 2_000})
+
+	rows, err := s.GPURows(t.Context(), store.RowQuery{Cluster: "c", ToMs: 120_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	type row struct {
+		node, uuid string
+		gpu        int
+		ts         int64
+	}
+	var got []row
+	for i := range rows {
+		got = append(got, row{rows[i].Node, rows[i].UUID, rows[i].GPU, rows[i].TsMs})
+	}
+	want := []row{{"guest", "GPU-a", 0, 1}, {"guest", "GPU-b", 7, 1}, {"host", "GPU-c", 0, 2}, {"host", "GPU-c", 1, 60_001}, {"host", "GPU-d", 10_000, 1},
+		{"other", "bmc/GPU_0", 0, 1}, {"other", "bmc/ProcessorModule_1_GPU_1", 17, 1}, {"other", "bmc/GPU.Slot.21-1", 337, 1}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// TestAddressesMove: who had an address counts as of the time of the traffic, whatever stretch
+// is read, and what an agent tells is what it tells: subjects host, host/1, ..., and no value
+// for one given up.
+func TestAddressesMove(t *testing.T) {
+	s := openStore(t)
+	const hour = 3_600_000
+	for i, f := range []struct {
+		ts            int
+		node, subject string
+		value         any
+	}{
+		{0, "n1", "host", "addr-1"}, {0, "n1", "host/1", "addr-pod"}, {0, "n2", "host", "addr-2"}, {0, "n1", "host/2", "addr-bridge"}, {0, "n2", "host/1", "addr-bridge"},
+		{0, "n1", "host/10", "10.0.0.9"}, {0, "n1", "hostile", "addr-x"}, {0, "n1", "host/11", "net-1"},
+		{hour, "n1", "host", "addr-1"}, {hour, "n1", "host/1", nil}, {hour, "n2", "host", "addr-2"}, {hour + 1, "n2", "host/2", "addr-pod"}, {hour, "n2", "host/1", "addr-bridge"},
+		{2 * hour, "n2", "host", "addr-2"}, // and n1 has fallen silent
+	} {
+		insert(t, s, store.TableNodeFacts, f.node, uint64(f.ts+i+1), map[string]any{"ts_ms": f.ts, "subject": f.subject, "name": "address", "value": f.value})
+	}
+	times := []int{1, hour - 1, hour, hour + 1, 3*hour - 1, 3 * hour, 4*hour - 1, 4 * hour}
+	peers := []string{"addr-1", "addr-2", "addr-pod", "addr-bridge", "10.0.0.9", "addr-x", "net-1"}
+	for i, ts := range times {
+		for k, peer := range peers {
+			insert(t, s, store.TableTCPSamples, "n3", uint64(100+10*i+k), map[string]any{"ts_ms": ts, "peer": peer, "job_source": "slurm", "job_id": "7", "tx_bytes": 1 << k})
+		}
+	}
+	want := map[int]map[string]float64{
+		1:          {"n1": 1 + 4 + 16, "n2": 2, "addr-bridge": 8, "addr-x": 32, "net-1": 64},
+		hour - 1:   {"n1": 1 + 4 + 16, "n2": 2, "addr-bridge": 8, "addr-x": 32, "net-1": 64},
+		hour:       {"n1": 1 + 16, "n2": 2, "addr-pod": 4, "addr-bridge": 8, "addr-x": 32, "net-1": 64},
+		hour + 1:   {"n1": 1 + 16, "n2": 2 + 4, "addr-bridge": 8, "addr-x": 32, "net-1": 64},
+		3*hour - 1: {"n1": 1, "n2": 2 + 4 + 8, "10.0.0.9": 16, "addr-x": 32, "net-1": 64},
+		3 * hour:   {"addr-1": 1, "n2": 2 + 4, "addr-bridge": 8, "10.0.0.9": 16, "addr-x": 32, "net-1": 64},
+		4*hour - 1: {"addr-1": 1, "n2": 2, "addr-pod": 4, "addr-bridge": 8, "10.0.0.9": 16, "addr-x": 32, "net-1": 64},
+		4 * hour:   {"addr-1": 1, "addr-2": 2, "addr-pod": 4, "addr-bridge": 8, "10.0.0.9": 16, "addr-x": 32, "net-1": 64},
+	}
+	for _, from := range []int{0, hour, 3 * hour} {
+		rows, err := s.FlowRows(t.Context(), store.RowQuery{Cluster: "c", FromMs: int64(from), ToMs: 5 * hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[int]map[string]float64{}
+		for _, r := range rows {
+			if got[int(r.TsMs)] == nil {
+				got[int(r.TsMs)] = map[string]float64{}
+			}
+			got[int(r.TsMs)][r.Peer] = r.TxBytes
+		}
+		for _, ts := range times {
+			if ts >= from && !maps.Equal(got[ts], want[ts]) {
+				t.Errorf("from %d at %d: %v, want %v", from, ts, got[ts], want[ts])
+			}
+		}
 	}
 }
