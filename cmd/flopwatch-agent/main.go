@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/flopwatch/flopwatch/internal/daemon"
 )
@@ -58,5 +59,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	return sample(ctx, &settings{path: line.Config, as: node, cfg: cfg, digest: digest, level: level, lg: lg}, hup)
+	return sample(ctx, &settings{path: line.Config, as: node, cfg: cfg, digest: digest, level: level, lg: lg, quiet: newThrottle(lg.Handler(), time.Now)}, hup)
 }

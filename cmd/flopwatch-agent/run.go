@@ -32,7 +32,8 @@ type settings struct {
 	cfg    config
 	digest string
 	level  *slog.LevelVar
-	lg     *slog.Logger
+	lg     *slog.Logger // of the daemon itself
+	quiet  *throttle    // of all else: whatever flaps, it says a few lines
 }
 
 // segmentBytes is small: what a restart reads back at once stays in the process's memory for
@@ -41,7 +42,7 @@ const segmentBytes = 1 << 20
 
 // sample wires and runs; what it opens it closes, in the order last in, first out.
 func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) {
-	cfg, lg := s.cfg, s.lg
+	cfg, lg := s.cfg, slog.New(s.quiet)
 	node, err := host.Name(cfg.Node)
 	if err != nil {
 		return err // it says what to set
@@ -186,11 +187,11 @@ func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 			st := d.link.state()
 			return exporter.Broker{Up: st.Up, Downs: st.Downs}
 		},
-		NVML: d.inst.nvml, Kernel: d.inst.kernel,
+		LogSkipped: d.quiet.all.skipped.Load, NVML: d.inst.nvml, Kernel: d.inst.kernel,
 		GPUs: func() []exporter.GPU {
 			return d.inst.latest(time.Now(), exporter.Freshness{Interval: d.agent.Interval(), Slow: time.Duration(d.slow.Load())})
 		},
-		Log: d.lg,
+		Log: slog.New(d.quiet),
 	})
 	d.slow.Store(int64(d.cfg.GPU.SlowInterval))
 	d.export.SetConfig(d.digest)
