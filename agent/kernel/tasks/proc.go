@@ -23,7 +23,9 @@ var (
 type Stat struct {
 	Parent int32
 	Start  uint64 // ticks since boot
-	Dead   bool   // a zombie, or gone while it was read
+	// Dead: a zombie, or gone while it was read. A process whose first thread has ended while
+	// others run is not.
+	Dead bool
 }
 
 // ReadStat reads the state of a process.
@@ -60,8 +62,12 @@ func parseStat(b []byte) (Stat, error) {
 	if err != nil {
 		return Stat{}, errStat
 	}
+	threads, err := strconv.ParseInt(string(fields[17]), 10, 64)
+	if err != nil {
+		return Stat{}, errStat
+	}
 	state := fields[0][0]
-	return Stat{Parent: int32(parent), Start: start, Dead: state == 'Z' || state == 'X' || state == 'x'}, nil
+	return Stat{Parent: int32(parent), Start: start, Dead: state == 'Z' && threads <= 1 || state == 'X' || state == 'x'}, nil
 }
 
 // BootMs reads when the host was started from /proc/stat, in Unix milliseconds: what the

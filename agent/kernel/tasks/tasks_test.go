@@ -49,7 +49,7 @@ func tree(t *testing.T) (procfs string, put func(name, text string)) {
 }
 
 func statOf(pid int, state string, start uint64) string {
-	return strconv.Itoa(pid) + " (a) b) " + state + " 1 0 0 0 -1 0 0 0 0 0 0 0 0 0 20 0 9 0 " + strconv.FormatUint(start, 10) + " 0 0\n"
+	return strconv.Itoa(pid) + " (a) b) " + state + " 1 0 0 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 " + strconv.FormatUint(start, 10) + " 0 0\n"
 }
 
 func TestWatch(t *testing.T) {
@@ -132,4 +132,17 @@ func FuzzParseMount(f *testing.F) {
 		_ = parseGroup(b)
 		_, _ = parseBoot(b)
 	})
+}
+
+// Whoever ends his first thread and goes on in others is not dead, and watched as before.
+func TestFirstThreadEnded(t *testing.T) {
+	for state, dead := range map[string]map[int]bool{"Z": {1: true, 2: false}, "X": {1: true}, "S": {1: false, 2: false}, "D": {1: false}} {
+		for threads, want := range dead {
+			line := "7 (a) b) " + state + " 1 7 7 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 " + strconv.Itoa(threads) + " 0 55 0 0"
+			s, err := parseStat([]byte(line))
+			if err != nil || s.Dead != want || s.Start != 55 || s.Parent != 1 {
+				t.Errorf("%s: %+v, %v", line, s, err)
+			}
+		}
+	}
 }
