@@ -12,7 +12,8 @@ LICENSE;
 
 #define ID_BYTES 128
 #define MAX_STATS 10240
-#define MAX_PROCESSES 1024
+#define MAX_PROCESSES 4096
+#define MAX_KNOWN 1024
 #define MAX_KEYS 512 // of one process: none can take the room of all
 #define DTYPES 12
 #define NO_DTYPE 255
@@ -57,6 +58,18 @@ struct {
 	TYPE(value, __u64);
 } processes SEC(".maps");
 
+// How many keys processes may have that user space knows to be on a GPU. All others share
+// what it leaves them: nobody who is not on a GPU takes the room of those who are.
+struct {
+	UINT(type, BPF_MAP_TYPE_HASH);
+	UINT(max_entries, MAX_KNOWN);
+	TYPE(key, __u32);
+	TYPE(value, __u64);
+} limits SEC(".maps");
+
+__u64 guest_room = MAX_STATS; // keys of all others together
+__u64 guest_keys;
+
 enum {
 	DROP_STATS,  // a call was not counted: no room
 	DROP_EVENTS, // an event was not told: no room
@@ -96,7 +109,7 @@ struct event {
 
 struct {
 	UINT(type, BPF_MAP_TYPE_RINGBUF);
-	UINT(max_entries, 256 << 10);
+	UINT(max_entries, 128 << 10);
 } events SEC(".maps");
 
 INLINE void drop(__u32 why)
@@ -189,18 +202,26 @@ int coll(struct pt_regs *ctx)
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct stat *s = bpf_map_lookup_elem(&stats, &key);
 	if (!s) {
-		__u64 one = 0, *keys = bpf_map_lookup_elem(&processes, &key.tgid);
+		__u64 none = 0, *keys, *limit = bpf_map_lookup_elem(&limits, &key.tgid);
+		if (!limit && guest_keys >= guest_room) {
+			drop(DROP_STATS);
+			return 0;
+		}
+		keys = bpf_map_lookup_elem(&processes, &key.tgid);
 		if (!keys) {
-			bpf_map_update_elem(&processes, &key.tgid, &one, BPF_NOEXIST);
+			bpf_map_update_elem(&processes, &key.tgid, &none, BPF_NOEXIST);
 			keys = bpf_map_lookup_elem(&processes, &key.tgid);
 		}
-		if (!keys || *keys >= MAX_KEYS) {
+		if (!keys || *keys >= (limit ? *limit : MAX_KEYS)) {
 			drop(DROP_STATS);
 			return 0;
 		}
 		struct stat fresh = {.first_ns = now};
-		if (!bpf_map_update_elem(&stats, &key, &fresh, BPF_NOEXIST))
+		if (!bpf_map_update_elem(&stats, &key, &fresh, BPF_NOEXIST)) {
 			__sync_fetch_and_add(keys, 1);
+			if (!limit)
+				__sync_fetch_and_add(&guest_keys, 1);
+		}
 		s = bpf_map_lookup_elem(&stats, &key);
 		if (!s) {
 			drop(DROP_STATS);

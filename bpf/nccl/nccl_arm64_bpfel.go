@@ -18,6 +18,7 @@ import (
 const (
 	NcclMapDrops         = "drops"
 	NcclMapEvents        = "events"
+	NcclMapLimits        = "limits"
 	NcclMapProcesses     = "processes"
 	NcclMapStats         = "stats"
 	NcclProgColl         = "coll"
@@ -27,6 +28,8 @@ const (
 	NcclProgInitScalable = "init_scalable"
 	NcclProgSplit        = "split"
 	NcclVarFixedCookie   = "fixed_cookie"
+	NcclVarGuestKeys     = "guest_keys"
+	NcclVarGuestRoom     = "guest_room"
 )
 
 // LoadNccl returns the embedded CollectionSpec for Nccl.
@@ -85,6 +88,7 @@ type NcclProgramSpecs struct {
 type NcclMapSpecs struct {
 	Drops     *ebpf.MapSpec `ebpf:"drops"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
+	Limits    *ebpf.MapSpec `ebpf:"limits"`
 	Processes *ebpf.MapSpec `ebpf:"processes"`
 	Stats     *ebpf.MapSpec `ebpf:"stats"`
 }
@@ -94,6 +98,8 @@ type NcclMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type NcclVariableSpecs struct {
 	FixedCookie *ebpf.VariableSpec `ebpf:"fixed_cookie"`
+	GuestKeys   *ebpf.VariableSpec `ebpf:"guest_keys"`
+	GuestRoom   *ebpf.VariableSpec `ebpf:"guest_room"`
 }
 
 // NcclObjects contains all objects after they have been loaded into the kernel.
@@ -118,6 +124,7 @@ func (o *NcclObjects) Close() error {
 type NcclMaps struct {
 	Drops     *ebpf.Map `ebpf:"drops"`
 	Events    *ebpf.Map `ebpf:"events"`
+	Limits    *ebpf.Map `ebpf:"limits"`
 	Processes *ebpf.Map `ebpf:"processes"`
 	Stats     *ebpf.Map `ebpf:"stats"`
 }
@@ -126,6 +133,7 @@ func (m *NcclMaps) Close() error {
 	return _NcclClose(
 		m.Drops,
 		m.Events,
+		m.Limits,
 		m.Processes,
 		m.Stats,
 	)
@@ -136,6 +144,8 @@ func (m *NcclMaps) Close() error {
 // It can be passed to LoadNcclObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NcclVariables struct {
 	FixedCookie *ebpf.Variable `ebpf:"fixed_cookie"`
+	GuestKeys   *ebpf.Variable `ebpf:"guest_keys"`
+	GuestRoom   *ebpf.Variable `ebpf:"guest_room"`
 }
 
 // NcclPrograms contains all programs after they have been loaded into the kernel.

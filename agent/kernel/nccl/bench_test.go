@@ -21,7 +21,8 @@ import (
 // BenchmarkCall is what a call of ncclAllReduce costs the program that makes it, all in one
 // run: without probes, and counted at either place, by both ways to attach.
 func BenchmarkCall(b *testing.B) {
-	kerneltest.Require(b, append([]string{probe.Uprobe}, uprobes...)...)
+	uprobes(b)
+	kerneltest.Require(b, probe.Uprobe, probe.UprobeMulti)
 	dir := b.TempDir()
 	stub(b, dir)
 	d := run(b, dir, nil)
@@ -95,7 +96,7 @@ func BenchmarkCall(b *testing.B) {
 // BenchmarkAttach is finding 18 functions in a library of 225 MB and putting probes there,
 // and taking them out again.
 func BenchmarkAttach(b *testing.B) {
-	kerneltest.Require(b, uprobes...)
+	uprobes(b)
 	dir := b.TempDir()
 	stub(b, dir)
 	path := filepath.Join(dir, "libnccl.so.2")
@@ -113,7 +114,7 @@ func BenchmarkAttach(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		l, err := k.attach(f, "libnccl.so.2")
+		l, err := k.attach(f, "libnccl.so.2", 0)
 		_ = f.Close()
 		if err != nil {
 			b.Fatal(err)
@@ -153,7 +154,7 @@ func BenchmarkLookup(b *testing.B) {
 // BenchmarkSample is a tick of the agent: most do nothing, every tenth reads the counts of 8
 // processes with 4 communicators.
 func BenchmarkSample(b *testing.B) {
-	kerneltest.Require(b, uprobes...)
+	uprobes(b)
 	dir := b.TempDir()
 	stub(b, dir)
 	r := &rig{f: New(Config{ScanEvery: time.Hour}), bootMs: bootNow(b), log: &logs{}}
@@ -185,7 +186,7 @@ func BenchmarkSample(b *testing.B) {
 
 // BenchmarkScan is one look at who has which library mapped, over all processes of this host.
 func BenchmarkScan(b *testing.B) {
-	kerneltest.Require(b, uprobes...)
+	uprobes(b)
 	r := &rig{f: New(Config{}), bootMs: bootNow(b), log: &logs{}}
 	if rep := r.startIn(b.Context()); rep.State == source.Unavailable {
 		b.Fatal(rep.Reason())

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cilium/ebpf/link"
+
 	"github.com/flopwatch/flopwatch/agent/kernel/probe"
 )
 
@@ -35,7 +37,7 @@ func (f *Feature) discover(ctx context.Context, bootMs int64) error {
 	}
 	began := time.Now()
 	err := f.scan(ctx, bootMs)
-	f.scannedMs, f.tookMs = bootMs, time.Since(began).Milliseconds()
+	f.scannedMs, f.tookMs = bootMs, f.took(time.Since(began)).Milliseconds()
 	f.scanAt = bootMs + max(f.cfg.ScanEvery.Milliseconds(), f.tookMs*scanShare)
 	f.retire(bootMs)
 	f.publish()
@@ -185,7 +187,8 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 	}
 	l := f.libs[key]
 	if l == nil {
-		if len(f.failed) >= maxFailed {
+		_, on := f.gpus[pid]
+		if len(f.failed) >= maxFailed && !on {
 			f.capped = true
 			return
 		}
@@ -202,7 +205,7 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 			return
 		}
 		defer file.Close() //nolint:errcheck // it was open for reading
-		l, err = f.progs.attach(file, name)
+		l, err = f.progs.attach(file, name, 0)
 		if err != nil {
 			f.fail(bootMs, key, fmt.Errorf("%s of process %d: %w", name, pid, err))
 			return
@@ -217,21 +220,51 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 			}
 		}
 	}
-	if l.paused != 0 && bootMs >= l.paused {
-		if file, name, err := open(); err == nil {
-			again, aerr := f.progs.attach(file, name)
-			_ = file.Close() // it was open for reading
-			if aerr == nil {
-				l.links, l.paused = again.links, 0
-			}
-		}
-	}
 	l.usedMs = bootMs
-	if p := f.process(pid); p != nil {
+	p := f.process(pid)
+	if l.paused != 0 {
+		f.resume(bootMs, l, p, open)
+	}
+	if p != nil {
 		if !p.mapped {
 			l.procs++
 		}
 		p.lib, p.mapped, p.hides = l, true, false
+	}
+}
+
+// resume gives a library that was called too often its probes back when its time is over.
+// Before, processes on GPUs that call it in measure get probes of their own: others that
+// share the file, as containers of one image do, must not blind them.
+func (f *Feature) resume(bootMs int64, l *library, p *process, open func() (*os.File, string, error)) {
+	pid := int32(0)
+	if bootMs < l.paused {
+		if p == nil || !f.progs.multi || bootMs < p.hotMs || l.calm[p.pid] != nil || len(l.calm) >= maxCalm || !f.matters(p.pid) {
+			return
+		}
+		pid = p.pid
+	}
+	file, name, err := open()
+	if err != nil {
+		return
+	}
+	defer file.Close() //nolint:errcheck // it was open for reading
+	if pid == 0 {
+		if err = l.close(); err != nil {
+			f.env.Log.Warn("probes were not taken out cleanly", slog.String("library", l.name), slog.String("error", err.Error()))
+		}
+	}
+	again, err := f.progs.attach(file, name, pid)
+	switch {
+	case err != nil:
+		f.env.Log.Debug("library without probes again", slog.String("library", l.name), slog.String("error", err.Error()))
+	case pid == 0:
+		l.links, l.paused = again.links, 0
+	default:
+		if l.calm == nil {
+			l.calm = map[int32][]link.Link{}
+		}
+		l.calm[pid] = again.links
 	}
 }
 
@@ -271,7 +304,10 @@ func (f *Feature) drop(k fileKey, l *library) {
 
 func (f *Feature) fail(bootMs int64, key fileKey, err error) {
 	if len(f.failed) >= maxFailed {
-		return
+		for other := range f.failed { // the one that failed is on a GPU
+			delete(f.failed, other)
+			break
+		}
 	}
 	plain := errors.Is(err, errNoCollectives) || errors.Is(err, probe.ErrNotELF)
 	if !plain {
@@ -291,13 +327,42 @@ func (f *Feature) process(pid int32) *process {
 	if p != nil && p.start == start {
 		return p
 	}
-	if p == nil && len(f.procs) >= maxProcesses {
+	if p == nil && len(f.procs) >= maxProcesses && !f.yield(pid) {
 		f.over++
 		return nil
+	}
+	if p != nil {
+		f.leave(p)
 	}
 	p = &process{pid: pid, start: start, comms: map[uint64]*comm{}}
 	f.procs[pid] = p
 	return p
+}
+
+// yield forgets a process that is on no GPU for one that is.
+func (f *Feature) yield(pid int32) bool {
+	if _, on := f.gpus[pid]; !on {
+		return false
+	}
+	for other, p := range f.procs {
+		if _, on := f.gpus[other]; !on {
+			f.over++
+			f.leave(p)
+			delete(f.procs, other)
+			return true
+		}
+	}
+	return false
+}
+
+// leave takes out the probes that are a process's own.
+func (f *Feature) leave(p *process) {
+	if p.lib == nil || p.lib.calm[p.pid] == nil {
+		return
+	}
+	if err := p.lib.release(p.pid); err != nil {
+		f.env.Log.Warn("probes were not taken out cleanly", slog.String("library", p.lib.name), slog.String("error", err.Error()))
+	}
 }
 
 // hide finds processes on GPUs that use NCCL while no library of it is visible: they hold

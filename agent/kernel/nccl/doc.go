@@ -63,12 +63,18 @@
 //
 // What a process passes to the library is its own word; rows of it are evidence about it
 // alone. A process that makes up thousands of communicators fills its own share of the
-// kernel's map (512 keys), and what is not counted is counted as such. Its memory and files
-// are read in bounds.
+// kernel's map (512 keys), and what is not counted is counted as such. Processes that are on
+// no GPU share a quarter of the map, and give way to those on GPUs in every list here. Its
+// memory and files are read in bounds; no file is opened but a regular one.
+//
+// A library that is called more than Config.MaxRate times a second, or whose probes cost
+// more than kernel.Config.MaxLoad of its processes, loses its probes for Config.PauseFor.
+// Others may share the file, as containers of one image do: those on GPUs that call it in
+// measure get probes of their own (from kernel 6.6), so that one blinds no other.
 //
 // # Crash, buffers, goroutines, budget
 //
-// Probes end with the agent's process. In the kernel: 10,240 counts, a ring of 256 KiB. Here:
+// Probes end with the agent's process. In the kernel: 10,240 counts, a ring of 128 KiB. Here:
 // at most 1,024 processes with 256 communicators each, 32 libraries. It starts goroutines
 // only to take probes out, and waits for them. A tick without events is one look at the
 // ring; every ten seconds the counts are read in batches and a file of /proc a process.

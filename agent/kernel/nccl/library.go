@@ -32,8 +32,10 @@ type library struct {
 	site  int64
 	exact bool
 
-	calls  uint64 // since weighed
-	paused int64  // boot ms until which it has no probes; 0: it has
+	// Since it was weighed.
+	calls, ns uint64
+	paused    int64                 // boot ms until which it has no probes; 0: it has
+	calm      map[int32][]link.Link // meanwhile, of processes that call it in measure
 }
 
 // site is where one function of a library gets its probe.
@@ -79,8 +81,8 @@ func sites(f *os.File, amd bool) (found []site, buildID string, err error) {
 	return found, e.BuildID(), nil
 }
 
-// attach puts probes into an open file.
-func (k *programs) attach(f *os.File, name string) (*library, error) {
+// attach puts probes into an open file, for one process or, with 0, for all.
+func (k *programs) attach(f *os.File, name string, pid int32) (*library, error) {
 	found, buildID, err := sites(f, strings.HasPrefix(name, "librccl"))
 	if err != nil {
 		return nil, err
@@ -95,7 +97,7 @@ func (k *programs) attach(f *os.File, name string) (*library, error) {
 		l.steps[s.fn.code] = s.at.Steps
 	}
 	if k.multi {
-		err = k.attachMulti(exe, found, l)
+		err = k.attachMulti(exe, found, l, pid)
 	} else {
 		err = k.attachEach(exe, found, l)
 	}
@@ -106,7 +108,7 @@ func (k *programs) attach(f *os.File, name string) (*library, error) {
 	return l, nil
 }
 
-func (k *programs) attachMulti(exe *link.Executable, found []site, l *library) error {
+func (k *programs) attachMulti(exe *link.Executable, found []site, l *library, pid int32) error {
 	type set struct{ addresses, cookies []uint64 }
 	var order []string
 	sets := map[string]*set{}
@@ -121,7 +123,7 @@ func (k *programs) attachMulti(exe *link.Executable, found []site, l *library) e
 	}
 	for _, name := range order {
 		g := sets[name]
-		at, err := exe.UprobeMulti(nil, k.prog(name, nil), &link.UprobeMultiOptions{Addresses: g.addresses, Cookies: g.cookies})
+		at, err := exe.UprobeMulti(nil, k.prog(name, nil), &link.UprobeMultiOptions{Addresses: g.addresses, Cookies: g.cookies, PID: uint32(pid)})
 		if err != nil {
 			return fmt.Errorf("uprobe_multi of %s: %w", name, err)
 		}
@@ -147,13 +149,28 @@ func (k *programs) attachEach(exe *link.Executable, found []site, l *library) er
 
 // close takes the probes out, all at once: the kernel waits a while for each.
 func (l *library) close() error {
-	errs := make([]error, len(l.links))
+	links := l.links
+	for _, own := range l.calm {
+		links = append(links, own...)
+	}
+	l.links, l.calm = nil, nil
+	return closeAll(links)
+}
+
+// release takes out the probes that are one process's own.
+func (l *library) release(pid int32) error {
+	links := l.calm[pid]
+	delete(l.calm, pid)
+	return closeAll(links)
+}
+
+func closeAll(links []link.Link) error {
+	errs := make([]error, len(links))
 	var all sync.WaitGroup
-	for i, at := range l.links {
+	for i, at := range links {
 		all.Go(func() { errs[i] = at.Close() })
 	}
 	all.Wait()
-	l.links = nil
 	return errors.Join(errs...)
 }
 
@@ -249,7 +266,7 @@ func loadEach(spec func() (*ebpf.CollectionSpec, error), opts ebpf.CollectionOpt
 		if k.coll != nil {
 			o.MapReplacements = map[string]*ebpf.Map{}
 			for name, m := range k.coll.Maps {
-				if _, has := s.Maps[name]; has && !strings.HasPrefix(name, ".") {
+				if _, has := s.Maps[name]; has && name != ".rodata" { // the cookie is each one's own
 					o.MapReplacements[name] = m
 				}
 			}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/agent/kernel"
 	"github.com/flopwatch/flopwatch/agent/kernel/kerneltest"
+	"github.com/flopwatch/flopwatch/agent/kernel/probe"
 	"github.com/flopwatch/flopwatch/agent/source"
 	"github.com/flopwatch/flopwatch/internal/testenv/race"
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -189,7 +190,7 @@ func TestMemory(t *testing.T) {
 		t.Skip("the race detector has memory of its own")
 	}
 	if os.Getenv(memoryVar) == "" {
-		kerneltest.Require(t, uprobes...)
+		kerneltest.Require(t, probe.UprobeMulti, probe.IterVMA, probe.Ringbuf)
 		for range 2 { // the first one reads the test binary's pages in
 			again(t, memoryVar+"=1", "-test.run=^TestMemory$")
 		}

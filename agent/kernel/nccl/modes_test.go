@@ -32,13 +32,14 @@ func TestFallbacks(t *testing.T) {
 		deny []string
 		says string
 	}{
-		{"perf uprobes", []string{probe.UprobeMulti}, "in its place: uprobes by perf events"},
+		{"perf uprobes", []string{probe.UprobeMulti}, "uprobes by perf events"},
 		{"a program a function", []string{probe.UprobeMulti, cookies}, "uprobes by perf events"},
-		{"procfs", []string{probe.IterVMA}, "in its place: /proc/PID/maps"},
+		{"procfs", []string{probe.IterVMA}, "/proc/PID/maps, by size"},
 		{"perf uprobes and procfs", []string{probe.UprobeMulti, probe.IterVMA}, "(ENOSYS"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t, Config{}, append([]string{probe.Uprobe}, uprobes...)...)
+			kerneltest.Require(t, probe.Uprobe)
+			r := newRig(t, Config{})
 			r.lists.devices = devices(1)
 			r.f.deny = func(m string) error {
 				if slices.Contains(c.deny, m) {
@@ -81,7 +82,7 @@ func TestFallbacks(t *testing.T) {
 // TestOverlayTwins: two containers of one image have the library from the same file below
 // their overlays: each call is counted once.
 func TestOverlayTwins(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(1)
 	kerneltest.Need(t, "unshare", lookPath("unshare"))
 	start := func(name string) *driver {
@@ -118,7 +119,7 @@ func TestContainer(t *testing.T) {
 		delete bool
 	}{{"file is there", false}, {"file is deleted", true}} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t, Config{}, uprobes...)
+			r := newRig(t, Config{})
 			r.lists.devices = devices(1)
 			kerneltest.Need(t, "unshare", lookPath("unshare"))
 			root := t.TempDir()
@@ -176,7 +177,7 @@ func lookPath(name string) error {
 // TestSeccomp: a filter that does not know the system calls of newer probes must not end
 // the program: there are no probes at returns.
 func TestSeccomp(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(1)
 	d := run(t, r.dir, nil)
 	d.do("seccomp")
@@ -191,7 +192,7 @@ func TestSeccomp(t *testing.T) {
 // TestFlood: a process that makes communicators up takes its own room and no more, and what
 // is not counted is counted as such.
 func TestFlood(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(1)
 	bad, good := run(t, r.dir, nil), run(t, r.dir, nil)
 	r.start()
@@ -220,7 +221,7 @@ func TestFlood(t *testing.T) {
 
 // TestHidden: a process that uses NCCL out of sight is said, not counted as nothing.
 func TestHidden(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	if err := os.Rename(filepath.Join(r.dir, "libnccl.so.2"), filepath.Join(r.dir, "libbundled.so")); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +246,7 @@ func TestHidden(t *testing.T) {
 
 // TestRetire: probes leave a library that nobody has mapped any more.
 func TestRetire(t *testing.T) {
-	r := newRig(t, Config{DetachAfter: time.Minute}, uprobes...)
+	r := newRig(t, Config{DetachAfter: time.Minute})
 	d := run(t, r.dir, nil)
 	r.start()
 	r.tick(0)
@@ -268,7 +269,7 @@ func TestRetire(t *testing.T) {
 // TestRate: a library that is called too often loses its probes for a while, says so, and
 // gets them back.
 func TestRate(t *testing.T) {
-	r := newRig(t, Config{MaxRate: 100, PauseFor: time.Minute}, uprobes...)
+	r := newRig(t, Config{MaxRate: 100, PauseFor: time.Minute})
 	r.lists.devices = devices(1)
 	d := run(t, r.dir, nil)
 	r.start()
@@ -290,7 +291,7 @@ func TestRate(t *testing.T) {
 	if w := find(t, r.rowsOf(d), "allreduce"); w.calls != 10 {
 		t.Errorf("%+v", w)
 	}
-	if rep = r.tick(1000); rep.State != source.Active {
+	if rep = r.tick(1000); !r.well(rep) {
 		t.Errorf("report: %s %s", rep.State, rep.Reason())
 	}
 }
@@ -347,7 +348,7 @@ func TestHelper(t *testing.T) {
 
 // TestPrivileges runs the feature in processes with less and less.
 func TestPrivileges(t *testing.T) {
-	kerneltest.Require(t, uprobes...)
+	kerneltest.Require(t, probe.UprobeMulti, probe.IterVMA, probe.Ringbuf)
 	kerneltest.Need(t, "setpriv", lookPath("setpriv"))
 	kerneltest.Need(t, "unshare", lookPath("unshare"))
 	dir, err := os.MkdirTemp("", "nccl-caps")
@@ -448,7 +449,7 @@ func TestPrivileges(t *testing.T) {
 
 // TestCap: libraries beyond the bound get no probes, and that is said.
 func TestCap(t *testing.T) {
-	r := newRig(t, Config{MaxLibraries: 1}, uprobes...)
+	r := newRig(t, Config{MaxLibraries: 1})
 	other := t.TempDir()
 	stub(t, other)
 	run(t, r.dir, nil)
@@ -491,7 +492,7 @@ func TestNotALibrary(t *testing.T) {
 
 // TestRoomForGPUs: libraries that nobody uses on a GPU keep none out that somebody does.
 func TestRoomForGPUs(t *testing.T) {
-	r := newRig(t, Config{MaxLibraries: 1}, uprobes...)
+	r := newRig(t, Config{MaxLibraries: 1})
 	r.lists.devices = devices(1)
 	other := t.TempDir()
 	stub(t, other)
@@ -513,7 +514,7 @@ func TestRoomForGPUs(t *testing.T) {
 // TestMadeUpCommunicators: a process that asks for hundreds of communicators takes bounded
 // time and memory of the agent.
 func TestMadeUpCommunicators(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(1)
 	d := run(t, r.dir, []string{"STUB_BARE=1"})
 	r.start()
@@ -536,7 +537,7 @@ func TestMadeUpCommunicators(t *testing.T) {
 
 // TestFullMap: calls for which the kernel's map has no room are counted as not counted.
 func TestFullMap(t *testing.T) {
-	kerneltest.Require(t, uprobes...)
+	kerneltest.Require(t, probe.UprobeMulti, probe.IterVMA, probe.Ringbuf)
 	const room, asked = 16, 100
 	k, err := loadWith(func() (*ebpf.CollectionSpec, error) {
 		s, err := bpf.LoadNccl()
@@ -556,7 +557,7 @@ func TestFullMap(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lib.Close()
-	l, err := k.attach(lib, "libnccl.so.2")
+	l, err := k.attach(lib, "libnccl.so.2", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -577,5 +578,140 @@ func TestFullMap(t *testing.T) {
 	}
 	if len(r.keys) != room || sum != asked-room {
 		t.Errorf("%d counted, %d not, of %d with room for %d", len(r.keys), sum, asked, room)
+	}
+}
+
+// TestLooksArePaced: looks that take long are rare, also while processes come and go.
+func TestLooksArePaced(t *testing.T) {
+	r := newRig(t, Config{})
+	took, looks := time.Duration(0), 0
+	r.f.took = func(time.Duration) time.Duration { looks++; return took }
+	r.start()
+	took = 40 * time.Millisecond
+	r.tick(0)
+	for range 39 { // a hundred times 40 ms is 4 s
+		r.f.soon(r.bootMs)
+		r.tick(100)
+	}
+	if looks != 1 {
+		t.Errorf("%d looks within 4 s, want 1", looks)
+	}
+	r.f.scans = nil
+	r.tick(100)
+	if looks != 1 {
+		t.Errorf("%d looks, and nothing came or went", looks)
+	}
+	r.tick(40_000)
+	if looks != 2 {
+		t.Errorf("%d looks, want one after 40 s", looks)
+	}
+}
+
+// TestOneOfMany: a process that calls a library without end takes no probes from others that
+// share it, nor does the feature as a whole count as too costly.
+func TestOneOfMany(t *testing.T) {
+	kerneltest.Require(t, probe.UprobeMulti)
+	r := newRig(t, Config{MaxRate: 1000, PauseFor: time.Minute})
+	r.lists.devices = devices(2)
+	bad, good, idle := run(t, r.dir, nil), run(t, r.dir, nil), run(t, r.dir, nil)
+	r.start()
+	r.onGPU(bad, good)
+	r.tick(0)
+	good.do("init 0 2 1 5", "coll allreduce 0 1 7 1")
+	bad.do("init 0 2 1 6", "coll allreduce 0 1 7 1")
+	r.tick(11_000)
+	bad.do("coll allreduce 0 1 7 100000")
+	good.do("coll allreduce 0 1 7 100")
+	rep := r.tick(11_000)
+	if rep.State != source.Degraded || !strings.Contains(rep.Reason(), "1 libraries are called more than") {
+		t.Fatalf("report: %s %s", rep.State, rep.Reason())
+	}
+	load := r.f.Load()
+	if spent := load.Probes[0].Ns; load.Shed == 0 || spent-load.Shed > spent/100 {
+		t.Errorf("of %d ns %d are dealt with", spent, load.Shed)
+	}
+	if rep = r.tick(1000); !strings.Contains(rep.Reason(), "but for 1 processes") {
+		t.Errorf("report: %s", rep.Reason())
+	}
+	r.taken(bad)
+	r.taken(good)
+	good.do("coll allreduce 0 1 7 10")
+	bad.do("coll allreduce 0 1 7 10")
+	idle.do("flood 0 3")
+	if w := find(t, r.rowsOf(good), "allreduce"); w.calls != 10 {
+		t.Errorf("%+v", w)
+	}
+	if rows := append(r.taken(bad), r.taken(idle)...); len(rows) != 0 {
+		t.Errorf("rows without probes: %+v", rows)
+	}
+	lib := r.f.procs[good.pid()].lib
+	good.end()
+	r.tick(11_000)
+	if len(lib.calm) != 0 {
+		t.Error("probes of a process that has ended are left")
+	}
+	r.tick(61_000)
+	r.tick(1000)
+	bad.do("coll allreduce 0 1 7 10")
+	if w := find(t, r.rowsOf(bad), "allreduce"); w.calls != 10 {
+		t.Errorf("%+v", w)
+	}
+}
+
+// TestGuests: processes on no GPU cannot take the room in the kernel's map, however many.
+func TestGuests(t *testing.T) {
+	r := newRig(t, Config{})
+	r.lists.devices = devices(1)
+	good := run(t, r.dir, nil)
+	var guests []*driver
+	for range 7 {
+		guests = append(guests, run(t, r.dir, nil))
+	}
+	r.start()
+	r.onGPU(good)
+	r.tick(0)
+	for i, g := range guests {
+		g.do(fmt.Sprintf("flood %d 512", 1000*i))
+	}
+	r.tick(11_000)
+	if n := len(r.f.rows.keys); n == 0 || n > guestKeys {
+		t.Errorf("processes on no GPU have %d keys, want at most %d", n, guestKeys)
+	}
+	good.do("init 0 2 1 5", "coll allreduce 0 1 7 5", "flood 0 511")
+	r.tick(11_000)
+	mine := 0
+	for i := range r.f.rows.keys {
+		if int32(r.f.rows.keys[i].TGID) == good.pid() {
+			mine++
+		}
+	}
+	if mine != maxKeys {
+		t.Errorf("%d keys, want all %d", mine, maxKeys)
+	}
+	for _, g := range guests {
+		g.end()
+	}
+	r.tick(11_000)
+	r.tick(11_000)
+	if n := len(r.f.rows.keys); n != maxKeys {
+		t.Errorf("%d keys are left, want %d", n, maxKeys)
+	}
+}
+
+// TestRoomForProcessesOnGPUs: records of processes on no GPU give way.
+func TestRoomForProcessesOnGPUs(t *testing.T) {
+	r := newRig(t, Config{})
+	r.start()
+	for pid := int32(1 << 23); len(r.f.procs) < maxProcesses; pid++ {
+		r.f.procs[pid] = &process{pid: pid}
+	}
+	for ino := uint64(1); len(r.f.failed) < maxFailed; ino++ {
+		r.f.failed[fileKey{ino: ino}] = failure{until: 1 << 62, why: errGone}
+	}
+	d := run(t, r.dir, nil)
+	r.onGPU(d)
+	r.tick(0)
+	if p := r.f.procs[d.pid()]; p == nil || p.lib == nil || len(r.f.procs) > maxProcesses {
+		t.Errorf("no record of the process on the GPU, of %d", len(r.f.procs))
 	}
 }

@@ -35,6 +35,7 @@ const (
 	maxProcesses = 1024
 	maxComms     = 256 // of a process
 	maxFailed    = 256 // files that could not be probed
+	maxCalm      = 64  // processes that keep probes of their own in a library that lost its
 	failedMs     = 300_000
 	hideMs       = 30_000 // how long rows wait for the name of a communicator
 	eventsATick  = 4096
@@ -59,17 +60,20 @@ type Feature struct {
 	iter    *link.Iter
 	iterOf  *ebpf.Program
 	ring    *ringbuf.Reader
-	refused error                        // why uprobe_multi is not used
-	blind   error                        // why the iterator is not used
-	deny    func(mechanism string) error // for tests: what the kernel refuses
-	only    func(pid int32) bool         // for tests: the processes that there are
+	refused error                             // why uprobe_multi is not used
+	blind   error                             // why the iterator is not used
+	deny    func(mechanism string) error      // for tests: what the kernel refuses
+	only    func(pid int32) bool              // for tests: the processes that there are
+	took    func(time.Duration) time.Duration // for tests: what a look took
 
 	libs   map[fileKey]*library
 	failed map[fileKey]failure
 	procs  map[int32]*process
 	gpus   map[int32][]int
-	buses  map[uint64]int
-	gpuSeq uint64
+	// limited are the processes that have a limit of their own in the kernel.
+	limited map[int32]bool
+	buses   map[uint64]int
+	gpuSeq  uint64
 
 	scans  []int64 // boot ms of looks to come
 	scanAt int64   // of the next regular one
@@ -113,6 +117,9 @@ type process struct {
 	splits  map[uint64]uint32
 	hides   bool // uses NCCL, and no library of it is visible
 	checked int64
+
+	calls, ns uint64 // since it was weighed
+	hotMs     int64  // boot ms until which it gets no probes of its own
 }
 
 var (
@@ -140,7 +147,8 @@ func New(cfg Config) *Feature {
 	if cfg.MaxRate <= 0 {
 		cfg.MaxRate = 50_000
 	}
-	return &Feature{cfg: cfg, deny: func(string) error { return nil }, only: func(int32) bool { return true }}
+	return &Feature{cfg: cfg, deny: func(string) error { return nil }, only: func(int32) bool { return true },
+		took: func(d time.Duration) time.Duration { return d }}
 }
 
 // Name returns "nccl".
@@ -159,6 +167,7 @@ func (f *Feature) Start(ctx context.Context, env *kernel.Env) kernel.Report {
 	keep.BTF = nil // it is as large as the kernel's types, and Start's alone
 	f.env, f.fs = &keep, procfs{keep.Procfs}
 	f.libs, f.failed, f.procs, f.from = map[fileKey]*library{}, map[fileKey]failure{}, map[int32]*process{}, map[int32]int{}
+	f.limited, f.gpus = map[int32]bool{}, nil
 	f.rows.init(f)
 	f.scans, f.scanAt, f.rowAt, f.weighAt, f.gpuSeq, f.load = nil, 0, 0, 0, 0, kernel.Load{}
 	f.scannedMs, f.tookMs = 0, 0
@@ -349,14 +358,20 @@ func (f *Feature) report() kernel.Report {
 	if refusals > 0 {
 		why = append(why, fmt.Sprintf("%d libraries got no probes, as: %s", refusals, example))
 	}
-	paused := 0
+	paused, calm := 0, 0
 	for _, l := range f.libs {
 		if l.paused != 0 {
 			paused++
+			calm += len(l.calm)
 		}
 	}
 	if paused > 0 {
-		why = append(why, fmt.Sprintf("%d libraries are called more than %.0f times a second and lost their probes for %v", paused, f.cfg.MaxRate, f.cfg.PauseFor))
+		text := fmt.Sprintf("%d libraries are called more than %.0f times a second, or cost more than %.1f %% of a core a process, and lost their probes for %v",
+			paused, f.cfg.MaxRate, 100*f.maxLoad(), f.cfg.PauseFor)
+		if calm > 0 {
+			text += fmt.Sprintf(", but for %d processes that call them in measure", calm)
+		}
+		why = append(why, text)
 	}
 	if f.capped {
 		why = append(why, fmt.Sprintf("there are more than %d libraries; the rest has no probes", f.cfg.MaxLibraries))

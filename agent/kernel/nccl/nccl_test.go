@@ -27,11 +27,11 @@ func devices(n int) []source.GPUDevice {
 
 // TestCounts holds every function to exact calls and bytes, with the place of each argument.
 func TestCounts(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(2)
 	d := run(t, r.dir, []string{"STUB_BUS=2b000"})
 	r.start()
-	if rep := r.tick(0); rep.State != source.Active {
+	if rep := r.tick(0); !r.well(rep) {
 		t.Errorf("report: %s %s", rep.State, rep.Reason())
 	}
 	began := time.Now().UnixMilli()
@@ -93,7 +93,7 @@ func TestCounts(t *testing.T) {
 // TestSameCommunicator: ranks of one communicator, however it was made and whichever hash
 // their library has, come to one name; others do not.
 func TestSameCommunicator(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(2)
 	a, b, c := run(t, r.dir, nil), run(t, r.dir, []string{"STUB_BUS=2b000"}), run(t, r.dir, []string{"STUB_OLD=1"})
 	r.start()
@@ -124,7 +124,7 @@ func TestSameCommunicator(t *testing.T) {
 
 // TestLateAttach: what was made before anybody looked has the same name.
 func TestLateAttach(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(2)
 	d := run(t, r.dir, []string{"STUB_BUS=2b000"})
 	d.do("init 0 16 7 5")
@@ -145,7 +145,7 @@ func TestLateAttach(t *testing.T) {
 }
 
 func TestSplit(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(1)
 	d := run(t, r.dir, nil)
 	r.start()
@@ -166,7 +166,7 @@ func TestSplit(t *testing.T) {
 // TestBare: a library whose communicators cannot be read. The unique id is what is left,
 // then parent, colour and ordinal; what is not known stays absent.
 func TestBare(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(1)
 	a, b, late := run(t, r.dir, []string{"STUB_BARE=1"}), run(t, r.dir, []string{"STUB_BARE=1"}), run(t, r.dir, []string{"STUB_BARE=1"})
 	late.do("init 0 4 2 9")
@@ -203,7 +203,7 @@ func TestBare(t *testing.T) {
 // TestEnd: what a communicator counted is told when it ends, and another at the same
 // address is another one. A process that has ended leaves nothing in the kernel.
 func TestEnd(t *testing.T) {
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	r.lists.devices = devices(1)
 	d := run(t, r.dir, nil)
 	r.start()

@@ -158,15 +158,16 @@ func (p procfs) openIn(pid int32, name string) (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close() //nolint:errcheck // nothing was written
-	f, err := root.OpenFile(strings.TrimPrefix(path.Clean(name), "/"), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	// Opening a device or a pipe may already do something: the name is only taken first.
+	at, err := root.OpenFile(strings.TrimPrefix(path.Clean(name), "/"), unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
 	}
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		_ = f.Close() // it was open for reading
+	defer at.Close() //nolint:errcheck // it was not even open for reading
+	if st, err := at.Stat(); err != nil || !st.Mode().IsRegular() {
 		return nil, errors.New("not a regular file")
 	}
-	return f, nil
+	return os.Open("/proc/self/fd/" + strconv.Itoa(int(at.Fd())))
 }
 
 // memory is a process's memory for reading: by a system call, which needs CAP_SYS_PTRACE

@@ -31,7 +31,7 @@ func TestRealLibrary(t *testing.T) {
 			t.Errorf("%s is stepped over", s.fn.name)
 		}
 	}
-	r := newRig(t, Config{}, uprobes...)
+	r := newRig(t, Config{})
 	if err := os.Remove(filepath.Join(r.dir, "libnccl.so.2")); err != nil {
 		t.Fatal(err)
 	}

@@ -49,6 +49,9 @@ type stat struct {
 
 const (
 	maxStats  = 10240
+	maxKeys   = 512          // of a process, as bpf/nccl has it
+	leastKeys = 8            // and the least of one on a GPU
+	guestKeys = maxStats / 4 // of all that are on no GPU
 	batchKeys = 512
 )
 
@@ -77,18 +80,18 @@ type row struct {
 
 // rows are of one moment. Memory is kept for the next one.
 type rows struct {
-	keys   []statKey
-	stats  []stat
-	told   map[statKey]stat // what was told of each key
-	open   map[rowKey]int
-	list   []row
-	text   []byte
-	cur    *row
-	tsMs   int64
-	clock  *kernel.Clock
-	fill   func(b *wire.Builder)
-	plains uint64 // calls since the last weighing, by what they cost
-	steps  uint64
+	keys  []statKey
+	stats []stat
+	told  map[statKey]stat // what was told of each key
+	open  map[rowKey]int
+	list  []row
+	text  []byte
+	cur   *row
+	tsMs  int64
+	clock *kernel.Clock
+	fill  func(b *wire.Builder)
+	calls uint64 // since the last weighing, and what they took
+	ns    float64
 }
 
 func (r *rows) init(f *Feature) {
@@ -171,6 +174,10 @@ func (f *Feature) count(t source.Tick, out source.Sink) error {
 		if p == nil {
 			if p = f.process(pid); p == nil {
 				if p = f.ghost(pid); p == nil {
+					if _, runs := f.fs.start(pid); !runs {
+						drop = append(drop, k)
+						dead[pid] = true
+					}
 					continue
 				}
 				dead[pid] = true
@@ -182,6 +189,9 @@ func (f *Feature) count(t source.Tick, out source.Sink) error {
 		}
 		c := f.know(p, k.Comm, t.BootMs)
 		if c == nil {
+			if dead[pid] {
+				drop = append(drop, k)
+			}
 			continue
 		}
 		if dead[pid] || c.ended {
@@ -204,6 +214,7 @@ func (f *Feature) count(t source.Tick, out source.Sink) error {
 	}
 	r.tell(t, out)
 	f.clear(stats, drop, dead)
+	f.share()
 	return nil
 }
 
@@ -221,13 +232,15 @@ func (f *Feature) gone() map[int32]bool {
 // add puts what a key counted into its row.
 func (f *Feature) add(p *process, c *comm, k statKey, before, now stat) {
 	calls, bytes := now.Calls-before.Calls, now.Bytes-min(now.Bytes, before.Bytes)
-	if p.lib != nil {
-		p.lib.calls += calls
-	}
+	cost := f.costs[0]
 	if p.lib != nil && p.lib.steps[k.Func] {
-		f.rows.steps += calls
-	} else {
-		f.rows.plains += calls
+		cost = f.costs[1]
+	}
+	took := float64(calls) * cost
+	f.rows.calls, f.rows.ns = f.rows.calls+calls, f.rows.ns+took
+	p.calls, p.ns = p.calls+calls, p.ns+uint64(took)
+	if p.lib != nil {
+		p.lib.calls, p.lib.ns = p.lib.calls+calls, p.lib.ns+uint64(took)
 	}
 	name, byRanks, ok := op(k.Func)
 	if !ok {
@@ -340,17 +353,20 @@ func (f *Feature) clear(stats *ebpf.Map, drop []statKey, dead map[int32]bool) {
 		left[int32(k.TGID)]--
 		touched[int32(k.TGID)] = true
 	}
-	limits := f.progs.coll.Maps["processes"]
+	counted := f.progs.coll.Maps["processes"]
 	for pid := range touched {
 		if dead[pid] {
 			continue
 		}
-		if err := limits.Put(uint32(pid), uint64(max(left[pid], 0))); err != nil {
+		if err := counted.Put(uint32(pid), uint64(max(left[pid], 0))); err != nil {
 			f.env.Log.Debug("count of keys not set", slog.String("error", err.Error()))
 		}
 	}
 	for pid := range dead {
-		_ = limits.Delete(uint32(pid)) // it may never have called
+		_ = counted.Delete(uint32(pid)) // it may never have called
+		if p := f.procs[pid]; p != nil {
+			f.leave(p)
+		}
 		delete(f.procs, pid)
 	}
 	for _, p := range f.procs {
@@ -365,37 +381,101 @@ func (f *Feature) clear(stats *ebpf.Map, drop []statKey, dead map[int32]bool) {
 // Kinds of drops, as the kernel's program numbers them.
 var dropNames = [...]string{"calls_not_counted", "events_lost", "arguments_unreadable"}
 
+// maxLoad is what probes may take of a process, in parts of a core.
+func (f *Feature) maxLoad() float64 {
+	if f.env.MaxLoad > 0 {
+		return f.env.MaxLoad
+	}
+	return 0.01
+}
+
 // weigh takes probes out of libraries that are called too often, and adds up what they cost.
 func (f *Feature) weigh(bootMs int64) {
-	passed := bootMs - f.weighAt
-	first := f.weighAt == 0
+	passed := float64(max(bootMs-f.weighAt, 1))
+	judge := f.weighAt != 0 && passed >= 1000
 	f.weighAt = bootMs
 	using := 0
+	by := map[*library]int{}
 	for _, p := range f.procs {
 		if p.lib != nil {
 			using++
+			by[p.lib]++
 		}
 	}
 	for _, l := range f.libs {
-		rate := float64(l.calls) * 1000 / float64(max(passed, 1))
-		l.calls = 0
-		if first || passed < 1000 || rate <= f.cfg.MaxRate || l.paused != 0 {
-			continue
+		n := float64(max(by[l], 1))
+		rate, part := float64(l.calls)*1000/passed, float64(l.ns)/1e6/passed
+		if judge && (rate > f.cfg.MaxRate || part > f.maxLoad()*n) {
+			f.load.Shed += l.ns
+			f.pause(bootMs, l, rate, f.cfg.MaxRate/n*passed/1000, f.maxLoad()*passed*1e6)
 		}
-		l.paused = bootMs + f.cfg.PauseFor.Milliseconds()
-		f.env.Log.Warn("library is called too often and loses its probes", slog.String("library", l.name), slog.Float64("calls_per_second", rate))
-		if err := l.close(); err != nil {
-			f.env.Log.Warn("probes were not taken out cleanly", slog.String("library", l.name), slog.String("error", err.Error()))
-		}
+		l.calls, l.ns = 0, 0
+	}
+	for _, p := range f.procs {
+		p.calls, p.ns = 0, 0
 	}
 	r := &f.rows
-	p := kernel.Probe{Name: "collectives", Calls: r.plains + r.steps,
-		Ns: uint64(float64(r.plains)*f.costs[0] + float64(r.steps)*f.costs[1])}
+	p := kernel.Probe{Name: "collectives", Calls: r.calls, Ns: uint64(r.ns)}
 	if len(f.load.Probes) == 1 {
 		p.Calls, p.Ns = p.Calls+f.load.Probes[0].Calls, p.Ns+f.load.Probes[0].Ns
 	}
-	r.plains, r.steps = 0, 0
-	f.load = kernel.Load{Probes: []kernel.Probe{p}, Processes: using, Counts: f.counts()}
+	r.calls, r.ns = 0, 0
+	f.load = kernel.Load{Probes: []kernel.Probe{p}, Processes: using, Counts: f.counts(), Shed: f.load.Shed}
+}
+
+// pause takes the probes out of a library. Processes that had more than their share of its
+// calls get none before PauseFor is over; the rest gets its own by the next look.
+func (f *Feature) pause(bootMs int64, l *library, rate, calls, ns float64) {
+	for _, p := range f.procs {
+		if p.lib == l && (float64(p.calls) > calls || float64(p.ns) > ns) {
+			p.hotMs = bootMs + f.cfg.PauseFor.Milliseconds()
+			f.leave(p)
+		}
+	}
+	if l.paused != 0 {
+		return // it was one that had probes of its own
+	}
+	l.paused = bootMs + f.cfg.PauseFor.Milliseconds()
+	f.env.Log.Warn("library is called too often and loses its probes", slog.String("library", l.name), slog.Float64("calls_per_second", rate))
+	if err := l.close(); err != nil {
+		f.env.Log.Warn("probes were not taken out cleanly", slog.String("library", l.name), slog.String("error", err.Error()))
+	}
+	f.soon(bootMs)
+}
+
+// share says who may have how many keys in the kernel's map.
+func (f *Feature) share() {
+	coll := f.progs.coll
+	room := uint64(maxStats)
+	if f.gpus != nil {
+		room = guestKeys
+	}
+	guests := uint64(0)
+	for i := range f.rows.keys {
+		if !f.limited[int32(f.rows.keys[i].TGID)] {
+			guests++
+		}
+	}
+	err := errors.Join(coll.Variables["guest_room"].Set(room), coll.Variables["guest_keys"].Set(guests))
+	limits := coll.Maps["limits"]
+	for pid := range f.limited {
+		if _, on := f.gpus[pid]; !on {
+			delete(f.limited, pid)
+			if derr := limits.Delete(uint32(pid)); !errors.Is(derr, ebpf.ErrKeyNotExist) {
+				err = errors.Join(err, derr)
+			}
+		}
+	}
+	each := uint64(max(min(maxKeys, (maxStats-guestKeys)/max(len(f.gpus), 1)), leastKeys))
+	for pid := range f.gpus {
+		if len(f.limited) < maxProcesses || f.limited[pid] {
+			f.limited[pid] = true
+			err = errors.Join(err, limits.Put(uint32(pid), each))
+		}
+	}
+	if err != nil {
+		f.env.Log.Debug("shares of the kernel's map not set", slog.String("error", err.Error()))
+	}
 }
 
 // counts are what was lost, and what there is.
