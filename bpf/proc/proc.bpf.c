@@ -94,7 +94,7 @@ struct event {
 
 struct {
 	UINT(type, BPF_MAP_TYPE_RINGBUF);
-	UINT(max_entries, 256 * 1024);
+	UINT(max_entries, 128 << 10);
 } events SEC(".maps");
 
 // Processes whose end is told. Of too many, those that were not told of for longest give way.

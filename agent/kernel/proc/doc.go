@@ -32,7 +32,7 @@
 //
 // # Crash, buffers, goroutines, budget
 //
-// Kernel: a ring of 256 KiB, 4,096 tracked processes. Here: 256 events a subscriber, the
+// Kernel: a ring of 128 KiB, 4,096 tracked processes. Here: 256 events a subscriber, the
 // oldest give way and are counted; 256 pidfds; 4,096 openers. No goroutine. Idle hosts cost
 // one look at an empty ring a second.
 package proc
