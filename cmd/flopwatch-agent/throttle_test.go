@@ -94,8 +94,8 @@ func TestEverythingFlaps(t *testing.T) {
 	}
 	defer controller.Close()
 	account, token := filepath.Join(dir, "account"), filepath.Join(dir, "token")
-	for _, path := range []string{account, token} {
-		if err := os.WriteFile(path, []byte("admin\nwrong\n"), 0o600); err != nil {
+	for path, text := range map[string]string{account: "admin\nsecret\n", token: "wrong"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,7 +120,7 @@ func TestEverythingFlaps(t *testing.T) {
 	}
 	p.says("the broker refuses this agent's credentials")
 	p.stop()
-	if n := strings.Count(p.log.String(), "\n"); n > 100 || strings.Contains(p.log.String(), "wrong") {
+	if n := strings.Count(p.log.String(), "\n"); n > 100 || strings.Contains(p.log.String(), "wrong") || strings.Contains(p.log.String(), "secret") {
 		t.Errorf("%d lines:\n%s", n, p.log)
 	}
 	t.Logf("%d lines", strings.Count(p.log.String(), "\n"))
