@@ -87,8 +87,9 @@ func stubbed(t *testing.T, dir string) (library string) {
 		t.Fatal(err)
 	}
 	for name, cgo := range map[string]string{"flopwatch-agent": "0", "flopwatch-nvml": "1"} {
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(dir, "bin", name), "./cmd/"+name)
-		cmd.Dir, cmd.Env = testenv.Root(t), append(os.Environ(), "CGO_ENABLED="+cgo, "CGO_CFLAGS=-O2 -g -Wno-deprecated-declarations", "CGO_LDFLAGS=-Wl,-z,lazy")
+		// As `make binaries` does it.
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w -extldflags=-Wl,-z,lazy", "-o", filepath.Join(dir, "bin", name), "./cmd/"+name)
+		cmd.Dir, cmd.Env = testenv.Root(t), append(os.Environ(), "CGO_ENABLED="+cgo, "CGO_CFLAGS=-O2 -g -Wno-deprecated-declarations")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", name, err, out)
 		}

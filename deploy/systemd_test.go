@@ -9,7 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,13 +26,42 @@ import (
 )
 
 // boot starts a systemd that has this machine's files, under an overlay that ends with it,
-// and its network. $1 is the repository, which it sees as /mnt; $2 a scratch folder.
+// and its network. $1 is the repository, which it sees as /mnt; $2 a scratch folder; $3 is
+// user for a manager without a process namespace of its own.
 //
 //go:embed testdata/boot.sh
 var boot string
 
 // guest is a running systemd.
-type guest struct{ pid string }
+type guest struct {
+	pid  string
+	user bool // it manages as systemd --user does, among the machine's processes
+}
+
+// newUserGuest starts a systemd that has the machine's process numbers, as programs in the
+// kernel tell them. It is root's, so users, capabilities and sandboxes of units are as of a
+// system's.
+func newUserGuest(t *testing.T) *guest {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--uts", "--ipc", "--cgroup", "bash", "-c", boot, "boot", testenv.Root(t), t.TempDir(), "user")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it stops its units first
+	cmd.WaitDelay = 30 * time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Wait() // stopped by the test's context
+		t.Log(out.String())
+	})
+	g := &guest{pid: strconv.Itoa(cmd.Process.Pid), user: true}
+	wait(t, "systemd runs", func() bool {
+		state, _ := g.try(t, "systemctl", "--user", "is-system-running") // it fails until it does
+		return strings.HasPrefix(state, "running") || strings.HasPrefix(state, "degraded")
+	})
+	return g
+}
 
 func newGuest(t *testing.T) *guest {
 	t.Helper()
@@ -62,7 +93,11 @@ func newGuest(t *testing.T) *guest {
 
 func (g *guest) try(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	return command(t, []string{"SYSTEMD_PAGER="}, "nsenter", append([]string{"-t", g.pid, "-m", "-p", "-u", "-i", "-C", "-r", "-w"}, args...)...)
+	enter := []string{"-t", g.pid, "-m", "-u", "-i", "-C", "-r", "-w"}
+	if !g.user {
+		enter = append(enter, "-p")
+	}
+	return command(t, []string{"SYSTEMD_PAGER=", "XDG_RUNTIME_DIR=/run/user/0"}, "nsenter", append(enter, args...)...)
 }
 
 func (g *guest) run(t *testing.T, args ...string) string {
@@ -78,7 +113,7 @@ func (g *guest) run(t *testing.T, args ...string) string {
 // shows gives properties of the agent's unit.
 func (g *guest) shows(t *testing.T, property string) string {
 	t.Helper()
-	return strings.TrimSpace(g.run(t, "systemctl", "show", "-P", property, "flopwatch-agent"))
+	return strings.TrimSpace(g.run(t, "systemctl", "show", map[bool]string{true: "--user", false: "--system"}[g.user], "-P", property, "flopwatch-agent"))
 }
 
 func wait(t *testing.T, what string, ok func() bool) {
@@ -190,7 +225,7 @@ func TestAgentUnderSystemd(t *testing.T) {
 		t.Errorf("%d GPUs in the batches of %s, want 8", got, host)
 	}
 	main := g.shows(t, "MainPID")
-	g.holds(t, "flopwatch-agent", 0)
+	g.holds(t, 0)
 	t.Logf("tasks %s, memory %s bytes", g.shows(t, "TasksCurrent"), g.shows(t, "MemoryCurrent"))
 
 	g.run(t, "systemctl", "reload", "flopwatch-agent")
@@ -219,9 +254,9 @@ func TestAgentUnderSystemd(t *testing.T) {
 
 // holds checks who the agent and its child are, and that the agent has these capabilities
 // and no other, and the child none.
-func (g *guest) holds(t *testing.T, unit string, capabilities uint64) {
+func (g *guest) holds(t *testing.T, capabilities uint64) {
 	t.Helper()
-	main := strings.TrimSpace(g.run(t, "systemctl", "show", "-P", "MainPID", unit))
+	main := g.shows(t, "MainPID")
 	children := strings.Fields(g.run(t, "pgrep", "-P", main))
 	if len(children) != 1 {
 		t.Errorf("the agent's children: %v", children)
@@ -249,6 +284,50 @@ func (g *guest) holds(t *testing.T, unit string, capabilities uint64) {
 	}
 }
 
+const withKernelConf = 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON | 1<<unix.CAP_SYS_PTRACE
+
+// TestKernelUnderSystemd has the unit with kernel.conf among the machine's processes: all that
+// [kernel] is for works inside of the sandbox. What a system's unit needs beside that is
+// TestAgentUnderSystemd's.
+func TestKernelUnderSystemd(t *testing.T) {
+	if !testenv.Required("systemd-boot") {
+		testenv.Need(t, "systemd-boot", errors.New("runs only if it is asked for, as root"))
+	}
+	stub := filepath.Join(testenv.Root(t), ".cache", "try-kernel")
+	defer func() { _ = os.RemoveAll(stub) }() // scratch
+	library := stubbed(t, stub)
+	const state = "/var/lib/flopwatch-agent"
+	listen := freePort(t)
+	write(t, filepath.Join(stub, "agent.toml"), with(t, map[string]string{"library": state + "/stub/" + filepath.Base(library), "url": "nats://" + freePort(t), "listen": listen}))
+	g := newUserGuest(t)
+	// This manager has folders of units and of state of its own, and its socket for notes is
+	// where the unit does not see it.
+	t.Log(g.run(t, "env", "DESTDIR=/stage", "BUILD=/mnt/.cache/try-kernel/bin", "COMPONENTS=agent", "bash", "-euc", `
+		bash /mnt/deploy/install.sh install
+		cp -r /stage/. /
+		systemd-sysusers /usr/local/lib/sysusers.d/flopwatch-agent.conf
+		cp /mnt/.cache/try-kernel/agent.toml /etc/flopwatch/flopwatch-agent.toml
+		chown root:flopwatch-agent /etc/flopwatch/flopwatch-agent.toml
+		install -d -o flopwatch-agent -g flopwatch-agent -m 0700 `+state+` `+state+`/stub
+		cp /mnt/.cache/try-kernel/libnvidia-ml.so.1 /mnt/.cache/try-kernel/nvml.shm `+state+`/stub/
+		chown -R flopwatch-agent: `+state+`
+		units=/run/config/systemd/user
+		mkdir -p $units
+		cp -r /usr/local/lib/systemd/system/flopwatch-agent.service* $units/
+		cp /usr/local/lib/flopwatch/kernel.conf $units/flopwatch-agent.service.d/
+		printf '[Service]\nType=exec\nWatchdogSec=0\nStateDirectory=\nReadWritePaths=`+state+`\nStandardOutput=append:/run/agent.log\nStandardError=append:/run/agent.log\n' > $units/flopwatch-agent.service.d/zz.conf
+		systemctl --user daemon-reload
+		systemctl --user start flopwatch-agent || { systemctl --user status --no-pager flopwatch-agent || true; cat /run/agent.log; exit 1; }`))
+	defer func() { t.Log(g.run(t, "cat", "/run/agent.log")) }()
+	// Degraded: some library of another user's may be out of reach.
+	tells(t, listen, map[string]string{"gpu": "active", "job": "active", "kernel/file": "active", "kernel/proc": "active", "kernel/sock": "active", "kernel/nccl": "active degraded"})
+	g.holds(t, withKernelConf)
+	g.run(t, "systemctl", "--user", "stop", "flopwatch-agent")
+	if result, code := g.shows(t, "Result"), g.shows(t, "ExecMainStatus"); result != "success" || code != "0" {
+		t.Errorf("stopped: %s, exit code %s", result, code)
+	}
+}
+
 // withKernel grants the agent what [kernel] needs, as README.md says it, and looks at what it
 // then sees.
 func (g *guest) withKernel(t *testing.T, listen string) {
@@ -258,10 +337,10 @@ func (g *guest) withKernel(t *testing.T, listen string) {
 		systemctl daemon-reload
 		systemctl start flopwatch-agent`)
 	// This systemd has a process namespace of its own, in which nccl knows that it would take
-	// processes for others; TestKernelConfIsEnough has the machine's.
+	// processes for others; TestKernelUnderSystemd has the machine's.
 	wants := map[string]string{"gpu": "active", "kernel/file": "active", "kernel/nccl": "unavailable", "kernel/proc": "active", "kernel/sock": "active"}
 	tells(t, listen, wants)
-	g.holds(t, "flopwatch-agent", 1<<unix.CAP_BPF|1<<unix.CAP_PERFMON|1<<unix.CAP_SYS_PTRACE)
+	g.holds(t, withKernelConf)
 
 	// A probe that is really hit, in the same sandbox: the doctor in the unit's place.
 	g.run(t, "bash", "-euc", `

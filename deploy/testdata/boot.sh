@@ -16,4 +16,18 @@ export container=flopwatch-test
 pivot_root . oldroot
 cd /
 umount -l /oldroot
+case ${3:-} in
+user)
+	# A manager of root's own, which needs no process namespace: it only asks whether systemd runs.
+	mkdir -p run/systemd/system run/user/0
+	# What a system's manager makes to cover closed paths with.
+	for base in run run/user/0; do
+		mkdir -p $base/systemd/inaccessible/dir
+		: > $base/systemd/inaccessible/reg
+		mknod $base/systemd/inaccessible/chr c 0 0
+		chmod 000 $base/systemd/inaccessible/*
+	done
+	exec env XDG_RUNTIME_DIR=/run/user/0 XDG_CONFIG_HOME=/run/config /lib/systemd/systemd --user --unit=basic.target --log-target=console
+	;;
+esac
 exec /lib/systemd/systemd --system --unit=basic.target --log-target=journal
