@@ -18,7 +18,7 @@ func TestOpenIn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, to := range map[string]string{"out": outside, "up": "../../../../../../../../" + outside, "loop": "loop", "link": "real"} {
+	for name, to := range map[string]string{"out": outside, "up": "../../../../../../../../" + outside, "loop": "loop", "link": "real", "whole": "/real"} {
 		if err := os.Symlink(to, filepath.Join(root, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -36,7 +36,7 @@ func TestOpenIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := procfs{root}
-	for name, fine := range map[string]bool{"/real": true, "/../real": true, "/link": true, "/out": false, "/up": false, "/loop": false, "/pipe": false,
+	for name, fine := range map[string]bool{"/real": true, "/../real": true, "/link": true, "/whole": true, "/out": false, "/up": false, "/loop": false, "/pipe": false,
 		"/device": false, "/1": false, "/none": false} {
 		f, err := p.openIn(1, name)
 		if (err == nil) != fine {

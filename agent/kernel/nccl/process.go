@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path"
 	"strconv"
 	"strings"
 
@@ -126,7 +125,7 @@ func usesNCCL(a area) bool { return strings.HasPrefix(a.path, "/dev/shm/nccl-") 
 // openArea opens the file of an area: the very one that is mapped, if the agent may;
 // else what the process finds under that name, which may be another by now.
 func (p procfs) openArea(pid int32, a area) (*os.File, error) {
-	f, err := os.Open(p.file(pid, "map_files/"+a.span))
+	f, err := regular(p.file(pid, "map_files/"+a.span))
 	if err == nil {
 		return f, nil
 	}
@@ -149,24 +148,31 @@ func (p procfs) openArea(pid int32, a area) (*os.File, error) {
 	return nil, errors.Join(errs...)
 }
 
-// openIn opens a regular file below the root of a process, whatever links there are: none
-// leads out of it.
+// regular opens a file for reading, and waits for nobody who has a lease on it.
+func regular(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
+// openIn opens a regular file below the root of a process, as the process itself would find
+// it: links stay within that root.
 func (p procfs) openIn(pid int32, name string) (*os.File, error) {
-	root, err := os.OpenRoot(p.file(pid, "root"))
+	root, err := os.Open(p.file(pid, "root"))
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close() //nolint:errcheck // nothing was written
+	defer root.Close() //nolint:errcheck // it was open for reading
 	// Opening a device or a pipe may already do something: the name is only taken first.
-	at, err := root.OpenFile(strings.TrimPrefix(path.Clean(name), "/"), unix.O_PATH, 0)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(int(root.Fd()), name, &how)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	defer at.Close() //nolint:errcheck // it was not even open for reading
-	if st, err := at.Stat(); err != nil || !st.Mode().IsRegular() {
+	defer unix.Close(fd) //nolint:errcheck // it was not even open for reading
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("not a regular file")
 	}
-	return os.Open("/proc/self/fd/" + strconv.Itoa(int(at.Fd())))
+	return regular("/proc/self/fd/" + strconv.Itoa(fd))
 }
 
 // memory is a process's memory for reading: by a system call, which needs CAP_SYS_PTRACE

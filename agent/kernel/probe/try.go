@@ -30,7 +30,9 @@ func Help(mechanism string) string {
 		return "needs CAP_SYS_ADMIN"
 	case UprobeMulti:
 		return "needs kernel 6.6, CAP_BPF and CAP_PERFMON"
-	case TpBTF, IterFile, IterVMA:
+	case IterVMA:
+		return "needs kernel 5.12 with BTF (CONFIG_DEBUG_INFO_BTF), CAP_BPF and CAP_PERFMON"
+	case TpBTF, IterFile:
 		return "needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF), CAP_BPF and CAP_PERFMON"
 	}
 	return "needs kernel 5.8 and CAP_BPF"

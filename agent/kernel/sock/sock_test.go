@@ -55,10 +55,14 @@ func newRig(t testing.TB, cfg Config, pids ...int) *rig {
 	return r
 }
 
+// oldest is what the programs need: storage with sockets came into tracing with 5.12, as
+// did iter/task_vma.
+var oldest = []string{probe.TpBTF, probe.IterFile, probe.IterVMA}
+
 // bpfRig needs the programs.
 func bpfRig(t testing.TB, cfg Config, pids ...int) *rig {
 	t.Helper()
-	kerneltest.Require(t, probe.TpBTF, probe.IterFile)
+	kerneltest.Require(t, oldest...)
 	r := newRig(t, cfg, pids...)
 	if r.report.State != source.Active {
 		t.Fatalf("start: %s: %s", r.report.State, r.report.Reason())
@@ -521,7 +525,7 @@ func TestPrivilege(t *testing.T) {
 		}
 		return
 	}
-	kerneltest.Require(t, probe.TpBTF)
+	kerneltest.Require(t, oldest...)
 	for role, caps := range map[string][]uintptr{"capable": {unix.CAP_BPF, unix.CAP_PERFMON}, "nobody": nil} {
 		tasktest.Again(t, role, "TestPrivilege", func(cmd *exec.Cmd) {
 			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}

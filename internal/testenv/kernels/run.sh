@@ -3,7 +3,7 @@
 #
 #   run.sh CACHE [VERSION...]      versions such as 5.10 6.1 6.12; none: all three
 #
-# It needs qemu-system-x86_64, Go, a C compiler, cpio, busybox (busybox-static) and apt's own
+# It needs qemu-system-x86_64, Go, cpio, xz, busybox (busybox-static) and apt's own
 # mirror of Debian, from which kernels are fetched once, into CACHE. The processor is emulated
 # (TCG), so that it works in any virtual machine and takes a few minutes a kernel. A test that
 # a kernel cannot run is skipped and says why; the exit code is 1 if any failed.
@@ -14,16 +14,19 @@ cache=$(cd "$1" && pwd)
 shift
 [ $# -gt 0 ] || set -- 5.10 6.1 6.12
 
-for tool in qemu-system-x86_64 go gcc cpio busybox apt-get dpkg-deb; do
-  command -v "$tool" > /dev/null || { echo "kernels: $tool is missing (Debian: apt-get install qemu-system-x86 gcc libc6-dev cpio busybox-static)" >&2; exit 1; }
+for tool in qemu-system-x86_64 go cpio busybox apt-get dpkg-deb xz; do
+  command -v "$tool" > /dev/null || { echo "kernels: $tool is missing (Debian: apt-get install qemu-system-x86 cpio busybox-static xz-utils)" >&2; exit 1; }
 done
 
 declare -A suite=([5.10]=bullseye [6.1]=bookworm [6.12]=trixie)
 
+# What tests ask of the kernel that Debian does not build in, in an order that loads.
+modules="veth inet_diag tcp_diag overlay"
+
 # fetch VERSION: prints the path of its kernel.
 fetch() {
   local version=$1 dir=$cache/linux-$1
-  if [ ! -s "$dir/vmlinuz" ]; then
+  if [ ! -s "$dir/vmlinuz" ] || [ ! -d "$dir/modules" ]; then
     local key=/usr/share/keyrings/debian-archive-keyring.gpg mirror name
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/*$' | head -n 1)
     [ -f "$key" ] && [ -n "$mirror" ] || { echo "kernels: this machine's apt knows no mirror of Debian" >&2; return 1; }
@@ -37,6 +40,12 @@ fetch() {
     [ -n "$name" ] || { echo "kernels: $version: there is no kernel in ${suite[$version]}" >&2; return 1; }
     (cd "$dir/archives" && apt-get "${opts[@]}" download "$name") >&2
     dpkg-deb -x "$dir"/archives/"$name"_*.deb "$dir/root"
+    mkdir -p "$dir/modules.new"
+    for module in $modules; do
+      find "$dir/root" -name "$module.ko*" -exec cp {} "$dir/modules.new" \;
+    done
+    find "$dir/modules.new" -name '*.xz' -exec xz -d {} +
+    mv "$dir/modules.new" "$dir/modules"
     cp "$dir"/root/boot/vmlinuz-* "$dir/vmlinuz"
     rm -rf "$dir/root" "$dir/archives" "$dir/lists"
   fi
@@ -68,18 +77,17 @@ for dir in $(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./
   CGO_ENABLED=0 go test -c -o "$image/tests/$name/run.test" "./$name"
   if [ -d "$dir/testdata" ]; then cp -r "$dir/testdata" "$image/tests/$name/"; fi
 done
-# The C programs that tests build where there is a compiler come along, as there is none inside.
-if [ -x "$root/agent/kernel/kerneltest/prebuild.sh" ]; then "$root/agent/kernel/kerneltest/prebuild.sh" "$image/prebuilt"; fi
 cat > "$image/init" <<'INIT'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp TMPDIR=/tmp FLOPWATCH_PREBUILT=/prebuilt
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp TMPDIR=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /tmp
 mkdir -p /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /dev/pts /dev/shm && mount -t tmpfs tmpfs /dev/shm
+for m in MODULES; do insmod /modules/$m.ko || echo "== no module $m"; done
 ip link set lo up 2> /dev/null || ifconfig lo up
 echo "== Linux $(uname -r)"
 for t in $(find /tests -name run.test | sort); do
@@ -94,14 +102,17 @@ done
 echo "== all ran"
 poweroff -f
 INIT
+sed -i "s/MODULES/$modules/" "$image/init"
 chmod +x "$image/init"
-(cd "$image" && find . | cpio --quiet -o -H newc | gzip -1) > "$cache/initramfs"
 
 failed=0
 for version in "$@"; do
   kernel=$(fetch "$version")
   log=$cache/$version.log
   echo "kernels: $version: $kernel"
+  rm -rf "$image/modules"
+  cp -r "${kernel%/*}/modules" "$image/modules"
+  (cd "$image" && find . | cpio --quiet -o -H newc | gzip -1) > "$cache/initramfs"
   timeout 1800 qemu-system-x86_64 -machine accel=tcg -cpu max -smp 2 -m 3072 -nographic -no-reboot -net none \
     -kernel "$kernel" -initrd "$cache/initramfs" -append 'console=ttyS0 quiet panic=-1 loglevel=3' < /dev/null 2>&1 | tr -d '\r' | tee "$log" | grep --line-buffered -aE '^(==| *---|.*_test\.go:)' || true
   if ! grep -q '^== all ran' "$log" || grep -q '^== FAIL' "$log"; then
