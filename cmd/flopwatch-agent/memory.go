@@ -15,7 +15,7 @@ import (
 // begins to work harder: what is kept is bounded where it is kept (Config.PendingRows of the
 // agent, and maps of instruments), and a test of package agent holds that.
 const (
-	gcPercent   = 50
+	gcPercent   = 25
 	memoryLimit = 32 << 20
 	// processors is how many threads run Go at once. There is little to do, and on a host of 200
 	// processors the runtime would keep caches and workers for each.
@@ -23,7 +23,7 @@ const (
 	// settled is when everything that is used only at the start has been used.
 	settled = 5 * time.Second
 	// tidyEvery is how often the program's own pages are given back.
-	tidyEvery = 5 * time.Second
+	tidyEvery = 3 * time.Second
 )
 
 // frugal sets the runtime up for a small process.
@@ -48,5 +48,5 @@ func settle(ctx context.Context) error {
 	case <-timer.C:
 	}
 	debug.FreeOSMemory()
-	return resident.Keep(ctx, tidyEvery)
+	return resident.Keep(ctx, tidyEvery, resident.Own)
 }

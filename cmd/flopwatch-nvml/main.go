@@ -68,7 +68,7 @@ func run(args []string, stdout, stderr io.Writer) (code int, err error) {
 	}
 	// Workers wait in the driver, on threads of their own: one thread's worth of Go is plenty.
 	runtime.GOMAXPROCS(1)
-	debug.SetGCPercent(50) // the binding copies 40 KiB a pass: two megabytes of heap are enough
+	debug.SetGCPercent(25) // the binding copies 20 KiB a GPU and second, and 300 KiB live: a megabyte of heap is enough
 	out, err := answers()
 	if err != nil {
 		return exitFailure, err
@@ -77,7 +77,9 @@ func run(args []string, stdout, stderr io.Writer) (code int, err error) {
 		return printInspection(out, nvml.Config{Library: *library}, *timeout)
 	}
 	go func() { // until the process ends: one that hangs in the driver is not waited for
-		_ = resident.Keep(context.Background(), tidyEvery) // if it fails it goes on, larger
+		time.Sleep(tidyEvery)
+		debug.FreeOSMemory()                                             // of what only the start needed
+		_ = resident.Keep(context.Background(), tidyEvery, resident.All) // if it fails it goes on, larger
 	}()
 	// No signal is caught: there is nothing to lose, and a hung driver must not keep it.
 	switch err = nvml.Serve(context.Background(), os.Stdin, out, nvml.Config{Library: *library}); {

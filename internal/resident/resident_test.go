@@ -2,7 +2,6 @@ package resident
 
 import (
 	"context"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -30,48 +29,56 @@ zz-7f0000003000 r-xp 00000000 fe:01 1234                         /usr/bin/flopwa
 Anonymous:             0 kB
 `
 
-func TestOwnPages(t *testing.T) {
+func TestCleanPages(t *testing.T) {
 	want := []stretch{{0x400000, 0x970000}, {0x970000, 0xf40000}}
-	for exe, want := range map[string][]stretch{"/usr/bin/flopwatch-agent": want, "/usr/bin/other": nil, "": nil} {
-		got, err := ownPages(strings.NewReader(smaps), exe)
+	all := append(slices.Clone(want), stretch{0x7f0000000000, 0x7f0000001000})
+	for exe, want := range map[string][]stretch{"/usr/bin/flopwatch-agent": want, "/usr/bin/other": nil, "": all} {
+		got, err := cleanPages(strings.NewReader(smaps), exe)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%q: got %x, %v", exe, got, err)
 		}
 	}
-	if _, err := ownPages(strings.NewReader(strings.Repeat("x", 5000)+"\n"), "/usr/bin/flopwatch-agent"); err == nil {
+	if _, err := cleanPages(strings.NewReader(strings.Repeat("x", 5000)+"\n"), "/usr/bin/flopwatch-agent"); err == nil {
 		t.Error("a line without end is read")
 	}
 }
 
-// TestGiveBack gives this program's own pages back, which it survives.
-func TestGiveBack(t *testing.T) {
-	f, err := os.Open("/proc/self/smaps")
-	if err != nil {
-		t.Fatal(err)
+// TestKeep gives this program's own pages back, which it survives.
+func TestKeep(t *testing.T) {
+	list, err := find(Own)
+	if err != nil || len(list) == 0 {
+		t.Fatalf("found nothing to give back: %v", err)
 	}
-	defer func() { _ = f.Close() }() // it was only read
-	exe, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if list, err := ownPages(f, exe); err != nil || len(list) == 0 {
-		t.Errorf("found nothing to give back: %v", err)
-	}
-	if err := GiveBack(); err != nil {
-		t.Fatal(err)
+	for _, s := range list {
+		if err := s.giveBack(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- Keep(ctx, time.Millisecond, All) }()
+	for range 100 {
+		if _, err := find(Own); err != nil {
+			t.Error(err)
+		}
+	}
 	cancel()
-	if err := Keep(ctx, time.Hour); err != nil {
+	if err := <-done; err != nil {
 		t.Error(err)
 	}
 }
 
-func BenchmarkGiveBack(b *testing.B) {
+func BenchmarkKeep(b *testing.B) {
 	b.ReportAllocs()
+	list, err := find(Own)
+	if err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
-		if err := GiveBack(); err != nil {
-			b.Fatal(err)
+		for _, s := range list {
+			if err := s.giveBack(); err != nil {
+				b.Fatal(err)
+			}
 		}
 	}
 }
