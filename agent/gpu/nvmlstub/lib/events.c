@@ -5,10 +5,10 @@
 #include "stub.h"
 
 #define SET_MAGIC 0x46574553u
-// Between looks at whether an event is due: longer and longer, as nobody shall take the cost of these for
-// that of the program that waits.
+// Between looks at whether an event is due: more and more while there is none, as nobody shall take the cost
+// of these looks for that of the program that waits.
 #define POLL_US 5000
-#define POLL_MOST_US 80000
+#define POLL_MOST_US 250000
 #define KNOWN_EVENTS                                                                                                           \
     (nvmlEventTypeSingleBitEccError | nvmlEventTypeDoubleBitEccError | nvmlEventTypeXidCriticalError | nvmlEventTypePState |   \
      nvmlEventTypeClock)
@@ -24,6 +24,7 @@ struct nvmlEventSet_st {
     uint64_t types[STUB_MAX_GPUS];
     uint64_t from[STUB_MAX_GPUS]; // id of the newest event there was at the registration
     uint64_t seen;                // that of the newest that was delivered
+    int64_t poll_us;              // until the next look
 };
 
 static unsigned long long known(const struct stub_gpu *g) {
@@ -41,6 +42,7 @@ STUB nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set) {
     struct nvmlEventSet_st *s = calloc(1, sizeof *s);
     if (s == NULL) return NVML_ERROR_MEMORY;
     s->magic = SET_MAGIC;
+    s->poll_us = POLL_US;
     *set = s;
     return NVML_SUCCESS;
 }
@@ -76,6 +78,7 @@ static bool next_event(const struct call *c, nvmlEventSet_t set, const struct st
         if (e->at_us > c->now_us) return false;
         if (e->id <= set->seen || !(set->types[e->gpu] & e->type) || e->id <= set->from[e->gpu]) continue;
         set->seen = e->id;
+        set->poll_us = POLL_US;
         *found = e;
         return true;
     }
@@ -102,7 +105,7 @@ static nvmlReturn_t event_wait(int fn, nvmlEventSet_t set, nvmlEventData_t *data
     nvmlReturn_t r = call_begin(&c, fn, STUB_NO_GPU);
     if (r != NVML_SUCCESS) return r;
     NEED(alive(set) && data != NULL);
-    int64_t end = monotonic_us() + (int64_t)timeout_ms * 1000, poll = POLL_US;
+    int64_t end = monotonic_us() + (int64_t)timeout_ms * 1000;
     for (;;) {
         const struct stub_event *e;
         if (next_event(&c, set, &e)) {
@@ -115,8 +118,8 @@ static nvmlReturn_t event_wait(int fn, nvmlEventSet_t set, nvmlEventData_t *data
         int64_t left = end - monotonic_us();
         if (left <= 0) return NVML_ERROR_TIMEOUT;
         call_pause(&c);
-        wait_us(left < poll ? left : poll);
-        poll = poll * 2 < POLL_MOST_US ? poll * 2 : POLL_MOST_US;
+        wait_us(left < set->poll_us ? left : set->poll_us);
+        set->poll_us = set->poll_us * 2 < POLL_MOST_US ? set->poll_us * 2 : POLL_MOST_US;
         r = call_again(&c);
         if (r != NVML_SUCCESS) return r;
     }
