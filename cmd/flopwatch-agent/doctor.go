@@ -149,7 +149,7 @@ func (c *checker) data() {
 		c.add("data_dir", doctor.OK, "", "%s", dir)
 	}
 	var f unix.Statfs_t
-	if err := unix.Statfs(dir, &f); err == nil {
+	if err = unix.Statfs(dir, &f); err == nil {
 		free := int64(f.Bavail) * f.Bsize
 		if free < c.cfg.Spool.MaxBytes {
 			c.add("disk", doctor.Warn, "make room, or lower spool.max_bytes", "%d MiB free, the spool may take %d MiB", free>>20, c.cfg.Spool.MaxBytes>>20)

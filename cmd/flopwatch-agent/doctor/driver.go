@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
+	"os/exec" //nolint:depguard // the driver is asked in a process of its own, as it may hang
 	"time"
 )
 
@@ -75,7 +75,7 @@ func ReadDriver(ctx context.Context, child, library string, wait time.Duration) 
 	if library != "" {
 		args = append(args, "-library", library)
 	}
-	cmd := exec.CommandContext(ctx, child, args...)
+	cmd := exec.CommandContext(ctx, child, args...) //nolint:gosec // G204: its path is the operator's
 	cmd.Env = []string{}
 	cmd.WaitDelay = time.Second
 	var out, errs limited

@@ -63,13 +63,15 @@ func ReadSpool(ctx context.Context, dir string) (*Spool, error) {
 		}
 		before := digest
 		last, digest = seq, own
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			s.Unread++
 			return nil
+		default:
 		}
 		var b wire.Batch
-		if err := dec.Decode(frame, &b); err != nil {
-			return fmt.Errorf("decode: %w", err)
+		if derr := dec.Decode(frame, &b); derr != nil {
+			return fmt.Errorf("decode: %w", derr)
 		}
 		switch {
 		case b.Sequence != seq:
