@@ -110,8 +110,8 @@
 //
 // start_ms is what the prolog says, else when the hold was first seen; seen_ms when its
 // scheduler was last heard to say so; a row comes again every five minutes. It ends when the
-// scheduler is heard to say it no more, never because nobody could be heard or a file cannot
-// be read; where it was not heard for long, the end is when it was last heard. A Slurm job
+// scheduler is heard to say it no more (a kubelet twice, unless another has the device: one that
+// has just started names nobody), never because nobody could be heard or a file cannot be read; where it was not heard for long, the end is when it was last heard. A Slurm job
 // whose epilog did not run ends with the boot, ten minutes after its control groups and
 // processes are gone, or, if it had none, a week after its file was written. A pod whose UID
 // is not known yet has a job_id of "pod-" and a hash under a key of this host's; when its UID

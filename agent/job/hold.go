@@ -92,6 +92,9 @@ type hold struct {
 	saidMs  int64 // boot ms of the last row; 0: none
 	dirty   bool
 	mark    uint64
+	// missedMs is the wall ms at which its feed did not say it any more, for the first time and
+	// not yet for good; 0: it does.
+	missedMs int64
 }
 
 // holds are all that stand.
@@ -114,7 +117,9 @@ func newHolds() *holds {
 }
 
 // heard takes what a feed says at wallMs, all of it: what it says no more has ended, except
-// where unknown reports that it could not be heard. everyMs is how often the feed is asked.
+// where unknown reports that it could not be heard. everyMs is how often the feed is asked. A
+// kubelet that has just started does not know its pods yet and names none: of what nobody else
+// has now, only its second silence is an end, as of the first.
 func (h *holds) heard(f feed, claims []claim, unknown func(*hold) bool, everyMs int64, t source.Tick, wallMs int64, out source.Sink) {
 	h.round++
 	for i := range claims {
@@ -125,9 +130,13 @@ func (h *holds) heard(f feed, claims []claim, unknown func(*hold) bool, everyMs 
 		if o.feed != f || o.mark == h.round || unknown != nil && unknown(o) {
 			continue
 		}
+		if f == feedKubelet && (o.missedMs == 0 || o.missedMs == wallMs) && !h.passedOn(o) {
+			o.missedMs = wallMs
+			continue
+		}
 		// Where nobody has listened since, it ended when it was last heard of.
-		end := wallMs
-		if wallMs-o.seenMs > 2*everyMs+minAskMs || wallMs < o.seenMs {
+		end := cmp.Or(o.missedMs, wallMs)
+		if end-o.seenMs > 2*everyMs+minAskMs || end < o.seenMs {
 			end = o.seenMs
 		}
 		h.end(o, max(end, o.startMs), out)
@@ -140,6 +149,17 @@ func (h *holds) heard(f feed, claims []claim, unknown func(*hold) bool, everyMs 
 	h.begun[f] = true
 	h.share()
 	h.say(t, out)
+}
+
+// passedOn reports whether another has a hold's device by what was said in this round.
+func (h *holds) passedOn(o *hold) bool {
+	at, _ := slices.BinarySearchFunc(h.order, o.uuid, func(o *hold, uuid string) int { return strings.Compare(o.uuid, uuid) })
+	for ; at < len(h.order) && h.order[at].uuid == o.uuid; at++ {
+		if h.order[at].mark == h.round {
+			return true
+		}
+	}
+	return false
 }
 
 // share counts who shares each device: nobody of several is given it whole.
@@ -196,7 +216,7 @@ func (h *holds) claim(f feed, c *claim, wallMs int64, out source.Sink) {
 		o.claim, o.dirty = *c, true
 		h.version++
 	}
-	o.feed, o.seenMs, o.mark = f, wallMs, h.round
+	o.feed, o.seenMs, o.mark, o.missedMs = f, wallMs, h.round, 0
 }
 
 // adopt takes a hold into the list.
@@ -291,6 +311,8 @@ func (h *holds) exclusive(uuid string) (one *hold, several bool) {
 		return nil, false
 	case at+1 < len(h.order) && h.order[at+1].uuid == uuid:
 		return nil, true
+	case h.order[at].missedMs != 0: // it may be over
+		return nil, false
 	}
 	return h.order[at], false
 }

@@ -269,6 +269,7 @@ func TestKubeletDevices(t *testing.T) {
 		}
 		f.want(c.name, got, c.want)
 		k.set(listPods)
+		f.settle(20)
 		f.settle(20) // all ends
 	}
 	f.want("what ended", strconv.Itoa(len(f.j.holds.known)), "0")
@@ -345,6 +346,7 @@ func TestHeldAndIdle(t *testing.T) {
 	k.mu.Unlock()
 	k.set(listPods)
 	f.settle(20)
+	f.settle(20)
 	f.want("let go of, while nobody answered: it lasted as long as it was seen", f.s.held(), want+fmt.Sprintf("%d|podresources|9900|1", seen))
 	if st := f.s.parts[partResources]; st.State != source.Active {
 		t.Errorf("status %+v", st)
@@ -401,6 +403,40 @@ func TestPodsWithoutUID(t *testing.T) {
 	}
 }
 
+// A kubelet that has just started knows no pod for a while, and says that nobody has a GPU. What
+// it says twice has ended, with its first word; what another has now, at once.
+func TestKubeletStartsAgain(t *testing.T) {
+	t.Parallel()
+	f, k := newKube(t)
+	k.set(podsAPIMethod, podBytes("ai", "a", uid, "Running"), podBytes("ai", "b", uid2, "Running"))
+	k.set(listPods, podHolds("ai", "a", "main nvidia.com/gpu="+gpu1))
+	f.settle(20)
+	start := f.wall
+	f.want("held", f.s.held("start_ms", "job_id", "end_ms"), fmt.Sprintf("%d|%s|-", start, uid))
+	k.set(listPods)
+	f.settle(20)
+	f.want("it knows nobody", f.s.held("start_ms", "job_id", "end_ms"), "")
+	if o, _ := f.j.holds.exclusive(gpu1); o != nil {
+		t.Error("a process that starts now is the holder's, who may be gone")
+	}
+	k.set(listPods, podHolds("ai", "a", "main nvidia.com/gpu="+gpu1))
+	f.settle(20)
+	f.want("it knows again", f.s.held("start_ms", "job_id", "end_ms"), "")
+	if o, _ := f.j.holds.exclusive(gpu1); o == nil {
+		t.Error("nobody is the holder")
+	}
+	k.set(listPods, podHolds("ai", "b", "main nvidia.com/gpu="+gpu1))
+	f.settle(20)
+	passed := f.wall
+	f.want("another has it", f.s.held("start_ms", "job_id", "end_ms", "shares"), fmt.Sprintf("%d|%s|%d|1\n%d|%s|-|1", start, uid, passed, passed, uid2))
+	k.set(listPods)
+	f.settle(20)
+	end := f.wall
+	f.want("nobody has it, once", f.s.held("start_ms", "job_id", "end_ms"), "")
+	f.settle(20)
+	f.want("nobody has it, twice", f.s.held("start_ms", "job_id", "end_ms"), fmt.Sprintf("%d|%s|%d", passed, uid2, end))
+}
+
 // A pod keeps its UID over agents, even if the Pods API does not answer the next one.
 func TestPodsAcrossAgents(t *testing.T) {
 	t.Parallel()
@@ -423,7 +459,9 @@ func TestPodsAcrossAgents(t *testing.T) {
 	f.want("second agent", f.s.held("start_ms", "job_id", "end_ms"), fmt.Sprintf("%d|%s|-", start, uid))
 	k.set(listPods)
 	f.settle(20)
-	f.want("it ends", f.s.held("start_ms", "job_id", "end_ms"), fmt.Sprintf("%d|%s|%d", start, uid, f.wall))
+	end := f.wall
+	f.settle(20)
+	f.want("it ends", f.s.held("start_ms", "job_id", "end_ms"), fmt.Sprintf("%d|%s|%d", start, uid, end))
 	if err := f.j.Close(); err != nil {
 		t.Fatal(err)
 	}
