@@ -17,6 +17,7 @@ const clockTicks = 100
 // usage is what a tree of processes has used so far, and holds now.
 type usage struct {
 	Processes, Threads, FDs     int
+	BPF                         int    // descriptors of BPF programs, maps and links
 	UserTicks, SysTicks         uint64 // ended and reaped children included
 	Switches                    uint64 // voluntary and not, of the threads that live
 	RSSBytes, PSSBytes, AnonRSS int64
@@ -47,6 +48,7 @@ func (u *usage) add(v usage) {
 	u.Processes += v.Processes
 	u.Threads += v.Threads
 	u.FDs += v.FDs
+	u.BPF += v.BPF
 	u.UserTicks += v.UserTicks
 	u.SysTicks += v.SysTicks
 	u.Switches += v.Switches
@@ -123,6 +125,11 @@ func readProcess(pid int) (usage, error) {
 		return usage{}, err
 	}
 	u.FDs = len(fds)
+	for _, fd := range fds {
+		if to, lerr := os.Readlink(filepath.Join(procPath(pid, "fd"), fd.Name())); lerr == nil && strings.HasPrefix(to, "anon_inode:bpf") {
+			u.BPF++
+		}
+	}
 	tasks, err := os.ReadDir(procPath(pid, "task"))
 	if err != nil {
 		return usage{}, err

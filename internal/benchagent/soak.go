@@ -54,6 +54,7 @@ var quantities = []quantity{
 	{"agent: RSS", "MiB", bound{0.10, 1}, func(s sample) float64 { return mib(s.agent.RSSBytes) }},
 	{"agent: anonymous memory", "MiB", bound{0.15, 1}, func(s sample) float64 { return mib(s.agent.AnonRSS) }},
 	{"agent: descriptors", "", bound{0, 1}, func(s sample) float64 { return float64(s.agent.FDs) }},
+	{"agent: BPF programs, maps and links", "", bound{0, 1}, func(s sample) float64 { return float64(s.agent.BPF) }},
 	{"agent: threads", "", bound{0, 2}, func(s sample) float64 { return float64(s.agent.Threads) }},
 	{"child: RSS", "MiB", bound{0.10, 1}, func(s sample) float64 { return mib(s.child.RSSBytes) }},
 	{"child: anonymous memory", "MiB", bound{0.15, 1}, func(s sample) float64 { return mib(s.child.AnonRSS) }},
@@ -225,7 +226,12 @@ func (s *site) verdict(ctx context.Context, o soakOptions, out io.Writer, all []
 		broken = append(broken, err.Error())
 	}
 	got := s.commit.sofar()
-	fmt.Fprintf(&b, "\n%d batches arrived, %d GPU samples of %d ticks (%.1f %% of %d GPUs; hangs and restarts are gaps), %d repeats recognised, %d rows doubled, %d sequences missing\n",
+	states, err := s.states(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(&b, "\non the GPUs: %s\ninstruments of the agent: %s\n", s.users.note, strings.Join(states, ", "))
+	fmt.Fprintf(&b, "%d batches arrived, %d GPU samples of %d ticks (%.1f %% of %d GPUs; hangs and restarts are gaps), %d repeats recognised, %d rows doubled, %d sequences missing\n",
 		got.Frames, got.GPURows, got.Ticks, 100*float64(got.GPURows)/float64(got.Ticks*gpus), gpus, got.Repeats, got.Doubled, got.MissingSequences)
 	if got.Doubled > 0 || got.MissingSequences > 0 {
 		broken = append(broken, "rows doubled or sequences missing")
