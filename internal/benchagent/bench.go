@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 // Limits of DESIGN.md 6 for the agent.
@@ -225,10 +227,10 @@ func report(out io.Writer, o benchOptions, all []*contender, result []figures, m
 	number := func(format string, f func(figures) float64) func(int) string {
 		return func(i int) string { return fmt.Sprintf(format, f(result[i])) }
 	}
-	mine := func(format string, v float64) func(int) string {
+	mine := func(v float64) func(int) string {
 		return func(i int) string {
 			if all[i].ours {
-				return fmt.Sprintf(format, v)
+				return fmt.Sprintf("%.1f", v)
 			}
 			return ""
 		}
@@ -244,10 +246,10 @@ func report(out io.Writer, o benchOptions, all []*contender, result []figures, m
 	line("NVML calls a GPU and second", fmt.Sprint(limitCalls), "", number("%.2f", func(f figures) float64 { return f.calls }))
 	line("context switches a second", "", "", number("%.0f", func(f figures) float64 { return f.switches }))
 	line("processes / threads", "", "", func(i int) string { return fmt.Sprintf("%d / %d", result[i].processes, result[i].threads) })
-	line("bytes a GPU sample", "", "", mine("%.1f", bytes))
-	line("values a GPU sample", "", "", mine("%.1f", values))
-	line(fmt.Sprintf("bytes a sample of %d values", sampleValues), fmt.Sprint(limitBytes), fmt.Sprint(stretchBytes), mine("%.1f", bytes*sampleValues/values))
-	line("bytes of everything, a GPU and second", "", "", mine("%.1f", float64(got.Bytes-before.Bytes)/gpus/o.window.Seconds()))
+	line("bytes a GPU sample", "", "", mine(bytes))
+	line("values a GPU sample", "", "", mine(values))
+	line(fmt.Sprintf("bytes a sample of %d values", sampleValues), fmt.Sprint(limitBytes), fmt.Sprint(stretchBytes), mine(bytes*sampleValues/values))
+	line("bytes of everything, a GPU and second", "", "", mine(float64(got.Bytes-before.Bytes)/gpus/o.window.Seconds()))
 	line("bytes a GPU and second, served", "", "", func(i int) string {
 		if all[i].served == nil {
 			return ""
@@ -287,6 +289,13 @@ func report(out io.Writer, o benchOptions, all []*contender, result []figures, m
 	hold(fmt.Sprintf("bytes a GPU sample of %d values", sampleValues), bytes*sampleValues/values, limitBytes)
 	if got.Doubled > 0 || got.MissingSequences > 0 {
 		broken = append(broken, "rows doubled or missing")
+	}
+	if !o.plain { // what cost nothing as it saw nothing is no result
+		for _, kind := range []wire.Kind{wire.KindHealth, wire.KindCollective, wire.KindTCP, wire.KindCheckpoint} {
+			if got.Rows[kind] == 0 {
+				broken = append(broken, fmt.Sprintf("no row of %s arrived", kind))
+			}
+		}
 	}
 	// A batch at either end of the window may lie in it or not: seal_every is 20 s.
 	if slack := uint64(22 * gpus); rows+slack < wantRows {

@@ -162,7 +162,7 @@ func (s *site) contender() *contender {
 }
 
 // states says what each instrument of the agent can see: its name, and a state other than
-// active.
+// active; of single GPUs such a state alone.
 func (s *site) states(ctx context.Context) ([]string, error) {
 	var text bytes.Buffer
 	if _, err := fetch(ctx, s.metrics, &text); err != nil {
@@ -177,6 +177,8 @@ func (s *site) states(ctx context.Context) ([]string, error) {
 		name, rest, _ := strings.Cut(labels, `",state="`)
 		if state, _, _ := strings.Cut(rest, `"`); state != "active" {
 			name += " " + state
+		} else if strings.HasPrefix(name, "gpu/") {
+			continue
 		}
 		all = append(all, name)
 	}
