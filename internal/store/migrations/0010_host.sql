@@ -397,6 +397,14 @@ TTL expires DELETE
 SETTINGS {{settings}}, ttl_only_drop_parts = 1
 COMMENT 'What hosts are: versions, libraries, integrity, addresses (hashed). A fact with several values is that many rows of one time. Kept 400 days from arrival.';
 
+ALTER TABLE gaps
+    MODIFY COLUMN `from_sequence` COMMENT 'first sequence that was given up',
+    MODIFY COLUMN `to_sequence` COMMENT 'last sequence that was given up; it may grow, the largest holds',
+    MODIFY COLUMN `reason` COMMENT 'bytes: the spool was full; disk: the file system was; age: older than it keeps; corrupt: damaged on disk';
+
+ALTER TABLE gaps
+    MODIFY COMMENT 'Sequences that a spool gave up: losses that the host itself reported, but for those that batches has: they had been sent, and the host had not heard that they were stored.';
+
 CREATE OR REPLACE VIEW v_gpu_health AS
 SELECT *, fromUnixTimestamp64Milli(ts_ms, 'UTC') AS time
 FROM gpu_health FINAL
@@ -417,7 +425,7 @@ SELECT *, fromUnixTimestamp64Milli(start_ms, 'UTC') AS started, fromUnixTimestam
 FROM gpu_holds
 ORDER BY cluster, node, start_ms, gpu_uuid, job_source, job_id, available_ms DESC, sequence DESC
 LIMIT 1 BY cluster, node, start_ms, gpu_uuid, job_source, job_id
-COMMENT 'Who holds a GPU, at work or not, as its scheduler says: the latest word on each. ended NULL: it goes on.';
+COMMENT 'Who holds a GPU, at work or not, as its scheduler says: the latest word on each. Valid from started to ended; ended NULL: it went on at seen_ms, of later nothing is known. Ended when it started: taken back, as the pod is known by its own id now, in another row.';
 
 CREATE OR REPLACE VIEW v_tcp_samples AS
 SELECT *, fromUnixTimestamp64Milli(ts_ms, 'UTC') AS time
@@ -439,7 +447,7 @@ COMMENT 'RDMA objects that processes hold: queue pairs and registered memory: on
 CREATE OR REPLACE VIEW v_bmc_samples AS
 SELECT *, fromUnixTimestamp64Milli(ts_ms, 'UTC') AS time
 FROM bmc_samples FINAL
-COMMENT 'What a management controller measures, beside the host: one row a sample. NULL means not measured, never zero.';
+COMMENT 'What a management controller measures of target, beside or in place of its own agent: one row a sample, vantage outofband. gpu NULL: no driver that we see counts that GPU; cells have it under its place on the board. NULL means not measured, never zero.';
 
 CREATE OR REPLACE VIEW v_node_facts AS
 SELECT *, fromUnixTimestamp64Milli(ts_ms, 'UTC') AS told
