@@ -493,6 +493,7 @@ func TestNotALibrary(t *testing.T) {
 
 // TestRoomForGPUs: libraries that nobody uses on a GPU keep none out that somebody does.
 func TestRoomForGPUs(t *testing.T) {
+	kerneltest.Require(t, probe.IterVMA) // else twins of one moment are one
 	r := newRig(t, Config{MaxLibraries: 1})
 	r.lists.devices = devices(1)
 	other := t.TempDir()
