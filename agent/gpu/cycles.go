@@ -10,41 +10,55 @@ import (
 // sum, and drivers may differ. A wrong guess would be wrong by a factor of a hundred, so nobody
 // guesses: the elapsed cycles of a second are held against the SM clock.
 const (
-	cycleAgree  = 5              // readings in a row that say the same
-	cycleGapUs  = 5 * 1_000_000  // over a longer time the clock is not what it was at its ends
-	cycleSlack  = 0.3            // of the ratio: clocks move within a second
-	cycleIdle   = 0.1            // of the clock: where the SMs are switched off nothing is learnt
-	clockMoveE2 = 10             // hundredths by which the clock at both ends may differ
-	cycleFar    = 2 * cycleAgree // readings in a row that fit nothing, before that is said
-	unitUnknown = int64(-1)      // it is neither
-	unitMean    = int64(1)       // and any other number is that of the SMs: a sum
+	cycleAgree  = 5               // readings in a row that say the same
+	cycleGapUs  = 130 * 1_000_000 // over a longer time the clock is not what it was at its ends; ticks may be a minute apart
+	cycleSlack  = 0.3             // of the ratio: clocks move within a second
+	cycleIdle   = 0.1             // of the clock: where the SMs are switched off nothing is learnt
+	clockMoveE2 = 10              // hundredths by which the clock at both ends may differ
+	cycleFar    = 2 * cycleAgree  // readings in a row that fit nothing, before that is said
+	cycleLeap   = 10              // times as much as can be is no matter of clocks that moved unseen
+	unitUnknown = int64(-1)       // it is neither, or was one and then the other
+	unitMean    = int64(1)        // and any other number is that of the SMs: a sum
 )
 
-// cycleUnit learns what a GPU's counters of cycles count.
+// cycleUnit learns what a GPU's counters of cycles count. What was learnt holds as long as the
+// counters run on and the driver is the same: the other unit would be a leap by a factor of a
+// hundred in a counter since boot, which readers take for work. A reading that contradicts what was
+// learnt is not told, and where cycleFar in a row are far from it, none is any more.
 type cycleUnit struct {
 	was     cycleReading
 	begun   bool
-	fits    int64 // what the last readings say
-	agree   int   // and how many of them
-	divisor int64 // 0: not known yet; unitUnknown
-	ratioE2 int64 // of the last reading, in hundredths of the clock
-	news    bool  // divisor is new
+	driver  string // of which it was learnt
+	fits    int64  // what the last readings say
+	agree   int    // and how many of them
+	doubted bool   // the last reading cannot be, if divisor is right
+	against int    // readings in a row that are far from it
+	divisor int64  // 0: not known yet; unitUnknown
+	ratioE2 int64  // of the last reading, in hundredths of the clock
+	news    bool   // divisor is new
 }
 
 type cycleReading struct{ bootUs, elapsed, clockMHz int64 }
 
 // apply turns a reading's counters into the mean over the SMs, or takes them away while their
 // unit is not known: they are since boot, so nothing is lost by that.
-func (u *cycleUnit) apply(p *timed, sms int) {
+func (u *cycleUnit) apply(p *timed, sms int, driver string) {
 	if !p.Has(frame.SMCyclesElapsed) {
 		p.clear(frame.MMACycles) // one without the other cannot be checked
 		return
 	}
+	if u.driver != driver {
+		*u = cycleUnit{driver: driver} // another driver may count otherwise
+	}
+	now := cycleReading{p.bootUs(), p.Values[frame.SMCyclesElapsed], p.Values[frame.SMClockMHz]}
+	if u.begun && now.elapsed < u.was.elapsed { // began again, maybe under another driver that is not described yet
+		*u = cycleUnit{driver: driver}
+	}
 	if p.Has(frame.SMClockMHz) {
-		u.learn(cycleReading{p.bootUs(), p.Values[frame.SMCyclesElapsed], p.Values[frame.SMClockMHz]}, int64(sms))
+		u.learn(now, int64(sms))
 	}
 	switch {
-	case u.divisor <= 0:
+	case u.divisor <= 0 || u.doubted:
 		p.clear(frame.MMACycles)
 		p.clear(frame.SMCyclesElapsed)
 	case u.divisor > unitMean:
@@ -82,14 +96,37 @@ func (u *cycleUnit) learn(now cycleReading, sms int64) {
 	if ratio < cycleIdle {
 		return
 	}
+	u.ratioE2 = int64(min(ratio, 1e9) * 100)
+	switch {
+	case u.against >= cycleFar: // for good
+	case u.divisor > 0:
+		u.doubt(ratio)
+	default:
+		u.guess(ratio, sms)
+	}
+}
+
+// doubt holds a ratio against the unit that was learnt: less may be SMs that are switched off,
+// more cannot be.
+func (u *cycleUnit) doubt(ratio float64) {
+	if u.doubted = ratio >= float64(u.divisor)*(1+cycleSlack); ratio < float64(u.divisor)*cycleLeap {
+		u.against = 0
+	} else if u.against++; u.against >= cycleFar {
+		u.divisor, u.news = unitUnknown, true
+	}
+}
+
+// guess takes a ratio for what it fits.
+func (u *cycleUnit) guess(ratio float64, sms int64) {
 	fits := unitUnknown
 	switch {
 	case near(ratio, 1):
 		fits = unitMean
+	case sms < 1 && ratio > 1:
+		return // of how many SMs it would be the sum is not known yet
 	case sms > 1 && near(ratio, float64(sms)):
 		fits = sms
 	}
-	u.ratioE2 = int64(min(ratio, 1e9) * 100)
 	if fits != u.fits {
 		u.fits, u.agree = fits, 0
 	}

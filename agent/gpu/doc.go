@@ -84,7 +84,11 @@
 // Whether GPM's cycles since boot are the mean over the SMs or their sum is not documented, and a
 // wrong guess would be wrong a hundredfold. So mma_cycles and sm_cycles_elapsed are told from when
 // the elapsed cycles of some seconds have been held against the SM clock, as the mean; where they
-// fit neither they are not told. The fact "cycles" of the GPU says which it is; the health has the
+// fit neither they are not told. What was learnt never turns into the other unit, a leap by a
+// factor of a hundred in a counter since boot: a reading that contradicts it is not told, ten far
+// from it end the telling, and another driver or a counter that began again is learnt anew. The
+// first five or six readings behind a start lack them; the increment over those is there in the
+// next. The fact "cycles" of the GPU says which it is; the health has the
 // counters as they were read.
 //
 // # Values

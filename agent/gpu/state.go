@@ -155,7 +155,7 @@ func (g *gpuState) take(r *frame.Reading, burstBase time.Duration) (dropped bool
 	p := &g.pending[g.waiting]
 	g.waiting++
 	p.Reading, p.tick, p.moment = *r, g.tick, g.what&askMoment != 0
-	g.cycles.apply(p, g.device.SMs)
+	g.cycles.apply(p, g.device.SMs, g.device.DriverVersion)
 	g.widePCIe = g.widePCIe || p.Values[frame.PCIeTxBytes] >= wideCounter || p.Values[frame.PCIeRxBytes] >= wideCounter
 	if p.moment {
 		g.fast.rates(p, g.widePCIe)

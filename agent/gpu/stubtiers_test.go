@@ -236,7 +236,7 @@ func TestHealthAndEvents(t *testing.T) {
 	}
 
 	// An Xid, and then a storm of them.
-	r.until("a listener", func() bool { return r.mem.Calls("nvmlEventSetWait_v2", nvmlstub.NoGPU) > 0 })
+	r.until("the listener has the GPU", func() bool { return r.mem.Calls("nvmlDeviceRegisterEvents", 1) > 0 })
 	if err := r.mem.Push(nvmlstub.Event{GPU: 1, Type: nvmlstub.XidEvent, Data: 79}); err != nil {
 		t.Fatal(err)
 	}
