@@ -167,13 +167,19 @@ func (f *Feature) resolve(bootMs int64) {
 		if p.lib == nil && len(f.scans) == 0 {
 			f.soon(bootMs) // started after the last look
 		}
-		mem := memory{int(p.pid)}
+		mem := memory{int(p.pid), &f.patience}
+		if p.shunned {
+			p.giveUp(bootMs)
+			continue
+		}
 		if err := mem.readable(); err != nil {
 			f.lost = f.lost || denied(err)
 			p.giveUp(bootMs)
 			continue
 		}
+		f.mem.stuck = false
 		f.find(p, mem, bootMs)
+		p.shunned = f.mem.stuck
 	}
 }
 
@@ -235,7 +241,7 @@ func (c *comm) again(bootMs int64) {
 func (f *Feature) find(p *process, mem memory, bootMs int64) {
 	rest := p.inits[:0]
 	for _, c := range p.inits {
-		if f.mem.left <= 0 || c.next > bootMs {
+		if f.mem.left <= 0 || f.mem.stuck || c.next > bootMs {
 			rest = append(rest, c)
 		} else if !f.follow(p, mem, c) {
 			if c.tries >= maxTries {
@@ -248,7 +254,7 @@ func (f *Feature) find(p *process, mem memory, bootMs int64) {
 	clear(p.inits[len(rest):])
 	p.inits = rest
 	for at, c := range p.comms {
-		if f.mem.left <= 0 {
+		if f.mem.left <= 0 || f.mem.stuck {
 			return
 		}
 		if c.name != "" || c.next > bootMs {
@@ -271,8 +277,8 @@ func (f *Feature) find(p *process, mem memory, bootMs int64) {
 
 // follow reads the address that the process got for a new communicator.
 func (f *Feature) follow(p *process, mem memory, c *comm) bool {
-	at, ok := pointer(mem, c.out)
-	if !ok {
+	at, ok, err := pointer(mem, c.out)
+	if f.mem.stuck = f.mem.stuck || errors.Is(err, errStuck); !ok {
 		return false
 	}
 	old := p.comms[at]
@@ -303,7 +309,7 @@ func (f *Feature) follow(p *process, mem memory, c *comm) bool {
 // identify reads the communicator at an address that a call named.
 func (f *Feature) identify(p *process, mem memory, c *comm) {
 	for i, o := range p.inits {
-		if !o.want.known {
+		if !o.want.known || f.mem.stuck {
 			continue
 		}
 		if v, site, exact, ok := f.mem.comm(mem, c.at, p.site(), o.want, f.buses); ok {

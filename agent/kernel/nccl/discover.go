@@ -196,23 +196,17 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 			f.capped = true
 			return
 		}
-		file, name, err := open()
-		if err != nil {
+		var err error
+		if l, err = f.attach(pid, 0, open); err != nil {
 			if !errors.Is(err, errGone) && !errors.Is(err, os.ErrNotExist) {
 				f.lost = f.lost || denied(err)
 				f.fail(bootMs, key, err)
 			}
 			return
 		}
-		defer file.Close() //nolint:errcheck // it was open for reading
-		l, err = f.progs.attach(file, name, 0)
-		if err != nil {
-			f.fail(bootMs, key, fmt.Errorf("%s of process %d: %w", name, pid, err))
-			return
-		}
 		l.file = key
 		f.libs[key] = l
-		f.env.Log.Info("counting collectives", slog.String("library", name), slog.String("build_id", l.buildID),
+		f.env.Log.Info("counting collectives", slog.String("library", l.name), slog.String("build_id", l.buildID),
 			slog.Int("functions", l.funcs), slog.Int("pid", int(pid)))
 		for _, other := range f.libs { // what was learnt of one copy holds for all
 			if other != l && other.buildID == l.buildID && l.buildID != "" && other.site >= 0 {
@@ -223,7 +217,7 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 	l.usedMs = bootMs
 	p := f.process(pid)
 	if l.paused != 0 {
-		f.resume(bootMs, l, p, open)
+		f.resume(bootMs, l, pid, p, open)
 	}
 	if p != nil {
 		if !p.mapped {
@@ -233,28 +227,52 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 	}
 }
 
+// attach opens a library that a process has mapped and puts probes into it, for one process
+// or, with 0, for all. The file is another's: its storage may never answer.
+func (f *Feature) attach(of, only int32, open func() (*os.File, string, error)) (*library, error) {
+	type result struct {
+		l   *library
+		err error
+	}
+	progs := f.progs
+	r, err := within(&f.patience, func() (r result) {
+		file, name, err := open()
+		if err != nil {
+			return result{nil, err}
+		}
+		defer file.Close() //nolint:errcheck // it was open for reading
+		if r.l, r.err = progs.attach(file, name, only); r.err != nil {
+			r.err = fmt.Errorf("%s of process %d: %w", name, of, r.err)
+		}
+		return r
+	}, func(r result) {
+		if r.l != nil {
+			_ = r.l.close() // nobody knows of it
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("library of process %d: %w", of, err)
+	}
+	return r.l, r.err
+}
+
 // resume gives a library that was called too often its probes back when its time is over.
 // Before, processes on GPUs that call it in measure get probes of their own: others that
 // share the file, as containers of one image do, must not blind them.
-func (f *Feature) resume(bootMs int64, l *library, p *process, open func() (*os.File, string, error)) {
-	pid := int32(0)
+func (f *Feature) resume(bootMs int64, l *library, of int32, p *process, open func() (*os.File, string, error)) {
+	pid := int32(0) // all
 	if bootMs < l.paused {
-		if p == nil || !f.progs.multi || bootMs < p.hotMs || l.calm[p.pid] != nil || len(l.calm) >= maxCalm || !f.matters(p.pid) {
+		if p == nil || p.shunned || !f.progs.multi || bootMs < p.hotMs || l.calm[p.pid] != nil || len(l.calm) >= maxCalm || !f.matters(p.pid) {
 			return
 		}
 		pid = p.pid
 	}
-	file, name, err := open()
-	if err != nil {
-		return
-	}
-	defer file.Close() //nolint:errcheck // it was open for reading
 	if pid == 0 {
-		if err = l.close(); err != nil {
+		if err := l.close(); err != nil {
 			f.env.Log.Warn("probes were not taken out cleanly", slog.String("library", l.name), slog.String("error", err.Error()))
 		}
 	}
-	again, err := f.progs.attach(file, name, pid)
+	again, err := f.attach(of, pid, open)
 	switch {
 	case err != nil:
 		f.env.Log.Debug("library without probes again", slog.String("library", l.name), slog.String("error", err.Error()))

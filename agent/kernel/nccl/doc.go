@@ -65,7 +65,9 @@
 // alone. A process that makes up thousands of communicators fills its own share of the
 // kernel's map (512 keys), and what is not counted is counted as such. Processes that are on
 // no GPU share a quarter of the map, and give way to those on GPUs in every list here. Its
-// memory and files are read in bounds; no file is opened but a regular one.
+// memory and files are read in bounds; no file is opened but a regular one. A read that does
+// not come back within 3 seconds, as of a page or a file that is in a file system of the
+// process's own, is left behind and said, and that process's memory is not read again.
 //
 // A library that is called more than Config.MaxRate times a second, or whose probes cost
 // more than kernel.Config.MaxLoad of its processes, loses its probes for Config.PauseFor.
@@ -76,6 +78,7 @@
 //
 // Probes end with the agent's process. In the kernel: 10,240 counts, a ring of 128 KiB. Here:
 // at most 1,024 processes with 256 communicators each, 32 libraries. It starts goroutines
-// only to take probes out, and waits for them. A tick without events is one look at the
+// to take probes out, and waits for them, and to read what is others', of which at most 8
+// are left behind. A tick without events is one look at the
 // ring; every ten seconds the counts are read in batches and a file of /proc a process.
 package nccl

@@ -2,6 +2,7 @@ package nccl
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 )
 
@@ -44,6 +45,8 @@ type expect struct {
 type reader struct {
 	buf  []byte
 	left int // bytes that may be looked through before the next tick
+	// stuck is true if a read did not come back.
+	stuck bool
 }
 
 func (r *reader) bytes() []byte {
@@ -53,17 +56,28 @@ func (r *reader) bytes() []byte {
 	return r.buf
 }
 
+// read reads into a part of the buffer, which is given up if the read does not come back: it
+// may still be written to.
+func (r *reader) read(mem io.ReaderAt, b []byte, at int64) int {
+	n, err := mem.ReadAt(b, at)
+	if errors.Is(err, errStuck) {
+		r.buf, r.stuck = nil, true
+		return 0
+	}
+	return n
+}
+
 // pointer reads a pointer.
-func pointer(mem io.ReaderAt, at uint64) (uint64, bool) {
-	var b [8]byte
+func pointer(mem io.ReaderAt, at uint64) (v uint64, ok bool, err error) {
 	if at == 0 || at >= maxAddress {
-		return 0, false
+		return 0, false, nil
 	}
-	if n, _ := mem.ReadAt(b[:], int64(at)); n < len(b) { // the process may end at any time
-		return 0, false
+	b := make([]byte, 8)                                // a read that is stuck keeps it
+	if n, err := mem.ReadAt(b, int64(at)); n < len(b) { // the process may end at any time
+		return 0, false, err
 	}
-	v := binary.LittleEndian.Uint64(b[:])
-	return v, v != 0 && v < maxAddress
+	v = binary.LittleEndian.Uint64(b)
+	return v, v != 0 && v < maxAddress, nil
 }
 
 // plausible reports whether 48 bytes look like the block of a communicator. buses are the
@@ -97,20 +111,23 @@ func (r *reader) comm(mem io.ReaderAt, at uint64, site int64, want expect, buses
 	}
 	buf := r.bytes()
 	if site >= 0 {
-		if n, _ := mem.ReadAt(buf[:blockBytes], int64(at)+site); n == blockBytes {
+		if n := r.read(mem, buf[:blockBytes], int64(at)+site); n == blockBytes {
 			if v, ok = match(buf[:blockBytes], want, buses); ok {
 				return v, site, want.known, true
 			}
 		}
 	}
+	if r.buf == nil {
+		return block{}, unknownSite, false, false
+	}
 	if !want.known && buses == nil {
 		// With neither an id nor devices to look for, the mark at the beginning is the least.
-		if n, _ := mem.ReadAt(buf[:8], int64(at)); n < 8 || binary.LittleEndian.Uint64(buf) != commMagic {
+		if n := r.read(mem, buf[:8], int64(at)); n < 8 || binary.LittleEndian.Uint64(buf) != commMagic {
 			return block{}, unknownSite, false, false
 		}
 	}
-	for from := int64(0); from < scanBytes && r.left > 0; from += pieceBytes {
-		n, _ := mem.ReadAt(buf, int64(at)+from) // the last piece may be short
+	for from := int64(0); from < scanBytes && r.left > 0 && r.buf != nil; from += pieceBytes {
+		n := r.read(mem, buf, int64(at)+from) // the last piece may be short
 		r.left -= pieceBytes
 		for i := 0; i+blockBytes <= n && i < pieceBytes; i += 8 {
 			if v, ok = match(buf[i:i+blockBytes], want, buses); ok {

@@ -82,10 +82,11 @@ type Feature struct {
 	rowAt             int64
 	weighAt           int64
 
-	rec    ringbuf.Record
-	from   map[int32]int // events of each process at this tick
-	buf    []byte
-	mem    reader
+	rec  ringbuf.Record
+	from map[int32]int // events of each process at this tick
+	buf  []byte
+	mem  reader
+	patience
 	rows   rows
 	load   kernel.Load
 	costs  [2]float64 // of a call, plain and stepped over
@@ -120,6 +121,7 @@ type process struct {
 
 	calls, ns uint64 // since it was weighed
 	hotMs     int64  // boot ms until which it gets no probes of its own
+	shunned   bool   // its memory does not answer
 }
 
 var (
@@ -148,7 +150,7 @@ func New(cfg Config) *Feature {
 		cfg.MaxRate = 50_000
 	}
 	return &Feature{cfg: cfg, deny: func(string) error { return nil }, only: func(int32) bool { return true },
-		took: func(d time.Duration) time.Duration { return d }}
+		took: func(d time.Duration) time.Duration { return d }, patience: patience{wait: patienceFor}}
 }
 
 // Name returns "nccl".
@@ -372,6 +374,9 @@ func (f *Feature) report() kernel.Report {
 			text += fmt.Sprintf(", but for %d processes that call them in measure", calm)
 		}
 		why = append(why, text)
+	}
+	if n := f.stuck.Load(); n > 0 {
+		why = append(why, fmt.Sprintf("the memory or library of %d processes does not answer when it is read: their communicators or calls are not known", n))
 	}
 	if f.capped {
 		why = append(why, fmt.Sprintf("there are more than %d libraries; the rest has no probes", f.cfg.MaxLibraries))

@@ -177,13 +177,29 @@ func (p procfs) openIn(pid int32, name string) (*os.File, error) {
 
 // memory is a process's memory for reading: by a system call, which needs CAP_SYS_PTRACE
 // alone; the file /proc/PID/mem is its owner's and needs CAP_DAC_READ_SEARCH too.
-type memory struct{ pid int }
+// A page of it may be one that never comes: after errStuck what it was read into is lost.
+type memory struct {
+	pid int
+	*patience
+}
 
 // ReadAt reads up to the first byte that is not there.
 func (m memory) ReadAt(b []byte, at int64) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
+	type read struct {
+		n   int
+		err error
+	}
+	r, err := within(m.patience, func() (r read) { r.n, r.err = m.read(b, at); return r }, func(read) {})
+	if err != nil {
+		return 0, err
+	}
+	return r.n, r.err
+}
+
+func (m memory) read(b []byte, at int64) (int, error) {
 	to, from := unix.Iovec{Base: &b[0]}, unix.RemoteIovec{Base: uintptr(at), Len: len(b)}
 	to.SetLen(len(b))
 	n, err := unix.ProcessVMReadv(m.pid, []unix.Iovec{to}, []unix.RemoteIovec{from}, 0)
