@@ -209,6 +209,9 @@ var programNames = []string{"coll", "init", "init_scalable", "init_all", "split"
 // once a function. refused is why the first way did not work.
 func load(spec func() (*ebpf.CollectionSpec, error), opts ebpf.CollectionOptions, only func(mechanism string) error) (k *programs, refused, err error) {
 	if refused = only(probe.UprobeMulti); refused == nil {
+		refused = probe.Try(probe.UprobeMulti) // kernels before 6.6 load the programs and refuse the links
+	}
+	if refused == nil {
 		k, refused = loadWith(spec, opts, true)
 		if refused == nil {
 			return k, nil, nil
