@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +27,7 @@ import (
 	"github.com/flopwatch/flopwatch/collector"
 	"github.com/flopwatch/flopwatch/collector/batch"
 	"github.com/flopwatch/flopwatch/detector"
+	"github.com/flopwatch/flopwatch/detector/flops"
 	"github.com/flopwatch/flopwatch/detector/threshold"
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/store"
@@ -47,10 +50,27 @@ const (
 // the unmodified go-nvml reads of them goes through the agent, its spool, NATS and the
 // collector into ClickHouse, every sample once, and the detector finds one training run
 // whose interval holds the FLOPs that the stub's scenario amounts to.
-func TestEightFakeGPUs(t *testing.T) {
+func TestEightFakeGPUs(t *testing.T) { eightFakeGPUs(t, 0, nvmlstub.CyclesCounted) }
+
+// TestEightFakeGPUsWithBursts: the same, and between the ticks of half of every minute there is
+// a moment every 200 ms, so that rows of ticks and of moments stand beside each other in each
+// cell. What the detector finds is the same, by exact cycles and by activity times clock, which
+// rests on fewer rows in a burst.
+func TestEightFakeGPUsWithBursts(t *testing.T) {
+	t.Run("cycles", func(t *testing.T) { eightFakeGPUs(t, 200*time.Millisecond, nvmlstub.CyclesCounted) })
+	t.Run("activity", func(t *testing.T) { eightFakeGPUs(t, 200*time.Millisecond, nvmlstub.CyclesUnsupported) })
+}
+
+// bursting reports whether moments come behind the second i.
+func bursting(i int) bool { return i%60 >= 15 && i%60 < 45 }
+
+func eightFakeGPUs(t *testing.T, spacing time.Duration, cycles nvmlstub.Cycles) {
 	child, lib := fakeGPUs(t)
 	scenario := nvmlstub.H100x8Training(warmUp, load)
 	scenario.Manual = true
+	for i := range scenario.GPUs {
+		scenario.GPUs[i].Cycles = cycles
+	}
 	scenario.Processes = []nvmlstub.Process{{PID: uint32(os.Getpid()), GPUs: []int{0, 1, 2, 3, 4, 5, 6, 7}, UsedBytes: 70 << 30, From: warmUp, To: warmUp + load}}
 	mem, err := nvmlstub.Create(filepath.Join(filepath.Dir(lib), nvmlstub.Shared), scenario)
 	if err != nil {
@@ -107,13 +127,18 @@ func TestEightFakeGPUs(t *testing.T) {
 	// The past hour, so that nothing lies ahead of the broker's time.
 	startMs := time.Now().Add(-total-time.Minute).UnixMilli() / 60_000 * 60_000
 	const bootMs = 7_200_000
-	ticks := int(total / time.Second)
+	ticks, moments := int(total/time.Second), 0
 	for i := 1; i <= ticks; i++ {
-		if err = mem.SetNow(time.Duration(i) * time.Second); err != nil {
-			t.Fatal(err)
-		}
-		if err = a.Step(t.Context(), source.Tick{Seq: uint64(i), WallMs: startMs + int64(i)*1000, BootMs: bootMs + int64(i)*1000}); err != nil {
-			t.Fatal(err)
+		now := time.Duration(i) * time.Second
+		for k := 0; k == 0 || spacing > 0 && bursting(i) && time.Duration(k)*spacing < time.Second; k++ {
+			at := now + time.Duration(k)*spacing
+			if err = mem.SetNow(at); err != nil {
+				t.Fatal(err)
+			}
+			if err = a.Step(t.Context(), source.Tick{Seq: uint64(i), Burst: k, WallMs: startMs + at.Milliseconds(), BootMs: bootMs + at.Milliseconds()}); err != nil {
+				t.Fatal(err)
+			}
+			moments += min(k, 1)
 		}
 	}
 	calls := mem.Snapshot()
@@ -135,8 +160,11 @@ func TestEightFakeGPUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The child has to start before the first tick sees anything.
-	if most := uint64(8 * ticks); raw != distinct || raw > most || raw < most-8*10 {
-		t.Errorf("%d rows of GPUs, %d distinct, of %d ticks of 8", raw, distinct, ticks)
+	if most := uint64(8 * ticks); raw != distinct || raw > most+uint64(8*moments) || raw < most-8*10 {
+		t.Errorf("%d rows of GPUs, %d distinct, of %d ticks of 8 and %d moments", raw, distinct, ticks, moments)
+	}
+	if least := uint64(8 * (ticks + moments/2)); spacing > 0 && raw < least {
+		t.Errorf("%d rows of GPUs, wanted %d: half of the moments at least", raw, least)
 	}
 	perGPU := float64(calls.Total(-1)) / 8 / float64(ticks)
 	perSample := float64(rec.SealedBytes()) / float64(raw)
@@ -149,7 +177,11 @@ func TestEightFakeGPUs(t *testing.T) {
 	}
 
 	checkSamples(t, st, mem, startMs, ticks)
-	checkRun(t, st, mem, startMs)
+	basis := flops.BasisMMACycles
+	if cycles != nvmlstub.CyclesCounted {
+		basis = flops.BasisTensorActivity
+	}
+	checkRun(t, st, mem, startMs, basis)
 }
 
 // checkSamples holds what is stored against the scenario's own integrals.
@@ -194,7 +226,7 @@ const (
 	boostMHz    = 1830
 )
 
-func checkRun(t *testing.T, st *store.Store, mem *nvmlstub.Memory, startMs int64) {
+func checkRun(t *testing.T, st *store.Store, mem *nvmlstub.Memory, startMs int64, basis string) {
 	t.Helper()
 	profiles, err := threshold.Builtin()
 	if err != nil {
@@ -236,6 +268,9 @@ func checkRun(t *testing.T, st *store.Store, mem *nvmlstub.Memory, startMs int64
 		found++
 		t.Logf("a run of class %s from minute %d, %d GPUs, executed %.3g / %.3g / %.3g FLOP by %v; the scenario amounts to %.3g", r.Class,
 			(r.StartedMs-startMs)/60_000, len(r.Members), r.Executed.Low, r.Executed.Best, r.Executed.High, r.Basis, truth)
+		if !slices.Equal(r.Basis, []string{basis}) {
+			t.Errorf("by %v, wanted %s", r.Basis, basis)
+		}
 		if len(r.Members) != 8 {
 			t.Errorf("%d members", len(r.Members))
 		}
@@ -248,10 +283,13 @@ func checkRun(t *testing.T, st *store.Store, mem *nvmlstub.Memory, startMs int64
 	}
 }
 
+// databases counts those of this process: each test has one of its own.
+var databases atomic.Int64
+
 func openStore(t *testing.T) *store.Store {
 	t.Helper()
 	url, user, password := testenv.ClickHouse(t)
-	st, err := store.Open(t.Context(), store.Config{URL: url, User: user, Password: password, Database: fmt.Sprintf("e2e_%d", os.Getpid())})
+	st, err := store.Open(t.Context(), store.Config{URL: url, User: user, Password: password, Database: fmt.Sprintf("e2e_%d_%d", os.Getpid(), databases.Add(1))})
 	if err != nil {
 		t.Fatal(err)
 	}
