@@ -25,6 +25,7 @@ const siteKeyBytes = 32
 // HMAC-SHA256 under the site key:
 //
 //	u-, p-, w-  users, projects (namespaces, accounts), workloads (names of pods and jobs)
+//	c-          containers, where somebody gave them a name; ids that runtimes give stay
 //	net-        addresses outside, cut to their /24 or /48
 //	addr-       addresses inside (private, unique local), whole: the same on all hosts of a
 //	            site, so that who talks to whom can be joined with who has which address
@@ -92,6 +93,26 @@ func (p *Privacy) Project(name string) string { return p.token("p-", name) }
 
 // Workload returns what stands for the name of a pod or a job; "" stays "".
 func (p *Privacy) Workload(name string) string { return p.token("w-", name) }
+
+// Container returns what stands for containers of a job, separated by blanks: names that somebody
+// gave them are replaced, the first digits of ids are not.
+func (p *Privacy) Container(list string) string {
+	if p.clear {
+		return list
+	}
+	words := strings.Fields(list)
+	for i, name := range words {
+		if !isRuntimeID(name) {
+			words[i] = p.token("c-", name)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// isRuntimeID reports whether a container's name is the short id that a runtime gave it.
+func isRuntimeID(name string) bool {
+	return len(name) == 12 && strings.Trim(name, "0123456789abcdef") == ""
+}
 
 // File returns what stands for a path; "" stays "".
 func (p *Privacy) File(path string) string { return p.token("f-", path) }
@@ -172,9 +193,11 @@ const (
 	fieldUser       = 16 // of process
 	fieldProject    = 17 // of process
 	fieldRendezvous = 22 // of process
+	fieldContainer  = 28 // of process
 	fieldHoldUser   = 17 // of hold
 	fieldHoldProj   = 18 // of hold
 	fieldHoldWork   = 19 // of hold
+	fieldHoldCont   = 20 // of hold
 	fieldFile       = 3  // of checkpoint
 	fieldFactName   = 3  // of fact
 	fieldFactValue  = 10 // of fact
@@ -204,6 +227,7 @@ func (h *hider) table(t wire.Table) (wire.Table, error) {
 		h.column(t.Column(fieldUser), "u", p.User)
 		h.column(t.Column(fieldProject), "p", p.Project)
 		h.column(t.Column(fieldRendezvous), "r", p.Rendezvous)
+		h.column(t.Column(fieldContainer), "c", p.Container)
 	case wire.KindFlow:
 		h.own(&t)
 		if h.column(t.Column(fieldPeer), "n", p.Peer) {
@@ -219,6 +243,7 @@ func (h *hider) table(t wire.Table) (wire.Table, error) {
 		h.column(t.Column(fieldHoldUser), "u", p.User)
 		h.column(t.Column(fieldHoldProj), "p", p.Project)
 		h.column(t.Column(fieldHoldWork), "w", p.Workload)
+		h.column(t.Column(fieldHoldCont), "c", p.Container)
 	case wire.KindCheckpoint:
 		h.own(&t)
 		h.column(t.Column(fieldFile), "f", p.File)

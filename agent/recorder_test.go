@@ -226,6 +226,7 @@ func TestHide(t *testing.T) {
 	proc.SetStr(15, "job-7")
 	proc.SetStr(16, "anna")
 	proc.SetStr(17, "anna")
+	proc.SetStr(28, "secret-trainer")
 	flow := wire.NewBuilder(wire.KindFlow, wire.SourceEBPF)
 	if err := proc.End(); err != nil {
 		t.Fatal(err)
@@ -250,6 +251,9 @@ func TestHide(t *testing.T) {
 	got := all[0].Tables
 	if u := got[0].Column(16).Str(0); u != p.User("anna") {
 		t.Errorf("user %q", u)
+	}
+	if c := got[0].Column(28).Str(0); c != p.Container("secret-trainer") || c == "secret-trainer" {
+		t.Errorf("container %q", c)
 	}
 	if j := got[0].Column(15).Str(0); j != "job-7" {
 		t.Errorf("job %q", j)
@@ -299,7 +303,7 @@ func TestHideHost(t *testing.T) {
 			map[uint8]any{1: 5, 2: "203.0.113.8", 3: "slurm", 4: "8", 10: 4},
 			map[uint8]any{1: 5, 2: "10.0.0.8", 3: "slurm", 4: "7", 10: 8},
 			map[uint8]any{1: 5, 2: "10.0.0.9", 3: "slurm", 4: "7", 10: 16}),
-		build(wire.KindHold, map[uint8]any{1: 1, 2: "GPU-1", 3: "kubernetes", 4: "pod-uid", 17: "anna", 18: "anna", 19: "anna"}),
+		build(wire.KindHold, map[uint8]any{1: 1, 2: "GPU-1", 3: "kubernetes", 4: "pod-uid", 17: "anna", 18: "anna", 19: "anna", 20: "secret-trainer 3f8c1a6b2d9e sidecar"}),
 		build(wire.KindCheckpoint, map[uint8]any{1: 1, 2: 2, 3: "/home/anna/model.pt"}),
 		build(wire.KindFact,
 			map[uint8]any{1: 1, 2: "host", 3: "address", 10: "10.0.0.8"}, map[uint8]any{1: 1, 2: "host", 3: "address6", 10: "10.0.0.8"},
@@ -330,6 +334,10 @@ func TestHideHost(t *testing.T) {
 	}
 	if len(tcp) != 4 {
 		t.Errorf("%v", tcp)
+	}
+	c := got[1].Column(20).Str(0)
+	if words := strings.Fields(c); len(words) != 3 || words[0] != p.Container("secret-trainer") || !strings.HasPrefix(words[0], "c-") || words[1] != "3f8c1a6b2d9e" || words[2] != p.Container("sidecar") {
+		t.Errorf("containers %q", c)
 	}
 	if h := got[1]; h.Column(17).Str(0) != p.User("anna") || h.Column(18).Str(0) != p.Project("anna") || h.Column(19).Str(0) != p.Workload("anna") || h.Column(4).Str(0) != "pod-uid" {
 		t.Errorf("hold %+v", h)

@@ -14,7 +14,7 @@
 // It reads /proc/PID/{stat,status,cgroup,exe}, the file of users, and, where Config names
 // them, the kubelet's sockets, the files of deploy/slurm's prolog, and dcgm-exporter's job
 // mapping. It never reads the arguments, open files or memory of a process. Names of users,
-// namespaces, accounts and pods are replaced by keyed hashes before they leave the host
+// namespaces, accounts, pods and containers are replaced by keyed hashes before they leave the host
 // (agent.Privacy).
 //
 // # Rows of processes

@@ -121,8 +121,8 @@ func (j *slurmJob) set(key, value string) error {
 		}
 		j.uid = value
 	case "user", "account":
-		if !isName(value) {
-			return bad("a name without blanks")
+		if !isName(value) { // the reason leaves the host in clear, the name must not
+			return fmt.Errorf("%s is not a name without blanks", key)
 		}
 		if key == "user" {
 			j.user = value

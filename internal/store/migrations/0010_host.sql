@@ -32,7 +32,7 @@ ALTER TABLE process_events
     ADD COLUMN IF NOT EXISTS `instance_list` LowCardinality(Nullable(String)) COMMENT 'MIG devices it was listed on, separated by blanks; NULL: not known' CODEC(ZSTD(1)) AFTER `local_world_size`,
     ADD COLUMN IF NOT EXISTS `exit_code` Nullable(Int64) COMMENT 'exit status as wait(2) gives it; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `instance_list`,
     ADD COLUMN IF NOT EXISTS `nccl` LowCardinality(Nullable(String)) COMMENT 'visible, not_visible or statically_linked: whether its collectives can be counted; NULL: not known' CODEC(ZSTD(1)) AFTER `exit_code`,
-    ADD COLUMN IF NOT EXISTS `container` LowCardinality(Nullable(String)) COMMENT 'container within the job; NULL: not known' CODEC(ZSTD(1)) AFTER `nccl`,
+    ADD COLUMN IF NOT EXISTS `container` LowCardinality(Nullable(String)) COMMENT 'container within the job: its short id, or a keyed hash of its name; NULL: not known' CODEC(ZSTD(1)) AFTER `nccl`,
     ADD COLUMN IF NOT EXISTS `restart_count` Nullable(Int64) COMMENT 'how often the scheduler has started the job again; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `container`;
 
 ALTER TABLE collective_samples
@@ -230,7 +230,7 @@ CREATE TABLE IF NOT EXISTS gpu_holds
     `user_hash`     LowCardinality(Nullable(String)) COMMENT 'keyed hash of the user; NULL: not known' CODEC(ZSTD(1)),
     `project_hash`  LowCardinality(Nullable(String)) COMMENT 'keyed hash of the namespace or account; NULL: not known' CODEC(ZSTD(1)),
     `workload_hash` LowCardinality(Nullable(String)) COMMENT 'keyed hash of the name of job or pod; NULL: not known' CODEC(ZSTD(1)),
-    `container`     LowCardinality(Nullable(String)) COMMENT 'container within the pod; NULL: not known' CODEC(ZSTD(1)),
+    `container`     LowCardinality(Nullable(String)) COMMENT 'containers within the pod, separated by blanks: keyed hashes of their names; NULL: not known' CODEC(ZSTD(1)),
     `restart_count` Nullable(Int64) COMMENT 'how often the scheduler has started the job again; NULL: not known' CODEC(T64, ZSTD(1)),
     `expires`       DateTime DEFAULT now() + INTERVAL 400 DAY COMMENT 'when the row may go, counted from its arrival in the store' CODEC(DoubleDelta, ZSTD(1)),
     INDEX ix_available available_ms TYPE minmax GRANULARITY 1
