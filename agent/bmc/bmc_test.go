@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -408,6 +409,35 @@ func TestSession(t *testing.T) {
 	}
 }
 
+// A controller whose clock is years off is read all the same: when a row was is this host's to say,
+// and what is old is judged by the controller's own clock.
+func TestClockOfController(t *testing.T) {
+	t.Parallel()
+	for name, off := range map[string]time.Duration{"behind": -20 * 365 * 24 * time.Hour, "ahead": 365 * 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := fake(t, fakebmc.Options{GPUs: 1, Now: func() time.Time { return time.Now().Add(off) }})
+			before := time.Now().UnixMilli()
+			a := start(t, of(t, s, "n1"))
+			for range 2 {
+				r := by(a.until("rows", some), "GPU_SXM_1")
+				ts, err := strconv.ParseInt(r["ts_ms"], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				report, err := strconv.ParseInt(r["report_ms"], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if now := time.Now().UnixMilli(); ts < before || ts > now || report > now+off.Milliseconds() || report < before+off.Milliseconds()-60_000 {
+					t.Errorf("ts_ms %d, report_ms %d; it is %d", ts, report, now)
+				}
+			}
+			a.untilState("n1", source.Active, "")
+		})
+	}
+}
+
 // A refused account is not hammered.
 func TestWrongPassword(t *testing.T) {
 	t.Parallel()
@@ -462,6 +492,21 @@ func TestTrust(t *testing.T) {
 	}
 	nobody := "https://" + l.Addr().String()
 	_ = l.Close()
+	other := func(o fakebmc.Options, pin bool) func(*Target) {
+		o.GPUs = 1
+		s := fake(t, o)
+		file := filepath.Join(t.TempDir(), "ca.pem")
+		if err := os.WriteFile(file, s.CertificatePEM(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return func(t *Target) {
+			if t.Address, t.Fingerprint = s.URL(), s.Fingerprint(); !pin {
+				t.Fingerprint, t.CAFile = "", file
+			}
+		}
+	}
+	expired, pinned := other(fakebmc.Options{Expired: true}, false), other(fakebmc.Options{Expired: true}, true)
+	elsewhere := other(fakebmc.Options{Name: "tenant.invented.example"}, false)
 	for _, c := range []struct {
 		name   string
 		change func(*Target)
@@ -476,6 +521,9 @@ func TestTrust(t *testing.T) {
 		{"nothing said", func(t *Target) { t.Fingerprint = "" }, source.Unavailable, "its certificate is signed by nobody that is trusted here"},
 		{"another pin", func(t *Target) { t.Fingerprint = strings.Repeat("00", 32) }, source.Unavailable, "the controller shows another certificate than the pinned one; its SHA-256 is " + s.Fingerprint()},
 		{"nobody there", func(t *Target) { t.Address = nobody }, source.Unavailable, "connection refused"},
+		{"expired", expired, source.Unavailable, "cannot be read: its certificate has expired, or is not valid yet, by this host's clock: renew it, or set fingerprint"},
+		{"expired and pinned", pinned, source.Active, ""},
+		{"for another name", elsewhere, source.Unavailable, "cannot be read: its certificate is for other names than that in address: set fingerprint, or address as the certificate has it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -402,6 +402,8 @@ func refused(err error) bool {
 func brief(err error) string {
 	var netErr net.Error
 	var authority x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	var name x509.HostnameError
 	var pin *pinError
 	switch code := status(err); {
 	case code != 0:
@@ -410,6 +412,12 @@ func brief(err error) string {
 		return pin.Error()
 	case errors.As(err, &authority):
 		return "its certificate is signed by nobody that is trusted here: set ca_file, or fingerprint"
+	case errors.As(err, &name): // the names in it are the controller's words
+		return "its certificate is for other names than that in address: set fingerprint, or address as the certificate has it"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "its certificate has expired, or is not valid yet, by this host's clock: renew it, or set fingerprint"
+	case errors.As(err, &invalid):
+		return "its certificate is not valid: renew it, or set fingerprint"
 	case errors.Is(err, errTooLarge):
 		return errTooLarge.Error()
 	case errors.Is(err, errAway):

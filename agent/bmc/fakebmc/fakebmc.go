@@ -68,6 +68,8 @@ type Options struct {
 	GPUs           int    // [8]
 	Scenario       func(gpu int, at time.Time) GPU
 	Now            func() time.Time
+	Expired        bool   // its certificate is of last year
+	Name           string // its certificate is for this name alone [for 127.0.0.1, ::1 and localhost]
 }
 
 // Server is a controller that runs.
@@ -114,7 +116,7 @@ func Start(opt Options) (*Server, error) {
 	if _, ok := trees[opt.Vendor]; !ok {
 		return nil, fmt.Errorf("start fake BMC: vendor %q is not known", opt.Vendor)
 	}
-	cert, raw, err := certificate()
+	cert, raw, err := certificate(&opt)
 	if err != nil {
 		return nil, fmt.Errorf("start fake BMC: %w", err)
 	}
@@ -305,8 +307,8 @@ func (s *Server) answer(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v) // see serve
 }
 
-// certificate makes a key and a certificate of its own for 127.0.0.1.
-func certificate() (tls.Certificate, []byte, error) {
+// certificate makes a key and a certificate of its own.
+func certificate(opt *Options) (tls.Certificate, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, nil, fmt.Errorf("make key: %w", err)
@@ -316,6 +318,12 @@ func certificate() (tls.Certificate, []byte, error) {
 		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "fake BMC"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * 365 * time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, DNSNames: []string{"localhost"},
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if opt.Expired {
+		t.NotBefore, t.NotAfter = now.AddDate(-2, 0, 0), now.AddDate(-1, 0, 0)
+	}
+	if opt.Name != "" {
+		t.IPAddresses, t.DNSNames = nil, []string{opt.Name}
 	}
 	raw, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 	if err != nil {
