@@ -146,7 +146,7 @@ func (f *Feature) Close() error {
 
 // Sample looks at the files, and puts rows of episodes.
 func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) kernel.Report {
-	if !f.listed || t.BootMs-f.listAt >= listMs {
+	if !f.listed || t.BootMs-f.listAt >= max(listMs, share*f.watch.Took().Milliseconds()) {
 		f.list, f.known = f.watch.Look()
 		f.listed, f.listAt = true, t.BootMs
 		clear(f.starts)

@@ -23,6 +23,7 @@ const (
 
 const (
 	listMs   = 5_000     // between looks at which processes are on GPUs
+	share    = 500       // looking at them may take one part in so many of the time
 	openMs   = 30_000    // between looks at who holds a GPU open
 	againMs  = 3_600_000 // facts are told again
 	maxEvent = 4096      // that are taken at one look
@@ -169,7 +170,7 @@ func (f *Feature) Load() kernel.Load {
 // Sample hands events to the queues, and puts facts.
 func (f *Feature) Sample(_ context.Context, t source.Tick, out source.Sink) kernel.Report {
 	var err error
-	if !f.listed || t.BootMs-f.listAt >= listMs {
+	if !f.listed || t.BootMs-f.listAt >= max(listMs, share*f.watch.Took().Milliseconds()) {
 		f.list, f.known = f.watch.Look()
 		f.listed, f.listAt = true, t.BootMs
 		f.majors, f.uvm = f.cfg.majors, f.cfg.uvm

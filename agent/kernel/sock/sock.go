@@ -186,7 +186,7 @@ func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) ke
 	}
 	clear(f.sums)
 	var err error
-	f.pace(tasks.Cost(func() { err = f.by.look(ctx, list, f.watch.Groups(), f.add) }))
+	f.pace(tasks.Cost(func() { err = f.by.look(ctx, list, f.watch.Groups(), f.add) }) + f.watch.Took())
 	f.at = t
 	f.put(out) // what was read is told, whatever became of the rest
 	if err != nil {

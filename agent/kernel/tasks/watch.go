@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/flopwatch/flopwatch/agent/source"
 )
@@ -39,6 +40,7 @@ type Watch struct {
 	list  []*Process
 	byID  map[uint64]source.Job
 	over  int
+	took  time.Duration
 	look  map[int32]bool
 }
 
@@ -58,6 +60,14 @@ func (w *Watch) Look() (list []*Process, ok bool) {
 	if w.lister == nil {
 		return nil, false
 	}
+	w.took = Cost(func() { list, ok = w.find() })
+	return list, ok
+}
+
+// Took is what the last look took of a processor: a job may have thousands of processes.
+func (w *Watch) Took() time.Duration { return w.took }
+
+func (w *Watch) find() (list []*Process, ok bool) {
 	on, _, ok := w.lister.GPUProcesses()
 	if !ok {
 		for _, p := range w.list {
@@ -100,16 +110,16 @@ func (w *Watch) add(pid int32, gpu bool) {
 	if pid <= 0 || w.look[pid] {
 		return
 	}
+	if len(w.look) >= maxWatched { // ten thousand more cost no more
+		w.over++
+		return
+	}
 	s, err := ReadStat(w.procfs, pid)
 	if err != nil || s.Dead {
 		return
 	}
 	p := w.known[pid]
 	if p == nil || p.Start != s.Start {
-		if len(w.look) >= maxWatched {
-			w.over++
-			return
-		}
 		p = &Process{PID: pid, Start: s.Start, Fresh: true}
 		w.known[pid] = p
 	} else {
