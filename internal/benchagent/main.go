@@ -19,6 +19,9 @@
 // the processes sleep. What probes cost the training is not the agent's CPU time: the benchmarks of
 // agent/kernel/nccl tell.
 //
+// The agent puts probes into every library of collectives on the machine, for ten minutes after the last
+// process that has it mapped: tests of agent/kernel/nccl beside a soak make its BPF objects grow.
+//
 // Bytes on the wire are told for GPU samples, whose limit DESIGN.md has: what their tables
 // take in a frame of their own, with all of its head; and for everything that was shipped.
 //

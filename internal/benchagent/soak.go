@@ -231,7 +231,7 @@ func (s *site) verdict(ctx context.Context, o soakOptions, out io.Writer, all []
 		return err
 	}
 	fmt.Fprintf(&b, "\non the GPUs: %s\ninstruments of the agent: %s\n", s.users.note, strings.Join(states, ", "))
-	fmt.Fprintf(&b, "%d batches arrived, %d GPU samples of %d ticks (%.1f %% of %d GPUs; hangs and restarts are gaps), %d repeats recognised, %d rows doubled, %d sequences missing\n",
+	fmt.Fprintf(&b, "%d batches arrived, %d GPU samples of %d ticks (%.1f %% of %d GPUs; hangs and restarts are gaps, bursts come on top), %d repeats recognised, %d rows doubled, %d sequences missing\n",
 		got.Frames, got.GPURows, got.Ticks, 100*float64(got.GPURows)/float64(got.Ticks*gpus), gpus, got.Repeats, got.Doubled, got.MissingSequences)
 	if got.Doubled > 0 || got.MissingSequences > 0 {
 		broken = append(broken, "rows doubled or sequences missing")
