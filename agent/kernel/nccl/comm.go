@@ -3,6 +3,7 @@ package nccl
 import (
 	"errors"
 	"os"
+	"slices"
 )
 
 const (
@@ -398,12 +399,14 @@ func (c *comm) unknown() bool {
 	return len(c.name) > len(unknownPrefix) && c.name[:len(unknownPrefix)] == unknownPrefix
 }
 
-// gpu is the device that the communicator's rank is on; -1: not known.
+// gpu is the device that the communicator's rank is on; -1: not known. What the process's
+// memory says must not make its calls those of a GPU that it is not on, by the driver's word.
 func (f *Feature) gpu(p *process, c *comm) int {
-	if i, ok := f.buses[c.bus]; ok {
+	on := f.gpus[p.pid]
+	if i, ok := f.buses[c.bus]; ok && (len(f.gpus) == 0 || slices.Contains(on, i)) {
 		return i
 	}
-	if on := f.gpus[p.pid]; len(on) == 1 {
+	if len(on) == 1 {
 		return on[0]
 	}
 	return -1

@@ -251,3 +251,29 @@ func rss(t *testing.T, kind string) int {
 	t.Fatal("no " + kind)
 	return 0
 }
+
+// TestForgedDevice: a process's memory cannot put its calls on a GPU that it is not on.
+func TestForgedDevice(t *testing.T) {
+	f := New(Config{})
+	f.buses = map[uint64]int{0x1b000: 0, 0x2b000: 1}
+	p := &process{pid: 7}
+	for _, c := range []struct {
+		name string
+		gpus map[int32][]int
+		bus  uint64
+		want int
+	}{
+		{"nothing is listed", nil, 0x2b000, 1},
+		{"the driver lists nobody", map[int32][]int{}, 0x2b000, 1},
+		{"on it", map[int32][]int{7: {0, 1}}, 0x2b000, 1},
+		{"on another", map[int32][]int{7: {0}, 8: {1}}, 0x2b000, 0},
+		{"on several others", map[int32][]int{7: {0, 2}}, 0x2b000, -1},
+		{"on none", map[int32][]int{8: {1}}, 0x2b000, -1},
+		{"no such device", map[int32][]int{7: {0}}, 0x3b000, 0},
+	} {
+		f.gpus = c.gpus
+		if got := f.gpu(p, &comm{bus: c.bus}); got != c.want {
+			t.Errorf("%s: GPU %d, want %d", c.name, got, c.want)
+		}
+	}
+}
