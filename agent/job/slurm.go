@@ -106,15 +106,19 @@ func (s *slurm) scan(t source.Tick) {
 			continue
 		}
 		delete(s.bad, path)
-		if old := s.jobs[path]; old != nil && old.id == j.id {
+		// One that was started anew, under its number, may be an allocation as yet: groups of its
+		// earlier run say nothing of it.
+		switch old := s.jobs[path]; {
+		case old != nil && old.id == j.id && old.startMs == j.startMs:
 			j.grouped, j.seenMs = old.grouped, old.seenMs
-		} else if slices.Contains(s.before, j.id) {
+		case old == nil && slices.Contains(s.before, j.id):
 			j.grouped, j.seenMs = true, t.BootMs
 		}
 		j.path, j.mtime, j.size, j.modMs = path, info.ModTime(), info.Size(), info.ModTime().UnixMilli()
 		j.stale = s.bootID != "" && j.bootID != s.bootID
 		s.jobs[path] = j
 	}
+	s.before = nil // what comes from now on was not there when the last agent ended
 	for path := range s.jobs {
 		if !there[path] {
 			delete(s.jobs, path)

@@ -267,6 +267,46 @@ func TestNoEpilogAcrossAgents(t *testing.T) {
 	}
 }
 
+// A job that is put into the queue again comes back under its number: what is allocated to it
+// then is held, though its earlier run's groups are gone and no epilog ran between.
+func TestRequeue(t *testing.T) {
+	t.Parallel()
+	for _, epilog := range []bool{false, true} {
+		f := newSlurmHost(t)
+		group := filepath.Join(f.root, "cgroup/system.slice/slurmstepd.scope/job_77")
+		if err := os.MkdirAll(group, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		first, second := btime*1000+100_000, btime*1000+1_000_000
+		f.slurmFile("77", "minors 0", "restarts 0", "start "+strconv.Itoa(first/1000))
+		f.sample()
+		f.want("first run", f.s.held("start_ms", "job_id", "restart_count", "end_ms"), fmt.Sprintf("%d|77|0|-", first))
+		if err := f.j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		f.again(false) // the next agent knows that the first run had a group
+		f.sample()
+		f.s.held()
+		if err := os.Remove(group); err != nil {
+			t.Fatal(err)
+		}
+		if epilog {
+			if err := os.Remove(filepath.Join(f.root, "slurm/77")); err != nil {
+				t.Fatal(err)
+			}
+			f.pass(31)
+		}
+		f.slurmFile("77", "minors 0", "restarts 1", "start "+strconv.Itoa(second/1000))
+		for range 30 {
+			f.pass(31)
+		}
+		rows := f.s.held("start_ms", "restart_count", "end_ms", "confidence_e4")
+		if !strings.Contains(rows, fmt.Sprintf("%d|1|-|9405", second)) || strings.Contains(rows, fmt.Sprintf("%d|1|1", second)) || strings.Contains(rows, "|5000") || !strings.Contains(rows, fmt.Sprintf("%d|0|1", first)) {
+			t.Errorf("epilog %t: %s", epilog, rows)
+		}
+	}
+}
+
 // A SLUID becomes the job's number where a prolog wrote it; where only environments say so,
 // if they agree, take no other's number, and with less confidence.
 func TestSLUIDs(t *testing.T) {
