@@ -133,6 +133,8 @@ uninstall: ## remove what install put there; data and edited configuration stay
 .PHONY: manifests
 manifests: $(KUBEVALIDATE) ## check the Kubernetes manifests against Kubernetes' own schemas
 	@$(KUBEVALIDATE) deploy/kubernetes/daemonset.yaml deploy/kubernetes/secret.yaml
+	@$(GO) -C deploy/kubernetes/validate run ./merge ../daemonset.yaml ../kernel.yaml > .cache/kernel-merged.yaml
+	@$(KUBEVALIDATE) .cache/kernel-merged.yaml
 
 # A module of its own pins it: go.mod of the product knows nothing of Kubernetes.
 $(KUBEVALIDATE): deploy/kubernetes/validate/go.sum

@@ -66,6 +66,10 @@ func TestEverythingAHostShows(t *testing.T) {
 	} {
 		h.eventually(table+" where "+where, func() bool { return h.count(table, where) > 0 })
 	}
+	d.quit()
+	h.eventually("the customer's end", func() bool {
+		return h.count("process_events", fmt.Sprintf("pid = %d AND end_ms > 0 AND exit_code = 0 AND nccl = 'visible' AND world_size = 16 AND rank = 5", d.cmd.Process.Pid)) > 0
+	})
 	h.stopAgent()
 
 	if got := h.number("SELECT sum(tx_bytes) FROM tcp_samples WHERE peer != ''"); got < received || got > received+received/50 {
@@ -230,6 +234,15 @@ func (c *customer) say(command string) {
 	}
 	if answer, err := c.out.ReadString('\n'); err != nil || answer != "ok\n" {
 		c.t.Fatalf("%s: %q, %v", command, answer, err)
+	}
+}
+
+// quit ends the customer.
+func (c *customer) quit() {
+	c.t.Helper()
+	_ = c.in.Close()
+	if err := c.cmd.Wait(); err != nil {
+		c.t.Fatal(err)
 	}
 }
 
