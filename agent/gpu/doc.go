@@ -105,6 +105,20 @@
 // 1 part in 4,096. The health has all digits, as has the page of metrics. A sample of 31 values is
 // some 23 bytes on the wire, 25 with all tiers.
 //
+// # What is not read, though the library has it
+//
+//   - use of a GPU by process (GetProcessUtilization), and its accounting: of time-slices, which say
+//     nothing of tensor cores; accounting would have to be turned on, and nothing is set here.
+//   - the driver's own buffer of samples (GetSamples), GPM's graphics activity and its rates link by
+//     link, raw bytes of NVLink (140, 141): what is read says the same or more.
+//   - PCIe by GetPcieThroughput: each call counts for 20 ms with the driver held.
+//   - where in SRAM errors were (GetSramEccErrorStatus): root alone may ask. Violations
+//     (GetViolationStatus) are out of date; the counters of time held down are read.
+//   - topology and peers: UUID, PCI address, module and NVLink domain are there instead.
+//   - encoders, which no cheap call tells of; counters of NVLink 5 beside received errors.
+//   - attestation reports of confidential computing: the mode is read; a report takes seconds of the
+//     driver's, and is for who can check its chain.
+//
 // # Goroutines
 //
 // For each child: one that starts it and waits for it, on a thread of its own, as the kernel ends

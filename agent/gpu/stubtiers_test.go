@@ -361,3 +361,62 @@ func TestHangs(t *testing.T) {
 		})
 	}
 }
+
+// TestPartitionedAgainAndAgain: an operator cuts a GPU into instances and puts it together again for
+// half an hour. It is at no time said that the driver refuses something, or that a call failed, and
+// what the instances are is known soon behind each change.
+func TestPartitionedAgainAndAgain(t *testing.T) {
+	s := nvmlstub.Training(nvmlstub.H100SXM, 2, 0, 10*time.Hour)
+	r := newRig(t, nvmlstub.Options{}, s, gpu.Config{})
+	r.until("the listener has the GPU", func() bool { return r.mem.Calls("nvmlDeviceRegisterEvents", 1) > 0 })
+	r.until("the GPUs are described", func() bool { return len(r.out.rows[wire.KindDevice]) >= 4 })
+	r.steps(5)
+	r.out.told = nil
+	change := func(list []nvmlstub.Instance, event bool) {
+		t.Helper()
+		if err := r.mem.SetInstances(1, list...); err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == 0 {
+			if err := r.mem.SetMIG(1, false, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if event {
+			if err := r.mem.Push(nvmlstub.Event{GPU: 1, Type: nvmlstub.MIGConfigEvent}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	halves := nvmlstub.Instances("3g.40gb", "3g.40gb")
+	sevenths := nvmlstub.Instances("1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb", "1g.10gb")
+	for i := range 1800 {
+		// A prime period: changes fall into every step of a scan.
+		switch i % 61 {
+		case 10:
+			change(halves, i%2 == 0)
+		case 29 + i%4:
+			change(sevenths, i%2 == 1)
+		case 54:
+			change(nil, true)
+		}
+		r.step()
+		if i%61 == 52 {
+			for _, in := range r.src.Latest()[1].Instances {
+				if in.MemUsedBytes < 0 || in.Profile == "" {
+					t.Errorf("step %d: %+v", i, in.Instance)
+				}
+			}
+		}
+	}
+	for _, st := range r.out.told {
+		if st.State != source.Active {
+			t.Errorf("%+v", st)
+		}
+	}
+	for _, row := range of(r.out.take(wire.KindGPU), 1) {
+		if v, ok := row.ints["power_mw"]; !ok || v == 0 {
+			t.Fatalf("a row without power: %+v", row)
+		}
+	}
+}

@@ -302,7 +302,9 @@ func (w *worker) capabilities() {
 	add("energy", fields && w.offField[fieldEnergy] == 0 || w.works(callEnergy))
 	add("event_reasons", w.works(callEventReasons) || w.works(callThrottleReasons))
 	add("events", w.works(callEventWait) && w.works(callEventRegister) && w.works(callEventTypes) && w.works(callEventCreate))
-	add("gpm", w.gpmWorks())
+	// Of a GPU that may have been partitioned just now it is not said before that is known.
+	looking := w.device.GPM && (w.mig.wanted || w.mig.scanning) && slices.Contains(w.told.Capabilities, "gpm")
+	add("gpm", w.gpmWorks() || looking)
 	add("health", w.works(callHealthFields))
 	add("memory", w.works(callMemoryV2) || w.works(callMemory))
 	add("mig_gpm", w.device.GPM && w.device.MIGMode == 1 && w.works(callMIGSample) && w.works(callMIGMetrics))

@@ -230,14 +230,49 @@ func (w *worker) partMemory(p *part) {
 	case i >= 0:
 		p.MemTotalBytes, p.MemUsedBytes = w.mig.found[i].MemTotalBytes, w.mig.found[i].MemUsedBytes
 	case w.able(callMIGMemoryV2) && w.may(callMIGMemoryV2):
-		if m, ret := p.handle.GetMemoryInfo_v2(); w.ok(callMIGMemoryV2, ret) && m.Used <= m.Total && m.Total <= maxMem {
-			p.MemTotalBytes, p.MemUsedBytes = sane(m.Total, maxMem), int64(m.Used)
+		m, ret := p.handle.GetMemoryInfo_v2()
+		switch {
+		case !absent(ret):
+			if w.ok(callMIGMemoryV2, ret) {
+				p.used(m.Used, m.Total)
+			}
+		default:
+			w.count(callMIGMemoryV2)
+			if w.partMemoryV1(p) {
+				w.off[callMIGMemoryV2] = w.clockUs() + retryUs // the driver does not know it
+			}
 		}
-	case w.may(callMIGMemory):
-		if m, ret := p.handle.GetMemoryInfo(); w.ok(callMIGMemory, ret) && m.Used <= m.Total && m.Total <= maxMem {
-			p.MemTotalBytes, p.MemUsedBytes = sane(m.Total, maxMem), int64(m.Used)
-		}
+	default:
+		w.partMemoryV1(p)
 	}
+}
+
+// partMemoryV1 asks the older way, and reports whether that helped.
+func (w *worker) partMemoryV1(p *part) bool {
+	if !w.may(callMIGMemory) {
+		return false
+	}
+	m, ret := p.handle.GetMemoryInfo()
+	if absent(ret) { // the part may be gone; of those that stay it can be asked
+		w.count(callMIGMemory)
+		return false
+	}
+	if !w.ok(callMIGMemory, ret) {
+		return false
+	}
+	p.used(m.Used, m.Total)
+	return true
+}
+
+func (p *part) used(used, total uint64) {
+	if used <= total && total <= maxMem {
+		p.MemTotalBytes, p.MemUsedBytes = sane(total, maxMem), int64(used)
+	}
+}
+
+// absent reports whether a code may mean that a part is not there any more.
+func absent(ret nvml.Return) bool {
+	return ret == nvml.ERROR_NOT_FOUND || ret == nvml.ERROR_INVALID_ARGUMENT || ret == nvml.ERROR_INVALID_STATE
 }
 
 // profile is what stands behind "MIG" in the name of a device, "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
@@ -254,12 +289,11 @@ func profile(name string) string {
 // GPU is looked at anew.
 func (w *worker) gone(c call, ret nvml.Return) bool {
 	w.count(c)
-	switch ret {
-	case nvml.ERROR_NOT_FOUND, nvml.ERROR_INVALID_ARGUMENT, nvml.ERROR_INVALID_STATE:
-		w.mig.wanted = true
-		return true
+	if !absent(ret) {
+		return false
 	}
-	return false
+	w.mig.wanted = true
+	return true
 }
 
 // vanished is gone during a scan: it goes on with the next.

@@ -304,6 +304,9 @@ func (w *worker) sort(c call, ret nvml.Return) bool {
 		return true
 	case nvml.ERROR_NOT_SUPPORTED:
 		w.off[c] = w.clockUs() + retryUs
+		if c == callGPMSample || c == callUtilization {
+			w.mig.wanted = true // it may have been partitioned: look before that is said
+		}
 		return false
 	case nvml.ERROR_NO_PERMISSION, nvml.ERROR_FUNCTION_NOT_FOUND, nvml.ERROR_ARGUMENT_VERSION_MISMATCH, nvml.ERROR_DEPRECATED:
 		w.off[c] = w.clockUs() + retryUs
