@@ -61,8 +61,8 @@ func (f *Feature) scan(ctx context.Context, bootMs int64) error {
 	if f.iter != nil {
 		var found []mapping
 		f.buf, err = probe.Records(f.iter, mappingBytes, f.buf, func(rec []byte) {
-			if m, ok := parseMapping(rec); ok && len(found) < maxProcesses*4 {
-				found = append(found, m)
+			if m, ok := parseMapping(rec); ok {
+				found = f.note(found, m)
 			}
 		})
 		for _, m := range found {
@@ -77,6 +77,23 @@ func (f *Feature) scan(ctx context.Context, bootMs int64) error {
 	}
 	f.hide(bootMs)
 	return err
+}
+
+// note adds a mapping to those of a look, once a process and file. Of too many, as of
+// thousands of processes that come before, those of processes on GPUs still find room.
+func (f *Feature) note(found []mapping, m mapping) []mapping {
+	if n := len(found); n > 0 && found[n-1].tgid == m.tgid && found[n-1].file == m.file {
+		return found
+	}
+	room := maxMappings
+	if _, on := f.gpus[m.tgid]; on {
+		room *= 2
+	}
+	if len(found) >= room {
+		f.over++
+		return found
+	}
+	return append(found, m)
 }
 
 // openMapping opens the file of an area that the kernel told.

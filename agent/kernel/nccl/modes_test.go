@@ -717,3 +717,27 @@ func TestRoomForProcessesOnGPUs(t *testing.T) {
 		t.Errorf("no record of the process on the GPU, of %d", len(r.f.procs))
 	}
 }
+
+// TestManyMappings: who maps libraries thousands of times, in one process or in many, leaves
+// room for processes on GPUs.
+func TestManyMappings(t *testing.T) {
+	f := New(Config{})
+	f.gpus = map[int32][]int{50_000: {0}}
+	var found []mapping
+	for i := range 10 * maxMappings {
+		found = f.note(found, mapping{tgid: 1, file: fileKey{ino: 1}, start: uint64(i)})
+	}
+	if len(found) != 1 || f.over != 0 {
+		t.Errorf("one file in one process is noted %d times", len(found))
+	}
+	for i := range int32(2 * maxMappings) {
+		found = f.note(found, mapping{tgid: 2 + i, file: fileKey{ino: 1}})
+	}
+	if len(found) != maxMappings || f.over != maxMappings+1 {
+		t.Errorf("%d are noted, %d not", len(found), f.over)
+	}
+	found = f.note(found, mapping{tgid: 50_000, file: fileKey{ino: 2}})
+	if found[len(found)-1].tgid != 50_000 {
+		t.Error("a process on a GPU found no room")
+	}
+}

@@ -33,9 +33,10 @@ type Config struct {
 
 const (
 	maxProcesses = 1024
-	maxComms     = 256 // of a process
-	maxFailed    = 256 // files that could not be probed
-	maxCalm      = 64  // processes that keep probes of their own in a library that lost its
+	maxMappings  = 4096 // of libraries, that are taken from a look
+	maxComms     = 256  // of a process
+	maxFailed    = 256  // files that could not be probed
+	maxCalm      = 64   // processes that keep probes of their own in a library that lost its
 	failedMs     = 300_000
 	hideMs       = 30_000 // how long rows wait for the name of a communicator
 	eventsATick  = 4096
