@@ -43,6 +43,10 @@
 // spool remembers, having asked for the last commit mark. Repeats are recognised by the broker
 // or by the collector.
 //
+// A spool that was put back to an earlier state (a snapshot of the host) makes numbers anew that
+// the collector has, which it takes for repeats. A mark beyond what the spool has made shows that:
+// it is logged, and told as trouble with the spool until the numbers are passed.
+//
 // # Goroutines and buffers
 //
 // Run is one goroutine a node and ends with its context; subscriptions use channels, and

@@ -114,6 +114,7 @@ type Ship struct {
 	sent     []sent // of the backlog, acknowledged and not committed
 	ahead    int64  // their bytes
 	parked   map[uint64]time.Time
+	behind   uint64 // a frame that the collector has, and the spool has not made
 	flights  []flight
 	progress time.Time // of the last commit, or of the start
 	asked    time.Time
@@ -400,6 +401,7 @@ func (s *Ship) take(data []byte) {
 		more[i] = spool.Range(r)
 	}
 	sp := s.cfg.Spool
+	s.compare(m)
 	before := sp.Committed()
 	news, err := sp.CommitMark(m.Through, more)
 	if err != nil {
@@ -419,6 +421,26 @@ func (s *Ship) take(data []byte) {
 	s.changed = make(chan struct{})
 	s.mu.Unlock()
 }
+
+// compare looks whether the collector has frames that this spool has not made: then it was put
+// back to an earlier state, as with a snapshot of the host, and what it makes under their numbers
+// is taken for repeats. That cannot be mended here, and must not pass in silence.
+func (s *Ship) compare(m wire.CommitMark) {
+	top := m.Through
+	for _, r := range m.Ranges {
+		top = max(top, r.To)
+	}
+	next := s.cfg.Spool.NextSequence()
+	if top < next || top <= s.behind {
+		return
+	}
+	s.behind = top
+	s.count(func(st *Stats) { st.Trouble, st.Reason, st.SinceMs = TroubleSpool, behindText, 0 })
+	s.lg.LogAttrs(noCtx, slog.LevelError, behindText, slog.Uint64("collector_has", top), slog.Uint64("spool_made", next-1))
+}
+
+// behindText is what is said of a spool that was put back.
+const behindText = "the spool was put back to an earlier state: the collector has later frames, and takes new ones of their numbers for repeats; stop the agent and move the spool's directory away, so that it begins a new one"
 
 // Drain waits until every frame in the spool is committed. Run must be running, or start
 // soon.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -208,6 +209,28 @@ func TestAway(t *testing.T) {
 	if st := s.Stats(); st.Published != 0 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// TestPutBack: a spool that was put back to an earlier state makes numbers that the collector
+// has, and does not do so in silence.
+func TestPutBack(t *testing.T) {
+	r := newRig(t)
+	sp := newSpool(t, t.TempDir())
+	put(t, sp, 2)
+	r.publishMark(t, wire.CommitMark{Node: "n1", Spool: sp.ID(), Through: 3, Ranges: []wire.SequenceRange{{From: 5, To: 5}}})
+	s, _ := r.start(t, ship.Config{Spool: sp, Node: "n1"})
+	told := func() bool {
+		st := s.Stats()
+		return st.Trouble == ship.TroubleSpool && strings.Contains(st.Reason, "put back to an earlier state")
+	}
+	wait(t, "the word", told)
+	put(t, sp, 3)
+	wait(t, "acks", func() bool { return sp.Acked() == 5 })
+	if !told() {
+		t.Errorf("%+v", s.Stats())
+	}
+	put(t, sp, 1)
+	wait(t, "the end of it", func() bool { return sp.Acked() == 6 && s.Stats().Trouble == ship.TroubleNone })
 }
 
 // TestResend: frames that the broker acknowledged and lost are sent again.

@@ -151,6 +151,9 @@ func (s *Ship) note(why Trouble, err error) {
 func (s *Ship) well(seq uint64) {
 	s.count(func(st *Stats) {
 		st.Trouble, st.Reason, st.SinceMs = TroubleNone, "", 0
+		if seq <= s.behind {
+			st.Trouble, st.Reason = TroubleSpool, behindText
+		}
 		if len(s.parked) > 0 {
 			st.Trouble, st.Reason = TroubleTooLarge, fmt.Sprintf("%d frames are set aside: %s", len(s.parked), words[TroubleTooLarge])
 		}
