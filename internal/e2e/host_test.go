@@ -185,7 +185,7 @@ func (h *host) startCustomer() *customer {
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(h.dir, name), b, 0o755); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(filepath.Join(h.dir, name), b, 0o755); err != nil {
 			h.t.Fatal(err)
 		}
 	}
@@ -466,11 +466,6 @@ func (h *host) count(table, where string) int64 {
 		where = "1"
 	}
 	return h.number("SELECT count() FROM " + table + " WHERE " + where)
-}
-
-func (h *host) state(instrument string) string {
-	h.t.Helper()
-	return h.ask("SELECT argMax(state, ts_ms) FROM instrument_status WHERE instrument = '" + instrument + "'")
 }
 
 // noNames looks through every text of every raw table.
