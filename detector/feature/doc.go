@@ -33,5 +33,7 @@
 // A cell rests on the rows of its window, [minute - Window, minute + 1 min), and on
 // nothing else; DirtyMinutes is the inverse of that rule.
 //
-// Byte counters of ports are credited by increment, to the minute of the later reading.
+// Byte counters of ports are credited by increment, to the minute of the later reading. A
+// virtual function whose parent has rows is left out: some adapters count its bytes in both, and
+// a sum that may be double is worse than one that may lack what only the function counts.
 package feature

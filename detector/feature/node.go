@@ -156,7 +156,7 @@ func reduceFabric(c *NodeCell, rows []FabricSample) bool {
 			j++
 		}
 		p, avail := reducePort(kept[i:j], c.MinuteMs)
-		if p.coverMs > 0 {
+		if p.coverMs > 0 && !counted(kept, kept[j-1].Parent) {
 			c.AvailableMs = max(c.AvailableMs, avail)
 			if IsBackEnd(kept[j-1].Kind) {
 				backend.add(p)
@@ -172,6 +172,13 @@ func reduceFabric(c *NodeCell, rows []FabricSample) bool {
 	}
 	c.EthernetTxBytes, c.EthernetRxBytes, c.EthernetCoverMs = ethernet.txBytes, ethernet.rxBytes, ethernet.coverMs
 	return true
+}
+
+// counted reports whether a port's parent is among rows, sorted by port: then what passes the
+// port, a virtual function, may be in the parent's bytes too, and is not counted again.
+func counted(rows []FabricSample, parent string) bool {
+	_, ok := slices.BinarySearchFunc(rows, parent, func(r FabricSample, name string) int { return cmp.Compare(r.Port, name) })
+	return ok && parent != ""
 }
 
 // IsBackEnd reports whether ports of the kind belong to the network between GPUs.

@@ -59,6 +59,28 @@ func TestReduceNodeFabric(t *testing.T) {
 	near(t, "lone reading", c.FabricTxBytes, math.NaN())
 }
 
+// TestVirtualFunctions: what passes a virtual function is not added to what passes its parent, of
+// whatever kind; one whose parent is not read counts.
+func TestVirtualFunctions(t *testing.T) {
+	t.Parallel()
+	var rows []FabricSample
+	for i := range int64(3) {
+		ts, n := t0+i*20_000, float64(i)
+		for _, r := range []FabricSample{
+			{Port: "eth0", Kind: "ethernet", TxBytes: n * 100}, {Port: "eth0/vf1", Kind: "vf", Parent: "eth0", TxBytes: n * 40},
+			{Port: "mlx5_0/1", Kind: "roce", TxBytes: n * 1000}, {Port: "mlx5_0/vf2", Kind: "vf", Parent: "mlx5_0/1", TxBytes: n * 400},
+			{Port: "eth9/vf0", Kind: "vf", Parent: "eth9", TxBytes: n * 7}, {Port: "ens3", Kind: "vf", TxBytes: n * 3},
+		} {
+			r.Node, r.TsMs, r.AvailableMs, r.RxBytes = "n", ts, ts, r.TxBytes
+			rows = append(rows, r)
+		}
+	}
+	c, ok := ReduceNode("n", nil, rows, t0)
+	if !ok || c.FabricTxBytes != 2000 || c.FabricRxBytes != 2000 || c.EthernetTxBytes != 220 || c.EthernetRxBytes != 220 {
+		t.Errorf("cell: %+v", c)
+	}
+}
+
 func TestReduceComm(t *testing.T) {
 	t.Parallel()
 	row := func(ts int64, pid int, op string, bytes float64) Collective {

@@ -65,6 +65,7 @@ type FabricSample struct {
 	Node, Port, Kind  string // Kind: infiniband, roce, ethernet, vf
 	TsMs, AvailableMs int64
 	TxBytes, RxBytes  float64
+	Parent            string // port behind which a virtual function stands; empty: none, or not known
 }
 
 // Flow is traffic of a node towards a peer since the pair's last row. Peer is a node's
@@ -141,7 +142,7 @@ type NodeCell struct {
 	FabricTxBytes, FabricRxBytes     float64 // back-end ports (infiniband, roce) summed, increments credited to the minute
 	FabricCoverMs                    int64
 	FabricTxCV                       float64 // sd / mean of the per-reading rate within the minute: burstiness; 0 with < 3 readings
-	EthernetTxBytes, EthernetRxBytes float64 // ethernet and vf ports
+	EthernetTxBytes, EthernetRxBytes float64 // ethernet ports, and those vf whose parent is not read
 	EthernetCoverMs                  int64
 }
 

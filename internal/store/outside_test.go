@@ -227,3 +227,18 @@ func TestAddressesMove(t *testing.T) {
 		}
 	}
 }
+
+// TestFabricRowsNameParents: who adds ports up has to know which stand behind others.
+func TestFabricRowsNameParents(t *testing.T) {
+	s := openStore(t)
+	insert(t, s, store.TableFabricSamples, "n", 1, map[string]any{"ts_ms": 1, "port": "eth0", "fabric_kind": "ethernet", "tx_bytes": 100, "rx_bytes": 50})
+	insert(t, s, store.TableFabricSamples, "n", 2, map[string]any{"ts_ms": 1, "port": "eth0/vf3", "fabric_kind": "vf", "parent_port": "eth0", "tx_bytes": 40})
+	rows, err := s.FabricRows(t.Context(), store.RowQuery{Cluster: "c", ToMs: 60_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 2 || rows[0].Port != "eth0" || rows[0].Parent != "" || rows[0].TxBytes != 100 || rows[1].Parent != "eth0" || rows[1].Kind != "vf" ||
+		rows[1].TxBytes != 40 || !math.IsNaN(rows[1].RxBytes) {
+		t.Errorf("rows: %+v", rows)
+	}
+}

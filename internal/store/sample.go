@@ -33,6 +33,7 @@ type FabricRow struct {
 	Node, Port, Kind  string
 	TsMs, AvailableMs int64
 	TxBytes, RxBytes  float64
+	Parent            string // port behind which a virtual function stands; empty: none, or not known
 }
 
 // FlowRow is traffic towards a peer since the pair's last row. NaN: not measured.
@@ -152,7 +153,7 @@ func (l *lastKey[K]) seen(ts int64, key K) bool {
 // FabricRows reads counters of ports, sorted by node, port and time.
 func (s *Store) FabricRows(ctx context.Context, q RowQuery) ([]FabricRow, error) {
 	var sel selection
-	node, sources, port, kind := sel.text("node"), sel.text("sources"), sel.text("port"), sel.optionalText("fabric_kind")
+	node, sources, port, kind, parent := sel.text("node"), sel.text("sources"), sel.text("port"), sel.optionalText("fabric_kind"), sel.optionalText("parent_port")
 	ts, available := sel.int("ts_ms"), sel.int("available_ms")
 	tx, rx := sel.float("tx_bytes", tNU64, 1), sel.float("rx_bytes", tNU64, 1)
 	sql := sel.sql() + " FROM " + s.table(TableFabricSamples) + " WHERE " + q.where("ts_ms") + " ORDER BY node, port, ts_ms, sources, available_ms, sequence DESC"
@@ -163,7 +164,7 @@ func (s *Store) FabricRows(ctx context.Context, q RowQuery) ([]FabricRow, error)
 			if once.seen((*ts)[i], [3]string{node.at(i), port.at(i), sources.at(i)}) {
 				continue
 			}
-			out = append(out, FabricRow{node.at(i), port.at(i), kind.at(i), (*ts)[i], (*available)[i], tx.at(i), rx.at(i)})
+			out = append(out, FabricRow{node.at(i), port.at(i), kind.at(i), (*ts)[i], (*available)[i], tx.at(i), rx.at(i), parent.at(i)})
 		}
 		return nil
 	})
