@@ -494,13 +494,13 @@ func TestTrust(t *testing.T) {
 	_ = l.Close()
 	other := func(o fakebmc.Options, pin bool) func(*Target) {
 		o.GPUs = 1
-		s := fake(t, o)
+		b := fake(t, o)
 		file := filepath.Join(t.TempDir(), "ca.pem")
-		if err := os.WriteFile(file, s.CertificatePEM(), 0o644); err != nil {
+		if err := os.WriteFile(file, b.CertificatePEM(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return func(t *Target) {
-			if t.Address, t.Fingerprint = s.URL(), s.Fingerprint(); !pin {
+			if t.Address, t.Fingerprint = b.URL(), b.Fingerprint(); !pin {
 				t.Fingerprint, t.CAFile = "", file
 			}
 		}

@@ -260,7 +260,8 @@ func TestLongestLists(t *testing.T) {
 // Another version's Welcome is understood as far as its version, whatever comes behind.
 func TestAnotherVersion(t *testing.T) {
 	w := frame.Welcome{Version: frame.Version - 1, Text: "protocol"}
-	body := append(frame.AppendWelcome(nil, &w)[9:], 0xff, 0xff)
+	body := frame.AppendWelcome(nil, &w)[9:]
+	body = append(body, 0xff, 0xff)
 	var back frame.Welcome
 	if err := frame.DecodeWelcome(body, &back); err != nil || back.Version != w.Version || back.Text != "" {
 		t.Errorf("%+v, %v", back, err)

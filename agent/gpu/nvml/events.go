@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	waitMs      = 500 // of one call that waits for an event: so long may the end of the process take
-	windowEvery = time.Second
-	maxTallies  = 64   // kinds of events in a window, told one by one
-	maxEvents   = 4096 // in a window: then the library is left alone until it ends
-	setWaitMin  = time.Second
-	setWaitMax  = time.Minute
+	waitMs       = 500 // of one call that waits for an event: so long may the end of the process take
+	windowEvery  = time.Second
+	maxTallies   = 64   // kinds of events in a window, told one by one
+	maxEvents    = 4096 // in a window: then the library is left alone until it ends
+	setWaitFirst = time.Second
+	setWaitMax   = time.Minute
 )
 
 // eventTypes are what is listened for. Changes of clocks and of performance states come by the
@@ -91,7 +91,7 @@ type listener struct {
 }
 
 func newListener(lib *library, l *link) *listener {
-	return &listener{lib: lib, link: l, wake: make(chan struct{}, 1), tallies: make([]tally, 0, maxTallies), pause: setWaitMin}
+	return &listener{lib: lib, link: l, wake: make(chan struct{}, 1), tallies: make([]tally, 0, maxTallies), pause: setWaitFirst}
 }
 
 func (l *listener) able() bool {
@@ -240,10 +240,10 @@ func (l *listener) next() {
 	e, ret := l.set.Wait(waitMs)
 	switch ret {
 	case nvml.SUCCESS:
-		l.pause, l.said = setWaitMin, nvml.SUCCESS
+		l.pause, l.said = setWaitFirst, nvml.SUCCESS
 		l.take(&e, time.Now())
 	case nvml.ERROR_TIMEOUT:
-		l.pause, l.said = setWaitMin, nvml.SUCCESS
+		l.pause, l.said = setWaitFirst, nvml.SUCCESS
 	default:
 		// A lost GPU is one reason: the set is of no use any more, and a new one is made of those
 		// that are still there.

@@ -28,8 +28,6 @@ func (c *talk) until(seconds int, q frame.Request, come func() bool) bool {
 	return false
 }
 
-func whole(d frame.Device) bool { return d.Whole }
-
 // listened waits until the GPUs are in the set of events: the listener goes by the machine's
 // clock, and the tests by theirs.
 func (c *talk) listened() {
