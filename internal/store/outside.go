@@ -37,7 +37,7 @@ func (s *Store) outOfBand(ctx context.Context, q RowQuery) (gpus []GPURow, hosts
 	gpu, ts, available := sel.optionalInt("gpu", -1), sel.int("ts_ms"), sel.int("available_ms")
 	columns := map[string]floatColumn{}
 	for _, f := range rawTables[TableBMCSamples].fields {
-		if at := slices.IndexFunc(gpuMeasureColumns[:], func(m gpuMeasureColumn) bool { return m.name == f.name }); at >= 0 {
+		if at := slices.IndexFunc(gpuMeasureColumns, func(m gpuMeasureColumn) bool { return m.name == f.name }); at >= 0 {
 			columns[f.name] = sel.float(f.name, f.typ, gpuMeasureColumns[at].div)
 		}
 	}
@@ -58,11 +58,13 @@ func (s *Store) outOfBand(ctx context.Context, q RowQuery) (gpus []GPURow, hosts
 					CPUFrac: math.NaN(), StorageTxBps: math.NaN(), StorageRxBps: math.NaN()})
 				continue
 			}
-			index, isGPU := int((*gpu)[i]), true
+			index := int((*gpu)[i])
 			if index < 0 {
-				if index, isGPU = boardPlace(component.at(i)); !isGPU {
+				place, isGPU := boardPlace(component.at(i))
+				if !isGPU {
 					continue // a switch, the sum of all GPUs: nothing that a GPU's row could say
 				}
+				index = place
 				if uuid.at(i) != "" {
 					unknown = append(unknown, len(gpus))
 				}

@@ -38,9 +38,7 @@ func TestOutOfBand(t *testing.T) {
 	const minute = 60_000
 	bmc := func(sequence uint64, ts int, more map[string]any) {
 		row := map[string]any{"ts_ms": ts, "target": "guest-host", "component": "GPU_SXM_1", "vantage": "outofband"}
-		for k, v := range more {
-			row[k] = v
-		}
+		maps.Copy(row, more)
 		insert(t, s, store.TableBMCSamples, "reader", sequence, row)
 	}
 	bmc(1, 1_000, map[string]any{"gpu": 0, "gpu_uuid": "GPU-a", "power_mw": 650_000, "energy_mj": 5_000, "tensor_e4": 4_200})
