@@ -3,7 +3,7 @@
 # that flopwatch-agent sees GPUs that are allocated and not used. It asks no daemon, writes
 # one small file, and always succeeds: a prolog that fails drains the node.
 #
-# Set PrologFlags=Alloc, or the prolog runs at a job's first step alone and what is allocated
+# Set PrologFlags=Alloc,Contain, or the prolog runs at a job's first step alone and what is allocated
 # before stays unseen. epilog-flopwatch.sh removes the file. README.md says more.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 LC_ALL=C
