@@ -317,6 +317,8 @@ func TestInner(t *testing.T) {
 func TestFull(t *testing.T) {
 	r := bpfRig(t, Config{ring: 4096})
 	s := newShell(t, nil)
+	s.say(t, "echo 0")
+	s.read(t) // its own start is behind it, which the kernel tells after Start returns
 	r.lister.List(s.pid())
 	r.look()
 	s.say(t, "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do /bin/true; done; echo 1")

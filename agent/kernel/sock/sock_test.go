@@ -360,6 +360,7 @@ func TestNotWatched(t *testing.T) {
 // TestGroup counts a process that is on no GPU, in the control group of one that is, and
 // names the job by the group.
 func TestGroup(t *testing.T) {
+	kerneltest.Require(t, oldest...)
 	p := newPeer(t, 12)
 	mount := ""
 	if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
