@@ -191,8 +191,8 @@ func TestMemory(t *testing.T) {
 	}
 	if os.Getenv(memoryVar) == "" {
 		kerneltest.Require(t, probe.UprobeMulti, probe.IterVMA, probe.Ringbuf)
-		for range 2 { // the first one reads the test binary's pages in
-			again(t, memoryVar+"=1", "-test.run=^TestMemory$")
+		for _, how := range []string{"warm", "measure"} { // the first reads the test binary's pages in
+			again(t, memoryVar+"="+how, "-test.run=^TestMemory$")
 		}
 		return
 	}
@@ -225,7 +225,7 @@ func TestMemory(t *testing.T) {
 	debug.FreeOSMemory() // what stays is meant, not how far the collector has come
 	grown := rss(t, "VmRSS:") - before
 	t.Logf("resident memory grew by %d KiB, of %d; anonymous by %d KiB; the most was %d more", grown, before, rss(t, "RssAnon:")-anon, rss(t, "VmHWM:")-before)
-	if grown > 4096 {
+	if grown > 4096 && os.Getenv(memoryVar) == "measure" {
 		t.Errorf("more than 4 MiB")
 	}
 	if err := s.Close(); err != nil {

@@ -96,7 +96,7 @@ for t in $(find /tests -name run.test | sort); do
   if (cd "${t%/run.test}" && ./run.test -test.timeout 10m -test.v > /tmp/log 2>&1); then verdict=ok; else verdict=FAIL; fi
   grep -E '^ *--- (FAIL|SKIP)' /tmp/log
   grep -A2 -E '^ *--- SKIP' /tmp/log | grep -E '^ +[a-z_]+_test.go|^ +require.go' | sort | uniq -c
-  [ "$verdict" = ok ] || tail -n 60 /tmp/log
+  [ "$verdict" = ok ] || { grep -B 12 -E "^ *--- FAIL" /tmp/log; tail -n 30 /tmp/log; }
   echo "== $verdict $name: $(grep -c -E '^--- PASS' /tmp/log) passed, $(grep -c -E '^--- SKIP' /tmp/log) skipped, $(grep -c -E '^--- FAIL' /tmp/log) failed"
 done
 echo "== all ran"
