@@ -196,7 +196,7 @@ func (f *Fabric) functions(ctx context.Context, out source.Sink) {
 				continue
 			}
 			f.vf = v
-			out.Row(wire.KindFabric, wire.SourceSysfs, "", nil, f.fillVF)
+			out.Row(wire.KindFabric, wire.SourceNetlink, "", nil, f.fillVF)
 		}
 	}
 	f.sayFunctions(f.functionStatus(), out)

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flopwatch/flopwatch/agent/kernel/kerneltest"
+
 	"github.com/flopwatch/flopwatch/agent/kernel"
 )
 
@@ -23,12 +25,12 @@ func newFaults(t *testing.T) *faults {
 	t.Helper()
 	fd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC, 0, 0)
 	if errno != 0 {
-		t.Skipf("faults in user space: %v", errno)
+		kerneltest.Need(t, "userfaultfd", errno)
 	}
 	f := &faults{fd: int(fd)}
 	api := struct{ api, features, ioctls uint64 }{api: 0xaa}
 	if _, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, 0xc018aa3f, uintptr(unsafe.Pointer(&api))); errno != 0 {
-		t.Skipf("faults in user space: %v", errno)
+		kerneltest.Need(t, "userfaultfd", errno)
 	}
 	var err error
 	if f.page, err = unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {

@@ -292,7 +292,7 @@ func (f *Feature) put(t source.Tick, out source.Sink) {
 	slices.SortFunc(f.list, func(a, b holder) int { return cmp.Or(strings.Compare(a.device, b.device), cmp.Compare(a.pid, b.pid)) })
 	f.at = t
 	for _, f.cur = range f.list {
-		out.Row(wire.KindRDMA, wire.SourceSysfs, "", nil, f.fill)
+		out.Row(wire.KindRDMA, wire.SourceNetlink, "", nil, f.fill)
 	}
 }
 

@@ -28,7 +28,6 @@ var wanted = []struct {
 	{unix.CAP_PERFMON, "CAP_PERFMON", "[kernel]: attach them to libnccl, exec and sockets (with CAP_BPF; Linux 6.6 or later)"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "[kernel]: find libnccl in containers, read communicators; [job] environ"},
 	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "[job] environ; checkpoints without iterators"},
-	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "RDMA objects of other users' processes"},
 	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "[kernel] before Linux 6.6 alone; nothing else: do not grant it on a newer one"},
 }
 
