@@ -170,13 +170,45 @@ func (c *child) closePipes() {
 
 // send writes a request. A child that does not take it is not well.
 func (c *child) send(b []byte) error {
+	// As a rule the pipe has room. A deadline is a timer that fires though it is not needed any more.
+	if n, err := c.sendNow(b); n == len(b) || err != nil {
+		return err
+	} else if n > 0 {
+		b = b[n:]
+	}
 	if err := c.in.SetWriteDeadline(time.Now().Add(writeWait)); err != nil {
 		return fmt.Errorf("ask flopwatch-nvml: %w", err)
 	}
+	defer c.in.SetWriteDeadline(time.Time{}) //nolint:errcheck // it was there to be set
 	if _, err := c.in.Write(b); err != nil {
 		return fmt.Errorf("ask flopwatch-nvml: %w", err)
 	}
 	return nil
+}
+
+// sendNow writes what the pipe takes without waiting.
+func (c *child) sendNow(b []byte) (n int, err error) {
+	raw, err := c.in.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("ask flopwatch-nvml: %w", err)
+	}
+	var werr error
+	err = raw.Write(func(fd uintptr) bool {
+		for {
+			if n, werr = unix.Write(int(fd), b); werr != unix.EINTR { //nolint:errorlint // it is bare
+				return true
+			}
+		}
+	})
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("ask flopwatch-nvml: %w", err)
+	case werr == unix.EAGAIN: //nolint:errorlint // it is bare
+		return 0, nil
+	case werr != nil:
+		return 0, fmt.Errorf("ask flopwatch-nvml: %w", werr)
+	}
+	return n, nil
 }
 
 // epitaph says how the child ended.

@@ -24,6 +24,7 @@ import (
 
 func main() {
 	frugal()
+	relax()
 	os.Exit(daemon.Main("flopwatch-agent", os.Stderr, func(ctx context.Context) error {
 		return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	}))

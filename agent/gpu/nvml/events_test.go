@@ -79,7 +79,7 @@ func (c *talk) registered(gpu int, before uint64) {
 func storm() (*listener, *bytes.Buffer) {
 	var out bytes.Buffer
 	lib := &library{waitV2: true}
-	l := newListener(lib, &link{w: &out, broken: make(chan struct{}), ending: make(chan struct{})})
+	l := newListener(lib, newLink(&out))
 	for i := range 2 {
 		l.workers = append(l.workers, newWorker(lib, l.link, l, i))
 	}

@@ -19,27 +19,84 @@ import (
 // closeWait is how long the end waits for workers that are in the driver.
 const closeWait = 800 * time.Millisecond
 
+const (
+	together = 10 * time.Millisecond // so long an answer waits for the others of its second
+	enough   = 16 << 10              // bytes that wait for nobody
+)
+
 // errEnding says that the process has to be started again to see the GPUs as they are.
 var errEnding = errors.New("the driver or its GPUs have changed: to be started again")
 
-// link is the way to the agent: one write at a time.
+// link is the way to the agent: one write at a time, and one for all GPUs if they answer together.
 type link struct {
 	mu     sync.Mutex
 	w      io.Writer
+	out    []byte        // answers that wait for those of the GPUs that are still at work
+	busy   int           // requests in hand
+	late   *time.Timer   // sends what waits for a GPU that takes long
 	broken chan struct{} // closed when nobody listens any more
 	ending chan struct{} // closed when the library has to be loaded anew
 	once   [2]sync.Once
 }
 
+func newLink(w io.Writer) *link {
+	l := &link{w: w, broken: make(chan struct{}), ending: make(chan struct{})}
+	l.late = time.AfterFunc(time.Hour, func() { l.write(nil) })
+	l.late.Stop()
+	return l
+}
+
+// write sends b now, behind what waits.
 func (l *link) write(b []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, err := l.w.Write(b); err != nil {
-		l.once[0].Do(func() { close(l.broken) })
+	l.out = append(l.out, b...)
+	l.send()
+}
+
+// asked says that an answer is to come.
+func (l *link) asked() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busy++
+}
+
+// answer sends b with the answers of the others that are at work, but no more than together
+// behind the first: each is a turn of the agent's.
+func (l *link) answer(b []byte, last bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := len(l.out) == 0
+	l.out = append(l.out, b...)
+	if last {
+		l.busy--
+	}
+	switch {
+	case l.busy <= 0 || len(l.out) >= enough:
+		l.send()
+	case first && len(l.out) > 0:
+		l.late.Reset(together)
 	}
 }
 
-func (l *link) end() { l.once[1].Do(func() { close(l.ending) }) }
+// send is called with l.mu held.
+func (l *link) send() {
+	if len(l.out) == 0 {
+		return
+	}
+	l.late.Stop()
+	if _, err := l.w.Write(l.out); err != nil {
+		l.once[0].Do(func() { close(l.broken) })
+	}
+	if l.out = l.out[:0]; cap(l.out) > 2*enough {
+		l.out = nil // it was a description of many
+	}
+}
+
+func (l *link) end() {
+	l.write(nil) // why
+	l.once[1].Do(func() { close(l.ending) })
+}
 
 // message is a request and when it came.
 type message struct {
@@ -59,7 +116,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, cfg Config) error {
 	// Ends with in, or, if nothing comes any more, with the process.
 	go func() { failed <- read(in, requests, quit) }()
 
-	l := &link{w: out, broken: make(chan struct{}), ending: make(chan struct{})}
+	l := newLink(out)
 	var hello message
 	select {
 	case hello = <-requests:
@@ -97,6 +154,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, cfg Config) error {
 		close(count)
 		close(stop)
 		settle(&busy, lib)
+		l.write(nil)
 	}()
 	for {
 		select {
@@ -115,9 +173,11 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, cfg Config) error {
 				if (m.Sample|m.Processes|m.Health|m.Burst)>>i&1 == 0 {
 					continue
 				}
+				l.asked()
 				select {
 				case w.jobs <- m:
 				default:
+					l.answer(nil, true)
 					f := frame.Fault{GPU: i, Seq: m.Seq, Code: frame.CodeBusy, Text: "asked again before it has answered"}
 					l.write(frame.AppendFault(nil, &f))
 				}

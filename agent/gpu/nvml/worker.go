@@ -145,7 +145,8 @@ func (w *worker) answer(m message) {
 		ms = w.clockUs() / 1000
 	}
 	w.budget.add(ms, w.spent, between)
-	w.flush()
+	w.link.answer(w.out, true)
+	w.out = w.out[:0]
 }
 
 func (w *worker) begin(m message, bursting bool) {
@@ -214,9 +215,10 @@ func (w *worker) tell(front bool) {
 	w.told.Capabilities = slices.Clone(w.device.Capabilities)
 }
 
+// flush lets go of what there is before the end of an answer.
 func (w *worker) flush() {
 	if len(w.out) > 0 {
-		w.link.write(w.out)
+		w.link.answer(w.out, false)
 		w.out = w.out[:0]
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/flopwatch/flopwatch/agent/kernel/tasks"
 )
 
 // procfs reads processes of the host.
@@ -21,7 +23,7 @@ func (p procfs) file(pid int32, name string) string {
 
 // start is when a process was started, in ticks since boot; ok is false if it has ended.
 func (p procfs) start(pid int32) (ticks uint64, ok bool) {
-	b, err := os.ReadFile(p.file(pid, "stat"))
+	b, err := tasks.ReadFile(p.file(pid, "stat"))
 	if err != nil {
 		return 0, false
 	}

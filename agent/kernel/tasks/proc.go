@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // TickNs is a tick of /proc/PID/stat in nanoseconds.
@@ -30,11 +33,36 @@ type Stat struct {
 
 // ReadStat reads the state of a process.
 func ReadStat(procfs string, pid int32) (Stat, error) {
-	b, err := os.ReadFile(filepath.Join(procfs, strconv.Itoa(int(pid)), "stat"))
+	b, err := ReadFile(filepath.Join(procfs, strconv.Itoa(int(pid)), "stat"))
 	if err != nil {
 		return Stat{}, gone(err)
 	}
 	return parseStat(b)
+}
+
+// ReadFile reads a small file of /proc, in three calls: os.ReadFile, which would make it wait for
+// readiness first and finds that it cannot, takes nine.
+func ReadFile(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd) //nolint:errcheck // it was only read
+	b := make([]byte, 0, 512)
+	for {
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		switch {
+		case err == unix.EINTR: //nolint:errorlint // it is bare
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return b, nil
+		default:
+			if b = b[:len(b)+n]; len(b) == cap(b) {
+				b = slices.Grow(b, len(b))
+			}
+		}
+	}
 }
 
 func gone(err error) error {

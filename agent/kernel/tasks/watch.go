@@ -128,7 +128,7 @@ func (w *Watch) add(pid int32, gpu bool) {
 	w.look[pid] = true
 	p.GPU = p.GPU || gpu
 	path := ""
-	if b, err := os.ReadFile(filepath.Join(w.procfs, strconv.Itoa(int(pid)), "cgroup")); err == nil {
+	if b, err := ReadFile(filepath.Join(w.procfs, strconv.Itoa(int(pid)), "cgroup")); err == nil {
 		path = parseGroup(b)
 	}
 	p.Group = w.id(path)
@@ -171,11 +171,11 @@ func (w *Watch) spread() {
 			continue
 		}
 		done[p.Group] = true
-		b, err := os.ReadFile(filepath.Join(w.procfs, strconv.Itoa(int(p.PID)), "cgroup"))
+		b, err := ReadFile(filepath.Join(w.procfs, strconv.Itoa(int(p.PID)), "cgroup"))
 		if err != nil {
 			continue
 		}
-		procs, err := os.ReadFile(filepath.Join(w.mount, parseGroup(b), "cgroup.procs"))
+		procs, err := ReadFile(filepath.Join(w.mount, parseGroup(b), "cgroup.procs"))
 		if err != nil {
 			continue
 		}
