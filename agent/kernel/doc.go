@@ -33,7 +33,8 @@
 // CAP_SYS_ADMIN, and before 5.11 CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK, as
 // programs counted as locked memory. Files of other users' processes need CAP_SYS_PTRACE. The agent's process
 // has to see the host's processes (hostPID in a container), as the kernel tells their
-// numbers in the first namespace.
+// numbers in the first namespace: without, features go on without programs where they can
+// (InPlace), and see the processes of the agent's own namespace alone.
 //
 // # Crash, buffers, goroutines, budget
 //

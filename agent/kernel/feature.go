@@ -122,6 +122,9 @@ func Errno(err error) syscall.Errno {
 // initPIDs is the first process namespace of a host: the kernel gives it this number.
 const initPIDs = "pid:[4026531836]"
 
+// errPIDs says that programs in the kernel are of no use to this agent.
+var errPIDs = errors.New("the agent has a process namespace of its own and would take processes for others: it needs the host's (hostPID)")
+
 // HostPIDs returns an error unless the agent sees processes by the numbers that programs in
 // the kernel tell, which are those of the host's first namespace.
 func HostPIDs() error {
@@ -130,9 +133,21 @@ func HostPIDs() error {
 		return fmt.Errorf("read process namespace: %w", err)
 	}
 	if ns != initPIDs {
-		return errors.New("the agent has a process namespace of its own and would take processes for others: it needs the host's (hostPID)")
+		return errPIDs
 	}
 	return nil
+}
+
+// InPlace is the report of a feature that goes on without programs in the kernel: err is why
+// they were not loaded, nil: they are switched off. needs says what they would need.
+func InPlace(needs string, err error, fallback string) Report {
+	switch {
+	case err == nil:
+		return Degraded("BPF programs are switched off", nil, fallback)
+	case errors.Is(err, errPIDs):
+		return Degraded(err.Error(), nil, fallback)
+	}
+	return Degraded("BPF programs cannot be loaded: needs "+needs, err, fallback)
 }
 
 // Env is what features get from the agent. Listers may be nil: not known.

@@ -116,21 +116,20 @@ func (f *Feature) Start(_ context.Context, env *kernel.Env) kernel.Report {
 		return kernel.Unavailable("starts of processes cannot be told", err)
 	}
 	if !f.cfg.NoBPF {
-		var b *bpf
-		if b, err = open(env, f.cfg); err == nil {
-			f.by = b
-			if !b.paths {
-				f.why = kernel.Degraded("this kernel's programs cannot tell paths", nil, "links of /proc/PID/fd")
+		if err = kernel.HostPIDs(); err == nil {
+			var b *bpf
+			if b, err = open(env, f.cfg); err == nil {
+				f.by = b
+				if !b.paths {
+					f.why = kernel.Degraded("this kernel's programs cannot tell paths", nil, "links of /proc/PID/fd")
+				}
+				return f.why
 			}
-			return f.why
+			err = tasks.Refused(err)
 		}
 	}
 	f.by = newProcfs(env.Procfs)
-	why := "BPF programs are switched off"
-	if err != nil {
-		why, err = "BPF programs cannot be loaded: needs a kernel of 5.8 with BTF, CAP_BPF and CAP_PERFMON", tasks.Refused(err)
-	}
-	f.why = kernel.Degraded(why, err, "/proc/PID/fd and fdinfo, which need CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")
+	f.why = kernel.InPlace("a kernel of 5.8 with BTF, CAP_BPF and CAP_PERFMON", err, "/proc/PID/fd and fdinfo, which need CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")
 	return f.why
 }
 

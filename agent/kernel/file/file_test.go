@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -20,11 +21,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if tasktest.Role() == "hidden" {
-		if err := tasktest.HideBTF(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	var err error
+	switch tasktest.Role() {
+	case "hidden":
+		err = tasktest.HideBTF()
+	case "apart":
+		err = tasktest.OwnPIDs()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -301,5 +307,35 @@ func BenchmarkLook(b *testing.B) {
 				r.look()
 			}
 		})
+	}
+}
+
+// TestOwnNamespace is an agent whose processes have other numbers than the kernel's programs
+// tell: it does not go by these.
+func TestOwnNamespace(t *testing.T) {
+	if tasktest.Role() != "apart" {
+		kerneltest.Require(t, probe.IterFile)
+		tasktest.Apart(t, "apart", "TestOwnNamespace")
+		return
+	}
+	r := newRig(t, Config{MinBytes: mib, MinRate: 1})
+	want := func() {
+		t.Helper()
+		if r.report.State != source.Degraded || r.report.Fallback == "" || !strings.Contains(r.report.Why, "hostPID") {
+			t.Errorf("%s: %s", r.report.State, r.report.Reason())
+		}
+	}
+	want()
+	r.look()
+	f, err := os.Create(filepath.Join(t.TempDir(), "model.pt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	write(t, f, 3*mib)
+	r.look()
+	want()
+	if rows := r.sink.Rows[wire.KindCheckpoint]; len(rows) != 1 || rows[0].Int("pid") != int64(os.Getpid()) {
+		t.Errorf("rows %v of process %d", rows, os.Getpid())
 	}
 }

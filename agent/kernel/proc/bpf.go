@@ -15,6 +15,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/kernel/tasks"
 	"github.com/flopwatch/flopwatch/agent/source"
 	progs "github.com/flopwatch/flopwatch/bpf/proc"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 const (
@@ -174,6 +175,8 @@ func parseOpener(b []byte) (o opener, ok bool) {
 }
 
 func (b *bpf) openEvery() int64 { return openMs }
+
+func (b *bpf) source() wire.Source { return wire.SourceEBPF }
 
 func (b *bpf) report() kernel.Report {
 	if b.lately > 0 {

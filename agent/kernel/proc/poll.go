@@ -16,6 +16,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/kernel"
 	"github.com/flopwatch/flopwatch/agent/kernel/tasks"
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 const (
@@ -32,6 +33,7 @@ type poll struct {
 	denied int
 	why    error
 	over   uint64
+	full   bool // at the last look
 }
 
 // polled is a process that is known.
@@ -60,13 +62,21 @@ func (k *polled) close() {
 
 func (p *poll) openEvery() int64 { return slowOpen }
 
-func (p *poll) report() kernel.Report { return kernel.Active() }
+func (p *poll) source() wire.Source { return wire.SourceProcfs }
+
+func (p *poll) report() kernel.Report {
+	if p.full {
+		return kernel.Degraded(fmt.Sprintf("ends of more than %d processes cannot be waited for: the rest is left out", maxPolled), nil, "")
+	}
+	return kernel.Active()
+}
 
 func (p *poll) load() kernel.Load {
 	return kernel.Load{Counts: []kernel.Count{{Name: "processes_left_out", Value: p.over}}}
 }
 
 func (p *poll) aim(list []*tasks.Process, _ map[uint64]source.Job, _ []uint32) error {
+	p.full = false
 	for _, t := range list {
 		p.add(t.PID, t.Start, true)
 	}
@@ -81,7 +91,7 @@ func (p *poll) add(pid int32, start uint64, gpu bool) {
 		return // its end is told first
 	}
 	if len(p.known) >= maxPolled {
-		p.over++
+		p.over, p.full = p.over+1, true
 		return
 	}
 	fd := -1

@@ -49,6 +49,7 @@ type Feature struct {
 	watch  *tasks.Watch
 	by     looker
 	why    kernel.Report
+	inner  bool // the agent sees the processes of its own namespace alone
 	queues []*Queue
 
 	majors   []uint32
@@ -82,6 +83,7 @@ type looker interface {
 	// openers finds who has a GPU open.
 	openers(majors []uint32, to []opener) ([]opener, error)
 	openEvery() int64 // ms
+	source() wire.Source
 	report() kernel.Report
 	load() kernel.Load
 	close() error
@@ -130,20 +132,21 @@ func (f *Feature) Start(_ context.Context, env *kernel.Env) kernel.Report {
 	f.env, f.listed, f.opened, f.toldMs = env, false, false, 0
 	f.watch = tasks.NewWatch(env.Procfs, env.Processes, env.Jobs, false)
 	f.why = kernel.Active()
+	inner := kernel.HostPIDs()
+	f.inner = inner != nil
 	var err error
 	if !f.cfg.NoBPF {
-		var b *bpf
-		if b, err = open(env, f.cfg.ring); err == nil {
-			f.by = b
-			return f.why
+		if err = inner; err == nil {
+			var b *bpf
+			if b, err = open(env, f.cfg.ring); err == nil {
+				f.by = b
+				return f.why
+			}
+			err = tasks.Refused(err)
 		}
 	}
-	why := "BPF programs are switched off"
-	if err != nil {
-		why, err = "BPF programs cannot be loaded: needs a kernel of 5.8 with BTF, CAP_BPF and CAP_PERFMON", tasks.Refused(err)
-	}
 	f.by = newPoll(env.Procfs)
-	f.why = kernel.Degraded(why, err, "pidfds and /proc, which miss what lives between two looks")
+	f.why = kernel.InPlace("a kernel of 5.8 with BTF, CAP_BPF and CAP_PERFMON", err, "pidfds and /proc, which miss what lives between two looks")
 	return f.why
 }
 
@@ -200,9 +203,26 @@ func (f *Feature) give(e Event) {
 }
 
 func (f *Feature) report() kernel.Report {
+	if f.why.State != source.Active { // the way back: what that cannot see comes on top
+		r, also := f.why, ""
+		switch {
+		case f.inner:
+			also = "who holds a GPU of the host open cannot be told"
+		case f.openErr != nil:
+			also = "it is not known who holds a GPU open: " + f.openErr.Error()
+		case !f.known:
+			also = "it is not known which processes are on GPUs"
+		case f.watch.Over() > 0:
+			also = strconv.Itoa(f.watch.Over()) + " processes are left out"
+		default:
+			also = f.by.report().Why
+		}
+		if also != "" {
+			r.Why += "; and " + also
+		}
+		return r
+	}
 	switch {
-	case f.why.State != source.Active:
-		return f.why
 	case f.openErr != nil:
 		return kernel.Degraded("it is not known who holds a GPU open", f.openErr, "")
 	case !f.known:
@@ -215,9 +235,12 @@ func (f *Feature) report() kernel.Report {
 
 // lookAtOpeners tells how many processes hold a GPU open.
 func (f *Feature) lookAtOpeners(t source.Tick, out source.Sink) {
+	f.openErr = nil
 	if len(f.majors) == 0 {
-		f.openErr = nil
 		return // no driver: nothing to hold, and nothing to tell
+	}
+	if f.inner {
+		return // those of this namespace are not the host's
 	}
 	f.openings, f.openErr = f.by.openers(f.majors, f.openings[:0])
 	if f.openErr != nil {
@@ -236,7 +259,7 @@ func (f *Feature) lookAtOpeners(t source.Tick, out source.Sink) {
 		if i == 2 && !f.known {
 			continue
 		}
-		out.Row(wire.KindFact, wire.SourceEBPF, "", nil, func(b *wire.Builder) {
+		out.Row(wire.KindFact, f.by.source(), "", nil, func(b *wire.Builder) {
 			b.SetInt(fieldTs, t.WallMs)
 			b.SetStr(fieldSubject, "host")
 			b.SetStr(fieldName, name)

@@ -32,6 +32,11 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+	case "apart":
+		if err := tasktest.OwnPIDs(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case "leaderless":
 		// The first thread ends, another goes on and ends the process.
 		go func() {
@@ -436,6 +441,11 @@ func TestPoll(t *testing.T) {
 	}
 	r.wait(Exit, child)
 	testFacts(t, r)
+	for _, src := range r.sink.Sources[wire.KindFact] {
+		if src != wire.SourceProcfs {
+			t.Fatalf("a fact of polling has the source %v", src)
+		}
+	}
 }
 
 // TestExitStatus asks a pidfd of a process that was reaped: kernels from 6.15 know.
@@ -606,5 +616,32 @@ func BenchmarkIdle(b *testing.B) {
 	for b.Loop() {
 		r.tick.BootMs -= 60_000
 		r.look()
+	}
+}
+
+// TestOwnNamespace is an agent whose processes have other numbers than the kernel's programs
+// tell: it does not go by these, and does not tell of the host what it sees of itself.
+func TestOwnNamespace(t *testing.T) {
+	if tasktest.Role() != "apart" {
+		kerneltest.Require(t, probe.TpBTF)
+		tasktest.Apart(t, "apart", "TestOwnNamespace")
+		return
+	}
+	r := newRig(t, Config{majors: []uint32{1}, uvm: 1})
+	want := func() {
+		t.Helper()
+		if r.report.State != source.Degraded || r.report.Fallback == "" || !strings.Contains(r.report.Why, "hostPID") {
+			t.Errorf("%s: %s", r.report.State, r.report.Reason())
+		}
+	}
+	want()
+	s := newShell(t, nil)
+	r.lister.List(s.pid())
+	r.look()
+	want()
+	s.say(t, "exit 3")
+	r.wait(Exit, s.pid())
+	if got := facts(r); len(got) != 0 {
+		t.Errorf("facts %v", got)
 	}
 }

@@ -29,6 +29,11 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "apart":
+		if err := tasktest.OwnPIDs(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case "hidden":
 		if err := tasktest.HideBTF(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

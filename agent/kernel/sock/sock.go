@@ -134,22 +134,20 @@ func (f *Feature) Start(_ context.Context, env *kernel.Env) kernel.Report {
 	f.why = kernel.Active()
 	var err error
 	if !f.cfg.NoBPF {
-		var b *bpf
-		if b, err = open(env, f.cfg); err == nil {
-			f.by = b
-			return f.report(true)
+		if err = kernel.HostPIDs(); err == nil {
+			var b *bpf
+			if b, err = open(env, f.cfg); err == nil {
+				f.by = b
+				return f.report(true)
+			}
+			err = tasks.Refused(err)
 		}
-		err = tasks.Refused(err)
 	}
 	d, derr := newDiag(env.Procfs, f.cfg.All)
 	if derr != nil {
 		return kernel.Unavailable("neither BPF programs nor sock_diag work; needs a kernel of 5.12 with BTF, CAP_BPF and CAP_PERFMON", cmp.Or(err, derr))
 	}
-	why := "BPF programs are switched off"
-	if err != nil {
-		why = "BPF programs cannot be loaded: needs a kernel of 5.12 with BTF, CAP_BPF and CAP_PERFMON"
-	}
-	f.why = kernel.Degraded(why, err, "sock_diag, which misses what moves between the last look and a close")
+	f.why = kernel.InPlace("a kernel of 5.12 with BTF, CAP_BPF and CAP_PERFMON", err, "sock_diag, which misses what moves between the last look and a close")
 	f.by = d
 	return f.report(true)
 }

@@ -512,6 +512,23 @@ func TestHidden(t *testing.T) {
 	tasktest.Again(t, "hidden", "TestHidden", func(cmd *exec.Cmd) { cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS })
 }
 
+// TestOwnNamespace is an agent whose processes have other numbers than the kernel's programs
+// tell: it does not go by these.
+func TestOwnNamespace(t *testing.T) {
+	if tasktest.Role() != "apart" {
+		kerneltest.Require(t, oldest...)
+		tasktest.Apart(t, "apart", "TestOwnNamespace")
+		return
+	}
+	r := newRig(t, Config{}, os.Getpid())
+	for range 2 {
+		if r.report.State != source.Degraded || r.report.Fallback == "" || !strings.Contains(r.report.Why, "hostPID") {
+			t.Errorf("%s: %s", r.report.State, r.report.Reason())
+		}
+		r.look()
+	}
+}
+
 // TestPrivilege runs as nobody, with the two capabilities that are asked for and with none.
 func TestPrivilege(t *testing.T) {
 	switch tasktest.Role() {

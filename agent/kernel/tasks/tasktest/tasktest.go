@@ -78,6 +78,7 @@ func (r Row) Str(name string) string { v, _ := r[name].(string); return v }
 // Sink keeps rows and statuses.
 type Sink struct {
 	Rows     map[wire.Kind][]Row
+	Sources  map[wire.Kind][]wire.Source // of the rows
 	Statuses []source.Status
 	Errors   []error
 }
@@ -110,9 +111,9 @@ func (s *Sink) Row(kind wire.Kind, src wire.Source, _ string, prepare, fill func
 		}
 	}
 	if s.Rows == nil {
-		s.Rows = map[wire.Kind][]Row{}
+		s.Rows, s.Sources = map[wire.Kind][]Row{}, map[wire.Kind][]wire.Source{}
 	}
-	s.Rows[kind] = append(s.Rows[kind], r)
+	s.Rows[kind], s.Sources[kind] = append(s.Rows[kind], r), append(s.Sources[kind], src)
 }
 
 // Status implements source.Sink.
@@ -146,6 +147,25 @@ func Again(tb testing.TB, role, run string, change func(cmd *exec.Cmd)) {
 	if !strings.Contains(string(out), "PASS: "+run) {
 		tb.Errorf("as %s: the test did not run:\n%s", role, out)
 	}
+}
+
+// Apart runs a test of this program as role in a process namespace of its own; there TestMain
+// calls OwnPIDs.
+func Apart(tb testing.TB, role, run string) {
+	tb.Helper()
+	Again(tb, role, run, func(cmd *exec.Cmd) { cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS })
+}
+
+// OwnPIDs makes /proc that of the process namespace of the calling process; it needs a mount
+// namespace of its own.
+func OwnPIDs() error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount the own /proc: %w", err)
+	}
+	return nil
 }
 
 // HideBTF takes the kernel's types from the calling process and what it starts; it needs a
