@@ -49,10 +49,11 @@ func (j *Job) takeExits(t source.Tick, out source.Sink) {
 	for _, e := range x.list {
 		told := false
 		if p := j.known[e.PID]; p != nil && p.start == e.StartTicks {
-			p.exited, p.exit, told = true, exitOf(e.Status), true
+			p.exited, p.exit, p.exitBy, told = true, exitOf(e.Status), e.By, true
 		} else if at := slices.IndexFunc(x.waiting, func(w ended) bool { return w.p.pid == e.PID && w.p.start == e.StartTicks }); at >= 0 {
 			told = true
 			late := x.waiting[at].p
+			late.exitBy = e.By
 			if late.exit = exitOf(e.Status); late.exit > 0 {
 				j.dirty = true
 				j.put(late, late.endMs(), out)
@@ -98,7 +99,7 @@ func (x *exits) met(p *process) (again bool) {
 	if e.told {
 		return true
 	}
-	e.told, p.exited, p.exit = true, true, exitOf(e.Status)
+	e.told, p.exited, p.exit, p.exitBy = true, true, exitOf(e.Status), e.By
 	return false
 }
 

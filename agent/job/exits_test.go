@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 // kernel tells ends of processes, and whether their collectives are seen.
@@ -21,6 +22,7 @@ type kernel struct {
 	ends  []source.ProcessExit
 	nccl  map[int32]string
 	asked int
+	polls bool
 }
 
 func (k *kernel) TakeExits(list []source.ProcessExit) []source.ProcessExit {
@@ -29,13 +31,21 @@ func (k *kernel) TakeExits(list []source.ProcessExit) []source.ProcessExit {
 	return list
 }
 
-func (k *kernel) CollectivesOf(pid int32) string {
+func (k *kernel) CollectivesOf(pid int32) (what string, by wire.Source) {
 	k.asked++
-	return k.nccl[pid]
+	return k.nccl[pid], k.by()
+}
+
+// by is who tells.
+func (k *kernel) by() wire.Source {
+	if k.polls {
+		return wire.SourceProcfs
+	}
+	return wire.SourceEBPF
 }
 
 func (k *kernel) exit(pid int32, start uint64, status int32) {
-	k.ends = append(k.ends, source.ProcessExit{PID: pid, StartTicks: start, Status: status})
+	k.ends = append(k.ends, source.ProcessExit{PID: pid, StartTicks: start, Status: status, By: k.by()})
 }
 
 // watched takes a new agent that hears of ends and of collectives.
@@ -341,4 +351,91 @@ func TestRestarts(t *testing.T) {
 	f.pass(31)
 	f.want("again", f.s.held("job_id", "end_ms", "restart_count"), fmt.Sprintf("79|%d|-\n79|-|1", (start+10)*1000))
 	f.want("the file counts", f.s.fields(fields...), "12|79|1\n13|79|1")
+}
+
+// origins keeps who told what of each row, with the group it is in.
+type origins struct {
+	t      *testing.T
+	groups []string
+	rows   []string
+}
+
+func (o *origins) Status(source.Status) {}
+
+func (o *origins) Row(kind wire.Kind, src wire.Source, group string, prepare, fill func(*wire.Builder)) {
+	o.t.Helper()
+	if kind != wire.KindProcess {
+		return
+	}
+	b := wire.NewBuilder(kind, src)
+	prepare(b)
+	b.Begin()
+	fill(b)
+	if err := b.End(); err != nil {
+		o.t.Fatal(err)
+	}
+	t := b.Build()
+	by := func(field uint8) string {
+		if c := t.Column(field); c != nil && c.Has(0) {
+			return c.Source.String()
+		}
+		return "-"
+	}
+	o.groups = append(o.groups, group)
+	o.rows = append(o.rows, by(fieldNCCL)+" "+by(fieldExit))
+}
+
+// What a fallback found is not said to come from programs in the kernel, over a restart
+// either; and of the rows of a process in one batch the last comes last.
+func TestWhoTold(t *testing.T) {
+	t.Parallel()
+	for _, polls := range []bool{false, true} {
+		f, k := newFixture(t), &kernel{polls: polls, nccl: map[int32]string{}}
+		f.watched(k, "b1")
+		f.process(10, "a", 1, 1000, 1000, slurmGroup)
+		f.process(11, "a", 1, 1100, 1000, slurmGroup)
+		f.l.set(10, 0, 11, 0)
+		o := &origins{t: t}
+		look := func() {
+			t.Helper()
+			f.boot, f.wall = f.boot+1000, f.wall+1000
+			if err := f.j.Sample(t.Context(), source.Tick{WallMs: f.wall, BootMs: f.boot}, o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := func(what string, rows ...string) {
+			t.Helper()
+			if got := strings.Join(o.rows, ", "); got != strings.Join(rows, ", ") {
+				t.Errorf("%s (polls %v): %s, want %s", what, polls, got, strings.Join(rows, ", "))
+			}
+			for i := 1; i < len(o.groups); i++ {
+				if o.groups[i] < o.groups[i-1] {
+					t.Errorf("%s: group %q behind %q", what, o.groups[i], o.groups[i-1])
+				}
+			}
+			o.rows = nil
+		}
+		by := k.by().String()
+		look()
+		want("first seen", "- -", "- -")
+		k.nccl[10] = "visible"
+		f.l.set(10, 0, 11, 0)
+		look()
+		want("visible", by+" -")
+		k.exit(10, 1000, 9)
+		look()
+		want("its end", by+" "+by)
+		k.nccl[11] = "not_visible"
+		f.l.set(11, 0)
+		look()
+		if err := f.j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		o.rows, o.groups = nil, nil
+		k.nccl = nil
+		f.watched(k, "b1")
+		f.l.set(11, 0)
+		look()
+		want("the next agent", by+" -", by+" "+by) // the end again, as the last one may have died with it
+	}
 }

@@ -129,9 +129,7 @@ type Job struct {
 	row   *process
 	endMs int64 // of the row; 0: none
 	fill  func(b *wire.Builder)
-	names func(b *wire.Builder)
-	// declaredNames is that of rows whose job somebody declares.
-	declaredNames func(b *wire.Builder)
+	kinds map[origin]rowGroup
 }
 
 // process is one process that was on a GPU.
@@ -158,6 +156,8 @@ type process struct {
 	exited   bool   // the kernel told its end
 	exit     int32  // its status plus one; 0: not known
 	nccl     string // whether its collectives can be counted; "": not known
+	exitBy   wire.Source
+	ncclBy   wire.Source
 }
 
 // New returns the instrument. The lister is asked at every tick, from Sample's goroutine.
@@ -181,7 +181,7 @@ func New(cfg Config, lister source.ProcessLister) *Job {
 		cfg: cfg, lister: lister, fs: newProcfs(cfg.Procfs), users: users{path: cfg.Passwd}, finder: cfg.Finder,
 		devices: devices{lister: cfg.Devices, driver: cfg.Driver}, holds: newHolds(),
 		exits: exits{lister: cfg.Exits},
-		known: map[int32]*process{}, missing: map[int32]bool{}, spare: map[int32]bool{},
+		known: map[int32]*process{}, missing: map[int32]bool{}, spare: map[int32]bool{}, kinds: map[origin]rowGroup{},
 	}
 	if cfg.PodResources != "" || cfg.PodsAPI != "" {
 		j.kubelet = newKubelet(cfg.PodResources, cfg.PodsAPI, cmp.Or(cfg.KubeletMs, askMs))
@@ -193,23 +193,6 @@ func New(cfg Config, lister source.ProcessLister) *Job {
 		j.mapping = newMapping(cfg.MappingDir)
 	}
 	j.fill = j.fillRow
-	j.names = func(b *wire.Builder) {
-		for _, f := range []uint8{fieldGPUs, fieldInstances} {
-			b.SetSource(f, wire.SourceNVML)
-		}
-		for _, f := range []uint8{fieldProject, fieldWorld, fieldRank, fieldPlace, fieldLocalRank, fieldLocalSize, fieldRestarts} {
-			b.SetSource(f, wire.SourceDeclared)
-		}
-		for _, f := range []uint8{fieldExit, fieldNCCL} {
-			b.SetSource(f, wire.SourceEBPF)
-		}
-	}
-	j.declaredNames = func(b *wire.Builder) {
-		j.names(b)
-		for _, f := range []uint8{fieldJobSource, fieldJobID, fieldContainer} {
-			b.SetSource(f, wire.SourceDeclared)
-		}
-	}
 	return j
 }
 
@@ -451,11 +434,11 @@ func (j *Job) collectives(p *process) (changed bool) {
 	if j.cfg.Collectives == nil {
 		return false
 	}
-	now := j.cfg.Collectives.CollectivesOf(p.pid)
+	now, by := j.cfg.Collectives.CollectivesOf(p.pid)
 	if now == "" || now == p.nccl {
 		return false
 	}
-	p.nccl = now
+	p.nccl, p.ncclBy = now, by
 	return true
 }
 

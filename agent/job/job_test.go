@@ -41,7 +41,7 @@ func newSink(t testing.TB) *sink {
 func (s *sink) Row(kind wire.Kind, src wire.Source, group string, prepare, fill func(*wire.Builder)) {
 	b := s.b
 	switch {
-	case kind == wire.KindProcess && src == wire.SourceProcfs && (group == "process" || group == "process declared") && prepare != nil:
+	case kind == wire.KindProcess && src == wire.SourceProcfs && (group == "process" || strings.HasPrefix(group, "process ")) && prepare != nil:
 		prepare(b)
 	case kind == wire.KindHold && src == wire.SourceDeclared && group == "hold" && prepare == nil:
 		b = s.holds

@@ -31,14 +31,76 @@ const (
 	fieldRestarts  = 29
 )
 
+// origin is what the columns of a row have from whom.
+type origin struct {
+	declared bool // its job
+	nccl     wire.Source
+	exit     wire.Source
+}
+
+// rowGroup is the rows of one origin.
+type rowGroup struct {
+	name  string
+	names func(b *wire.Builder)
+}
+
+// absent is the origin of what is not in a row.
+const absent = wire.Source(255)
+
+// group finds the group of an origin. Of rows of one process in one batch the last one
+// counts, and groups come in the order of their names: who knows more comes later.
+func (j *Job) group(o origin) rowGroup {
+	g, ok := j.kinds[o]
+	if ok {
+		return g
+	}
+	g.name = "process"
+	switch o.nccl {
+	case absent:
+	case wire.SourceEBPF:
+		g.name += " nccl 2"
+	default:
+		g.name += " nccl 1 " + o.nccl.String()
+	}
+	if o.declared {
+		g.name += " of a declared job"
+	}
+	if o.exit != wire.SourceEBPF {
+		g.name += " with an exit of " + o.exit.String()
+	}
+	g.names = func(b *wire.Builder) {
+		for _, f := range []uint8{fieldGPUs, fieldInstances} {
+			b.SetSource(f, wire.SourceNVML)
+		}
+		for _, f := range []uint8{fieldProject, fieldWorld, fieldRank, fieldPlace, fieldLocalRank, fieldLocalSize, fieldRestarts} {
+			b.SetSource(f, wire.SourceDeclared)
+		}
+		b.SetSource(fieldExit, o.exit)
+		if o.nccl != absent {
+			b.SetSource(fieldNCCL, o.nccl)
+		}
+		if o.declared {
+			for _, f := range []uint8{fieldJobSource, fieldJobID, fieldContainer} {
+				b.SetSource(f, wire.SourceDeclared)
+			}
+		}
+	}
+	j.kinds[o] = g
+	return g
+}
+
 // put adds a row; endMs is 0 for a process that runs.
 func (j *Job) put(p *process, endMs int64, out source.Sink) {
 	j.row, j.endMs = p, endMs
-	if p.job.evidence == "" || p.job.evidence == byCgroup {
-		out.Row(wire.KindProcess, wire.SourceProcfs, "process", j.names, j.fill)
-	} else {
-		out.Row(wire.KindProcess, wire.SourceProcfs, "process declared", j.declaredNames, j.fill)
+	o := origin{declared: p.job.evidence != "" && p.job.evidence != byCgroup, nccl: absent, exit: wire.SourceEBPF}
+	if p.nccl != "" {
+		o.nccl = p.ncclBy
 	}
+	if endMs > 0 && p.exit > 0 {
+		o.exit = p.exitBy
+	}
+	g := j.group(o)
+	out.Row(wire.KindProcess, wire.SourceProcfs, g.name, g.names, j.fill)
 }
 
 func (j *Job) fillRow(b *wire.Builder) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 const (
@@ -59,6 +60,9 @@ type saved struct {
 	Ranks *[4]int64 `json:"ranks,omitempty"`
 	NCCL  string    `json:"nccl,omitempty"`
 	Exit  int32     `json:"exit,omitempty"` // its status plus one
+	// Who told these two, as wire.Source.
+	NCCLBy uint8 `json:"nccl_by,omitempty"`
+	ExitBy uint8 `json:"exit_by,omitempty"`
 }
 
 // savedID is an attribution.
@@ -157,7 +161,7 @@ func (j *Job) save() error {
 func (p *process) saved() saved {
 	s := saved{
 		PID: p.pid, Start: p.start, StartMs: p.startMs, SeenMs: p.seenMs, GPUs: p.gpus, Exe: p.exe, Launcher: p.launcher, User: p.user,
-		Source: p.owner.source, JobID: p.owner.id, Step: p.owner.step, Slurm: p.owner.slurm, Own: p.owner.own, Container: p.owner.container, MIG: p.mig, Shared: p.shared, NCCL: p.nccl, Exit: p.exit,
+		Source: p.owner.source, JobID: p.owner.id, Step: p.owner.step, Slurm: p.owner.slurm, Own: p.owner.own, Container: p.owner.container, MIG: p.mig, Shared: p.shared, NCCL: p.nccl, Exit: p.exit, NCCLBy: uint8(p.ncclBy), ExitBy: uint8(p.exitBy),
 	}
 	if a := p.job; a != (attribution{}) {
 		s.Job = &savedID{Source: a.source, ID: a.id, Evidence: a.evidence, Container: a.container, Project: a.project, Conf: a.conf, Restarts: a.restarts}
@@ -168,10 +172,19 @@ func (p *process) saved() saved {
 	return s
 }
 
+// toldBy is who told what was kept; earlier agents did not keep it.
+func toldBy(v uint8) wire.Source {
+	if s := wire.Source(v); s == wire.SourceEBPF || s == wire.SourceProcfs {
+		return s
+	}
+	return wire.SourceUnknown
+}
+
 func (v saved) process() *process {
 	p := &process{
 		pid: v.PID, start: v.Start, startMs: v.StartMs, seenMs: v.SeenMs, gpus: slices.Clone(v.GPUs), mig: slices.Clone(v.MIG), exe: clean(v.Exe), launcher: v.Launcher, user: v.User,
 		owner: owner{source: v.Source, id: v.JobID, step: v.Step, slurm: v.Slurm, own: v.Own, container: v.Container}, env: noEnviron, watch: -1, shared: v.Shared, nccl: v.NCCL, exit: v.Exit, exited: v.Exit > 0,
+		ncclBy: toldBy(v.NCCLBy), exitBy: toldBy(v.ExitBy),
 	}
 	slices.Sort(p.gpus)
 	slices.Sort(p.mig)
@@ -240,7 +253,7 @@ func (j *Job) restore(t source.Tick, out source.Sink) {
 		now, serr := j.fs.stat(p.pid)
 		switch {
 		case p.exited: // it may be in /proc all the same, while it gives back what it has
-			j.exits.remember(source.ProcessExit{PID: p.pid, StartTicks: p.start, Status: p.exit - 1}, true)
+			j.exits.remember(source.ProcessExit{PID: p.pid, StartTicks: p.start, Status: p.exit - 1, By: p.exitBy}, true)
 			j.end(p, t, out)
 		case s.BootID != j.cfg.BootID, serr == nil && now.start != p.start, errors.Is(serr, errGone):
 			j.end(p, t, out)

@@ -123,6 +123,7 @@ type ProcessExit struct {
 	PID        int32
 	StartTicks uint64
 	Status     int32 // as wait(2) gives it
+	By         wire.Source
 }
 
 // ExitLister hands over the ends of processes, each once.
@@ -133,6 +134,7 @@ type ExitLister interface {
 
 // CollectiveWatcher knows whether a process's collective calls can be counted.
 type CollectiveWatcher interface {
-	// CollectivesOf returns visible, not_visible or statically_linked; "": not known.
-	CollectivesOf(pid int32) string
+	// CollectivesOf returns visible, not_visible or statically_linked, and what told it;
+	// "": not known.
+	CollectivesOf(pid int32) (what string, by wire.Source)
 }

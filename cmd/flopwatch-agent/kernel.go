@@ -12,6 +12,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/kernel/rdma"
 	"github.com/flopwatch/flopwatch/agent/kernel/sock"
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 // features is the instrument "kernel" and those of its features that others ask.
@@ -54,11 +55,11 @@ func kernelSource(cfg config, i *instruments) *features {
 }
 
 // CollectivesOf implements source.CollectiveWatcher over whichever feature there is.
-func (i *instruments) CollectivesOf(pid int32) string {
+func (i *instruments) CollectivesOf(pid int32) (what string, by wire.Source) {
 	if f := i.bpf.Load(); f != nil && f.nccl != nil {
 		return f.nccl.Visibility(pid)
 	}
-	return ""
+	return "", wire.SourceUnknown
 }
 
 // kernel is what the exporter shows of the programs in the kernel.
@@ -105,7 +106,7 @@ func (e *exits) drain(list []source.ProcessExit) []source.ProcessExit {
 	for n := range e.events {
 		v := &e.events[n]
 		if v.Kind == proc.Exit && v.Status >= 0 {
-			list = append(list, source.ProcessExit{PID: v.PID, StartTicks: v.StartTicks(), Status: v.Status})
+			list = append(list, source.ProcessExit{PID: v.PID, StartTicks: v.StartTicks(), Status: v.Status, By: v.By})
 		}
 	}
 	return list

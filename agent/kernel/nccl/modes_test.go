@@ -23,6 +23,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/kernel/probe"
 	"github.com/flopwatch/flopwatch/agent/source"
 	bpf "github.com/flopwatch/flopwatch/bpf/nccl"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 // TestFallbacks holds every way to attach and to look to the same numbers.
@@ -236,7 +237,7 @@ func TestHidden(t *testing.T) {
 	if rep.State != source.Degraded || !strings.Contains(rep.Reason(), "NCCL is not visible in 1 processes") {
 		t.Errorf("report: %s %s", rep.State, rep.Reason())
 	}
-	if got := r.f.Visibility(d.pid()); got != "not_visible" {
+	if got, by := r.f.Visibility(d.pid()); got != "not_visible" || by != wire.SourceProcfs {
 		t.Errorf("visibility %q", got)
 	}
 	if rows := r.rowsOf(d); len(rows) != 0 {

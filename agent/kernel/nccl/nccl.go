@@ -19,6 +19,7 @@ import (
 	"github.com/flopwatch/flopwatch/agent/kernel/probe"
 	"github.com/flopwatch/flopwatch/agent/source"
 	bpf "github.com/flopwatch/flopwatch/bpf/nccl"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 // Config of the feature. Zero values are the defaults.
@@ -98,7 +99,7 @@ type Feature struct {
 	capped bool       // there are more libraries than MaxLibraries
 
 	mu   sync.Mutex
-	seen map[int32]string // for Visibility
+	seen map[int32]view // for Visibility
 }
 
 // failure is a file that got no probes.
@@ -397,23 +398,35 @@ func (f *Feature) report() kernel.Report {
 // Load tells what the probes took.
 func (f *Feature) Load() kernel.Load { return f.load }
 
+// view is what Visibility says.
+type view struct {
+	what string
+	by   wire.Source
+}
+
 // Visibility says whether the collectives of a process can be counted: "visible",
-// "not_visible", or "" where that is not known. It may be asked by any goroutine.
-func (f *Feature) Visibility(pid int32) string {
+// "not_visible", or "" where that is not known; and which way its library was found, or
+// what it makes without. It may be asked by any goroutine.
+func (f *Feature) Visibility(pid int32) (what string, by wire.Source) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.seen[pid]
+	v := f.seen[pid]
+	return v.what, v.by
 }
 
 func (f *Feature) publish() {
-	seen := make(map[int32]string, len(f.procs))
+	seen := make(map[int32]view, len(f.procs))
 	hidden := 0
+	by := wire.SourceEBPF
+	if f.iter == nil {
+		by = wire.SourceProcfs
+	}
 	for pid, p := range f.procs {
 		switch {
 		case p.lib != nil && p.lib.paused == 0:
-			seen[pid] = "visible"
+			seen[pid] = view{"visible", by}
 		case p.hides:
-			seen[pid] = "not_visible"
+			seen[pid] = view{"not_visible", wire.SourceProcfs}
 			hidden++
 		}
 	}

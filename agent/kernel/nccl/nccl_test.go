@@ -82,7 +82,7 @@ func TestCounts(t *testing.T) {
 	if len(l.Probes) != 1 || l.Probes[0].Calls != 45 || l.Probes[0].Ns == 0 || l.Processes < 1 {
 		t.Errorf("load: %+v", l)
 	}
-	if got := r.f.Visibility(d.pid()); got != "visible" {
+	if got, by := r.f.Visibility(d.pid()); got != "visible" || by != r.by() {
 		t.Errorf("visibility %q", got)
 	}
 	if lib := r.f.procs[d.pid()].lib; lib.funcs != 18 || lib.site != 12656 || !lib.exact || lib.steps[fnAllReduce] {

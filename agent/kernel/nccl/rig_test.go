@@ -374,6 +374,14 @@ func (r *rig) well(rep kernel.Report) bool {
 	return rep.State == source.Active || old && rep.State == source.Degraded && rep.Why == r.first.Why
 }
 
+// by is which way libraries are found.
+func (r *rig) by() wire.Source {
+	if r.f.blind != nil {
+		return wire.SourceProcfs
+	}
+	return wire.SourceEBPF
+}
+
 // again runs a test of this binary in a process of its own.
 func again(t *testing.T, env string, args ...string) {
 	t.Helper()

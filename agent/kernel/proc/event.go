@@ -9,6 +9,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/agent/kernel/tasks"
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 // Kind of an event.
@@ -31,6 +32,7 @@ type Event struct {
 	Group    uint64 // id of its control group; 0: not known
 	// Status is the exit status as wait(2) gives it; -1: not known, or no exit.
 	Status int32
+	By     wire.Source
 	// GPU is true for an exit with a GPU open.
 	GPU bool
 	// Exe is the base name of the file of an exec; "": not known.
@@ -50,7 +52,7 @@ func parseEvent(b []byte) (e Event, ok bool) {
 	}
 	u64 := func(at int) uint64 { return binary.NativeEndian.Uint64(b[at:]) }
 	u32 := func(at int) int32 { return int32(binary.NativeEndian.Uint32(b[at:])) }
-	e = Event{StartNs: u64(0), AtNs: u64(8), Group: u64(16), PID: u32(24), Parent: u32(28), InnerPID: u32(32), Status: -1, Kind: Kind(b[40]), GPU: b[41] != 0}
+	e = Event{StartNs: u64(0), AtNs: u64(8), Group: u64(16), PID: u32(24), Parent: u32(28), InnerPID: u32(32), Status: -1, By: wire.SourceEBPF, Kind: Kind(b[40]), GPU: b[41] != 0}
 	switch {
 	case e.PID <= 0:
 		return e, false
@@ -131,7 +133,7 @@ func (x *Exits) TakeExits(list []source.ProcessExit) []source.ProcessExit {
 	x.buf, _ = x.q.Take(x.buf[:0])
 	for i := range x.buf {
 		e := &x.buf[i]
-		list = append(list, source.ProcessExit{PID: e.PID, StartTicks: e.StartTicks(), Status: e.Status})
+		list = append(list, source.ProcessExit{PID: e.PID, StartTicks: e.StartTicks(), Status: e.Status, By: e.By})
 	}
 	return list
 }

@@ -128,7 +128,7 @@ func (p *poll) events(nowNs uint64, each func(Event)) error {
 			p.children(pid)
 			continue
 		}
-		each(Event{Kind: Exit, PID: pid, InnerPID: pid, StartNs: k.start * tasks.TickNs, AtNs: nowNs, Status: exitStatus(k.fd)})
+		each(Event{Kind: Exit, PID: pid, InnerPID: pid, StartNs: k.start * tasks.TickNs, AtNs: nowNs, Status: exitStatus(k.fd), By: p.source()})
 		k.close()
 		delete(p.known, pid)
 	}
@@ -137,7 +137,7 @@ func (p *poll) events(nowNs uint64, each func(Event)) error {
 			continue
 		}
 		k.fresh = false
-		e := Event{Kind: Exec, PID: pid, InnerPID: pid, StartNs: k.start * tasks.TickNs, AtNs: nowNs, Status: -1}
+		e := Event{Kind: Exec, PID: pid, InnerPID: pid, StartNs: k.start * tasks.TickNs, AtNs: nowNs, Status: -1, By: p.source()}
 		if s, err := tasks.ReadStat(p.procfs, pid); err == nil {
 			e.Parent = s.Parent
 		}

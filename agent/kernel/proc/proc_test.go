@@ -436,7 +436,7 @@ func TestPoll(t *testing.T) {
 		t.Errorf("exec %+v", e)
 	}
 	s.say(t, "kill "+fmt.Sprint(child)+"; exit 3")
-	if e := r.wait(Exit, s.pid()); e.StartTicks() != st.Start || e.Status != -1 && e.Status != 3<<8 {
+	if e := r.wait(Exit, s.pid()); e.StartTicks() != st.Start || e.Status != -1 && e.Status != 3<<8 || e.By != wire.SourceProcfs {
 		t.Errorf("exit %+v", e)
 	}
 	r.wait(Exit, child)
@@ -515,8 +515,8 @@ func TestExits(t *testing.T) {
 	x := f.Exits()
 	f.give(Event{Kind: Exec, PID: 1, Status: -1})
 	f.give(Event{Kind: Exit, PID: 2, Status: -1})
-	f.give(Event{Kind: Exit, PID: 3, Status: 9, StartNs: 5*tasks.TickNs + 1})
-	want := source.ProcessExit{PID: 3, StartTicks: 5, Status: 9}
+	f.give(Event{Kind: Exit, PID: 3, Status: 9, StartNs: 5*tasks.TickNs + 1, By: wire.SourceProcfs})
+	want := source.ProcessExit{PID: 3, StartTicks: 5, Status: 9, By: wire.SourceProcfs}
 	if got := x.TakeExits(nil); len(got) != 1 || got[0] != want {
 		t.Errorf("%+v", got)
 	}
