@@ -17,7 +17,9 @@
 //   - burst: what moves fast (power, energy, counters of links; GPM on option), at moments
 //     between ticks, for as long as the agent asks (Burst).
 //
-// Events come as they happen. Those of one kind between two ticks are one row with a count.
+// Events come as they happen. Those of one kind between two ticks are one row with a count. Whether
+// they are heard is a state of its own, "gpu/events": without it a host whose Xid errors nobody hears
+// of would be one that has none. It is stalled if the call that waits for them does not come back.
 //
 // # What a GPU costs, and how bursts fit
 //

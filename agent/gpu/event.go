@@ -1,10 +1,20 @@
 package gpu
 
 import (
+	"fmt"
+	"math/bits"
 	"time"
 
 	"github.com/flopwatch/flopwatch/agent/gpu/frame"
+	"github.com/flopwatch/flopwatch/agent/source"
 )
+
+// eventsName is the part of the instrument that hears of events.
+const eventsName = "gpu/events"
+
+// deafEnough is how long a GPU may wait to be listened to before that is said: the call for it has
+// to find room beside others.
+const deafEnough = time.Minute
 
 // Events that the library does not tell: they are what the agent sees itself.
 const (
@@ -90,3 +100,82 @@ func (s *Source) eventCame(body []byte) error {
 	}
 	return nil
 }
+
+// listening takes how the child hears of events.
+func (s *Source) listening(body []byte) error {
+	var l frame.Listening
+	if err := frame.DecodeListening(body, &l); err != nil {
+		return err // it says what was decoded
+	}
+	s.hears = &l
+	return nil
+}
+
+// judgeEvents says whether events are heard: a host whose Xid errors nobody hears of is one on
+// which there seem to be none. It is called with s.mu held.
+func (s *Source) judgeEvents(now time.Time) {
+	if s.cfg.NoEvents {
+		return
+	}
+	st := source.Status{Instrument: eventsName}
+	if s.absent != "" || s.down != "" {
+		if _, told := s.said[eventsName]; !told {
+			return // there was nobody to hear them
+		}
+		st.State, st.Reason = source.Stalled, s.down
+		if s.absent != "" {
+			st.State, st.Reason = source.Unavailable, s.absent
+		}
+		s.tellStatus(st)
+		return
+	}
+	if s.hears == nil {
+		return
+	}
+	var ok bool
+	if st.State, st.Reason, ok = s.hearing(s.hears, now); ok {
+		s.tellStatus(st)
+	}
+}
+
+// hearing is the state of what is heard of events. ok is false while it is about to begin.
+func (s *Source) hearing(e *frame.Listening, now time.Time) (st source.State, reason string, ok bool) {
+	const lacking = "Xid and ECC errors are not told as they happen; the kernel's log has Xid errors, and the health counts of ECC errors"
+	var all, away uint64
+	for i, g := range s.gpus {
+		all |= 1 << i
+		if g.lost != "" || g.asked && now.Sub(g.askedAt) >= s.cfg.StallAfter || g.empty >= emptyEnough {
+			away |= 1 << i // that is told of the GPU itself
+		}
+	}
+	without, waiting := e.Without&all, all&^(e.Heard|e.Without|away)
+	if waiting == 0 || e.Hangs || e.Text != "" {
+		s.deafSince = time.Time{}
+	} else if s.deafSince.IsZero() {
+		s.deafSince = now
+	}
+	switch {
+	case !e.Able:
+		return source.Unavailable, "the driver's library has no functions for events: " + lacking, true
+	case e.Hangs:
+		return source.Stalled, e.Function + " does not come back, though it has a time limit: a call into the driver hangs; " + lacking, true
+	case e.Text != "" && (e.Code == codeNotSupported || e.Code == codeNoPermission):
+		return source.Unavailable, e.Function + ": " + e.Text + ": " + lacking, true
+	case e.Text != "":
+		return source.Degraded, e.Function + ": " + e.Text + ": it is tried again; until then " + lacking, true
+	case all != 0 && without == all:
+		return source.Unavailable, "the driver tells no events of the GPUs, as on virtual ones: " + lacking, true
+	case without != 0:
+		return source.Degraded, fmt.Sprintf("the driver tells no events of %d of %d GPUs: of those %s", bits.OnesCount64(without), len(s.gpus), lacking), true
+	case waiting != 0:
+		return source.Degraded, fmt.Sprintf("%d of %d GPUs are not listened to yet: the call for it finds no room beside others", bits.OnesCount64(waiting), len(s.gpus)),
+			now.Sub(s.deafSince) >= deafEnough
+	}
+	return source.Active, "", e.Heard != 0
+}
+
+// Codes of the library by which it says that something is not for this host or user.
+const (
+	codeNotSupported = 3
+	codeNoPermission = 4
+)

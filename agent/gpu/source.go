@@ -70,6 +70,8 @@ type Source struct {
 	tickAt    time.Time // when it was
 	burstMs   int64     // boot time of the last moment of a burst; 0: none yet
 	events    []happening
+	hears     *frame.Listening // what the child hears of events; nil: it has not said
+	deafSince time.Time        // since when a GPU is not listened to that could be; zero: none
 
 	// Of the goroutine that calls Sample.
 	request  []byte
@@ -316,7 +318,7 @@ func (s *Source) failed(now time.Time, why string, again bool) {
 
 // release forgets what was asked of a child that is gone.
 func (s *Source) release() {
-	s.pending, s.procOK = 0, false
+	s.pending, s.procOK, s.hears, s.deafSince = 0, false, nil, time.Time{}
 	for _, g := range s.gpus {
 		g.forget()
 	}
@@ -503,6 +505,8 @@ func (s *Source) receive(c *child, t frame.Type, body []byte) error {
 		return s.partitioned(body)
 	case frame.TypeEvent:
 		return s.eventCame(body)
+	case frame.TypeListening:
+		return s.listening(body)
 	case frame.TypeFault:
 		return s.faulted(c, body)
 	case frame.TypeDone:

@@ -204,6 +204,7 @@ func (s *Source) judge(t source.Tick) {
 			s.tellStatus(status)
 		}
 	}
+	s.judgeEvents(now)
 	s.gone()
 	s.stats.Stalled, s.stats.Lost, s.stats.GPUs = stalled, lost, len(s.gpus)
 	n := len(s.gpus)
@@ -239,10 +240,14 @@ func (s *Source) judge(t source.Tick) {
 
 // gone tells of GPUs that were there before the driver was started again with fewer, or others.
 func (s *Source) gone() {
-	if len(s.said) <= len(s.gpus)+1 || s.absent != "" || s.down != "" {
+	known := len(s.gpus) + 1
+	if _, told := s.said[eventsName]; told {
+		known++
+	}
+	if len(s.said) <= known || s.absent != "" || s.down != "" {
 		return
 	}
-	here := map[string]bool{"gpu": true}
+	here := map[string]bool{"gpu": true, eventsName: true}
 	for _, g := range s.gpus {
 		if g.name() == "" {
 			return // it may be one of them

@@ -124,6 +124,8 @@ func optional(instrument string, state source.State) bool {
 		return state == source.Unavailable
 	case "fabric":
 		return state == source.Unavailable && part == "vf"
+	case "gpu": // virtual GPUs have no events
+		return state == source.Unavailable && part == "events"
 	}
 	return false
 }

@@ -58,13 +58,16 @@ func TestHealth(t *testing.T) {
 		}, daemon.Degraded, []string{"frames are not all sent: 1 frames are set aside"}},
 		"no privilege, no scheduler, no guests": {func(f *facts) {
 			for name, state := range map[string]source.State{"kernel": source.Degraded, "kernel/nccl": source.Unavailable, "kernel/sock": source.Degraded,
-				"job/podresources": source.Unavailable, "passthrough": source.Unavailable, "fabric/vf": source.Unavailable} {
+				"job/podresources": source.Unavailable, "passthrough": source.Unavailable, "fabric/vf": source.Unavailable, "gpu/events": source.Unavailable} {
 				f.agent.Instruments = append(f.agent.Instruments, agent.StatusAt{Status: source.Status{Instrument: name, State: state, Reason: "x"}})
 			}
 		}, daemon.OK, nil},
 		"a feature hangs": {func(f *facts) {
 			f.agent.Instruments = append(f.agent.Instruments, agent.StatusAt{Status: source.Status{Instrument: "kernel/nccl", State: source.Stalled, Reason: "x"}})
 		}, daemon.Degraded, []string{"kernel/nccl is stalled: x"}},
+		"events are not heard": {func(f *facts) {
+			f.agent.Instruments = append(f.agent.Instruments, agent.StatusAt{Status: source.Status{Instrument: "gpu/events", State: source.Stalled, Reason: "x"}})
+		}, daemon.Degraded, []string{"gpu/events is stalled: x"}},
 		"evicted": {func(f *facts) { f.spool.EvictedFrames = 3 }, daemon.Degraded, []string{
 			"3 frames were given up since the start: the spool was full, or they were too old"}},
 		"starting": {func(f *facts) { f.link = linkState{Since: now.Add(-time.Second), Err: nats.ErrNoServers} }, daemon.OK, nil},

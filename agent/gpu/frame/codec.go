@@ -594,3 +594,29 @@ func DecodeEvent(body []byte, e *Event) error {
 	}
 	return c.end("event")
 }
+
+// AppendListening appends a frame.
+func AppendListening(dst []byte, l *Listening) []byte {
+	at := len(dst)
+	dst = begin(dst, TypeListening)
+	dst = appendBool(dst, l.Able)
+	dst = binary.AppendUvarint(dst, l.Heard)
+	dst = binary.AppendUvarint(dst, l.Without)
+	dst = appendBool(dst, l.Hangs)
+	dst = appendString(dst, l.Function)
+	dst = binary.AppendVarint(dst, int64(l.Code))
+	dst = appendString(dst, l.Text)
+	return end(dst, at)
+}
+
+// DecodeListening decodes a body.
+func DecodeListening(body []byte, l *Listening) error {
+	c := cursor{b: body}
+	*l = Listening{Able: c.bool("able"), Heard: c.uint("heard", 1<<64-1), Without: c.uint("without", 1<<64-1), Hangs: c.bool("hangs"), Function: c.string("function")}
+	l.Code = c.small("code", -1<<31, 1<<31-1)
+	l.Text = c.string("text")
+	if l.Heard&l.Without != 0 {
+		c.fail("a GPU is heard, and has no events")
+	}
+	return c.end("listening")
+}

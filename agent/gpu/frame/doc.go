@@ -17,7 +17,8 @@
 //
 // Processes, Health, Instances and what is new of a Device may take more calls than a second
 // has room for: they come with the answer to a later request, with that one's Seq. A Burst
-// brings a Reading with few values. Events come at any time, if a request has asked for them.
+// brings a Reading with few values. Events come at any time, if a request has asked for them, and
+// a Listening when what is heard of them has changed.
 //
 // It must not know NVML, nor the wire contract. Decoders check what they read before they
 // use it: lengths, ranges, UTF-8, no bytes left over. What they fill, strings and lists

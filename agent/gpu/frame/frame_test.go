@@ -113,6 +113,12 @@ func all() []one {
 		err := frame.DecodeEvent(b, &v)
 		return v, err
 	})
+	listening := frame.Listening{Able: true, Heard: 1<<63 | 5, Without: 2, Hangs: true, Function: "nvmlEventSetWait", Code: 999, Text: "unknown"}
+	add("listening", frame.TypeListening, frame.AppendListening(nil, &listening), listening, func(b []byte) (any, error) {
+		var v frame.Listening
+		err := frame.DecodeListening(b, &v)
+		return v, err
+	})
 	for _, q := range []frame.Request{
 		{Type: frame.TypeHello, Version: 1},
 		{Type: frame.TypeDescribe, Seq: 2, BootMs: 99, Sample: 0xff},
@@ -225,6 +231,10 @@ func TestOutOfBounds(t *testing.T) {
 	lonely := frame.Request{Type: frame.TypeSample, Burst: 1, BurstGPM: 2}
 	if err := frame.DecodeRequest(frame.TypeSample, frame.AppendRequest(nil, &lonely)[9:], new(frame.Request)); !errors.Is(err, frame.ErrCorrupt) {
 		t.Errorf("GPM in a burst that does not concern the GPU: %v", err)
+	}
+	both := frame.Listening{Heard: 6, Without: 4}
+	if err := frame.DecodeListening(frame.AppendListening(nil, &both)[9:], new(frame.Listening)); !errors.Is(err, frame.ErrCorrupt) {
+		t.Errorf("a GPU that is heard and has no events: %v", err)
 	}
 	huge := []byte{0xff, 0xff, 0xff, 0xff, 18, 0, 0, 0, 0}
 	if _, _, err := frame.NewReader(bytes.NewReader(huge)).Next(); !errors.Is(err, frame.ErrCorrupt) {
@@ -388,6 +398,10 @@ func FuzzDecode(f *testing.F) {
 				var v frame.Event
 				err := frame.DecodeEvent(body, &v)
 				return v, frame.AppendEvent(nil, &v), err
+			case frame.TypeListening:
+				var v frame.Listening
+				err := frame.DecodeListening(body, &v)
+				return v, frame.AppendListening(nil, &v), err
 			default:
 				var v frame.Request
 				err := frame.DecodeRequest(frame.Type(typ), body, &v)

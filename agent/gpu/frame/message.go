@@ -1,7 +1,7 @@
 package frame
 
 // Version of the protocol. Both sides are installed together: another version is refused.
-const Version = 2
+const Version = 3
 
 // Bounds of what a frame may hold.
 const (
@@ -33,6 +33,7 @@ const (
 	TypeHealth    Type = 22
 	TypeInstances Type = 23
 	TypeEvent     Type = 24
+	TypeListening Type = 25
 )
 
 // Request is what the agent says.
@@ -106,6 +107,21 @@ type Fault struct {
 	Text     string
 	// Lost: the GPU is gone. Ending: the child ends, to be started again.
 	Lost, Ending bool
+}
+
+// Listening is how the child hears of events. It is told when it has changed, once a request has
+// asked for events.
+type Listening struct {
+	Able bool // the library has the functions
+	// Heard are GPUs whose events come, Without those that have none, or whose driver refuses. The
+	// others are not in the set yet.
+	Heard, Without uint64
+	// Hangs: Function has not come back, though it waits for a little while only.
+	Hangs bool
+	// Function, Code and Text are what hangs or fails: nothing is heard until it works again.
+	Function string
+	Code     int
+	Text     string
 }
 
 // Done ends what a GPU has to say to a request.

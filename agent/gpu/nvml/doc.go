@@ -32,7 +32,8 @@
 // one for calls that concern no single GPU, and a listener that alone uses the set of events. It
 // calls a GPU only to put it into the set, while its worker rests, and the worker pays for that
 // call. A storm of events is one frame at once and one a second with their number, of at most 64
-// kinds. They end with Serve, or, hung in the driver, with the process; a GPU that hangs delays
+// kinds. What it hears, of which GPUs, and what keeps it from that, the loop of requests tells, since
+// a listener may hang; a set that fails is made anew after 1 s, 2 s, ..., a minute. They end with Serve, or, hung in the driver, with the process; a GPU that hangs delays
 // no other. While the process lives it holds the driver open: a driver can be replaced only
 // once it has ended.
 //

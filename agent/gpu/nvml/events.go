@@ -18,6 +18,8 @@ const (
 	maxEvents    = 4096 // in a window: then the library is left alone until it ends
 	setWaitFirst = time.Second
 	setWaitMax   = time.Minute
+	// hangAfter is when a call of the listener's is late: none takes longer than waitMs by right.
+	hangAfter = 3 * time.Second
 )
 
 // eventTypes are what is listened for. Changes of clocks and of performance states come by the
@@ -48,6 +50,7 @@ const (
 	seatOffered
 	seatTaken
 	seatRefused
+	seatNone // the GPU has no events, or the driver does not say which
 )
 
 // seat is a GPU's place in the set of events. Its worker offers it, the listener takes it.
@@ -60,6 +63,12 @@ type seat struct {
 type offer struct {
 	handle nvml.Device
 	types  uint64
+}
+
+// trouble is a call without which nothing is heard, and how it failed.
+type trouble struct {
+	call call
+	ret  nvml.Return
 }
 
 // tally counts events that are alike, within a window.
@@ -78,11 +87,19 @@ type listener struct {
 	on      atomic.Bool
 	stale   atomic.Bool // the set is to be made anew
 	wake    chan struct{}
+	born    time.Time
+	within  atomic.Int32            // the call that it is in, and since when, in ns behind born;
+	since   atomic.Int64            // 0: it is in none
+	trouble atomic.Pointer[trouble] // nil: there is none
+
+	// Of the goroutine that reports.
+	told     frame.Listening
+	reported bool
 
 	// Of the goroutine of run.
 	set     nvml.EventSet // nil: there is none
-	pause   time.Duration // before the next set
-	said    nvml.Return   // the last failure that was told
+	pause   time.Duration // before the next set, when the last one failed
+	after   time.Time     // when that may be
 	tallies []tally
 	others  int // events beyond the tallies
 	events  int // in the window
@@ -91,7 +108,7 @@ type listener struct {
 }
 
 func newListener(lib *library, l *link) *listener {
-	return &listener{lib: lib, link: l, wake: make(chan struct{}, 1), tallies: make([]tally, 0, maxTallies), pause: setWaitFirst}
+	return &listener{lib: lib, link: l, wake: make(chan struct{}, 1), born: time.Now(), tallies: make([]tally, 0, maxTallies), pause: setWaitFirst}
 }
 
 func (l *listener) able() bool {
@@ -104,6 +121,43 @@ func (l *listener) listen(on bool) {
 		l.rouse()
 	}
 }
+
+// report tells what is heard, if that has changed. It asks nothing of the listener, which may hang.
+func (l *listener) report(now time.Time) {
+	if v := l.state(now); !l.reported || v != l.told {
+		l.told, l.reported = v, true
+		l.link.write(frame.AppendListening(nil, &v))
+	}
+}
+
+func (l *listener) state(now time.Time) frame.Listening {
+	v := frame.Listening{Able: l.able()}
+	if !v.Able {
+		return v
+	}
+	for i := range l.workers {
+		switch l.seats[i].state.Load() {
+		case seatTaken:
+			v.Heard |= 1 << i
+		case seatRefused, seatNone:
+			v.Without |= 1 << i
+		}
+	}
+	if since := l.since.Load(); since != 0 && now.Sub(l.born)-time.Duration(since) > hangAfter {
+		v.Hangs, v.Heard, v.Function = true, 0, symbols[l.within.Load()][0]
+	} else if t := l.trouble.Load(); t != nil {
+		v.Heard, v.Function, v.Code, v.Text = 0, symbols[t.call][0], int(t.ret), text(t.ret)
+	}
+	return v
+}
+
+// enter says that a call begins, and gives what says that it has ended.
+func (l *listener) enter(c call) {
+	l.within.Store(int32(c))
+	l.since.Store(max(1, int64(time.Since(l.born))))
+}
+
+func (l *listener) back() { l.since.Store(0) }
 
 func (l *listener) rouse() {
 	select {
@@ -132,14 +186,20 @@ func (w *worker) join() {
 	if w.joined != notJoined || !w.events.on.Load() || w.left() < 2 || !w.may(callEventTypes) {
 		return
 	}
+	seat := &w.events.seats[w.index].state
 	types, ret := w.handle.GetSupportedEventTypes()
 	if !w.ok(callEventTypes, ret) {
+		if !w.works(callEventTypes) {
+			seat.CompareAndSwap(seatEmpty, seatNone)
+		}
 		return
 	}
 	w.joined = hasJoined
 	if types &= eventTypes; types != 0 {
 		w.events.offer(w.index, w.handle, types)
 		w.allowed-- // for the call that takes it
+	} else {
+		seat.CompareAndSwap(seatEmpty, seatNone)
 	}
 }
 
@@ -181,8 +241,12 @@ func (l *listener) run(stop <-chan struct{}) {
 		switch {
 		case !l.on.Load():
 			wait = time.Hour
+		case l.set == nil && time.Now().Before(l.after): // whoever wants to be heard
+			wait = max(time.Until(l.after), time.Millisecond)
 		case !l.ready():
-			wait = l.pause
+			if l.set != nil {
+				wait = l.pause
+			}
 		case l.events >= maxEvents:
 			wait = max(0, windowEvery-time.Since(l.window))
 		default:
@@ -199,12 +263,17 @@ func (l *listener) run(stop <-chan struct{}) {
 // ready makes a set, if there is none, and puts in it who is to be there.
 func (l *listener) ready() bool {
 	if l.set == nil {
+		l.enter(callEventCreate)
 		set, ret := l.lib.api.EventSetCreate()
+		l.back()
 		if ret != nvml.SUCCESS {
 			l.failed(callEventCreate, ret)
 			return false
 		}
 		l.set = set
+		if t := l.trouble.Load(); t != nil && t.call == callEventCreate {
+			l.trouble.Store(nil)
+		}
 	}
 	some := false
 	for i, w := range l.workers {
@@ -224,7 +293,9 @@ func (l *listener) register(gpu int, s *seat) {
 	if s.state.Load() != seatOffered || o == nil {
 		return
 	}
+	l.enter(callEventRegister)
 	ret := o.handle.RegisterEvents(o.types, l.set)
+	l.back()
 	s.debt.Add(1)
 	if ret == nvml.SUCCESS {
 		s.state.CompareAndSwap(seatOffered, seatTaken)
@@ -237,28 +308,35 @@ func (l *listener) register(gpu int, s *seat) {
 
 // next waits for one event.
 func (l *listener) next() {
+	l.enter(callEventWait)
 	e, ret := l.set.Wait(waitMs)
+	l.back()
 	switch ret {
 	case nvml.SUCCESS:
-		l.pause, l.said = setWaitFirst, nvml.SUCCESS
+		l.pause = setWaitFirst
+		l.trouble.Store(nil)
 		l.take(&e, time.Now())
 	case nvml.ERROR_TIMEOUT:
-		l.pause, l.said = setWaitFirst, nvml.SUCCESS
+		l.pause = setWaitFirst
+		l.trouble.Store(nil)
 	default:
 		// A lost GPU is one reason: the set is of no use any more, and a new one is made of those
 		// that are still there.
 		l.failed(callEventWait, ret)
 		l.free()
-		l.pause = min(2*l.pause, setWaitMax)
 		l.stale.Store(false)
 	}
 }
 
+// failed puts the next set off, longer each time, whoever wants to be heard meanwhile: every set
+// costs each GPU a call.
 func (l *listener) failed(c call, ret nvml.Return) {
-	if ret == l.said {
+	l.after = time.Now().Add(l.pause)
+	l.pause = min(2*l.pause, setWaitMax)
+	if t := l.trouble.Load(); t != nil && *t == (trouble{c, ret}) {
 		return
 	}
-	l.said = ret
+	l.trouble.Store(&trouble{c, ret})
 	f := frame.Fault{GPU: -1, Function: symbols[c][0], Code: int(ret), Text: text(ret), Ending: reload(ret)}
 	l.link.write(frame.AppendFault(nil, &f))
 	if f.Ending {
@@ -272,7 +350,9 @@ func (l *listener) free() {
 		return
 	}
 	if l.lib.have[callEventFree] {
+		l.enter(callEventFree)
 		_ = l.set.Free() // what it would say is of no use any more
+		l.back()
 	}
 	l.set = nil
 	for i := range l.seats {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,6 +73,66 @@ func (c *talk) registered(gpu int, before uint64) {
 	}
 	if err := c.mem.SetNow(time.Duration(c.boot+1) * time.Millisecond); err != nil {
 		c.tb.Fatal(err)
+	}
+}
+
+// heard asks until what is heard of events is as it should be.
+func (c *talk) heard(is func(frame.Listening) bool) {
+	c.tb.Helper()
+	for len(c.listening) == 0 || !is(c.listening[len(c.listening)-1]) {
+		c.ask(frame.Request{Sample: 1<<c.mem.GPUs() - 1, Events: true})
+	}
+}
+
+// A set that fails is made anew by and by, however often GPUs want to be in it: each costs every GPU a call.
+func TestNoEventsForAWhile(t *testing.T) {
+	for _, function := range []string{"nvmlEventSetWait*", "nvmlEventSetCreate"} {
+		t.Run(function, func(t *testing.T) {
+			c := newTalk(t, training())
+			defer c.close()
+			c.faulty(nvmlstub.Fault{Function: function, Code: nvmlstub.CodeUnknown})
+			c.heard(func(l frame.Listening) bool {
+				return l.Able && l.Heard == 0 && l.Code == nvmlstub.CodeUnknown && strings.HasPrefix(l.Function, strings.TrimSuffix(function, "*"))
+			})
+			before, told := c.mem.Calls("nvmlEventSetCreate", nvmlstub.NoGPU), len(c.listening)
+			for range 300 {
+				c.ask(frame.Request{Sample: 0xff, Events: true})
+				told += len(c.listening)
+			}
+			if n := c.mem.Calls("nvmlEventSetCreate", nvmlstub.NoGPU) - before; n > 30 {
+				t.Errorf("%d sets were made in 300 requests", n)
+			}
+			if told > 2 {
+				t.Errorf("what has not changed was told %d times", told)
+			}
+			c.faulty()
+			c.heard(func(l frame.Listening) bool { return l == frame.Listening{Able: true, Heard: 0xff} })
+		})
+	}
+}
+
+// What a listener hears, by how long it has been in a call.
+func TestListenerThatHangs(t *testing.T) {
+	l, _ := storm()
+	for _, c := range []call{callEventCreate, callEventRegister, callEventWait, callEventTypes} {
+		l.lib.have[c] = true
+	}
+	l.seats[0].state.Store(seatTaken)
+	l.seats[1].state.Store(seatNone)
+	well := frame.Listening{Able: true, Heard: 1, Without: 2}
+	if got := l.state(l.born.Add(time.Hour)); got != well {
+		t.Errorf("in no call: %+v", got)
+	}
+	l.enter(callEventWait)
+	began := l.born.Add(time.Duration(l.since.Load()))
+	if got := l.state(began.Add(hangAfter)); got != well {
+		t.Errorf("in a call that may take so long: %+v", got)
+	}
+	if got := l.state(began.Add(hangAfter + 1)); got.Heard != 0 || !got.Hangs || !strings.HasPrefix(got.Function, "nvmlEventSetWait") {
+		t.Errorf("in a call that takes too long: %+v", got)
+	}
+	if l.back(); l.state(began.Add(time.Hour)) != well {
+		t.Error("it has come back")
 	}
 }
 

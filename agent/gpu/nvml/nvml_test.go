@@ -234,6 +234,7 @@ type answers struct {
 	health    []frame.Health
 	instances []frame.Instances
 	events    []frame.Event
+	listening []frame.Listening
 	done      []frame.Done
 }
 
@@ -384,6 +385,9 @@ func (c *talk) next() (done *frame.Done) {
 	case frame.TypeEvent:
 		c.events = append(c.events, frame.Event{})
 		err = frame.DecodeEvent(body, &c.events[len(c.events)-1])
+	case frame.TypeListening:
+		c.listening = append(c.listening, frame.Listening{})
+		err = frame.DecodeListening(body, &c.listening[len(c.listening)-1])
 	case frame.TypeDone:
 		done = new(frame.Done)
 		err = frame.DecodeDone(body, done)

@@ -169,6 +169,9 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, cfg Config) error {
 				}
 			}
 			events.listen(m.Events)
+			if m.Events {
+				events.report(m.at)
+			}
 			for i, w := range workers {
 				if (m.Sample|m.Processes|m.Health|m.Burst)>>i&1 == 0 {
 					continue

@@ -250,6 +250,8 @@ func TestRemedies(t *testing.T) {
 		{"job/podresources", "there is no /var/lib/kubelet/pod-resources here: on a node of Kubernetes mount that directory", "hostPath"},
 		{"job/slurm", "there is no /run/flopwatch/slurm: on a node of Slurm", "Prolog="},
 		{"gpu", "the processes on the GPUs are not in /proc: run the agent in the host's PID namespace (hostPID)", "hostPID: true"},
+		{"gpu/events", "nvmlEventSetWait does not come back, though it has a time limit: a call into the driver hangs; Xid and ECC errors are not told as they happen", "kernel's log"},
+		{"gpu/events", "the driver's library has no functions for events: Xid and ECC errors are not told as they happen", ""},
 		{"bmc/n", "the controller at https://a refuses the account in /c", "credentials_file"},
 		{"passthrough", "2 GPUs are bound to vfio-pci: guests have them", "[[bmc.target]]"},
 		{"host/cpu", "x", ""},

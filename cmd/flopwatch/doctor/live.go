@@ -246,7 +246,7 @@ func (v *visit) instruments(ctx context.Context, st *store.Store) {
 		}
 		switch r.State {
 		case "active":
-			if strings.HasPrefix(r.Instrument, "gpu/") {
+			if strings.HasPrefix(r.Instrument, "gpu/") && r.Instrument != "gpu/events" {
 				gpus++
 				continue
 			}
