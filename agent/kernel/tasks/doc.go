@@ -9,7 +9,9 @@
 //
 // Watch lists the processes on GPUs and, if asked, those in the same control groups where
 // these name a job, as workers that load data are. It reads /proc/PID/{stat,cgroup} and the
-// groups' cgroup.procs; never arguments or environment.
+// groups' cgroup.procs; never arguments or environment. A group is looked for in the mount
+// of the hierarchy that has it: a container may have several, of other parts of it. One that
+// no mount has is not known (0), and its processes are watched by number alone.
 //
 // It knows no record. It starts no goroutine; each value belongs to one. Buffers: 32 KiB an
 // iterator; at most 2,048 processes and 512 groups are watched.

@@ -2,16 +2,21 @@ package tasks
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
+
+// maxMounts bounds the places where control groups are looked for.
+const maxMounts = 16
 
 // TickNs is a tick of /proc/PID/stat in nanoseconds.
 const TickNs = 10_000_000
@@ -130,15 +135,71 @@ func parseGroup(b []byte) string {
 	return ""
 }
 
-// parseMount finds where the unified hierarchy is mounted, in /proc/PID/mountinfo.
-func parseMount(b []byte) string {
+// mount is a place where the unified hierarchy, or a part of it, is mounted.
+type mount struct {
+	root string // the group that is on top there, as paths of /proc/PID/cgroup begin
+	at   string
+}
+
+// mounts are those of a mount namespace, the longest root first; of equal ones the last that
+// was mounted, as it may lie over the others.
+type mounts []mount
+
+// parseMounts reads /proc/PID/mountinfo.
+func parseMounts(b []byte) mounts {
+	var all mounts
 	for line := range bytes.Lines(b) {
 		head, tail, ok := bytes.Cut(line, []byte(" - "))
 		if !ok || !bytes.HasPrefix(tail, []byte("cgroup2 ")) {
 			continue
 		}
-		if f := bytes.Fields(head); len(f) >= 5 {
-			return string(f[4])
+		if f := bytes.Fields(head); len(f) >= 5 && f[3][0] == '/' && f[4][0] == '/' && len(all) < maxMounts {
+			all = append(all, mount{unescape(f[3]), unescape(f[4])})
+		}
+	}
+	slices.Reverse(all)
+	slices.SortStableFunc(all, func(a, b mount) int { return cmp.Compare(len(b.root), len(a.root)) })
+	return all
+}
+
+// unescape undoes what the kernel does to spaces and the like: a backslash and three octal
+// digits.
+func unescape(b []byte) string {
+	if bytes.IndexByte(b, '\\') < 0 {
+		return string(b)
+	}
+	out := make([]byte, 0, len(b))
+	for i := 0; i < len(b); i++ {
+		if b[i] == '\\' && i+3 < len(b) {
+			if v, err := strconv.ParseUint(string(b[i+1:i+4]), 8, 8); err == nil {
+				out = append(out, byte(v))
+				i += 3
+				continue
+			}
+		}
+		out = append(out, b[i])
+	}
+	return string(out)
+}
+
+// below returns path as seen from the mount's root; ok is false where it is not in the
+// mount. Groups above the reader's own begin with "/..", as do mounts of them.
+func (m mount) below(path string) (rest string, ok bool) {
+	rest, ok = strings.CutPrefix(path, strings.TrimSuffix(m.root, "/"))
+	if !ok || rest != "" && rest[0] != '/' || rest == "/.." || strings.HasPrefix(rest, "/../") {
+		return "", false
+	}
+	return rest, true
+}
+
+// find returns the directory of a control group; "": none is mounted that has it. is says
+// whether a directory is there.
+func (all mounts) find(path string, is func(dir string) bool) string {
+	for _, m := range all {
+		if rest, ok := m.below(path); ok {
+			if dir := filepath.Join(m.at, rest); is(dir) {
+				return dir
+			}
 		}
 	}
 	return ""

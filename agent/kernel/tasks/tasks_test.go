@@ -5,7 +5,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/flopwatch/flopwatch/agent/source"
@@ -125,10 +127,15 @@ func FuzzParseStat(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = parseStat(b) })
 }
 
-func FuzzParseMount(f *testing.F) {
+func FuzzParseMounts(f *testing.F) {
 	f.Add([]byte("30 22 0:26 / /sys/fs/cgroup rw - cgroup2 none rw\n"))
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		_ = parseMount(b)
+	f.Add([]byte("30 22 0:26 /../.. /host\\040s rw - cgroup2 none rw\n0::/../../a\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, m := range parseMounts(b) {
+			if rest, ok := m.below(parseGroup(b)); ok && strings.HasPrefix(rest, "/../") {
+				t.Errorf("%q leads out of the mount", rest)
+			}
+		}
 		_ = parseGroup(b)
 		_, _ = parseBoot(b)
 	})
@@ -143,6 +150,92 @@ func TestFirstThreadEnded(t *testing.T) {
 			if err != nil || s.Dead != want || s.Start != 55 || s.Parent != 1 {
 				t.Errorf("%s: %+v, %v", line, s, err)
 			}
+		}
+	}
+}
+
+// Texts of mountinfo as hosts and containers have them, and where groups are found.
+func TestMounts(t *testing.T) {
+	const job = "/system.slice/slurmstepd.scope/job_7/step_0"
+	for _, c := range []struct {
+		name, mountinfo string
+		there           []string          // directories; nil: all
+		groups          map[string]string // "": not to be found
+	}{
+		{
+			name: "systemd, unified alone",
+			mountinfo: "25 30 0:23 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw\n" +
+				"29 25 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n",
+			groups: map[string]string{job: "/sys/fs/cgroup" + job, "/": "/sys/fs/cgroup"},
+		},
+		{
+			name: "systemd, both versions",
+			mountinfo: "31 25 0:27 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:9 - tmpfs tmpfs ro,size=4096k,nr_inodes=1024,mode=755\n" +
+				"32 31 0:28 / /sys/fs/cgroup/unified rw,nosuid,nodev,noexec,relatime shared:10 - cgroup2 cgroup2 rw,nsdelegate\n" +
+				"33 31 0:29 / /sys/fs/cgroup/systemd rw,nosuid,nodev,noexec,relatime shared:11 - cgroup cgroup rw,xattr,name=systemd\n",
+			groups: map[string]string{job: "/sys/fs/cgroup/unified" + job},
+		},
+		{
+			// A namespace of its own for control groups, and the host's hierarchy beside it.
+			name: "pod with the host's hierarchy",
+			mountinfo: "1612 1607 0:26 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n" +
+				"1630 1598 0:26 /../../../.. /host/sys/fs/cgroup ro,nosuid,nodev,noexec,relatime master:9 - cgroup2 cgroup2 rw,nsdelegate\n",
+			groups: map[string]string{
+				"/":                      "/sys/fs/cgroup",
+				"/inner":                 "/sys/fs/cgroup/inner",
+				"/../../../.." + job:     "/host/sys/fs/cgroup" + job,
+				"/../../../../":          "/host/sys/fs/cgroup",
+				"/../cri-other.scope":    "",
+				"/../../../../../beyond": "",
+			},
+		},
+		{
+			name:      "pod without it",
+			mountinfo: "1612 1607 0:26 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n",
+			groups:    map[string]string{"/../../../.." + job: "", "/../fs": "", "/": "/sys/fs/cgroup"},
+		},
+		{
+			// The namespace of the host, and its own group mounted first, as older engines do.
+			name: "container in the host's namespace",
+			mountinfo: "700 690 0:26 /system.slice/docker-1f.scope /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n" +
+				"701 690 0:26 / /host/cgroup ro,relatime - cgroup2 cgroup2 rw\n",
+			groups: map[string]string{
+				"/system.slice/docker-1f.scope/a": "/sys/fs/cgroup/a",
+				"/system.slice/docker-1f.scope":   "/sys/fs/cgroup",
+				"/system.slice/docker-1f.scope2":  "/host/cgroup/system.slice/docker-1f.scope2",
+				job:                               "/host/cgroup" + job,
+			},
+		},
+		{
+			name:      "its own group alone",
+			mountinfo: "700 690 0:26 /system.slice/docker-1f.scope /sys/fs/cgroup ro - cgroup2 cgroup rw\n",
+			groups:    map[string]string{job: ""},
+		},
+		{
+			name: "one that lies under another, and a name with a space",
+			mountinfo: "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 none rw\n31 22 0:30 / /sys/fs rw - tmpfs none rw\n" +
+				"32 22 0:26 / /mnt/c\\040g rw shared:3 master:2 - cgroup2 none rw\n",
+			there:  []string{"/mnt/c g" + job},
+			groups: map[string]string{job: "/mnt/c g" + job},
+		},
+		{name: "none", mountinfo: "32 31 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", groups: map[string]string{"/": "", job: ""}},
+	} {
+		all := parseMounts([]byte(c.mountinfo))
+		for path, want := range c.groups {
+			got := all.find(path, func(dir string) bool { return c.there == nil || slices.Contains(c.there, dir) })
+			if got != want {
+				t.Errorf("%s: %s is at %q, want %q", c.name, path, got, want)
+			}
+		}
+	}
+	// This machine's own text, and the group of this process.
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range parseMounts(b) {
+		if _, err := os.Stat(filepath.Join(m.at, "cgroup.procs")); err != nil {
+			t.Logf("%+v: %v", m, err)
 		}
 	}
 }

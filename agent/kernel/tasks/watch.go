@@ -31,7 +31,7 @@ type Process struct {
 // Watch knows which processes are worth watching.
 type Watch struct {
 	procfs string
-	mount  string // of the unified hierarchy; "": there is none
+	mounts mounts // of the unified hierarchy
 	lister source.ProcessLister
 	jobs   source.JobFinder
 	groups bool
@@ -49,7 +49,7 @@ type Watch struct {
 func NewWatch(procfs string, lister source.ProcessLister, jobs source.JobFinder, groups bool) *Watch {
 	w := &Watch{procfs: procfs, lister: lister, jobs: jobs, groups: groups, known: map[int32]*Process{}, byID: map[uint64]source.Job{}, look: map[int32]bool{}}
 	if b, err := os.ReadFile(filepath.Join(procfs, "self", "mountinfo")); err == nil {
-		w.mount = parseMount(b)
+		w.mounts = parseMounts(b)
 	}
 	return w
 }
@@ -131,7 +131,7 @@ func (w *Watch) add(pid int32, gpu bool) {
 	if b, err := ReadFile(filepath.Join(w.procfs, strconv.Itoa(int(pid)), "cgroup")); err == nil {
 		path = parseGroup(b)
 	}
-	p.Group = w.id(path)
+	p.Group, _ = w.id(path)
 	if w.jobs == nil {
 		return
 	}
@@ -146,20 +146,24 @@ func (w *Watch) add(pid int32, gpu bool) {
 }
 
 // id is the number of a control group: the inode of its directory.
-func (w *Watch) id(path string) uint64 {
-	if w.mount == "" || path == "" {
-		return 0
+func (w *Watch) id(path string) (id uint64, dir string) {
+	if path == "" {
+		return 0, ""
 	}
-	var st syscall.Stat_t
-	if err := syscall.Stat(filepath.Join(w.mount, path), &st); err != nil {
-		return 0
-	}
-	return st.Ino
+	dir = w.mounts.find(path, func(dir string) bool {
+		var st syscall.Stat_t
+		if syscall.Stat(dir, &st) != nil {
+			return false
+		}
+		id = st.Ino
+		return true
+	})
+	return id, dir
 }
 
 // spread takes in who shares a job's control group with a process on a GPU.
 func (w *Watch) spread() {
-	if w.mount == "" {
+	if len(w.mounts) == 0 {
 		return
 	}
 	done := map[uint64]bool{}
@@ -175,7 +179,11 @@ func (w *Watch) spread() {
 		if err != nil {
 			continue
 		}
-		procs, err := ReadFile(filepath.Join(w.mount, parseGroup(b), "cgroup.procs"))
+		id, dir := w.id(parseGroup(b))
+		if id != p.Group {
+			continue // it has moved since
+		}
+		procs, err := ReadFile(filepath.Join(dir, "cgroup.procs"))
 		if err != nil {
 			continue
 		}
