@@ -10,8 +10,8 @@ const (
 	longMs   = 500 // an answer that takes longer is of its end
 )
 
-// budget counts the calls of the last second, by the requests' clock. It is the last line: the
-// agent is expected to ask for no more.
+// budget counts the calls of the last second, by the requests' clock; doc.go says what that holds
+// in which time. It is the last line: the agent is expected to ask for no more.
 type budget struct {
 	ring [16]struct { // more requests than maxCalls need not be remembered
 		ms    int64

@@ -21,8 +21,15 @@
 // request: lists of processes (up to 4, or 2 for each MIG device), vitals (7), MIG devices, and
 // the description (20 parts), which is whole after some 14 seconds. A tick in a time of bursts
 // reads fields and GPM (3) and of the rest what leaves room. Requests for more are cut,
-// the pass from its end, and a fault with frame.CodeBudget says so. A second is 910 ms here, as
-// ticks come a little early or late. Not counted: room for samples, and waiting for events.
+// the pass from its end, and a fault with frame.CodeBudget says so. Not counted: room for samples,
+// and waiting for events.
+//
+// A second is 910 ms here, as ticks come a little early or late, and two passes are more than twelve
+// calls: a budget of every second that slides would drop the whole pass of a tick that is a
+// millisecond early, or make each wait for the latest of those before. What is held is so: 12
+// calls in any 910 ms of the requests' clock; 12 a second in the mean, ticks being a second apart in
+// the mean; and in a second of any clock that begins anywhere at most the calls of two ticks, 24.
+// The last holds too where calls take long: an answer of more than half a second counts from its end.
 //
 // GPU instances (MIG) cost two calls each, and take turns: seven come round in three seconds, in
 // five while something rare is read. Where lists of processes cannot be, as those of the first

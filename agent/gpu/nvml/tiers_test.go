@@ -167,6 +167,64 @@ func TestBudgetOfAllTiers(t *testing.T) {
 	}
 }
 
+// within is the most calls of a GPU in any stretch of so many milliseconds, wherever it begins, by
+// the stub's clock and its counters.
+func (c *talk) within(ms int64) (most int) {
+	for g := range c.mem.GPUs() {
+		for i, from := range c.spent[g] {
+			sum := 0
+			for _, p := range c.spent[g][i:] {
+				if p.boot < from.boot+ms {
+					sum += p.calls
+				}
+			}
+			most = max(most, sum)
+		}
+	}
+	return most
+}
+
+// Ticks that come early and late, with all that an agent asks: what the budget holds in which time,
+// as doc.go says, and that no pass is cut for it.
+func TestAnySecond(t *testing.T) {
+	for name, list := range map[string][]time.Duration{
+		"to the millisecond": {1000},
+		"some early":         {1000, 1003, 985, 1012, 998, 1002},
+		"late, then early":   {1085, 915, 1040, 960, 1000},
+		"always too early":   {911},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newTalk(t, nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour))
+			defer c.close()
+			c.listened()
+			for i := range 300 {
+				q := frame.Request{Sample: 3, Events: true}
+				if i%10 == 0 {
+					q.Processes = 3
+				}
+				if i%20 == 0 {
+					q.Health = 3
+				}
+				if i%60 == 0 {
+					q.Type = frame.TypeDescribe
+				}
+				c.askAfter(list[i%len(list)]*time.Millisecond, q)
+				if len(c.readings) != 2 || c.readings[0].Calls != 9 || c.readings[1].Calls != 9 || len(c.faults) != 0 {
+					t.Fatalf("tick %d: %+v, %+v", i, c.readings, c.faults)
+				}
+			}
+			short, second, minute := c.within(secondMs), c.within(1000), c.within(60_000)
+			t.Logf("at most %d calls in any %d ms, %d in any second, %d in any minute", short, secondMs, second, minute)
+			if short > maxCalls || second > 2*maxCalls || minute > maxCalls*60_000/secondMs+maxCalls {
+				t.Errorf("at most %d calls in any %d ms, %d in any second, %d in any minute", short, secondMs, second, minute)
+			}
+			if name != "always too early" && minute > maxCalls*60+maxCalls {
+				t.Errorf("%d calls in any minute of ticks that are a second apart in the mean", minute)
+			}
+		})
+	}
+}
+
 // Requests that ask for too much are cut, and told so: what matters most stays.
 func TestTooMuch(t *testing.T) {
 	c := newTalk(t, nvmlstub.Training(nvmlstub.H100SXM, 1, 0, time.Hour))
