@@ -46,8 +46,10 @@ type objects struct {
 	DroppedSockets *ebpf.Variable `ebpf:"dropped_sockets"`
 }
 
-// readAtOnce is how many sums one call reads.
-const readAtOnce = 256
+const (
+	readAtOnce = 256 // sums that one call reads
+	maxRounds  = 8   // how often one look fills the sums
+)
 
 // bpf reads the counters by programs in the kernel.
 type bpf struct {
@@ -65,6 +67,7 @@ type bpf struct {
 	values  []sumValue
 	dropped [2]uint64 // sockets and bytes
 	lately  uint64    // sockets dropped since the last look
+	full    bool      // at the last look some live sockets found no room
 }
 
 // open loads and attaches the programs.
@@ -120,19 +123,48 @@ func (b *bpf) look(ctx context.Context, list []*tasks.Process, groups map[uint64
 	if err := b.aim(list, groups); err != nil {
 		return err
 	}
-	nothing := func(p []byte) int { return len(p) }
+	b.full = false
 	var err error
-	if b.all || !b.files.Single() {
-		err = b.files.All(nothing)
-	} else {
-		for _, p := range list {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			err = errors.Join(err, b.files.Process(p.PID, nothing))
+	for round := 1; err == nil; round++ {
+		err = b.pass(ctx, list)
+		n, derr := b.drain(add)
+		err = errors.Join(err, derr)
+		if n < int(b.o.SumsA.MaxEntries()) {
+			break
+		}
+		// It was full. Sockets that were counted at this turn are passed over when they have
+		// moved nothing since, so those that found no room do now.
+		if round == maxRounds {
+			b.full = true
+			break
 		}
 	}
-	return errors.Join(err, b.drain(add))
+	b.turn++
+	if terr := b.o.Turn.Set(b.turn); terr != nil {
+		err = errors.Join(err, fmt.Errorf("begin a turn: %w", terr))
+	}
+	var now [2]uint64
+	if derr := errors.Join(b.o.DroppedSockets.Get(&now[0]), b.o.DroppedBytes.Get(&now[1])); derr != nil {
+		return errors.Join(err, fmt.Errorf("read what was dropped: %w", derr))
+	}
+	b.lately, b.dropped = now[0]-b.dropped[0], now
+	return err
+}
+
+// pass runs the iterator over the sockets of watched processes.
+func (b *bpf) pass(ctx context.Context, list []*tasks.Process) error {
+	nothing := func(p []byte) int { return len(p) }
+	if b.all || !b.files.Single() {
+		return b.files.All(nothing)
+	}
+	var err error
+	for _, p := range list {
+		if ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		err = errors.Join(err, b.files.Process(p.PID, nothing))
+	}
+	return err
 }
 
 // aim brings the kernel's lists of watched processes and groups up to now. A process that
@@ -182,40 +214,32 @@ func (b *bpf) aim(list []*tasks.Process, groups map[uint64]source.Job) error {
 }
 
 // drain gives the programs the other map to add to, and reads what is in the first.
-func (b *bpf) drain(add func(sum)) error {
+// n is how many sums there were.
+func (b *bpf) drain(add func(sum)) (n int, err error) {
 	full, empty := b.o.SumsA, b.o.SumsB
 	if b.other {
 		full, empty = empty, full
 	}
 	// This call returns when no program uses the old map any more.
-	if err := b.o.Current.Put(uint32(0), empty); err != nil {
-		return fmt.Errorf("change the sums: %w", err)
+	if err = b.o.Current.Put(uint32(0), empty); err != nil {
+		return 0, fmt.Errorf("change the sums: %w", err)
 	}
 	b.other = !b.other
-	b.turn++
-	if err := b.o.Turn.Set(b.turn); err != nil {
-		return fmt.Errorf("begin a turn: %w", err)
-	}
 	var at ebpf.MapBatchCursor
 	for {
-		n, err := full.BatchLookupAndDelete(&at, b.keys, b.values, nil)
-		for i := range n {
+		got, err := full.BatchLookupAndDelete(&at, b.keys, b.values, nil)
+		for i := range got {
 			k, v := &b.keys[i], &b.values[i]
 			add(sum{group: k.Group, tgid: k.Tgid, peer: netip.AddrFrom16(k.Peer), tx: v.Tx, rx: v.Rx, retransmits: v.Retransmits, connections: v.Connections})
 		}
+		n += got
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			break
+			return n, nil
 		}
 		if err != nil {
-			return fmt.Errorf("read sums: %w", err)
+			return n, fmt.Errorf("read sums: %w", err)
 		}
 	}
-	var now [2]uint64
-	if err := errors.Join(b.o.DroppedSockets.Get(&now[0]), b.o.DroppedBytes.Get(&now[1])); err != nil {
-		return fmt.Errorf("read what was dropped: %w", err)
-	}
-	b.lately, b.dropped = now[0]-b.dropped[0], now
-	return nil
 }
 
 func (b *bpf) addresses(each func(netip.Addr)) {
@@ -234,6 +258,9 @@ func (b *bpf) addresses(each func(netip.Addr)) {
 func (b *bpf) report() kernel.Report {
 	if b.lately > 0 {
 		return kernel.Degraded(fmt.Sprintf("there was no room for %d sockets since the last look: bytes are missing", b.lately), nil, "")
+	}
+	if b.full {
+		return kernel.Degraded("there was no room for all live sockets at this look: the bytes of some come later", nil, "")
 	}
 	return kernel.Active()
 }

@@ -50,8 +50,11 @@ type diag struct {
 	turn   uint32
 	owners map[uint32]uint32 // process by inode of the socket
 	own    map[netip.Addr]bool
-	over   uint64 // sockets that were left out
-	denied int    // namespaces and processes that could not be looked into, the last time
+	over   uint64          // sockets that were left out
+	missed uint64          // of them, at the last look, and namespaces
+	old    map[uint32]bool // processes that are older than this and were not watched before
+	began  uint64          // ns since boot
+	denied int             // namespaces and processes that could not be looked into, the last time
 	why    error
 }
 
@@ -63,7 +66,12 @@ type counted struct {
 
 // newDiag tries whether the kernel answers.
 func newDiag(procfs string, all bool) (*diag, error) {
-	d := &diag{procfs: procfs, all: all, seen: map[uint64]*counted{}, owners: map[uint32]uint32{}, own: map[netip.Addr]bool{}}
+	d := &diag{procfs: procfs, all: all, seen: map[uint64]*counted{}, owners: map[uint32]uint32{}, own: map[netip.Addr]bool{}, old: map[uint32]bool{}}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return nil, fmt.Errorf("read the time: %w", err)
+	}
+	d.began = uint64(now.Nano())
 	if err := dump(unix.AF_INET, nil, func(diagSocket) {}); err != nil {
 		return nil, err
 	}
@@ -73,6 +81,9 @@ func newDiag(procfs string, all bool) (*diag, error) {
 func (d *diag) close() error { clear(d.seen); return nil }
 
 func (d *diag) report() kernel.Report {
+	if d.missed > 0 {
+		return kernel.Degraded(fmt.Sprintf("%d sockets or network namespaces are too many, and left out", d.missed), nil, "")
+	}
 	if d.denied > 0 {
 		return kernel.Degraded(fmt.Sprintf("%d processes or network namespaces could not be looked into: needs CAP_SYS_PTRACE and CAP_SYS_ADMIN", d.denied), d.why, "")
 	}
@@ -91,7 +102,8 @@ func (d *diag) addresses(each func(netip.Addr)) {
 
 func (d *diag) look(ctx context.Context, list []*tasks.Process, groups map[uint64]source.Job, add func(sum)) error {
 	d.turn++
-	d.denied, d.why = 0, nil
+	d.denied, d.why, d.missed = 0, nil, 0
+	clear(d.old)
 	clear(d.owners)
 	clear(d.own)
 	spaces := map[string]int32{} // a process in each
@@ -102,15 +114,23 @@ func (d *diag) look(ctx context.Context, list []*tasks.Process, groups map[uint6
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if p.Fresh && p.Start*tasks.TickNs < d.began {
+			d.old[uint32(p.PID)] = true
+		}
 		d.sockets(p.PID)
 		name, err := os.Readlink(d.file(p.PID, "ns/net"))
 		if err != nil {
 			d.refuse(err)
 			continue
 		}
-		if _, ok := spaces[name]; !ok && len(spaces) < maxSpaces {
-			spaces[name] = p.PID
+		if _, ok := spaces[name]; ok {
+			continue
 		}
+		if len(spaces) >= maxSpaces {
+			d.missed++
+			continue
+		}
+		spaces[name] = p.PID
 	}
 	here, err := os.Readlink(d.file(0, "ns/net"))
 	if err != nil {
@@ -121,7 +141,7 @@ func (d *diag) look(ctx context.Context, list []*tasks.Process, groups map[uint6
 		tgid, mine := d.owners[s.inode]
 		_, grouped := groups[s.group]
 		if d.all || mine || grouped {
-			d.count(s, tgid, first, add)
+			d.count(s, tgid, d.old[tgid] || tgid == 0 && first, add)
 		}
 	}
 	for name, pid := range spaces {
@@ -173,7 +193,12 @@ func (d *diag) sockets(pid int32) {
 		if err != nil {
 			continue
 		}
-		if inode, ok := socketInode(to); ok && len(d.owners) < maxSockets {
+		inode, ok := socketInode(to)
+		switch {
+		case !ok:
+		case len(d.owners) >= maxSockets:
+			d.over, d.missed = d.over+1, d.missed+1
+		default:
 			d.owners[inode] = uint32(pid)
 		}
 	}
@@ -189,21 +214,21 @@ func socketInode(to string) (uint32, bool) {
 	return uint32(v), err == nil
 }
 
-// count adds what a socket has moved since the last look. At the first look of all that is
-// where counting begins.
-func (d *diag) count(s diagSocket, tgid uint32, first bool, add func(sum)) {
+// count adds what a socket has moved since the last look. old: what it moved before it was
+// watched may be in an earlier agent's rows.
+func (d *diag) count(s diagSocket, tgid uint32, old bool, add func(sum)) {
 	if s.inHost() {
 		return
 	}
 	c := d.seen[s.cookie]
 	if c == nil {
 		if len(d.seen) >= maxSockets {
-			d.over++
+			d.over, d.missed = d.over+1, d.missed+1
 			return
 		}
 		c = &counted{}
 		d.seen[s.cookie] = c
-		if first {
+		if old {
 			c.tx, c.rx, c.retransmits = s.tx, s.rx, s.retransmits
 		}
 	}

@@ -33,7 +33,9 @@ const (
 
 const (
 	maxRows   = 2048
-	maxOwners = 4096 // processes whose jobs are remembered
+	maxWaits  = 8192 // rows that come with later looks
+	maxOwners = 4096 // processes, and groups, whose jobs are remembered
+	keepLooks = 64   // for how many looks past their end
 	share     = 500  // a look may take one part in so many of the time
 	slowest   = 2 * time.Minute
 	addressMs = 60_000    // the host's addresses are looked at
@@ -59,10 +61,13 @@ type Feature struct {
 	every time.Duration
 	took  time.Duration // of a processor, by the last look
 
-	jobs   map[uint32]source.Job // of processes, kept past their end
+	jobs   map[uint32]owner // of processes, kept past their end
+	groups map[uint64]owner // of control groups that name a job, as well
 	sums   map[rowKey]*row
 	list   []*row
+	looks  uint64
 	left   uint64 // rows that were left out
+	lately uint64 // of them, by the last look
 	why    kernel.Report
 	facts  []netip.Addr // as told
 	toldMs int64
@@ -101,6 +106,13 @@ type sum struct {
 	connections uint64
 }
 
+// owner is whose a process or a group is.
+type owner struct {
+	job   source.Job
+	group uint64 // of a process
+	look  uint64 // the last at which it was watched
+}
+
 type rowKey struct {
 	peer netip.Addr
 	job  source.Job
@@ -109,6 +121,7 @@ type rowKey struct {
 type row struct {
 	rowKey
 	tx, rx, retransmits, connections uint64
+	look                             uint64 // of connections: those of one look are told
 }
 
 // New returns the feature.
@@ -116,7 +129,7 @@ func New(cfg Config) *Feature {
 	if cfg.Every <= 0 {
 		cfg.Every = 10 * time.Second
 	}
-	f := &Feature{cfg: cfg, every: cfg.Every, jobs: map[uint32]source.Job{}, sums: map[rowKey]*row{}}
+	f := &Feature{cfg: cfg, every: cfg.Every, jobs: map[uint32]owner{}, groups: map[uint64]owner{}, sums: map[rowKey]*row{}}
 	f.fill = f.fillRow
 	return f
 }
@@ -160,6 +173,8 @@ func (f *Feature) Close() error {
 	err := f.by.close()
 	f.by = nil
 	clear(f.jobs)
+	clear(f.groups)
+	clear(f.sums)
 	return err
 }
 
@@ -176,13 +191,7 @@ func (f *Feature) Load() kernel.Load {
 // Sample puts a row for each peer and job between which something moved.
 func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) kernel.Report {
 	list, known := f.watch.Look()
-	if len(f.jobs)+len(list) > maxOwners {
-		clear(f.jobs)
-	}
-	for _, p := range list {
-		f.jobs[uint32(p.PID)] = p.Job
-	}
-	clear(f.sums)
+	f.remember(list)
 	var err error
 	f.pace(tasks.Cost(func() { err = f.by.look(ctx, list, f.watch.Groups(), f.add) }) + f.watch.Took())
 	f.at = t
@@ -192,6 +201,43 @@ func (f *Feature) Sample(ctx context.Context, t source.Tick, out source.Sink) ke
 	}
 	f.tellAddresses(t, out)
 	return f.report(known)
+}
+
+// remember keeps whose processes and groups are: what their last sockets moved comes when
+// they have ended.
+func (f *Feature) remember(list []*tasks.Process) {
+	f.looks++
+	for _, p := range list {
+		f.jobs[uint32(p.PID)] = owner{p.Job, p.Group, f.looks}
+	}
+	for id, job := range f.watch.Groups() {
+		f.groups[id] = owner{job, id, f.looks}
+	}
+	forget(f.jobs, f.looks)
+	forget(f.groups, f.looks)
+}
+
+// forget takes out what has ended long ago, or, of too many, all that has.
+func forget[K comparable](of map[K]owner, look uint64) {
+	most := uint64(keepLooks)
+	if len(of) > maxOwners {
+		most = 0
+	}
+	for k, o := range of {
+		if look-o.look > most {
+			delete(of, k)
+		}
+	}
+}
+
+// jobOf is whose a sum is. A number of a process may be another's by now, one of a group is
+// not given twice.
+func (f *Feature) jobOf(s sum) source.Job {
+	p := f.jobs[s.tgid]
+	if g, ok := f.groups[s.group]; ok && (p.group != s.group || p.job == source.Job{}) {
+		return g.job
+	}
+	return p.job
 }
 
 // pace sets the time to the next look by what this one took.
@@ -210,6 +256,13 @@ func (f *Feature) report(known bool) kernel.Report {
 		}
 		r.State, r.Fallback = f.why.State, f.why.Fallback
 	}
+	if f.lately > 0 {
+		why := strconv.FormatUint(f.lately, 10) + " rows of too many peers were left out, those with the fewest bytes"
+		if r.Why != "" {
+			why = r.Why + "; and " + why
+		}
+		r.State, r.Why = source.Degraded, why
+	}
 	switch {
 	case r.State != source.Active:
 	case !known && !f.cfg.All:
@@ -222,14 +275,14 @@ func (f *Feature) report(known bool) kernel.Report {
 
 // add takes one sum in.
 func (f *Feature) add(s sum) {
-	k := rowKey{peer: s.peer.Unmap(), job: f.jobs[s.tgid]}
-	if k.job == (source.Job{}) {
-		k.job = f.watch.Groups()[s.group]
-	}
+	k := rowKey{peer: s.peer.Unmap(), job: f.jobOf(s)}
 	r := f.sums[k]
 	if r == nil {
 		r = &row{rowKey: k}
 		f.sums[k] = r
+	}
+	if r.look != f.looks {
+		r.look, r.connections = f.looks, 0
 	}
 	r.tx += s.tx
 	r.rx += s.rx
@@ -237,20 +290,32 @@ func (f *Feature) add(s sum) {
 	r.connections += s.connections
 }
 
-// put writes the rows; of too many, those with the most bytes.
+// put writes the rows; of too many, those with the most bytes. The others come later, with
+// what is added to them till then.
 func (f *Feature) put(out source.Sink) {
 	f.list = f.list[:0]
-	for _, r := range f.sums {
+	for k, r := range f.sums {
 		if r.tx != 0 || r.rx != 0 || r.retransmits != 0 {
 			f.list = append(f.list, r)
+		} else {
+			delete(f.sums, k)
 		}
 	}
 	slices.SortFunc(f.list, func(a, b *row) int {
 		return cmp.Or(cmp.Compare(b.tx+b.rx, a.tx+a.rx), a.peer.Compare(b.peer), strings.Compare(a.job.Source, b.job.Source), strings.Compare(a.job.ID, b.job.ID))
 	})
-	if n := len(f.list) - maxRows; n > 0 {
-		f.left += uint64(n)
-		f.list = f.list[:maxRows]
+	f.lately = 0
+	if n := len(f.list) - maxRows - maxWaits; n > 0 {
+		f.lately = uint64(n)
+		f.left += f.lately
+		for _, r := range f.list[maxRows+maxWaits:] {
+			delete(f.sums, r.rowKey)
+		}
+	}
+	clear(f.list[min(len(f.list), maxRows):])
+	f.list = f.list[:min(len(f.list), maxRows)]
+	for _, r := range f.list {
+		delete(f.sums, r.rowKey)
 	}
 	src := wire.SourceEBPF
 	if f.why.State != source.Active {

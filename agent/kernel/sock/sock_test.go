@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -402,7 +403,11 @@ func TestGroup(t *testing.T) {
 	c := p.dial(t, p.peer4)
 	head{read: 10, send: 20, last: 1}.ask(t, c)
 	r.want(p.own4, 20, 10+headBytes)
+	// The job ends, and what its last socket moved is found when nobody is watched any more.
+	head{read: 30, send: 40, last: 1}.ask(t, c)
 	_ = c.Close()
+	r.lister.List()
+	r.want(p.own4, 60, 40+2*headBytes)
 	for _, row := range r.sink.Rows[wire.KindTCP] {
 		if row.Str("job_source") != "kubernetes" || row.Str("job_id") != "pod" {
 			t.Errorf("row %v", row)
@@ -477,6 +482,148 @@ func TestFull(t *testing.T) {
 	if counted+bytes != asked || bytes == 0 || counted == 0 || !degraded {
 		t.Errorf("of %d bytes %d are in rows and %d dropped; told: %v", asked, counted, bytes, degraded)
 	}
+}
+
+// TestMoreThanFit counts live sockets of which there are more than sums, at one look.
+func TestMoreThanFit(t *testing.T) {
+	r := bpfRig(t, Config{sums: 1}, os.Getpid()) // the kernel finds room for one more a core
+	r.look()
+	var hosts []string
+	for n := range min((runtime.NumCPU()+4)/2, maxRounds) {
+		p := newPeer(t, 120+n)
+		for _, host := range []string{p.peer4, p.peer6} {
+			c := p.dial(t, host)
+			defer c.Close()
+			head{read: 1000, send: 500, last: 1}.ask(t, c)
+			hosts = append(hosts, host)
+		}
+	}
+	r.look()
+	for _, host := range hosts {
+		if tx, rx, n := r.moved(host); tx != 1000+headBytes || rx != 500 || n != 1 {
+			t.Errorf("%s: %d sent, %d received, %d connections", host, tx, rx, n)
+		}
+	}
+	if r.report.State != source.Active {
+		t.Errorf("%s: %s", r.report.State, r.report.Reason())
+	}
+}
+
+// none is a way to read counters that finds nothing.
+type none struct{ looker }
+
+func (none) report() kernel.Report { return kernel.Active() }
+
+// TestRowsWait: rows beyond the bound come later, with nothing lost; what is lost beyond the
+// next bound is said.
+func TestRowsWait(t *testing.T) {
+	f := New(Config{All: true})
+	f.watch, f.why, f.by = tasks.NewWatch("/proc", nil, nil, true), kernel.Active(), none{}
+	add := func(n int) (bytes int64) {
+		f.looks++
+		for i := range n {
+			b := uint64(i + 1)
+			f.add(sum{peer: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), tx: b, rx: 1, connections: 1})
+			bytes += int64(b) + 1
+		}
+		return bytes
+	}
+	told := func() (rows int, bytes int64) {
+		var sink tasktest.Sink
+		f.put(&sink)
+		for _, row := range sink.Rows[wire.KindTCP] {
+			rows, bytes = rows+1, bytes+row.Int("tx_bytes")+row.Int("rx_bytes")
+			if row.Int("connections") != 1 {
+				t.Fatalf("row %v", row)
+			}
+		}
+		return rows, bytes
+	}
+	want := add(maxRows + 100)
+	rows, bytes := told()
+	if rows != maxRows {
+		t.Errorf("%d rows", rows)
+	}
+	want += add(50) // to peers that wait, with those
+	rows, more := told()
+	if bytes += more; rows != 100 || bytes != want || f.left != 0 || f.report(true).State != source.Active {
+		t.Errorf("%d rows, of %d bytes %d are told, %d rows left out", rows, want, bytes, f.left)
+	}
+	if rows, _ = told(); rows != 0 || len(f.sums) != 0 {
+		t.Errorf("told again: %d rows, %d wait", rows, len(f.sums))
+	}
+	add(maxRows + maxWaits + 7)
+	_, _ = told()
+	if f.left != 7 || len(f.sums) != maxWaits || !strings.Contains(f.report(true).Why, "7 rows of too many peers were left out") {
+		t.Errorf("%d left out, %d wait: %s", f.left, len(f.sums), f.report(true).Reason())
+	}
+	add(1)
+	for len(f.sums) > 0 {
+		_, _ = told()
+	}
+	if f.left != 7 || f.report(true).State != source.Active {
+		t.Errorf("%d left out: %s", f.left, f.report(true).Reason())
+	}
+}
+
+// TestOwners: a job keeps its bytes when it has ended, and gets none of another's that has
+// one of its numbers.
+func TestOwners(t *testing.T) {
+	f := New(Config{})
+	f.watch = tasks.NewWatch("/proc", nil, nil, true)
+	a, b, own := source.Job{Source: "slurm", ID: "1"}, source.Job{Source: "slurm", ID: "2"}, source.Job{Source: "slurm", ID: "1.0"}
+	f.groups[71] = owner{job: a, group: 71}
+	f.groups[72] = owner{job: b, group: 72}
+	f.remember([]*tasks.Process{{PID: 5, Group: 71, Job: own}, {PID: 6, Group: 71}, {PID: 7, Group: 1, Job: b}})
+	f.remember(nil) // they have ended
+	for _, c := range []struct {
+		what string
+		s    sum
+		want source.Job
+	}{
+		{"a process that names its job", sum{tgid: 5, group: 71}, own},
+		{"one that does not, in a group that does", sum{tgid: 6, group: 71}, a},
+		{"one that was never listed", sum{tgid: 99, group: 72}, b},
+		{"another that has a number of before, in another job", sum{tgid: 5, group: 72}, b},
+		{"a group that names none", sum{tgid: 7, group: 1}, b},
+		{"nobody", sum{tgid: 99, group: 1}, source.Job{}},
+	} {
+		if got := f.jobOf(c.s); got != c.want {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+	for range keepLooks {
+		f.remember(nil)
+	}
+	if len(f.jobs) != 0 || len(f.groups) != 0 {
+		t.Errorf("%d processes and %d groups are remembered for ever", len(f.jobs), len(f.groups))
+	}
+	for n := range int32(3) {
+		var list []*tasks.Process
+		for i := range int32(maxOwners/2 + 1) {
+			list = append(list, &tasks.Process{PID: 1 + i + n*maxOwners, Job: a})
+		}
+		f.remember(list)
+		if len(f.jobs) > maxOwners {
+			t.Errorf("%d processes are remembered", len(f.jobs))
+		}
+	}
+}
+
+// TestDiagOlder: without BPF too, what a process moved before it was watched is not counted
+// if it is older than the agent, though the list of processes came late.
+func TestDiagOlder(t *testing.T) {
+	p := newPeer(t, 13)
+	c := p.dial(t, p.peer4)
+	defer c.Close()
+	head{read: 50_000, send: 50_000, last: 1}.ask(t, c)
+	r := newRig(t, Config{NoBPF: true})
+	r.look() // nobody is listed yet
+	r.lister.List(os.Getpid())
+	r.look()
+	head{read: 7, send: 8, last: 1}.ask(t, c)
+	r.look()
+	r.want(p.peer4, 7+headBytes, 8)
 }
 
 // TestDiag is what is seen without BPF.
