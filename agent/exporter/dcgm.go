@@ -32,19 +32,27 @@ type Instance struct {
 	Owner   Owner
 }
 
-// Owner is the container to which a GPU is given. It is empty where that is not known, and
-// where the site does not want names in clear: then there are no such labels.
-type Owner struct{ Pod, Namespace, Container string }
+// Owner is whom a GPU is given to: a container of a pod, or a job of a batch scheduler. It is
+// empty where that is not known, and where the site does not want names in clear: then there are
+// no such labels.
+type Owner struct {
+	Pod, Namespace, Container string
+	Job                       string
+}
 
-// Labels of dcgm-exporter, in its order: instances have two more, and what has an owner three.
-func labelNames(instance, owned bool) []string {
+// Labels of dcgm-exporter, in its order: instances have two more, what a pod has three, and what
+// a batch job has one.
+func labelNames(sh shape) []string {
 	names := []string{"gpu", "UUID", "pci_bus_id", "device", "modelName"}
-	if instance {
+	if sh.instance {
 		names = append(names, "GPU_I_PROFILE", "GPU_I_ID")
 	}
 	names = append(names, "Hostname", "DCGM_FI_DRIVER_VERSION")
-	if owned {
+	if sh.pod {
 		names = append(names, "container", "namespace", "pod")
+	}
+	if sh.job {
+		names = append(names, "hpc_job")
 	}
 	return names
 }
@@ -178,7 +186,7 @@ func fbFree(g *GPU) (float64, bool) {
 }
 
 // shape is which labels a series has.
-type shape struct{ instance, owned bool }
+type shape struct{ instance, pod, job bool }
 
 // descriptions are those of dcgmMetrics with the labels of a shape; they are made when first
 // needed. Called with e.mu held.
@@ -187,7 +195,7 @@ func (e *Exporter) descriptions(sh shape) []*prometheus.Desc {
 		e.descs = map[shape][]*prometheus.Desc{}
 	}
 	if e.descs[sh] == nil {
-		names := labelNames(sh.instance, sh.owned)
+		names := labelNames(sh)
 		list := make([]*prometheus.Desc, len(dcgmMetrics))
 		for i, m := range dcgmMetrics {
 			list[i] = prometheus.NewDesc(m.name, m.help, names, nil)
@@ -206,16 +214,22 @@ func (e *Exporter) gpu(g *GPU, out chan<- prometheus.Metric) {
 			continue
 		}
 		told[in.GI] = true
+		owner := in.Owner
+		for _, other := range g.Instances[i+1:] {
+			if other.GI == in.GI && other.Owner != owner { // what is measured is nobody's alone
+				owner = Owner{}
+			}
+		}
 		part := GPU{Device: g.Device, Fresh: in.Fresh, Reading: in.Reading}
 		part.Device.MemTotalBytes = in.MemTotalBytes
-		e.put(&part, in, in.Owner, out)
+		e.put(&part, in, owner, out)
 	}
 }
 
 // put puts the series of a GPU, or of one of its instances.
 func (e *Exporter) put(g *GPU, in *Instance, owner Owner, out chan<- prometheus.Metric) {
 	d := &g.Device
-	sh := shape{in != nil, owner != Owner{}}
+	sh := shape{in != nil, owner.Pod != "", owner.Job != ""}
 	minor := d.Minor
 	if minor < 0 {
 		minor = d.Index
@@ -225,8 +239,11 @@ func (e *Exporter) put(g *GPU, in *Instance, owner Owner, out chan<- prometheus.
 		labels = append(labels, in.Profile, strconv.Itoa(in.GI))
 	}
 	labels = append(labels, e.cfg.Node, d.DriverVersion)
-	if sh.owned {
+	if sh.pod {
 		labels = append(labels, owner.Container, owner.Namespace, owner.Pod)
+	}
+	if sh.job {
+		labels = append(labels, owner.Job)
 	}
 	e.mu.Lock()
 	descs := e.descriptions(sh)

@@ -8,9 +8,20 @@
 // listen on a port: internal/daemon serves the page.
 //
 // GPUs have dcgm-exporter's labels, MIG instances two more (GPU_I_PROFILE, GPU_I_ID), and what
-// belongs to a container three more (container, namespace, pod) where whoever wires the page
-// says whose it is: that is for the site to allow. Times of throttling are nanoseconds, as in
-// DCGM 4. NVLink's errors are read as one sum, for which DCGM has no name: they have one of ours.
+// is given to somebody more: container, namespace and pod, or hpc_job. Whoever wires the page says
+// whose a GPU is: these are names in clear, and for the site to allow. What several hold has none
+// of them, nor has a GPU instance whose compute instances are not one holder's: copies of a value
+// for each sharer would add up to more than there is. A GPU comes onto the page when all that its
+// labels hold is known, so that no series lives for the first seconds alone. Times of throttling
+// are nanoseconds, as in DCGM 4. NVLink's errors are read as one sum, for which DCGM has no name:
+// they have one of ours.
+//
+// Calls into the library are counted as a whole (nvml_calls_total), and as failures by function
+// (nvml_faults_total). They are not told by function: the child tells with each answer how many
+// calls it made and the slowest class of them, and a count by function would be forty numbers more in
+// each answer of each GPU, for what a budget of twelve calls a second bounds already. What an
+// operator asks of it, which calls are slow, is in nvml_slowest_call_seconds and
+// nvml_tier_seconds.
 //
 // # Absent is not zero
 //

@@ -74,6 +74,8 @@ func config() Config {
 	partly.Device.Name, partly.Device.MemTotalBytes, partly.Device.Minor = "NVIDIA A100", -1, 3 // the kernel numbers it in another way
 	partly.Reading.Set(frame.UtilE4, 0)
 	partly.Reading.Set(frame.MemUsedBytes, 1<<30)
+	batch := GPU{Fresh: true, Device: h100(4, "GPU-eeee", "00000000:5B:00.0"), Owner: Owner{Job: "4711"}}
+	batch.Reading.Set(frame.UtilE4, 9000)
 	stale := GPU{Device: h100(2, "GPU-cccc", "00000000:3B:00.0"), Reading: full.Reading, Health: full.Health}
 	mig := GPU{Fresh: true, Device: h100(3, "GPU-dddd", "00000000:4B:00.0")}
 	mig.Device.MIGMode = 1
@@ -83,7 +85,11 @@ func config() Config {
 	part.Reading.Set(frame.MemUsedBytes, 4<<30)
 	second, other := part, Instance{Instance: frame.Instance{GI: 2, CI: 0, UUID: "MIG-3333", Profile: "2g.20gb", MemTotalBytes: -1}}
 	second.CI, second.UUID = 1, "MIG-2222" // of the same GPU instance: what is measured is shared
-	mig.Instances = []Instance{part, second, other}
+	split := part
+	split.GI, split.UUID, split.Profile = 3, "MIG-4444", "1c.2g.20gb"
+	mine, theirs := split, split
+	theirs.CI, theirs.UUID, theirs.Owner = 1, "MIG-5555", Owner{Pod: "other"} // then it is nobody's
+	mig.Instances = []Instance{part, second, other, mine, theirs}
 	return Config{
 		Build: "v1.2.3", Node: "node-1", LogSkipped: func() uint64 { return 19 }, Spool: fakeSpool{oldest: 1_700_000_000_000}, SpoolMaxBytes: 1 << 30,
 		Agent: func() agent.Stats {
@@ -122,7 +128,7 @@ func config() Config {
 				Tiers:   []Tier{{Name: "base", Asked: 936, Took: 234 * time.Millisecond, Bounds: []time.Duration{time.Millisecond, 10 * time.Millisecond}, By: []uint64{900, 30, 6}}},
 				Slowest: []Slowest{{"fields", 12 * time.Millisecond}}, Events: []Count{{"xid", 3}}}, true
 		},
-		GPUs: func() []GPU { return []GPU{full, partly, stale, mig} },
+		GPUs: func() []GPU { return []GPU{full, partly, stale, mig, batch} },
 		Now:  func() time.Time { return time.UnixMilli(1_700_000_300_500) },
 	}
 }
@@ -172,6 +178,16 @@ func TestPage(t *testing.T) {
 		}
 	}
 	golden(t, "gpus.prom", gpus.String())
+	for _, want := range []string{`hpc_job="4711"`, `pod="train-0"`, `pod="serve-7"`} {
+		if !strings.Contains(gpus.String(), want) {
+			t.Errorf("%s is not on the page", want)
+		}
+	}
+	for line := range strings.Lines(gpus.String()) {
+		if strings.Contains(line, `GPU_I_ID="3"`) && strings.Contains(line, "pod=") || strings.Contains(line, "hpc_job=") && strings.Contains(line, "pod=") {
+			t.Errorf("a label that is not theirs: %s", line)
+		}
+	}
 	e.ShowGPUs(false)
 	for _, name := range []string{"0x7ffffff", "e+18", "9223372036854775", "-1\n"} {
 		if strings.Contains(gpus.String(), name) {
@@ -225,11 +241,21 @@ func TestGPUs(t *testing.T) {
 		{State: source.Lost},
 		{WallMs: at(-2 * time.Second), State: source.Active}, // the wall clock was set back
 	}
+	for i := range list {
+		list[i].Device.Whole = true
+	}
+	asked := gpu.Latest{WallMs: at(time.Second), State: source.Active, Device: frame.Device{Name: "NVIDIA H100", PCIBusID: "00000000:1B:00.0"}}
+	early := asked
+	early.Device.PCIBusID = "" // its labels would be others than a moment later
+	list = append(list, asked, early)
 	got := GPUs(list, now, Freshness{Interval: time.Second}, func(uuid string) Owner { return Owner{Pod: uuid} })
-	for i, want := range []struct{ fresh, health bool }{{true, true}, {false, false}, {true, true}, {false, false}, {true, false}} {
+	for i, want := range []struct{ fresh, health bool }{{true, true}, {false, false}, {true, true}, {false, false}, {true, false}, {true, false}} {
 		if got[i].Fresh != want.fresh || got[i].HealthFresh != want.health {
 			t.Errorf("GPU %d: fresh %v, health %v; want %+v", i, got[i].Fresh, got[i].HealthFresh, want)
 		}
+	}
+	if len(got) != len(list)-1 {
+		t.Errorf("%d GPUs of %d", len(got), len(list))
 	}
 	if in := got[0].Instances; len(in) != 2 || !in[0].Fresh || in[1].Fresh || in[0].Owner.Pod != "MIG-1" {
 		t.Errorf("instances: %+v", in)

@@ -29,6 +29,9 @@ func GPUs(list []gpu.Latest, now time.Time, f Freshness, owner func(uuid string)
 	}
 	out := make([]GPU, 0, len(list))
 	for _, l := range list {
+		if d := &l.Device; !d.Whole && (d.Name == "" || d.PCIBusID == "" || d.Minor < 0) {
+			continue // what labels hold is still being asked: they would be others than soon after
+		}
 		limit := max(5*time.Second, 3*f.Interval)
 		slow := max(3*cmp.Or(f.Slow, 20*time.Second), 15*time.Second)
 		// A slow GPU is read less often: the instrument says so.

@@ -15,7 +15,7 @@
 // them, the kubelet's sockets, the files of deploy/slurm's prolog, and dcgm-exporter's job
 // mapping. It never reads the arguments, open files or memory of a process. Names of users,
 // namespaces, accounts, pods and containers are replaced by keyed hashes before they leave the host
-// (agent.Privacy).
+// (agent.Privacy). Owner tells them in clear, for a page of this host that the site has asked for.
 //
 // # Rows of processes
 //

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -90,6 +91,8 @@ type Job struct {
 	declared map[string]string // numbers of jobs by SLUID, as environments say
 	stirred  bool              // processes have come or changed since those were looked at
 	versions [3]uint64         // that attributions rest on: of holds, of Slurm's files, of pods
+	owners   atomic.Pointer[owners]
+	ownersOf uint64 // the holds' round that owners are of
 	env      environReader
 	envNo    error // why an environment could not be read, the last time
 	envTold  source.Status
@@ -233,6 +236,7 @@ func (j *Job) Sample(ctx context.Context, t source.Tick, out source.Sink) error 
 		j.restore(t, out)
 	}
 	j.schedulers(ctx, t, out)
+	j.publish()
 	j.takeExits(t, out)
 	if err := j.alive(t, out); err != nil {
 		return err

@@ -138,6 +138,7 @@ type natsConfig struct {
 type metricsConfig struct {
 	Listen string `toml:"listen"`
 	GPU    bool   `toml:"gpu" live:"true"`
+	Owners bool   `toml:"owners" live:"true"`
 }
 
 type logConfig struct {

@@ -181,7 +181,7 @@ func TestInstruments(t *testing.T) {
 	if _, _, ok := inst.GPUProcesses(); ok {
 		t.Error("processes without GPUs")
 	}
-	if _, ok := inst.nvml(); ok || inst.latest(time.Now(), exporter.Freshness{Interval: time.Second}) != nil {
+	if _, ok := inst.nvml(); ok || inst.latest(time.Now(), exporter.Freshness{Interval: time.Second}, true) != nil {
 		t.Error("GPUs without GPUs")
 	}
 }

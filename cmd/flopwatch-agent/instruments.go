@@ -25,6 +25,7 @@ type instruments struct {
 	bootID string
 	node   string
 	gpus   atomic.Pointer[gpu.Source] // nil: switched off
+	job    atomic.Pointer[job.Job]    // nil: switched off
 	jobs   map[string]*job.Finder     // what the control groups of processes say, by procfs
 	bpf    atomic.Pointer[features]   // nil: switched off
 	exits  exits                      // of processes, for jobs
@@ -147,6 +148,8 @@ func (i *instruments) each(cfg config) (list []source.Source, errs []error) {
 		switch s := s.(type) {
 		case *gpu.Source:
 			i.gpus.Store(s)
+		case *job.Job:
+			i.job.Store(s)
 		case *features:
 			bpf = s
 		}
@@ -161,7 +164,7 @@ func (i *instruments) each(cfg config) (list []source.Source, errs []error) {
 // when that has happened.
 func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), err error) {
 	was := i.list(old)
-	gpus, bpf := i.gpus.Load(), i.bpf.Load()
+	gpus, jobs, bpf := i.gpus.Load(), i.job.Load(), i.bpf.Load()
 	for n, now := range i.list(fresh) {
 		if was[n].enabled == now.enabled && (!now.enabled || was[n].with == now.with) {
 			continue
@@ -172,6 +175,8 @@ func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), e
 		switch now.name {
 		case "gpu":
 			gpus = nil
+		case "job":
+			jobs = nil
 		case "kernel":
 			bpf = nil
 		}
@@ -188,6 +193,8 @@ func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), e
 		switch s := s.(type) {
 		case *gpu.Source:
 			gpus = s
+		case *job.Job:
+			jobs = s
 		case *features:
 			bpf = s
 		}
@@ -195,6 +202,7 @@ func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), e
 	}
 	return ch, func() {
 		i.gpus.Store(gpus)
+		i.job.Store(jobs)
 		if was := i.bpf.Swap(bpf); was != bpf {
 			i.exits.follow(bpf)
 		}
@@ -211,12 +219,19 @@ func (i *instruments) nvml() (exporter.NVML, bool) {
 	return exporter.OfNVML(&st), true
 }
 
-// latest are the readings for the exporter: what is older than it should be has none.
-func (i *instruments) latest(now time.Time, f exporter.Freshness) []exporter.GPU {
+// latest are the readings for the exporter: what is older than it should be has none. Whose a GPU
+// is is a name in clear: owners says that the site wants it on the page.
+func (i *instruments) latest(now time.Time, f exporter.Freshness, owners bool) []exporter.GPU {
 	s := i.gpus.Load()
 	if s == nil {
 		return nil
 	}
-	// Whose a GPU is would be names in clear: they are not on the page.
-	return exporter.GPUs(s.Latest(), now, f, nil)
+	j := i.job.Load()
+	if j == nil || !owners {
+		return exporter.GPUs(s.Latest(), now, f, nil)
+	}
+	return exporter.GPUs(s.Latest(), now, f, func(uuid string) exporter.Owner {
+		o := j.Owner(uuid)
+		return exporter.Owner{Pod: o.Pod, Namespace: o.Namespace, Container: o.Container, Job: o.Job}
+	})
 }

@@ -38,6 +38,7 @@ func (d *agentDaemon) tryReload(ctx context.Context) error {
 		return fmt.Errorf("log level: %w", err)
 	}
 	d.slow.Store(int64(cfg.GPU.SlowInterval))
+	d.owners.Store(cfg.Metrics.Owners)
 	d.export.ShowGPUs(cfg.Metrics.GPU)
 	d.export.SetConfig(digest)
 	d.cfg, d.digest = cfg, digest

@@ -173,6 +173,7 @@ type agentDaemon struct {
 	notify   daemon.Notifier
 	export   *exporter.Exporter
 	slow     atomic.Int64 // gpu.slow_interval; it may be reloaded while the page is made
+	owners   atomic.Bool  // metrics.owners
 }
 
 func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
@@ -189,11 +190,12 @@ func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 		},
 		LogSkipped: d.quiet.all.skipped.Load, NVML: d.inst.nvml, Kernel: d.inst.kernel,
 		GPUs: func() []exporter.GPU {
-			return d.inst.latest(time.Now(), exporter.Freshness{Interval: d.agent.Interval(), Slow: time.Duration(d.slow.Load())})
+			return d.inst.latest(time.Now(), exporter.Freshness{Interval: d.agent.Interval(), Slow: time.Duration(d.slow.Load())}, d.owners.Load())
 		},
 		Log: slog.New(d.quiet),
 	})
 	d.slow.Store(int64(d.cfg.GPU.SlowInterval))
+	d.owners.Store(d.cfg.Metrics.Owners)
 	d.export.SetConfig(d.digest)
 	d.export.ShowGPUs(d.cfg.Metrics.GPU)
 	if d.cfg.Metrics.Listen != "" {
