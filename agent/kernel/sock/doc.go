@@ -21,8 +21,10 @@
 //
 // Watched are processes on GPUs, and those in their control groups where these name a job;
 // with Config.All every process. Left out: loopback, peers that are the socket's own
-// address, UNIX sockets, and what passes the kernel by (RDMA). A name of a job is that of
-// the process when it was watched.
+// address, UNIX sockets, and what passes the kernel by (RDMA). A row is of a peer and a job:
+// the sum over all processes and control groups of it, with what its last sockets moved,
+// which is found when it has ended. The job is that of the process when it was watched; if
+// the socket was made in a group of another job, that one: numbers of processes come again.
 //
 // # Without BPF
 //
@@ -34,8 +36,11 @@
 // # Crash, buffers, goroutines, budget
 //
 // Kernel: two maps of 8,192 sums (1 MiB each), 4,096 processes, 56 bytes a watched socket.
-// When the sums are full, live sockets wait for the next look; bytes of those that close
-// are counted as dropped, and told. Here: sums are read in pieces of 256; at most 2,048
-// rows a look, those with the most bytes. Without BPF: 16,384 sockets. No goroutine. The
+// When the sums are full they are emptied, and filled again with the sockets that found no
+// room, up to eight times a look; bytes of sockets that close while they are full are
+// counted as dropped, and told: whose they were is not known, so that every job's bytes are
+// lower bounds then. Here: sums are read in pieces of 256; at most 2,048 rows a look, those
+// with the most bytes; 8,192 more come with later looks, and what is beyond is told. Without
+// BPF: 16,384 sockets, and what is beyond is told. No goroutine. The
 // looks are 10 seconds apart, and farther where they take more than 0.2 % of a core.
 package sock
