@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +31,7 @@ func relax() {
 		return // it is done, or an operator has chosen another
 	}
 	exe, err := os.Executable()
-	if err != nil {
+	if err != nil || !unchanged(exe) {
 		return
 	}
 	// The first lock of a thread makes the one that makes all others where the caller is locked.
@@ -67,6 +68,24 @@ func inherit(exe string) (tried bool) {
 	if err != nil || time.Duration(born) != timerSlack {
 		return false
 	}
-	_ = syscall.Exec(exe, os.Args, os.Environ()) //nolint:gosec // itself; if this returns, all stays as it was
+	var files unix.Rlimit
+	limited := unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
+	_ = syscall.Exec(exe, os.Args, os.Environ()) //nolint:gosec // itself
+	if limited == nil {
+		// It is not allowed to. Exec has given back what the runtime had raised, the number of open
+		// files; the call of that name would raise it for flopwatch-nvml as well.
+		_, _, _ = unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&files)), 0, 0, 0) //nolint:gosec // the kernel reads it
+	}
 	return true
+}
+
+// unchanged reports whether the file of that name is the program that runs: another may be half
+// written, or of another release.
+func unchanged(exe string) bool {
+	running, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(exe)
+	return err == nil && os.SameFile(running, named)
 }

@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,5 +54,52 @@ func TestRelax(t *testing.T) {
 			}
 			p.stop()
 		})
+	}
+}
+
+// TestRelaxKeepsToItself starts the agent while an upgrade puts another file in its place, which may
+// be half written, or of another release: it goes on as what it is, with all the files it may open.
+func TestRelaxKeepsToItself(t *testing.T) {
+	for name, other := range map[string]string{"gone": "", "another program": "/bin/true"} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "flopwatch-agent")
+			copyFile(t, binary(t), path)
+			f, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = f.Close() }() // was only read
+			if err = os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			if other != "" {
+				copyFile(t, other, path)
+			}
+			config := write(t, fast(t.TempDir(), "nats://127.0.0.1:1", noGPU))
+			p := &process{t: t, cmd: exec.Command("/proc/self/fd/3", "-config", config), log: &buffer{}}
+			p.cmd.ExtraFiles, p.cmd.Stderr = []*os.File{f}, p.log
+			p.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+			if err = p.cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			p.end = sync.OnceValue(p.cmd.Wait)
+			t.Cleanup(func() {
+				_ = p.cmd.Process.Kill()
+				_ = p.end()
+			})
+			p.says("sampling")
+			p.stop()
+		})
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o700) //nolint:gosec // it is to run
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
