@@ -61,7 +61,7 @@ type fact struct{ subject, name string }
 type pciGPU struct {
 	address, driver string
 	group           string // of the IOMMU
-	open            bool   // /dev/vfio has the group
+	open            bool   // /dev/vfio has the group, or the device itself
 	virtual         bool   // a function of a GPU that is split by SR-IOV
 	mediated        int    // mediated devices (mdev) made of it
 	functions       int    // virtual functions that are handed out
@@ -98,7 +98,7 @@ func (p *Passthrough) Sample(_ context.Context, t source.Tick, out source.Sink) 
 	now := map[fact]string{}
 	for _, g := range gpus {
 		now[fact{g.address, "driver"}] = g.driver
-		if g.driver == "vfio-pci" && g.group != "" {
+		if g.passed() && g.group != "" {
 			now[fact{g.address, "vfio_group"}] = g.group
 		}
 		if kind := g.shared(); kind != "" {
@@ -180,10 +180,30 @@ func (p *Passthrough) gpus() ([]pciGPU, error) {
 		if n, err := strconv.Atoi(word(dir, "sriov_numvfs")); err == nil && n > 0 {
 			g.functions = n
 		}
+		if g.passed() && !g.open {
+			g.open = p.device(dir)
+		}
 		g.mediated = mediated(dir)
 		out = append(out, g)
 	}
 	return out, nil
+}
+
+// passed reports whether a driver holds the GPU that hands it to guests whole: vfio-pci, one made
+// of it for a model (nvgrace_gpu_vfio_pci, of GH200 and GB200), or Xen's.
+func (g pciGPU) passed() bool {
+	return strings.Contains(strings.ReplaceAll(g.driver, "_", "-"), "vfio-pci") || g.driver == "pciback" || g.driver == "xen-pciback"
+}
+
+// device reports whether /dev/vfio has the device itself, as hosts with iommufd have, with groups
+// or without.
+func (p *Passthrough) device(dir string) bool {
+	list, err := os.ReadDir(filepath.Join(dir, "vfio-dev"))
+	if err != nil || len(list) == 0 {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(p.cfg.Dev, "vfio/devices", list[0].Name()))
+	return err == nil
 }
 
 // word reads the first word of a file; "": it cannot be read.
@@ -249,9 +269,9 @@ func count(gpus []pciGPU) (c counts) {
 		}
 		c.gpus++
 		switch {
-		case g.driver == "vfio-pci":
+		case g.passed():
 			c.passed++
-			if !g.open {
+			if !g.open && strings.Contains(g.driver, "vfio") {
 				c.closed++
 			}
 		case g.shared() != "":
@@ -285,7 +305,7 @@ func (c counts) status(watched bool) source.Status {
 		say = append(say, fmt.Sprintf("%d GPUs are held by a driver that is not NVIDIA's own: NVML sees nothing of them", c.other))
 	}
 	if c.closed > 0 {
-		say = append(say, fmt.Sprintf("%d GPUs are bound to vfio-pci and have no group in /dev/vfio that is seen here", c.closed))
+		say = append(say, fmt.Sprintf("%d GPUs are bound to vfio-pci and have neither group nor device in /dev/vfio that is seen here", c.closed))
 	}
 	switch {
 	case c.gpus == 0:

@@ -85,7 +85,14 @@ func TestPassthrough(t *testing.T) {
 			"0000:01:00.0": gpu("nvidia", map[string]string{"sriov_numvfs": "16"}), "0000:01:00.4": gpu("nvidia", map[string]string{"physfn": "-> ../0000:01:00.0"}),
 			"0000:01:00.5": gpu("vfio-pci", map[string]string{"physfn": "-> ../0000:01:00.0"}),
 		}, false, source.Degraded, "1 GPUs are shared with guests as vGPUs", "0000:01:00.0 driver=nvidia 0000:01:00.0 vgpu=sriov 16 0000:01:00.4 driver=nvidia 0000:01:00.4 vgpu=function"},
-		{"no group is seen", map[string]map[string]string{"0000:01:00.0": gpu("vfio-pci", nil)}, true, source.Degraded, "1 GPUs are bound to vfio-pci and have no group in /dev/vfio that is seen here", ""},
+		{"no group is seen", map[string]map[string]string{"0000:01:00.0": gpu("vfio-pci", nil)}, true, source.Degraded, "1 GPUs are bound to vfio-pci and have neither group nor device in /dev/vfio that is seen here", ""},
+		{"Grace's own vfio driver", map[string]map[string]string{"0009:01:00.0": gpu("nvgrace_gpu_vfio_pci", map[string]string{"iommu_group": "-> ../../../kernel/iommu_groups/9", "vfio": "9"})},
+			false, source.Degraded, "1 GPUs are passed through to guests; NVML sees nothing here", "0009:01:00.0 driver=nvgrace_gpu_vfio_pci 0009:01:00.0 vfio_group=9 host passthrough_gpus=1"},
+		{"iommufd without groups", map[string]map[string]string{"0000:01:00.0": gpu("vfio-pci", map[string]string{"vfio-dev/vfio3/dev": "511:3", "vfio": "devices/vfio3"})}, true, source.Active, "", "host passthrough_gpus=1"},
+		{"iommufd, and the device is not seen", map[string]map[string]string{"0000:01:00.0": gpu("vfio-pci", map[string]string{"vfio-dev/vfio3/dev": "511:3", "vfio": "devices/vfio4"})},
+			true, source.Degraded, "1 GPUs are bound to vfio-pci and have neither", ""},
+		{"Xen", map[string]map[string]string{"0000:01:00.0": gpu("pciback", nil)}, true, source.Active, "", "host passthrough_gpus=1"},
+		{"a stub holds it", map[string]map[string]string{"0000:01:00.0": gpu("pci-stub", nil)}, true, source.Degraded, "1 GPUs are held by a driver that is not NVIDIA's own", "host passthrough_gpus=0"},
 		{"no GPU", map[string]map[string]string{"0000:01:00.0": {"vendor": "0x1af4", "class": "0x020000"}}, false, source.Unavailable, "no NVIDIA GPU is on the PCI bus of this host", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
