@@ -187,11 +187,11 @@ func controllers(instruments []Instrument, rows []subject) []Controller {
 		slices.Sort(c.Methods)
 		c.Methods = slices.Compact(c.Methods)
 		switch {
-		case strings.Contains(in.Reason, "not asked yet"):
+		case strings.Contains(in.Reason, wordsNotAsked):
 			c.Reachable, c.Credentials = "not asked", "not asked"
-		case strings.Contains(in.Reason, "refuses the account"):
+		case strings.Contains(in.Reason, wordsRefused):
 			c.Credentials = "refused"
-		case c.Rows == 0 && (in.State == string(source.Stalled) || in.State == string(source.Lost) || strings.Contains(in.Reason, "cannot be read")):
+		case c.Rows == 0 && (in.State == string(source.Stalled) || in.State == string(source.Lost) || strings.Contains(in.Reason, wordsCannotBeRead)):
 			c.Reachable, c.Credentials = "no", "not known"
 		}
 		out = append(out, c)

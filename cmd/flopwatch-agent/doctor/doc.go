@@ -6,7 +6,7 @@
 // says in a process of its own (Driver); what waits on disk (Spool); and what helps where
 // something is not seen (Remedy). It must not keep, publish or change anything, nor know any
 // instrument: all it knows of one is what it says through agent/source, and words in its
-// reasons. Values are never printed, only which of them were measured; facts of the driver and
+// reasons, each of which a test holds to the code that says it. Values are never printed, only which of them were measured; facts of the driver and
 // its library apart.
 //
 // The report as JSON is a contract (Version): fields may be added, none changes.

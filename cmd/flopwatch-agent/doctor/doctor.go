@@ -54,9 +54,13 @@ type Report struct {
 	Bench  []string `json:"bench,omitempty"`
 }
 
-// Take puts in what a look found. Driver is set before, if there is one.
+// Take puts in what a look found. Privileges are set before, and Driver, if there is one.
 func (r *Report) Take(f *Found) {
 	r.Instruments = f.Instruments
+	for i := range r.Instruments {
+		in := &r.Instruments[i]
+		in.Remedy = Remedy(in.Name, source.State(in.State), in.Reason, &r.Privileges)
+	}
 	r.GPUs = coverage(f.subjects, r.Driver)
 	r.Controllers = controllers(f.Instruments, f.subjects)
 	facts := f.facts

@@ -235,32 +235,3 @@ func TestSpool(t *testing.T) {
 		t.Error("a spool that is not there is read")
 	}
 }
-
-// TestRemedies: what is refused for want of a privilege has a line that grants it.
-func TestRemedies(t *testing.T) {
-	for _, c := range []struct {
-		instrument, reason, want string
-	}{
-		{"kernel/nccl", "needs kernel 6.6, CAP_BPF and CAP_PERFMON (EPERM, operation not permitted)", "kernel.conf"},
-		{"kernel/sock", "the agent has a process namespace of its own: it needs the host's (hostPID)", "hostPID: true"},
-		{"kernel/file", "1 processes could not be looked into: needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (EACCES, permission denied)", "kernel.conf"},
-		{"kernel/nccl", "switched off by /x/kernel-off/nccl", "remove the file"},
-		{"kernel/rdma", "there is no RDMA device", ""},
-		{"job/environ", "the environments of 2 processes may not be read: those of other users need both CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH", "DAC_READ_SEARCH"},
-		{"job/podresources", "there is no /var/lib/kubelet/pod-resources here: on a node of Kubernetes mount that directory", "hostPath"},
-		{"job/slurm", "there is no /run/flopwatch/slurm: on a node of Slurm", "Prolog="},
-		{"gpu", "the processes on the GPUs are not in /proc: run the agent in the host's PID namespace (hostPID)", "hostPID: true"},
-		{"gpu/events", "nvmlEventSetWait does not come back, though it has a time limit: a call into the driver hangs; Xid and ECC errors are not told as they happen", "kernel's log"},
-		{"gpu/events", "the driver's library has no functions for events: Xid and ECC errors are not told as they happen", ""},
-		{"bmc/n", "the controller at https://a refuses the account in /c", "credentials_file"},
-		{"passthrough", "2 GPUs are bound to vfio-pci: guests have them", "[[bmc.target]]"},
-		{"host/cpu", "x", ""},
-	} {
-		if got := Remedy(c.instrument, source.Degraded, c.reason); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
-			t.Errorf("%s, %q: %q", c.instrument, c.reason, got)
-		}
-	}
-	if got := Remedy("kernel/nccl", source.Active, "CAP_BPF"); got != "" {
-		t.Errorf("what is well needs %q", got)
-	}
-}

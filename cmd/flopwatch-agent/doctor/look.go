@@ -118,9 +118,5 @@ func judge(name string, t *tally, err error, hangs bool) []Instrument {
 	case t.bad > 0 && own.State == string(source.Active):
 		own.State, own.Reason = string(source.Degraded), fmt.Sprintf("%d rows break the contract: %v", t.bad, t.lastBad)
 	}
-	all := append([]Instrument{own}, parts...)
-	for i := range all {
-		all[i].Remedy = Remedy(all[i].Name, source.State(all[i].State), all[i].Reason)
-	}
-	return all
+	return append([]Instrument{own}, parts...)
 }
