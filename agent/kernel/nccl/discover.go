@@ -216,7 +216,7 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 		var err error
 		if l, err = f.attach(pid, 0, open); err != nil {
 			if !errors.Is(err, errGone) && !errors.Is(err, os.ErrNotExist) {
-				f.lost = f.lost || denied(err)
+				f.lost = f.lost || closed(err)
 				f.fail(bootMs, key, err)
 			}
 			return

@@ -360,7 +360,7 @@ func (f *Feature) report() kernel.Report {
 		}
 	}
 	if refusals > 0 {
-		why = append(why, fmt.Sprintf("%d libraries got no probes, as: %s", refusals, example))
+		why = append(why, fmt.Sprintf("%d libraries got no probes, as: %s", refusals, strings.ReplaceAll(example, "\n", "; ")))
 	}
 	paused, calm := 0, 0
 	for _, l := range f.libs {
@@ -438,3 +438,6 @@ func (f *Feature) publish() {
 
 // denied reports whether an error is for want of privilege.
 func denied(err error) bool { return errors.Is(err, fs.ErrPermission) }
+
+// closed reports whether it is the process that may not be looked into, and not a file of it.
+func closed(err error) bool { return denied(err) && !errors.Is(err, errKept) }

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 
@@ -163,18 +165,36 @@ func (p procfs) openIn(pid int32, name string) (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close() //nolint:errcheck // it was open for reading
-	// Opening a device or a pipe may already do something: the name is only taken first.
+	// Opening a device or a pipe may already do something: the name is only taken first. Errors
+	// have its base alone: reasons leave the host, and whose home it is must not.
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(int(root.Fd()), name, &how)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		return nil, kept(&os.PathError{Op: "open", Path: path.Base(name), Err: err})
 	}
 	defer unix.Close(fd) //nolint:errcheck // it was not even open for reading
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("not a regular file")
 	}
-	return regular("/proc/self/fd/" + strconv.Itoa(fd))
+	f, err := regular("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return nil, kept(fmt.Errorf("open %s: %w", path.Base(name), errors.Unwrap(err))) // the number says nothing
+	}
+	return f, nil
+}
+
+// errKept says that a file is kept from others than its user: not the process is closed to the
+// agent, but a way to its file.
+var errKept = errors.New("its user keeps it, or a directory above it, from others: needs CAP_DAC_READ_SEARCH")
+
+// kept tells what is missing where a file below the root of a process may not be opened: whoever
+// got as far as that root may look into the process.
+func kept(err error) error {
+	if denied(err) {
+		return fmt.Errorf("%w: %w", err, errKept)
+	}
+	return err
 }
 
 // memory is a process's memory for reading: by a system call, which needs CAP_SYS_PTRACE
