@@ -33,7 +33,9 @@
 // A cell rests on the rows of its window, [minute - Window, minute + 1 min), and on
 // nothing else; DirtyMinutes is the inverse of that rule.
 //
-// Byte counters of ports are credited by increment, to the minute of the later reading. A
-// virtual function whose parent has rows is left out: some adapters count its bytes in both, and
-// a sum that may be double is worse than one that may lack what only the function counts.
+// Byte counters of ports are credited by increment, to the minute of the later reading. Some
+// adapters count the bytes of a virtual function in its parent too, others in the function alone:
+// of a parent and the sum of its functions the greater counts, which is never double, and does not
+// take a guest's traffic for silence. It is of the parent's kind: how much of a function's bytes
+// is RDMA nobody tells, so that of guests on a RoCE adapter they are in the sum of Ethernet.
 package feature

@@ -149,22 +149,21 @@ func reduceFabric(c *NodeCell, rows []FabricSample) bool {
 			compareFloat(a.TxBytes, b.TxBytes), compareFloat(a.RxBytes, b.RxBytes))
 	})
 	nan := math.NaN()
-	backend, ethernet := traffic{txBytes: nan, rxBytes: nan}, traffic{txBytes: nan, rxBytes: nan}
-	for i := 0; i < len(kept); {
-		j := i + 1
-		for j < len(kept) && kept[j].Port == kept[i].Port {
-			j++
+	none := traffic{txBytes: nan, rxBytes: nan}
+	backend, ethernet := none, none
+	for _, p := range ports(kept, c.MinuteMs) {
+		if p.through != nil {
+			p.atLeast(p.through)
 		}
-		p, avail := reducePort(kept[i:j], c.MinuteMs)
-		if p.coverMs > 0 && !counted(kept, kept[j-1].Parent) {
-			c.AvailableMs = max(c.AvailableMs, avail)
-			if IsBackEnd(kept[j-1].Kind) {
-				backend.add(p)
-			} else {
-				ethernet.add(p)
-			}
+		if p.coverMs == 0 {
+			continue
 		}
-		i = j
+		c.AvailableMs = max(c.AvailableMs, p.avail)
+		if IsBackEnd(p.kind) {
+			backend.add(p.traffic)
+		} else {
+			ethernet.add(p.traffic)
+		}
 	}
 	c.FabricTxBytes, c.FabricRxBytes, c.FabricCoverMs = backend.txBytes, backend.rxBytes, backend.coverMs
 	if backend.cvWeight > 0 {
@@ -174,11 +173,60 @@ func reduceFabric(c *NodeCell, rows []FabricSample) bool {
 	return true
 }
 
-// counted reports whether a port's parent is among rows, sorted by port: then what passes the
-// port, a virtual function, may be in the parent's bytes too, and is not counted again.
-func counted(rows []FabricSample, parent string) bool {
-	_, ok := slices.BinarySearchFunc(rows, parent, func(r FabricSample, name string) int { return cmp.Compare(r.Port, name) })
-	return ok && parent != ""
+// portTraffic is what passed a port in a minute.
+type portTraffic struct {
+	traffic
+	name, kind, parent string
+	avail              int64
+	through            *portTraffic // the sum of its virtual functions; nil: it has none
+}
+
+// ports reduces rows, sorted by port. Those whose parent is among them are not listed: they are
+// in the parent's through.
+func ports(rows []FabricSample, minuteMs int64) []*portTraffic {
+	var all, top []*portTraffic
+	byName := map[string]*portTraffic{}
+	for i := 0; i < len(rows); {
+		j := i + 1
+		for j < len(rows) && rows[j].Port == rows[i].Port {
+			j++
+		}
+		p := &portTraffic{name: rows[i].Port, kind: rows[j-1].Kind, parent: rows[j-1].Parent}
+		p.traffic, p.avail = reducePort(rows[i:j], minuteMs)
+		all, byName[p.name] = append(all, p), p
+		i = j
+	}
+	for _, p := range all {
+		parent := byName[p.parent]
+		if p.parent == "" || parent == nil || parent == p {
+			top = append(top, p)
+			continue
+		}
+		if parent.through == nil {
+			parent.through = &portTraffic{traffic: traffic{txBytes: math.NaN(), rxBytes: math.NaN()}, avail: math.MinInt64}
+		}
+		if p.coverMs > 0 {
+			parent.through.add(p.traffic)
+			parent.through.avail = max(parent.through.avail, p.avail)
+		}
+	}
+	return top
+}
+
+// atLeast raises what passed a port to what passed its virtual functions. Some adapters count
+// that in both, some in the functions alone: the greater of the two is never counted twice, and
+// what a guest sends is not taken for silence.
+func (p *portTraffic) atLeast(through *portTraffic) {
+	if through.coverMs == 0 {
+		return
+	}
+	if math.IsNaN(p.txBytes) || through.txBytes > p.txBytes {
+		p.txBytes, p.cvSum, p.cvWeight = through.txBytes, through.cvSum, through.cvWeight
+	}
+	if math.IsNaN(p.rxBytes) || through.rxBytes > p.rxBytes {
+		p.rxBytes = through.rxBytes
+	}
+	p.coverMs, p.avail = max(p.coverMs, through.coverMs), max(p.avail, through.avail)
 }
 
 // IsBackEnd reports whether ports of the kind belong to the network between GPUs.

@@ -1,7 +1,9 @@
 package feature
 
 import (
+	"fmt"
 	"math"
+	"slices"
 	"testing"
 )
 
@@ -78,6 +80,40 @@ func TestVirtualFunctions(t *testing.T) {
 	c, ok := ReduceNode("n", nil, rows, t0)
 	if !ok || c.FabricTxBytes != 2000 || c.FabricRxBytes != 2000 || c.EthernetTxBytes != 220 || c.EthernetRxBytes != 220 {
 		t.Errorf("cell: %+v", c)
+	}
+}
+
+// TestGuestsTraffic: where an adapter counts virtual functions apart, their bytes are what passed
+// it at least: a guest that trains is not a port that is silent. Of parent and functions the greater
+// counts, each way by itself, and those of a parent that was not read twice in time as well.
+func TestGuestsTraffic(t *testing.T) {
+	t.Parallel()
+	var rows []FabricSample
+	add := func(ts int64, port, kind, parent string, tx, rx float64) {
+		rows = append(rows, FabricSample{Node: "n", Port: port, Kind: kind, Parent: parent, TsMs: ts, AvailableMs: ts + 5, TxBytes: tx, RxBytes: rx})
+	}
+	for i := range int64(4) {
+		ts, n := t0+i*15_000, float64(i)
+		add(ts, "eth0", "ethernet", "", n, n*500)
+		add(ts, "eth0/vf1", "vf", "eth0", n*300, n*100)
+		add(ts, "eth0/vf2", "vf", "eth0", n*200, math.NaN())
+		add(ts, "mlx5_0/1", "infiniband", "", 0, 0)
+		add(ts, "mlx5_0/vf0", "vf", "mlx5_0/1", n*7000, n*8000)
+		add(ts, "odd", "vf", "odd", n, n) // its own parent, if that could be
+	}
+	add(t0, "eth5", "ethernet", "", 1, 1)
+	add(t0+20_000, "eth5/vf0", "vf", "eth5", 10, 20)
+	add(t0+50_000, "eth5/vf0", "vf", "eth5", 1010, 2020)
+	c, ok := ReduceNode("n", nil, rows, t0)
+	if !ok || c.FabricTxBytes != 21_000 || c.FabricRxBytes != 24_000 || c.EthernetTxBytes != 1500+3+1000 || c.EthernetRxBytes != 1500+3+2000 {
+		t.Errorf("cell: %+v", c)
+	}
+	if c.FabricCoverMs != 45_000 || c.AvailableMs != t0+50_005 || math.IsNaN(c.FabricTxCV) {
+		t.Errorf("cover and availability: %+v", c)
+	}
+	slices.Reverse(rows)
+	if again, _ := ReduceNode("n", nil, rows, t0); fmt.Sprint(again) != fmt.Sprint(c) { // NaN is not equal to itself
+		t.Errorf("another order: %+v, %+v", again, c)
 	}
 }
 

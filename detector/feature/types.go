@@ -142,7 +142,7 @@ type NodeCell struct {
 	FabricTxBytes, FabricRxBytes     float64 // back-end ports (infiniband, roce) summed, increments credited to the minute
 	FabricCoverMs                    int64
 	FabricTxCV                       float64 // sd / mean of the per-reading rate within the minute: burstiness; 0 with < 3 readings
-	EthernetTxBytes, EthernetRxBytes float64 // ethernet ports, and those vf whose parent is not read
+	EthernetTxBytes, EthernetRxBytes float64 // ethernet ports, or their virtual functions where those moved more; vf whose parent is not read
 	EthernetCoverMs                  int64
 }
 
