@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -23,14 +22,16 @@ const scanShare = 1000
 const rushShare = 100
 
 // discover finds out who has which library mapped, when it is time, and puts probes into
-// new ones.
+// new ones. A look that is long comes in pieces.
 func (f *Feature) discover(ctx context.Context, bootMs int64) error {
 	if bootMs < f.scannedMs+f.tookMs*rushShare {
 		return nil
 	}
-	due := bootMs >= f.scanAt
+	h := &f.hunt
+	due := bootMs >= f.scanAt || h.on
 	for len(f.scans) > 0 && bootMs >= f.scans[0] {
 		f.scans, due = f.scans[1:], true
+		f.hurry()
 	}
 	if !due {
 		return nil
@@ -38,44 +39,11 @@ func (f *Feature) discover(ctx context.Context, bootMs int64) error {
 	began := time.Now()
 	err := f.scan(ctx, bootMs)
 	f.scannedMs, f.tookMs = bootMs, f.took(time.Since(began)).Milliseconds()
-	f.scanAt = bootMs + max(f.cfg.ScanEvery.Milliseconds(), f.tookMs*scanShare)
+	if h.tookMs += f.tookMs; !h.on {
+		f.scanAt = bootMs + max(f.cfg.ScanEvery.Milliseconds(), h.tookMs*scanShare)
+	}
 	f.retire(bootMs)
 	f.publish()
-	return err
-}
-
-func (f *Feature) scan(ctx context.Context, bootMs int64) error {
-	for _, p := range f.procs {
-		p.mapped = false
-	}
-	for _, l := range f.libs {
-		l.procs = 0
-	}
-	f.capped, f.lost = false, false
-	for k, bad := range f.failed {
-		if bootMs >= bad.until {
-			delete(f.failed, k)
-		}
-	}
-	var err error
-	if f.iter != nil {
-		var found []mapping
-		f.buf, err = probe.Records(f.iter, mappingBytes, f.buf, func(rec []byte) {
-			if m, ok := parseMapping(rec); ok {
-				found = f.note(found, m)
-			}
-		})
-		for _, m := range found {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			f.meet(bootMs, m.tgid, m.file, func() (*os.File, string, error) { return f.openMapping(m) })
-		}
-		f.buf = nil // a scan is rare
-	} else {
-		err = f.scanProcfs(ctx, bootMs)
-	}
-	f.hide(bootMs)
 	return err
 }
 
@@ -108,63 +76,16 @@ func (f *Feature) openMapping(m mapping) (file *os.File, name string, err error)
 			refused = fmt.Errorf("%s of process %d: %w", name, m.tgid, refused)
 		}
 	})
-	if err = errors.Join(err, refused); file == nil && err == nil {
+	if file != nil {
+		return file, name, nil
+	}
+	if err = errors.Join(err, refused); err == nil {
 		err = errGone
 	}
-	return file, name, err
+	return nil, name, err
 }
 
 var errGone = errors.New("the process or its mapping has gone")
-
-// scanProcfs reads the maps of all processes. Without the kernel's word on inodes a file
-// is known by its size, time of change and build id, which twins on overlays share.
-func (f *Feature) scanProcfs(ctx context.Context, bootMs int64) error {
-	dir, err := os.Open(f.fs.root)
-	if err != nil {
-		return fmt.Errorf("read processes: %w", err)
-	}
-	defer dir.Close() //nolint:errcheck // it was open for reading
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return fmt.Errorf("read processes: %w", err)
-	}
-	for _, n := range names {
-		pid, perr := strconv.ParseInt(n, 10, 32)
-		if perr != nil {
-			continue
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if !f.only(int32(pid)) {
-			continue
-		}
-		aerr := f.fs.areas(int32(pid), func(a area) {
-			if !a.exec || !named(path.Base(a.path)) {
-				return
-			}
-			file, oerr := f.fs.openArea(int32(pid), a)
-			if oerr != nil {
-				f.fail(bootMs, fileKey{ino: a.ino}, fmt.Errorf("%s of process %d: %w", path.Base(a.path), pid, oerr))
-				return
-			}
-			defer file.Close() //nolint:errcheck // it was open for reading
-			key, kerr := keyOf(file)
-			if kerr != nil {
-				return
-			}
-			f.meet(bootMs, int32(pid), key, func() (*os.File, string, error) {
-				again, derr := f.fs.openArea(int32(pid), a)
-				return again, path.Base(a.path), derr
-			})
-		})
-		if denied(aerr) {
-			f.lost = f.lost || f.matters(int32(pid))
-			f.env.Log.Debug("process not read", slog.Int64("pid", pid), slog.String("error", aerr.Error()))
-		}
-	}
-	return nil
-}
 
 // matters reports whether a process that cannot be read is missed: one on a GPU, or any
 // while those are not known, but for the first, which some hosts shield.
@@ -206,17 +127,27 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 	if l == nil {
 		_, on := f.gpus[pid]
 		if len(f.failed) >= maxFailed && !on {
-			f.capped = true
+			f.hunt.capped, f.capped = true, true
 			return
 		}
 		if len(f.libs) >= f.cfg.MaxLibraries && !f.makeRoom(pid) {
-			f.capped = true
+			f.hunt.capped, f.capped = true, true
 			return
+		}
+		if f.hunt.opened[pid] >= filesEach {
+			f.over++
+			f.hunt.capped, f.capped = true, true
+			return
+		}
+		if f.hunt.opened != nil {
+			f.hunt.opened[pid]++
 		}
 		var err error
 		if l, err = f.attach(pid, 0, open); err != nil {
 			if !errors.Is(err, errGone) && !errors.Is(err, os.ErrNotExist) {
-				f.lost = f.lost || closed(err)
+				if closed(err) {
+					f.hunt.lost, f.lost = true, true
+				}
 				f.fail(bootMs, key, err)
 			}
 			return
@@ -237,10 +168,7 @@ func (f *Feature) meet(bootMs int64, pid int32, key fileKey, open func() (*os.Fi
 		f.resume(bootMs, l, pid, p, open)
 	}
 	if p != nil {
-		if !p.mapped {
-			l.procs++
-		}
-		p.lib, p.mapped, p.hides = l, true, false
+		p.lib, p.hides = l, false
 	}
 }
 
@@ -251,6 +179,7 @@ func (f *Feature) attach(of, only int32, open func() (*os.File, string, error)) 
 		l   *library
 		err error
 	}
+	f.hunt.left.files--
 	progs := f.progs
 	r, err := within(&f.patience, func() (r result) {
 		file, name, err := open()
@@ -400,32 +329,11 @@ func (f *Feature) leave(p *process) {
 	}
 }
 
-// hide finds processes on GPUs that use NCCL while no library of it is visible: they hold
-// the files in shared memory by which it talks within a host.
-func (f *Feature) hide(bootMs int64) {
-	for pid := range f.gpus {
-		p := f.procs[pid]
-		if p != nil && p.lib != nil || p != nil && p.checked != 0 && bootMs-p.checked < failedMs && p.hides {
-			continue
-		}
-		uses := false
-		err := f.fs.areas(pid, func(a area) { uses = uses || usesNCCL(a) })
-		if denied(err) {
-			f.lost = true
-		}
-		if !uses {
-			continue
-		}
-		if p = f.process(pid); p != nil {
-			p.hides, p.checked = true, bootMs
-		}
-	}
-}
-
-// retire takes probes out of libraries that nobody has mapped for a while.
+// retire takes probes out of libraries that nobody has mapped for a while, as a whole look
+// since has shown.
 func (f *Feature) retire(bootMs int64) {
 	for k, l := range f.libs {
-		if bootMs-l.usedMs >= f.cfg.DetachAfter.Milliseconds() {
+		if bootMs-l.usedMs >= f.cfg.DetachAfter.Milliseconds() && l.usedMs < f.hunt.fullMs {
 			f.drop(k, l)
 		}
 	}

@@ -26,7 +26,6 @@ type library struct {
 	steps   [256]bool // by function code: the kernel steps over the instruction there
 	funcs   int
 	usedMs  int64 // boot ms at which it was last seen mapped
-	procs   int   // that have it mapped
 
 	// site is where communicators keep what is read of them, exact if that was proved.
 	site  int64

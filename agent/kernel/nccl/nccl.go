@@ -17,6 +17,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/agent/kernel"
 	"github.com/flopwatch/flopwatch/agent/kernel/probe"
+	"github.com/flopwatch/flopwatch/agent/kernel/tasks"
 	"github.com/flopwatch/flopwatch/agent/source"
 	bpf "github.com/flopwatch/flopwatch/bpf/nccl"
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -61,6 +62,7 @@ type Feature struct {
 	progs   *programs
 	iter    *link.Iter
 	iterOf  *ebpf.Program
+	single  *tasks.Files // the same over one process; nil: the kernel cannot
 	ring    *ringbuf.Reader
 	refused error                             // why uprobe_multi is not used
 	blind   error                             // why the iterator is not used
@@ -79,14 +81,15 @@ type Feature struct {
 
 	scans  []int64 // boot ms of looks to come
 	scanAt int64   // of the next regular one
-	// When the last one was, and what it took.
+	// When the last piece of one was, and what it took.
 	scannedMs, tookMs int64
+	hunt              hunt
+	piece             piece
 	rowAt             int64
 	weighAt           int64
 
 	rec  ringbuf.Record
 	from map[int32]int // events of each process at this tick
-	buf  []byte
 	mem  reader
 	patience
 	rows   rows
@@ -114,7 +117,6 @@ type process struct {
 	pid     int32
 	start   uint64
 	lib     *library
-	mapped  bool
 	comms   map[uint64]*comm
 	inits   []*comm // whose address is not known yet
 	splits  map[uint64]uint32
@@ -152,7 +154,7 @@ func New(cfg Config) *Feature {
 		cfg.MaxRate = 50_000
 	}
 	return &Feature{cfg: cfg, deny: func(string) error { return nil }, only: func(int32) bool { return true },
-		took: func(d time.Duration) time.Duration { return d }, patience: patience{wait: patienceFor}}
+		took: func(d time.Duration) time.Duration { return d }, patience: patience{wait: patienceFor}, piece: onePiece()}
 }
 
 // Name returns "nccl".
@@ -174,7 +176,7 @@ func (f *Feature) Start(ctx context.Context, env *kernel.Env) kernel.Report {
 	f.limited, f.gpus = map[int32]bool{}, nil
 	f.rows.init(f)
 	f.scans, f.scanAt, f.rowAt, f.weighAt, f.gpuSeq, f.load = nil, 0, 0, 0, 0, kernel.Load{}
-	f.scannedMs, f.tookMs = 0, 0
+	f.scannedMs, f.tookMs, f.hunt = 0, 0, hunt{}
 	f.costs = [2]float64{plainNs, stepNs}
 	progs, refused, err := load(bpf.LoadNccl, env.Options(), f.deny)
 	f.refused = refused
@@ -228,6 +230,9 @@ func (f *Feature) startIter(env *kernel.Env) error {
 		f.iterOf = nil
 		return err
 	}
+	if f.single = tasks.New(f.iterOf, env.BTF); !f.single.Single() {
+		f.single = nil
+	}
 	return nil
 }
 
@@ -246,6 +251,7 @@ func (f *Feature) Close() error {
 	}
 	all.Wait()
 	f.libs, f.procs, f.failed = nil, nil, nil
+	f.abandon()
 	if f.ring != nil {
 		errs = append(errs, f.ring.Close())
 		f.ring = nil
@@ -256,7 +262,7 @@ func (f *Feature) Close() error {
 	}
 	if f.iterOf != nil {
 		errs = append(errs, f.iterOf.Close())
-		f.iterOf = nil
+		f.iterOf, f.single = nil, nil
 	}
 	if f.progs != nil {
 		f.progs.close()
@@ -381,7 +387,10 @@ func (f *Feature) report() kernel.Report {
 		why = append(why, fmt.Sprintf("the memory or library of %d processes does not answer when it is read: their communicators or calls are not known", n))
 	}
 	if f.capped {
-		why = append(why, fmt.Sprintf("there are more than %d libraries; the rest has no probes", f.cfg.MaxLibraries))
+		why = append(why, fmt.Sprintf("there are more than %d libraries, or more than %d in one process; the rest has no probes", f.cfg.MaxLibraries, filesEach))
+	}
+	if f.hunt.pieces > 1 && f.hunt.on {
+		why = append(why, "looking for libraries takes long, as processes have very many mappings: those of processes on GPUs come first, and the rest later")
 	}
 	if f.hidden > 0 {
 		why = append(why, fmt.Sprintf("NCCL is not visible in %d processes on GPUs that use it: it is linked into the program, or its symbols are hidden", f.hidden))

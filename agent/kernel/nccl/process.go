@@ -60,8 +60,11 @@ type area struct {
 	path    string // as the process sees it
 }
 
-// maxLines bounds how much of one process's map is read.
+// maxLines bounds how much of one process's map is read: more than the kernel lets a process
+// have, unless vm.max_map_count was raised.
 const maxLines = 100_000
+
+var errLong = errors.New("the process has more than " + strconv.Itoa(maxLines) + " mappings")
 
 // areas reads the mapped files of a process.
 func (p procfs) areas(pid int32, each func(a area)) error {
@@ -76,7 +79,10 @@ func (p procfs) areas(pid int32, each func(a area)) error {
 func parseAreas(r io.Reader, each func(a area)) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 8192), 16<<10)
-	for n := 0; lines.Scan() && n < maxLines; n++ {
+	for n := 0; lines.Scan(); n++ {
+		if n == maxLines {
+			return errLong
+		}
 		if a, ok := parseArea(lines.Text()); ok {
 			each(a)
 		}

@@ -4,42 +4,66 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 
 	"github.com/cilium/ebpf/link"
 )
 
-const iterBytes = 64 << 10
+const (
+	iterBytes = 64 << 10
+	// pieceReads bounds one piece of a run. A read passes at most a million objects.
+	pieceReads = 8
+)
 
-// Records runs an iterator once and hands over its records of size bytes each; a record is
-// good until each returns. buf is used if it is large enough, and comes back for the next run.
-func Records(it *link.Iter, size int, buf []byte, each func(rec []byte)) ([]byte, error) {
+// Run is one run of an iterator over objects of the kernel, of which there may be very many:
+// it is read in pieces, as far apart as its owner likes.
+type Run struct {
+	r    io.ReadCloser
+	size int
+	buf  []byte
+	have int
+}
+
+// Begin starts a run of an iterator whose records have size bytes each.
+func Begin(it *link.Iter, size int) (*Run, error) {
 	r, err := it.Open()
 	if err != nil {
-		return buf, fmt.Errorf("open iterator: %w", err)
+		return nil, fmt.Errorf("open iterator: %w", err)
 	}
-	defer r.Close() //nolint:errcheck // it was open for reading
-	if len(buf) < max(iterBytes, size) {
-		buf = make([]byte, max(iterBytes, size))
-	}
-	have := 0
-	for {
-		n, err := r.Read(buf[have:])
-		have += n
+	return newRun(r, size), nil
+}
+
+func newRun(r io.ReadCloser, size int) *Run {
+	return &Run{r: r, size: size, buf: make([]byte, max(iterBytes, size))}
+}
+
+// Close ends the run, wherever it is.
+func (r *Run) Close() error { return r.r.Close() }
+
+// Next reads one piece and hands over its records; a record is good until each returns. done
+// is true when there is no more.
+func (r *Run) Next(each func(rec []byte)) (done bool, err error) {
+	for range pieceReads {
+		n, err := r.r.Read(r.buf[r.have:])
+		r.have += n
 		at := 0
-		for ; have-at >= size; at += size {
-			each(buf[at : at+size])
+		for ; r.have-at >= r.size; at += r.size {
+			each(r.buf[at : at+r.size])
 		}
-		copy(buf, buf[at:have])
-		have -= at
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return buf, fmt.Errorf("read iterator: %w", err)
+		copy(r.buf, r.buf[at:r.have])
+		r.have -= at
+		switch {
+		case errors.Is(err, io.EOF):
+			if r.have != 0 {
+				return true, fmt.Errorf("read iterator: %d bytes left of a record of %d", r.have, r.size)
+			}
+			return true, nil
+		case errors.Is(err, syscall.EAGAIN):
+			return false, nil // a million objects without a record: it goes on behind them
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return true, fmt.Errorf("read iterator: %w", err)
 		}
 	}
-	if have != 0 {
-		return buf, fmt.Errorf("read iterator: %d bytes left of a record of %d", have, size)
-	}
-	return buf, nil
+	return false, nil
 }
