@@ -195,7 +195,7 @@ func (c *child) sendNow(b []byte) (n int, err error) {
 	var werr error
 	err = raw.Write(func(fd uintptr) bool {
 		for {
-			if n, werr = unix.Write(int(fd), b); werr != unix.EINTR { //nolint:errorlint // it is bare
+			if n, werr = unix.Write(int(fd), b); werr != unix.EINTR {
 				return true
 			}
 		}
@@ -203,7 +203,7 @@ func (c *child) sendNow(b []byte) (n int, err error) {
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("ask flopwatch-nvml: %w", err)
-	case werr == unix.EAGAIN: //nolint:errorlint // it is bare
+	case werr == unix.EAGAIN:
 		return 0, nil
 	case werr != nil:
 		return 0, fmt.Errorf("ask flopwatch-nvml: %w", werr)

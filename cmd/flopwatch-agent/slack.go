@@ -74,7 +74,7 @@ func inherit(exe string) (tried bool) {
 	if limited == nil {
 		// It is not allowed to. Exec has given back what the runtime had raised, the number of open
 		// files; the call of that name would raise it for flopwatch-nvml as well.
-		_, _, _ = unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&files)), 0, 0, 0) //nolint:gosec // the kernel reads it
+		_, _, _ = unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&files)), 0, 0, 0)
 	}
 	return true
 }

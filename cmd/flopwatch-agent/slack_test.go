@@ -97,7 +97,7 @@ func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
 	if err == nil {
-		err = os.WriteFile(to, b, 0o700) //nolint:gosec // it is to run
+		err = os.WriteFile(to, b, 0o700)
 	}
 	if err != nil {
 		t.Fatal(err)
