@@ -168,7 +168,7 @@ func (s *Source) hearing(e *frame.Listening, now time.Time) (st source.State, re
 	case without != 0:
 		return source.Degraded, fmt.Sprintf("the driver tells no events of %d of %d GPUs: of those %s", bits.OnesCount64(without), len(s.gpus), lacking), true
 	case waiting != 0:
-		return source.Degraded, fmt.Sprintf("%d of %d GPUs are not listened to yet: the call for it finds no room beside others", bits.OnesCount64(waiting), len(s.gpus)),
+		return source.Degraded, fmt.Sprintf("%d of %d GPUs are not listened to: the calls for it fail, or find no room beside others", bits.OnesCount64(waiting), len(s.gpus)),
 			now.Sub(s.deafSince) >= deafEnough
 	}
 	return source.Active, "", e.Heard != 0
