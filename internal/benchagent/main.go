@@ -22,6 +22,9 @@
 // The agent puts probes into every library of collectives on the machine, for ten minutes after the last
 // process that has it mapped: tests of agent/kernel/nccl beside a soak make its BPF objects grow.
 //
+// In a window of less than 100 s not everything can happen that is asked for: what is not
+// judged is said.
+//
 // Bytes on the wire are told for GPU samples, whose limit DESIGN.md has: what their tables
 // take in a frame of their own, with all of its head; and for everything that was shipped.
 //
@@ -80,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "bench":
 		common()
 		rivals := flags.String("rivals", ".cache/rivals", "`folder` that rivals.sh has filled")
-		window := flags.Duration("window", 120*time.Second, "how long to measure")
+		window := flags.Duration("window", 120*time.Second, "how long to measure; less than 100 s does not judge everything")
 		perf := flags.String("perf", "", "take a profile of agent and child with perf, into this `file` (perf report -i FILE)")
 		warmup := flags.Duration("warmup", 20*time.Second, "how long to wait before that")
 		if err := parse(); err != nil {
