@@ -2,7 +2,10 @@ package ship_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -215,10 +218,11 @@ func TestAway(t *testing.T) {
 // has, and does not do so in silence.
 func TestPutBack(t *testing.T) {
 	r := newRig(t)
-	sp := newSpool(t, t.TempDir())
+	dir := filepath.Join(t.TempDir(), "spool")
+	sp := newSpool(t, dir)
 	put(t, sp, 2)
 	r.publishMark(t, wire.CommitMark{Node: "n1", Spool: sp.ID(), Through: 3, Ranges: []wire.SequenceRange{{From: 5, To: 5}}})
-	s, _ := r.start(t, ship.Config{Spool: sp, Node: "n1"})
+	s, stop := r.start(t, ship.Config{Spool: sp, Node: "n1"})
 	told := func() bool {
 		st := s.Stats()
 		return st.Trouble == ship.TroubleSpool && strings.Contains(st.Reason, "put back to an earlier state")
@@ -231,6 +235,39 @@ func TestPutBack(t *testing.T) {
 	}
 	put(t, sp, 1)
 	wait(t, "the end of it", func() bool { return sp.Acked() == 6 && s.Stats().Trouble == ship.TroubleNone })
+
+	// What deploy/README.md tells to do: the directory is moved away, and a new spool begins, whose
+	// frames are nobody's repeats.
+	stop()
+	if err := errors.Join(sp.Close(), os.Rename(dir, dir+"-put-back")); err != nil {
+		t.Fatal(err)
+	}
+	messages := func() uint64 {
+		stream, err := r.js.Stream(t.Context(), broker.NodeStream(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := stream.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.State.Msgs
+	}
+	before := messages()
+	next := newSpool(t, dir)
+	if next.ID() == sp.ID() || next.NextSequence() != 1 {
+		t.Fatalf("spool %x goes on at %d", next.ID(), next.NextSequence())
+	}
+	s, _ = r.start(t, ship.Config{Spool: next, Node: "n1"})
+	put(t, next, 3)
+	wait(t, "acks of the new spool", func() bool { return next.Acked() == 3 })
+	r.publishMark(t, wire.CommitMark{Node: "n1", Spool: next.ID(), Through: 3})
+	if err := s.Drain(t.Context()); err != nil || s.Stats().Trouble != ship.TroubleNone {
+		t.Errorf("%v, %+v", err, s.Stats())
+	}
+	if got := messages() - before; got != 3 {
+		t.Errorf("%d of 3 frames of the new spool are in the stream", got)
+	}
 }
 
 // TestResend: frames that the broker acknowledged and lost are sent again.
