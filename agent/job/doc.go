@@ -33,7 +33,8 @@
 // exit_code is what the kernel told with the end of a process of that number and start. Where
 // it comes after the row with end_ms, within 30 s, that row is told again with it. An end that
 // comes before the driver lists the process is kept for it. Without Config.Exits, and where
-// the kernel does not say how it ended, exit_code is absent. nccl is asked once for each
+// the kernel does not say how it ended, exit_code is absent. Both columns say who told them:
+// programs in the kernel, or polling in their place. nccl is asked once for each
 // process of a list, and keeps its value where nobody looks any more.
 //
 // start_ms is btime of /proc/stat, whole seconds, plus the process's start in ticks of

@@ -33,7 +33,8 @@
 // # Without BPF
 //
 // /proc/PID/{fd,fdinfo} tell the same, for CAP_SYS_PTRACE and, of other users,
-// CAP_DAC_READ_SEARCH. Before kernel 5.11 the path comes from there in any case.
+// CAP_DAC_READ_SEARCH. Before kernel 5.11 the path comes from there in any case. An agent in a
+// process namespace of its own reads that of its own alone, as numbers mean others in the kernel.
 //
 // # Crash, buffers, goroutines, budget
 //

@@ -28,7 +28,9 @@
 // A pidfd for each process on a GPU says that it has ended, and /proc which children it
 // has, both at every look. Exit codes come from the pidfd from kernel 6.15, else they are not
 // known. Who holds a GPU open is read from /proc/PID/fd of all processes, every five minutes,
-// which needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+// which needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. So it is too where the agent has a
+// process namespace of its own, as numbers mean others there than in the kernel; who holds a
+// GPU of the host open is not told then. Events and facts say which way they came.
 //
 // # Crash, buffers, goroutines, budget
 //

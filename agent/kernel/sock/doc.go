@@ -31,7 +31,8 @@
 // The kernel is asked by netlink (sock_diag), in each network namespace of watched
 // processes: that needs CAP_SYS_ADMIN to enter other namespaces and CAP_SYS_PTRACE to see
 // whose sockets they are. What a socket moves between the last look and its close is lost
-// then. The state is degraded, and says so.
+// then. The state is degraded, and says so. It is so too where the agent has a process
+// namespace of its own, as numbers mean others there than in the kernel.
 //
 // # Crash, buffers, goroutines, budget
 //
