@@ -106,7 +106,8 @@ func (w *worker) value(c call, v *nvml.FieldValue, limit int64, off *int64, now 
 	return 0, false
 }
 
-// decode reads a field's value by its type. Negative and fractional garbage is not good.
+// decode reads a field's value by its type. Negative and fractional garbage is not good, and
+// neither are all ones, which are NVML's word for "not available" in every width.
 func decode(v *nvml.FieldValue) (n int64, good bool) {
 	b := v.Value[:]
 	switch nvml.ValueType(v.ValueType) {
@@ -117,7 +118,8 @@ func decode(v *nvml.FieldValue) (n int64, good bool) {
 		}
 		return int64(math.Round(f)), true
 	case nvml.VALUE_TYPE_UNSIGNED_INT:
-		return int64(binary.NativeEndian.Uint32(b)), true
+		u := binary.NativeEndian.Uint32(b)
+		return int64(u), u != math.MaxUint32
 	case nvml.VALUE_TYPE_UNSIGNED_LONG, nvml.VALUE_TYPE_UNSIGNED_LONG_LONG, nvml.VALUE_TYPE_SIGNED_LONG_LONG:
 		n = int64(binary.NativeEndian.Uint64(b))
 		return n, n >= 0
@@ -125,7 +127,8 @@ func decode(v *nvml.FieldValue) (n int64, good bool) {
 		n = int64(int32(binary.NativeEndian.Uint32(b)))
 		return n, n >= 0
 	case nvml.VALUE_TYPE_UNSIGNED_SHORT:
-		return int64(binary.NativeEndian.Uint16(b)), true
+		u := binary.NativeEndian.Uint16(b)
+		return int64(u), u != math.MaxUint16
 	}
 	return 0, false
 }

@@ -22,7 +22,7 @@ type healthField struct {
 }
 
 const (
-	anyCount = 1<<63 - 1
+	anyCount = 1 << 62
 	maxLinks = 36
 )
 
