@@ -2,7 +2,6 @@ package nccl
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,15 +17,18 @@ import (
 // tenant as many processes as the host lets it: what is left comes with the next piece.
 type piece struct {
 	processes int   // on GPUs, whose mappings are passed one by one
-	files     int   // libraries that are opened
+	files     int   // libraries that are opened for probes
+	keys      int   // and to know them by, without the iterator
 	maps      int64 // bytes of /proc/PID/maps that are read
 }
 
 // onePiece is what a piece may take.
-func onePiece() piece { return piece{processes: 64, files: 64, maps: 32 << 20} }
+func onePiece() piece { return piece{processes: 64, files: 64, keys: 4096, maps: 32 << 20} }
 
-// filesEach bounds the files of one process that are opened at one look.
-const filesEach = 16
+const (
+	filesEach = 16 // files of one process that are opened for probes at a look
+	keysEach  = 64 // areas of it that are known by opening them
+)
 
 // hunt is a look for libraries. Where one is long, as of very many mappings, processes on
 // GPUs come first, so that nobody keeps their libraries from being found.
@@ -61,20 +63,13 @@ func (f *Feature) scan(ctx context.Context, bootMs int64) error {
 	}
 	h.pieces++
 	h.left = f.piece
-	first, err := f.passGPUs(ctx, bootMs)
-	rest, aerr := false, error(nil)
-	if err == nil { // both go on in every piece: neither waits for the other's end
-		rest, aerr = f.passAll(ctx, bootMs)
-	}
-	done := false
-	if err = errors.Join(err, aerr); err == nil && first && rest {
-		done, err = f.hide(ctx, bootMs)
-	}
+	first := f.passGPUs(ctx, bootMs)
+	rest, err := f.passAll(ctx, bootMs) // goes on in every piece, not only when the first is done
 	switch {
 	case err != nil:
 		f.abandon()
 		return err
-	case !done:
+	case !first || !rest || !f.hide(ctx, bootMs):
 		if !h.slow {
 			h.slow = true
 			f.hurry()
@@ -142,11 +137,11 @@ func (f *Feature) onGPUs() []int32 {
 }
 
 // passGPUs passes the mappings of processes on GPUs, one after another.
-func (f *Feature) passGPUs(ctx context.Context, bootMs int64) (done bool, err error) {
+func (f *Feature) passGPUs(ctx context.Context, bootMs int64) (done bool) {
 	h := &f.hunt
 	for len(h.gpus) > 0 {
 		if !f.meetFound(ctx, bootMs) || h.left.processes <= 0 {
-			return false, nil
+			return false
 		}
 		pid := h.gpus[0]
 		h.gpus = h.gpus[1:]
@@ -167,7 +162,7 @@ func (f *Feature) passGPUs(ctx context.Context, bootMs int64) (done bool, err er
 			f.env.Log.Debug("mappings not passed", slog.Int("pid", int(pid)), slog.String("error", err.Error()))
 		}
 	}
-	return f.meetFound(ctx, bootMs), nil
+	return f.meetFound(ctx, bootMs)
 }
 
 // passAll passes the mappings of all processes.
@@ -230,15 +225,12 @@ func (f *Feature) readAll(ctx context.Context, bootMs int64) (done bool, err err
 		}
 		h.passed = true
 	}
-	for len(h.pids) > 0 {
-		if h.left.files <= 0 || h.left.maps <= 0 || ctx.Err() != nil {
-			return false, nil
-		}
+	for len(h.pids) > 0 && h.left.files > 0 && h.left.keys > 0 && h.left.maps > 0 && ctx.Err() == nil {
 		pid := h.pids[0]
 		h.pids = h.pids[1:]
 		f.readOne(bootMs, pid)
 	}
-	return true, nil
+	return len(h.pids) == 0, nil
 }
 
 // everyone lists the processes of the host, those on GPUs first.
@@ -269,15 +261,17 @@ func (f *Feature) everyone() ([]int32, error) {
 
 // readOne meets the libraries in the maps of one process.
 func (f *Feature) readOne(bootMs int64, pid int32) {
+	keys := 0
 	err := f.areas(pid, func(a area) {
 		if !a.exec || !named(path.Base(a.path)) {
 			return
 		}
-		if f.hunt.left.files <= 0 { // of one process alone: the rest is not looked at
+		if keys++; keys > keysEach {
 			f.over++
+			f.hunt.capped, f.capped = true, true
 			return
 		}
-		f.hunt.left.files--
+		f.hunt.left.keys--
 		key, kerr := f.keyOf(pid, a)
 		if kerr != nil {
 			f.fail(bootMs, fileKey{ino: a.ino}, fmt.Errorf("%s of process %d: %w", path.Base(a.path), pid, kerr))
@@ -319,7 +313,7 @@ func (f *Feature) keyOf(pid int32, a area) (fileKey, error) {
 
 // hide finds processes on GPUs that use NCCL while no library of it is visible: they hold
 // the files in shared memory by which it talks within a host.
-func (f *Feature) hide(ctx context.Context, bootMs int64) (done bool, err error) {
+func (f *Feature) hide(ctx context.Context, bootMs int64) (done bool) {
 	h := &f.hunt
 	if !h.listed {
 		h.listed = true
@@ -328,15 +322,12 @@ func (f *Feature) hide(ctx context.Context, bootMs int64) (done bool, err error)
 		}
 		slices.Sort(h.hidden)
 	}
-	for len(h.hidden) > 0 {
-		if h.left.maps <= 0 || ctx.Err() != nil {
-			return false, nil
-		}
+	for len(h.hidden) > 0 && h.left.maps > 0 && ctx.Err() == nil {
 		pid := h.hidden[0]
 		h.hidden = h.hidden[1:]
 		f.seek(bootMs, pid)
 	}
-	return true, nil
+	return len(h.hidden) == 0
 }
 
 // seek looks whether one process uses NCCL out of sight.

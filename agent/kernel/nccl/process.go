@@ -180,7 +180,7 @@ func (p procfs) openIn(pid int32, name string) (*os.File, error) {
 	}
 	defer unix.Close(fd) //nolint:errcheck // it was not even open for reading
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if serr := unix.Fstat(fd, &st); serr != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("not a regular file")
 	}
 	f, err := regular("/proc/self/fd/" + strconv.Itoa(fd))

@@ -204,7 +204,8 @@ func (f *Feature) give(e Event) {
 
 func (f *Feature) report() kernel.Report {
 	if f.why.State != source.Active { // the way back: what that cannot see comes on top
-		r, also := f.why, ""
+		r := f.why
+		var also string
 		switch {
 		case f.inner:
 			also = "who holds a GPU of the host open cannot be told"

@@ -57,7 +57,7 @@ func ReadFile(path string) ([]byte, error) {
 	for {
 		n, err := unix.Read(fd, b[len(b):cap(b)])
 		switch {
-		case err == unix.EINTR: //nolint:errorlint // it is bare
+		case err == unix.EINTR:
 		case err != nil:
 			return nil, &os.PathError{Op: "read", Path: path, Err: err}
 		case n == 0:
