@@ -49,14 +49,13 @@ func NewPrivacy(siteKey []byte) (*Privacy, error) {
 // ClearPrivacy is that of a site which keeps names in clear, by its own choice.
 func ClearPrivacy() *Privacy { return &Privacy{clear: true} }
 
-// LoadOrCreateSiteKey reads the site key, 64 hex digits, from a file, or makes one that
-// only its owner can read. All hosts of a site have the same. A file that others can read
-// is refused.
+// LoadOrCreateSiteKey reads the site key from a file as ReadSiteKey does, or makes one that only
+// its owner can read.
 func LoadOrCreateSiteKey(path string) ([]byte, error) {
 	files := durable.OS{}
-	data, err := os.ReadFile(path) // for reading alone: the file may be read-only, or where it lies
+	key, err := ReadSiteKey(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		key := make([]byte, siteKeyBytes)
+		key = make([]byte, siteKeyBytes)
 		if _, err = rand.Read(key); err != nil {
 			return nil, fmt.Errorf("make site key: %w", err)
 		}
@@ -68,6 +67,13 @@ func LoadOrCreateSiteKey(path string) ([]byte, error) {
 		}
 		return key, nil
 	}
+	return key, err
+}
+
+// ReadSiteKey reads the site key, 64 hex digits, from a file. All hosts of a site have the same. A
+// file that others can read is refused.
+func ReadSiteKey(path string) ([]byte, error) {
+	data, err := os.ReadFile(path) // for reading alone: the file may be read-only, or where it lies
 	if err != nil {
 		return nil, fmt.Errorf("read site key: %w", err)
 	}

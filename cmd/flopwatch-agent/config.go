@@ -181,12 +181,43 @@ func loadConfig(path, node string) (cfg config, digest string, err error) {
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return cfg, "", fmt.Errorf("configuration %s: %w", path, unknownKey(unknown[0]))
 	}
+	if key, bare := bareDuration(meta, reflect.ValueOf(cfg), nil); bare {
+		return cfg, "", fmt.Errorf(`configuration %s: %s: a number with its unit, as text: "10s"`, path, key)
+	}
 	cfg.Node = cmp.Or(node, cfg.Node)
 	if err := cfg.validate(); err != nil {
 		return cfg, "", fmt.Errorf("configuration %s: %w", path, err)
 	}
 	sum := sha256.Sum256(text)
 	return cfg, hex.EncodeToString(sum[:]), nil
+}
+
+// bareDuration finds a duration that is given as a number: the decoder takes it for nanoseconds.
+// 0 is no time in every unit.
+func bareDuration(meta toml.MetaData, v reflect.Value, at toml.Key) (key toml.Key, found bool) {
+	for i := range v.NumField() {
+		key := append(slices.Clone(at), v.Type().Field(i).Tag.Get("toml"))
+		parts := []reflect.Value{v.Field(i)}
+		if f := v.Field(i); f.Kind() == reflect.Slice {
+			parts = parts[:0]
+			for n := range f.Len() {
+				parts = append(parts, f.Index(n))
+			}
+		}
+		for _, f := range parts {
+			switch {
+			case f.Type() == reflect.TypeFor[time.Duration]():
+				if f.Int() != 0 && meta.Type(key...) == "Integer" {
+					return key, true
+				}
+			case f.Kind() == reflect.Struct:
+				if key, found := bareDuration(meta, f, key); found {
+					return key, true
+				}
+			}
+		}
+	}
+	return nil, false
 }
 
 // unknownKey names the key and those that its table has.

@@ -145,6 +145,8 @@ func TestMistakes(t *testing.T) {
 		"cluster = \"main\"\ncluster = \"x\"",
 		`cluster = 7`,
 		"cluster = \"main\"\ninterval = 1",
+		"cluster = \"main\"\n[burst]\nevery = 600",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\ninterval = 15",
 		"cluster = \"main\"\ninterval = \"50ms\"",
 		"cluster = \"main\"\ninterval = \"2 minutes\"",
 		"cluster = \"main\"\ninterval = \"500ms\"",

@@ -8,13 +8,17 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flopwatch/flopwatch/agent"
 	"github.com/flopwatch/flopwatch/agent/host"
 	"github.com/flopwatch/flopwatch/agent/kernel/probe"
 	"github.com/flopwatch/flopwatch/cmd/flopwatch-agent/doctor"
@@ -96,9 +100,15 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	if r.Privileges, err = doctor.ReadPrivileges(cfg.Host.Procfs, cfg.Host.Sysfs); err != nil {
 		return err
 	}
+	if !line.json {
+		// stderr is all there is
+		_, _ = fmt.Fprintf(stderr, "looking at this host for %d s, after the driver and the broker\n\n", line.seconds)
+	}
 	c := checker{cfg: cfg, node: node, report: &r}
 	c.add("config", doctor.OK, "", "%s, digest %s", line.config, digest)
 	c.data()
+	c.switches()
+	c.page(ctx)
 	c.spools(ctx)
 	c.siteKey()
 	c.broker(ctx)
@@ -123,6 +133,8 @@ type checker struct {
 	cfg    config
 	node   string
 	report *doctor.Report
+	// alone: no agent runs on data_dir.
+	alone bool
 }
 
 func (c *checker) add(what, status, remedy, format string, args ...any) {
@@ -135,6 +147,7 @@ func (c *checker) data() {
 	st, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		c.alone = true
 		c.add("data_dir", doctor.Info, "", "%s is not there yet: the agent makes it", dir)
 		return
 	case err != nil:
@@ -164,10 +177,48 @@ func (c *checker) data() {
 	case err != nil:
 		c.add("agent", doctor.Warn, "run the doctor as the agent's user", "%v", err)
 	default:
+		c.alone = true
 		c.add("agent", doctor.Info, "", "no agent runs on this directory")
 		if err := lock.Close(); err != nil {
 			c.add("agent", doctor.Warn, "", "%v", err)
 		}
+	}
+}
+
+// switches looks for files in kernel-off that switch nothing off: a slip of the pen there is
+// found when it matters.
+func (c *checker) switches() {
+	dir := filepath.Join(c.cfg.DataDir, "kernel-off")
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return // there is none, or data_dir was told of
+	}
+	var known []string
+	for f := range reflect.TypeFor[kernelConfig]().Fields() {
+		if f.Type.Kind() == reflect.Bool && f.Name != "Enabled" {
+			known = append(known, f.Tag.Get("toml"))
+		}
+	}
+	for _, e := range list {
+		if slices.Contains(known, e.Name()) {
+			c.add("kernel", doctor.Info, "remove it to switch the feature on again", "%s switches kernel/%s off", filepath.Join(dir, e.Name()), e.Name())
+		} else {
+			c.add("kernel", doctor.Warn, "the names are "+strings.Join(known, ", "), "%s switches nothing off", filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+// page looks whether the agent, where none runs, could serve its page.
+func (c *checker) page(ctx context.Context) {
+	if !c.alone || c.cfg.Metrics.Listen == "" {
+		return
+	}
+	ln, err := daemon.Listen(ctx, c.cfg.Metrics.Listen)
+	if err == nil {
+		err = ln.Close()
+	}
+	if err != nil {
+		c.add("metrics", doctor.Fail, "the agent does not start without it: another address in metrics.listen, or \"\" for none", "%v", err)
 	}
 }
 
@@ -241,8 +292,8 @@ func (c *checker) look(ctx context.Context, howLong time.Duration) {
 	}
 	inst := &instruments{lg: slog.New(slog.DiscardHandler), bootID: bootID, node: c.node}
 	sources, errs := inst.each(cfg)
-	for _, err := range errs {
-		c.add("sources", doctor.Fail, "", "%v", err)
+	for _, name := range slices.Sorted(maps.Keys(errs)) {
+		c.add("sources", doctor.Fail, "", "make source %s: %v", name, errs[name])
 	}
 	found := doctor.Look(ctx, sources, howLong, host.Clocks)
 	c.report.Take(&found)
@@ -255,19 +306,20 @@ func (c *checker) siteKey() {
 	}
 	path := c.cfg.SiteKeyFile
 	if path == "" {
+		own := filepath.Join(c.cfg.DataDir, "site.key")
+		if _, err := agent.ReadSiteKey(own); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			c.add("site key", doctor.Fail, "put back what was there, or remove it for a new one: then persons are others than before", "%v", err)
+			return
+		}
 		c.add("site key", doctor.Info, "give all hosts of a site the same key (site_key_file), so that a person is the same on all of them",
 			"this host has a key of its own: data_dir/site.key")
 		return
 	}
-	st, err := os.Stat(path)
-	switch {
-	case err != nil:
-		c.add("site key", doctor.Fail, "put it there, 64 hex digits, mode 0600", "%v", err)
-	case st.Mode().Perm()&0o077 != 0:
-		c.add("site key", doctor.Fail, "chmod 600 "+path, "%s can be read by others (mode %o)", path, st.Mode().Perm())
-	default:
-		c.add("site key", doctor.OK, "", "%s", path)
+	if _, err := siteKey(c.cfg); err != nil {
+		c.add("site key", doctor.Fail, "the site's key belongs there: 64 hex digits in a file of the agent's user, mode 0600 or 0400", "%v", err)
+		return
 	}
+	c.add("site key", doctor.OK, "", "%s", path)
 }
 
 // broker connects as the agent would.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -29,7 +31,24 @@ type instruments struct {
 	jobs   map[string]*job.Finder     // what the control groups of processes say, by procfs
 	bpf    atomic.Pointer[features]   // nil: switched off
 	exits  exits                      // of processes, for jobs
+	unmade map[string]bool            // sources that could not be made at the start
 }
+
+// unmade stands for a source that could not be made at the start, as a file that it needs is not
+// right: the others run, and a reload tries again.
+type unmade struct{ name, why string }
+
+// Name implements source.Source.
+func (u unmade) Name() string { return u.name }
+
+// Sample implements source.Source.
+func (u unmade) Sample(_ context.Context, _ source.Tick, out source.Sink) error {
+	out.Status(source.Status{Instrument: u.name, State: source.Unavailable, Reason: u.why})
+	return nil
+}
+
+// Close implements source.Source.
+func (unmade) Close() error { return nil }
 
 var (
 	_ source.ProcessLister     = (*instruments)(nil)
@@ -121,20 +140,26 @@ func (i *instruments) watched(cfg bmcConfig) bool {
 	return slices.ContainsFunc(cfg.Targets, func(t bmcTarget) bool { return t.Node == i.node })
 }
 
-// all makes the sources of a configuration.
-func (i *instruments) all(cfg config) ([]source.Source, error) {
-	none := cfg
-	none.GPU.Enabled, none.Fabric.Enabled, none.Job.Enabled, none.Host.Enabled, none.Kernel.Enabled, none.BMC.Targets = false, false, false, false, false, nil
-	ch, done, err := i.change(none, cfg)
-	if err != nil {
-		return nil, err
+// all makes the sources of a configuration. One that cannot be made takes no other with it: what
+// is wrong with a controller's password is no reason not to read GPUs.
+func (i *instruments) all(cfg config) []source.Source {
+	list, errs := i.each(cfg)
+	for _, name := range slices.Sorted(maps.Keys(errs)) {
+		err := errs[name]
+		i.lg.LogAttrs(context.Background(), slog.LevelError, "an instrument cannot be made; the others run, and SIGHUP tries again", slog.String("instrument", name), slog.Any("err", err))
+		list = append(list, unmade{name, "it cannot be made: " + err.Error() + "; SIGHUP tries again"})
+		if i.unmade == nil {
+			i.unmade = map[string]bool{}
+		}
+		i.unmade[name] = true
 	}
-	done()
-	return ch.Add, nil
+	return list
 }
 
-// each makes the sources of a configuration as far as they can be made, for a look.
-func (i *instruments) each(cfg config) (list []source.Source, errs []error) {
+// each makes the sources of a configuration as far as they can be made, and says why others
+// cannot.
+func (i *instruments) each(cfg config) (list []source.Source, errs map[string]error) {
+	errs = map[string]error{}
 	var bpf *features
 	for _, in := range i.list(cfg) {
 		if !in.enabled {
@@ -142,7 +167,7 @@ func (i *instruments) each(cfg config) (list []source.Source, errs []error) {
 		}
 		s, err := in.make()
 		if err != nil {
-			errs = append(errs, fmt.Errorf("make source %s: %w", in.name, err))
+			errs[in.name] = err
 			continue
 		}
 		switch s := s.(type) {
@@ -166,7 +191,7 @@ func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), e
 	was := i.list(old)
 	gpus, jobs, bpf := i.gpus.Load(), i.job.Load(), i.bpf.Load()
 	for n, now := range i.list(fresh) {
-		if was[n].enabled == now.enabled && (!now.enabled || was[n].with == now.with) {
+		if was[n].enabled == now.enabled && (!now.enabled || was[n].with == now.with && !i.unmade[now.name]) {
 			continue
 		}
 		if was[n].enabled {
@@ -201,6 +226,7 @@ func (i *instruments) change(old, fresh config) (ch agent.Change, done func(), e
 		ch.Add = append(ch.Add, s)
 	}
 	return ch, func() {
+		i.unmade = nil
 		i.gpus.Store(gpus)
 		i.job.Store(jobs)
 		if was := i.bpf.Swap(bpf); was != bpf {

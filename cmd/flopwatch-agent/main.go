@@ -2,7 +2,7 @@
 //
 //	flopwatch-agent -config FILE          run until SIGINT or SIGTERM; SIGHUP reads FILE again
 //	flopwatch-agent -config FILE -node N  under another name than the file's: one file, many hosts
-//	flopwatch-agent -config FILE -check   check the file, print its digest, exit
+//	flopwatch-agent -config FILE -check   check the file, print its digest, exit; notes on files that it names go to stderr
 //	flopwatch-agent doctor -config FILE   say what is seen here, by which way, what is missing and what helps
 //	flopwatch-agent -print-config         print a configuration with every key, its default and meaning
 //	flopwatch-agent -version
@@ -46,6 +46,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return daemon.UsageError{Err: err}
 	}
 	if line.Check {
+		for _, note := range cfg.files() {
+			_, _ = fmt.Fprintln(stderr, "note: "+note) // stderr is all there is
+		}
 		return daemon.Print(stdout, digest+"\n")
 	}
 	level := new(slog.LevelVar)

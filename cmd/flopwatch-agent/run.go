@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -86,10 +87,7 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 		return err // it says what is missing
 	}
 	inst := &instruments{lg: lg, bootID: bootID, node: node}
-	sources, err := inst.all(cfg)
-	if err != nil {
-		return err // it names the source
-	}
+	sources := inst.all(cfg)
 	a, err := agent.New(agent.Config{Node: node, Recorder: rec, Sources: sources, Ship: shipper{sh, nc}, Interval: cfg.Interval, SealEvery: cfg.SealEvery, Burst: agent.Burst(cfg.Burst), Log: lg})
 	if err != nil {
 		return err // it says what is wrong
@@ -119,15 +117,24 @@ func openPrivacy(cfg config) (*agent.Privacy, error) {
 	if cfg.ClearNames {
 		return agent.ClearPrivacy(), nil
 	}
-	path := cfg.SiteKeyFile
-	if path == "" {
-		path = filepath.Join(cfg.DataDir, "site.key")
-	}
-	key, err := agent.LoadOrCreateSiteKey(path)
+	key, err := siteKey(cfg)
 	if err != nil {
 		return nil, err // it names the file
 	}
 	return agent.NewPrivacy(key)
+}
+
+// siteKey reads the site's key. One that is named is never made: a name with a mistake in it, or a
+// file that has not come yet, would make this host's people others than on all hosts.
+func siteKey(cfg config) ([]byte, error) {
+	if cfg.SiteKeyFile == "" {
+		return agent.LoadOrCreateSiteKey(filepath.Join(cfg.DataDir, "site.key"))
+	}
+	key, err := agent.ReadSiteKey(cfg.SiteKeyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf(`%w: put the key of the site there, 64 hex digits, mode 0600; site_key_file = "" makes one for this host alone`, err)
+	}
+	return key, err
 }
 
 // spoolName is the directory of a cluster's and node's spool.
