@@ -132,6 +132,11 @@ func (s *Source) judgeEvents(now time.Time) {
 	if s.hears == nil {
 		return
 	}
+	if s.allStalled(now) { // it may be the child that hangs; it is killed if this lasts
+		st.State, st.Reason = source.Stalled, "no GPU answers: whether flopwatch-nvml hears anything is not known"
+		s.tellStatus(st)
+		return
+	}
 	var ok bool
 	if st.State, st.Reason, ok = s.hearing(s.hears, now); ok {
 		s.tellStatus(st)

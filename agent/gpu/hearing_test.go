@@ -33,7 +33,7 @@ func (r *rig) hears(state source.State, words ...string) {
 
 // A host on which Xid errors are not heard says so, and why, and that they are heard again.
 func TestWhetherEventsAreHeard(t *testing.T) {
-	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour), gpu.Config{})
+	r := newRig(t, nvmlstub.Options{}, nvmlstub.Training(nvmlstub.H100SXM, 2, 0, time.Hour), gpu.Config{AnswerWait: 3 * time.Second, KillAfter: time.Minute})
 	faults := func(list ...nvmlstub.Fault) {
 		t.Helper()
 		if err := r.mem.SetFaults(list...); err != nil {
@@ -52,6 +52,16 @@ func TestWhetherEventsAreHeard(t *testing.T) {
 	r.hears(source.Stalled, "nvmlEventSetWait", "hangs")
 	faults()
 	r.hears(source.Active)
+	// The whole child may hang: then nobody knows.
+	child := r.src.Stats().ChildPID
+	if err := syscall.Kill(child, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	r.until("nobody knows", func() bool { return strings.Contains(r.out.status[hearing].Reason, "is not known") })
+	if err := syscall.Kill(child, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	r.until("it is known again", func() bool { return r.out.status[hearing].State == source.Active })
 	// The child is gone, and its ear with it; the next one hears.
 	if err := syscall.Kill(r.src.Stats().ChildPID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
