@@ -73,6 +73,10 @@ func refused(err error) bool {
 func (l *link) trouble(err error, subject string) {
 	l.mu.Lock()
 	l.err, l.errAt = err, time.Now()
+	if !l.up && errors.Is(err, nats.ErrNoServers) {
+		l.mu.Unlock() // it sums up the first attempt: the next, within a second, says what is wrong
+		return
+	}
 	say := l.said != err.Error() || time.Since(l.saidAt) >= sayAgain
 	skipped := l.skipped
 	if say {

@@ -27,7 +27,7 @@ var wanted = []struct {
 	{unix.CAP_BPF, "CAP_BPF", "[kernel]: load programs (with CAP_PERFMON)"},
 	{unix.CAP_PERFMON, "CAP_PERFMON", "[kernel]: attach them to libnccl, exec and sockets (with CAP_BPF; Linux 6.6 or later)"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "[kernel]: find libnccl in containers, read communicators; [job] environ"},
-	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "[job] environ; checkpoints without iterators"},
+	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "[job] environ; checkpoints without iterators; a libnccl that its user keeps from others"},
 	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "[kernel] before Linux 6.6 alone; nothing else: do not grant it on a newer one"},
 }
 
