@@ -194,7 +194,7 @@ func loadConfig(path, node string) (cfg config, digest string, err error) {
 
 // bareDuration finds a duration that is given as a number: the decoder takes it for nanoseconds.
 // 0 is no time in every unit.
-func bareDuration(meta toml.MetaData, v reflect.Value, at toml.Key) (key toml.Key, found bool) {
+func bareDuration(meta toml.MetaData, v reflect.Value, at toml.Key) (toml.Key, bool) {
 	for i := range v.NumField() {
 		key := append(slices.Clone(at), v.Type().Field(i).Tag.Get("toml"))
 		parts := []reflect.Value{v.Field(i)}
@@ -211,8 +211,8 @@ func bareDuration(meta toml.MetaData, v reflect.Value, at toml.Key) (key toml.Ke
 					return key, true
 				}
 			case f.Kind() == reflect.Struct:
-				if key, found := bareDuration(meta, f, key); found {
-					return key, true
+				if inner, found := bareDuration(meta, f, key); found {
+					return inner, true
 				}
 			}
 		}
