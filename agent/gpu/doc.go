@@ -81,7 +81,8 @@
 // "integrity" of the GPU; two windows in a row beyond a factor of 1.5 make it degraded. The
 // margin is wide because power is a moment's in a second, and steps of a training that last a
 // second or a part of it are seen at the same place for minutes. A mismatch is telemetry: nothing
-// is withheld, and nothing is done.
+// is withheld, and nothing is done. Whether DCGM reads the same counters beside the agent is the
+// host's fact "dcgm": the names of its programs among the host's processes, or "none".
 //
 // Whether GPM's cycles since boot are the mean over the SMs or their sum is not documented, and a
 // wrong guess would be wrong a hundredfold. So mma_cycles and sm_cycles_elapsed are told from when

@@ -58,7 +58,7 @@ func (s *Source) tell(t source.Tick, out source.Sink) {
 	s.mu.Unlock()
 	if works && (c != s.factsOf || t.BootMs >= s.factsMs) {
 		s.factsOf, s.factsMs = c, t.BootMs+s.cfg.DeviceInterval.Milliseconds()
-		s.facts = libraryFacts(s.facts, &w, s.cfg.ProcFS)
+		s.facts = dcgmFact(libraryFacts(s.facts, &w, s.cfg.ProcFS), s.cfg.ProcFS)
 	}
 	s.handOn(t, out)
 	if look {
