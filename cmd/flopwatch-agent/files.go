@@ -45,17 +45,17 @@ func (c *config) files() (notes []string) {
 func readable(path string) error {
 	st, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("look for it: %w", err)
+		return fmt.Errorf("look for the file: %w", err)
 	}
 	if !st.Mode().IsRegular() {
 		return fmt.Errorf("%s is no regular file", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("read it: %w", err)
+		return fmt.Errorf("read the file: %w", err)
 	}
 	if err = f.Close(); err != nil {
-		return fmt.Errorf("read it: %w", err)
+		return fmt.Errorf("read the file: %w", err)
 	}
 	return nil
 }
