@@ -33,8 +33,8 @@ func dcgmFact(dst []fact, procFS string) []fact {
 				continue
 			}
 			looked++
-			n, cerr := readInto(comm[:], filepath.Join(procFS, name, "comm"))
-			if cerr != nil {
+			n, there := readInto(comm[:], filepath.Join(procFS, name, "comm"))
+			if !there {
 				continue // it has ended
 			}
 			switch string(bytes.TrimSuffix(comm[:n], []byte("\n"))) {
@@ -51,7 +51,7 @@ func dcgmFact(dst []fact, procFS string) []fact {
 			break
 		}
 	}
-	value := ""
+	var value string
 	switch {
 	case engine && exporter:
 		value = "nv-hostengine,dcgm-exporter"
@@ -67,13 +67,14 @@ func dcgmFact(dst []fact, procFS string) []fact {
 	return append(dst, fact{subjectHost, "dcgm", value, wire.SourceProcfs})
 }
 
-// readInto reads the first bytes of a file: thousands of them leave nothing behind.
-func readInto(b []byte, path string) (n int, err error) {
+// readInto reads the first bytes of a file: thousands of them leave nothing behind. It is false
+// where there is none to read.
+func readInto(b []byte, path string) (n int, there bool) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return 0, false
 	}
 	n, err = unix.Read(fd, b)
 	_ = unix.Close(fd) // read only
-	return max(n, 0), err
+	return max(n, 0), err == nil
 }
