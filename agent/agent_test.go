@@ -231,12 +231,18 @@ func TestLargeTableIsSealedEarly(t *testing.T) {
 func TestBusySource(t *testing.T) {
 	release := make(chan struct{})
 	entered := make(chan struct{}, 100)
-	slow := &fakeSource{name: "slow", sample: func(ctx context.Context, _ source.Tick, _ source.Sink) error {
+	slow := &fakeSource{name: "slow", sample: func(ctx context.Context, t source.Tick, out source.Sink) error {
 		entered <- struct{}{}
 		select {
 		case <-release:
 		case <-ctx.Done():
 		}
+		out.Row(wire.KindTCP, wire.SourceEBPF, "", nil, func(b *wire.Builder) {
+			b.SetInt(1, t.WallMs)
+			b.SetStr(2, "peer")
+			b.SetStr(3, "slurm")
+			b.SetStr(4, "1")
+		})
 		return nil
 	}}
 	r := newRig(t, nil, Config{Sources: []source.Source{counting("host"), slow}, StallAfter: 3 * time.Second})
@@ -463,6 +469,50 @@ func TestStatuses(t *testing.T) {
 	want := []string{"gpu/GPU-1 active", "gpu/GPU-1 stalled: no answer for 3 s", "gpu/GPU-1 stalled: no answer for 8 s \uFFFD", "gpu/GPU-1 active"}
 	if !slices.Equal(got[:min(len(got), 4)], want) || len(got) > 5 {
 		t.Errorf("statuses %q", got)
+	}
+}
+
+// TestSilent: a source that has given no rows and not spoken has shown nothing: it is not
+// active for that, and its first row, or its own word, is.
+func TestSilent(t *testing.T) {
+	rows := false
+	silent := &fakeSource{name: "silent", sample: func(_ context.Context, t source.Tick, out source.Sink) error {
+		if rows {
+			hostRow(t, out)
+		}
+		return nil
+	}}
+	r := newRig(t, nil, Config{Sources: []source.Source{silent}})
+	r.ticks(3)
+	state := func() source.Status {
+		t.Helper()
+		all := r.agent.Stats().Instruments
+		i := slices.IndexFunc(all, func(s StatusAt) bool { return s.Instrument == "silent" })
+		if i < 0 {
+			t.Fatalf("no state of silent: %+v", all)
+		}
+		return all[i].Status
+	}
+	if st := state(); st.State != source.Degraded || !strings.Contains(st.Reason, "nothing yet") {
+		t.Errorf("%+v", st)
+	}
+	rows = true
+	r.ticks(1)
+	if st := state(); st.State != source.Active || st.Reason != "" {
+		t.Errorf("%+v", st)
+	}
+	rows = false // what comes and goes, such as checkpoints, is no fault
+	r.ticks(2)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	_, statuses := r.sealed()
+	statuses = slices.DeleteFunc(statuses, func(s string) bool { return !strings.HasPrefix(s, "silent") })
+	if len(statuses) != 2 || statuses[1] != "silent active" {
+		t.Errorf("statuses %q", statuses)
+	}
+	if log := r.log.String(); strings.Contains(log, "silent") { // the start is no news
+		t.Errorf("log:\n%s", log)
 	}
 }
 

@@ -108,6 +108,15 @@ func (b *board) set(st source.Status) {
 	}
 }
 
+// assume takes what holds of an instrument until it speaks: it is not its word, and no news.
+func (b *board) assume(st source.Status) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.entry(st.Instrument); e != nil && !e.hasOwn {
+		e.own = st
+	}
+}
+
 // override puts the agent's view over the instrument's own; nil takes it away.
 func (b *board) override(name string, st *source.Status) {
 	b.mu.Lock()
@@ -208,6 +217,7 @@ func (b *board) due(t source.Tick, everyMs int64) (rows []StatusAt, news []sourc
 			continue
 		}
 		switch {
+		case !e.hasOwn && e.over == nil: // assumed
 		case e.logged == "" || name == selfName: // what the agent finds out about itself it logs there
 			e.logged = st.State
 		case e.logged != st.State && (e.logAt == 0 || t.BootMs-e.logAt >= relogMs):

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flopwatch/flopwatch/agent/source"
+	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
 // work is one tick for one source; done is closed when the source has had it.
@@ -28,6 +29,8 @@ type worker struct {
 	sink  *sink
 	board *board
 	lg    *slog.Logger
+
+	gave atomic.Bool // it has put rows into the sink
 
 	in     chan work
 	bursts chan work     // nil: the source is no Burster
@@ -53,6 +56,8 @@ type worker struct {
 	until   uint64 // the tick before which it is left alone
 }
 
+var _ source.Sink = (*worker)(nil)
+
 func newWorker(src source.Source, out *sink, lg *slog.Logger) *worker {
 	w := &worker{src: src, name: src.Name(), sink: out, board: out.board, lg: lg.With(slog.String("source", src.Name())),
 		in: make(chan work, 1), stop: make(chan struct{}), done: make(chan struct{})}
@@ -61,6 +66,15 @@ func newWorker(src source.Source, out *sink, lg *slog.Logger) *worker {
 	}
 	return w
 }
+
+// Row implements source.Sink: what the source sees goes on to the agent's sink.
+func (w *worker) Row(kind wire.Kind, src wire.Source, group string, prepare, fill func(b *wire.Builder)) {
+	w.gave.Store(true)
+	w.sink.Row(kind, src, group, prepare, fill)
+}
+
+// Status implements source.Sink.
+func (w *worker) Status(s source.Status) { w.sink.Status(s) }
 
 // offer hands a tick over, unless the source is busy: then it misses it.
 func (w *worker) offer(t source.Tick) (done <-chan struct{}, ok bool) {
@@ -131,7 +145,7 @@ func (w *worker) sampleBurst(ctx context.Context, t source.Tick) {
 		w.burstMiss.Add(1)
 		return
 	}
-	panicked, err := w.ask(func() error { return b.Burst(ctx, t, w.sink) })
+	panicked, err := w.ask(func() error { return b.Burst(ctx, t, w) })
 	if panicked {
 		w.panics.Add(1)
 		w.pause = min(max(1, 2*w.pause), panicPause)
@@ -163,7 +177,7 @@ func (w *worker) sample(ctx context.Context, t source.Tick) {
 		return
 	}
 	start := time.Now()
-	panicked, err := w.ask(func() error { return w.src.Sample(ctx, t, w.sink) })
+	panicked, err := w.ask(func() error { return w.src.Sample(ctx, t, w) })
 	us := time.Since(start).Microseconds()
 	w.lastUs.Store(us)
 	w.totalUs.Add(us)
@@ -179,7 +193,11 @@ func (w *worker) sample(ctx context.Context, t source.Tick) {
 	case err == nil:
 		w.samples.Add(1)
 		if _, said := w.board.own(w.name); !said {
-			w.board.set(source.Status{Instrument: w.name, State: source.Active})
+			if w.gave.Load() {
+				w.board.set(source.Status{Instrument: w.name, State: source.Active})
+			} else {
+				w.board.assume(source.Status{Instrument: w.name, State: source.Degraded, Reason: "it has seen nothing yet, and not said why"})
+			}
 		}
 		w.board.override(w.name, nil)
 		if w.failing {
