@@ -105,7 +105,9 @@ func FuzzKubelet(f *testing.F) {
 	whole := msg{}.bytes(1, podHolds("ai", "a", "main nvidia.com/gpu="+gpu0)).num(2, 3).bytes(3, "x")
 	f.Add(append([]byte{0, 0, 0, 0, byte(len(whole))}, whole...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		list, err := parsePodResources(nil, b)
+		var a resourcesAnswer
+		err := parsePodResources(&a, b)
+		list := a.devices
 		for _, d := range list {
 			if err == nil && (d.id == "" || len(d.id) > maxText) {
 				t.Errorf("%+v", d)

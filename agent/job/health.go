@@ -42,7 +42,7 @@ func (j *Job) tell(t source.Tick, ok bool, out source.Sink) {
 	case t.BootMs-j.firstMs >= patienceMs:
 		now.listed = 3
 	}
-	if now == j.told || now.listed == 0 {
+	if now == j.told {
 		return
 	}
 	j.told = now
@@ -58,6 +58,9 @@ func (j *Job) tell(t source.Tick, ok bool, out source.Sink) {
 
 func (j *Job) reasons(h health) []string {
 	var r []string
+	if h.listed == 0 {
+		r = append(r, "the GPUs' processes are not known yet: no list of them has come (where it stays so, the status of gpu says why)")
+	}
 	if h.listed == 2 {
 		r = append(r, "the GPUs' processes cannot be listed now, so new ones are not seen: the status of gpu says why")
 	}

@@ -238,13 +238,13 @@ func TestLifeOfAProcess(t *testing.T) {
 	f.process(100, "pt_main_thread", 90, 12345, 1000, slurmGroup)
 	f.exe(100, "/opt/conda/bin/python3.11 (deleted)")
 	f.want("before the driver has looked", f.tick(), "")
-	if f.s.told != 0 {
+	if f.s.told != 1 || f.s.status.State != source.Degraded || !strings.Contains(f.s.status.Reason, "not known yet") {
 		t.Errorf("told %+v before it is known", f.s.status)
 	}
 	f.l.set(100, 3, 100, 1, 100, 3)
 	const start = "1700000123450|100|"
 	f.want("first seen", f.tick(), start+"-|1 3|python3.11|torchrun|slurm|77|alice")
-	if f.s.status.State != source.Active || f.s.told != 1 {
+	if f.s.status.State != source.Active || f.s.told != 2 {
 		t.Errorf("status %+v, told %d times", f.s.status, f.s.told)
 	}
 	f.want("nothing new", f.tick(), "")
@@ -392,7 +392,9 @@ func TestStatus(t *testing.T) {
 		}
 	}
 	f := newFixture(t)
-	for range 32 {
+	f.tick()
+	has(f, source.Degraded, "not known yet") // at once: nothing was seen, and that is not well
+	for range 31 {
 		f.tick()
 	}
 	has(f, source.Unavailable, "no list of the GPUs' processes has come")
@@ -471,7 +473,7 @@ func TestHoldsWithoutDriver(t *testing.T) {
 		return strings.Join(l, "\n")
 	}
 	f.want("held", sorted(f.s.held(fields...)), sorted(held))
-	if f.s.told != 0 {
+	if f.s.told != 1 || f.s.status.State != source.Degraded || !strings.Contains(f.s.status.Reason, "not known yet") {
 		t.Errorf("told %+v before it is known", f.s.status)
 	}
 	if st := f.s.parts["job/podresources"]; st.State != source.Degraded || !strings.Contains(st.Reason, "1 devices that are held are none that the driver lists, or are named by a number that cannot be resolved: 2") {

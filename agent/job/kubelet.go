@@ -70,12 +70,14 @@ type kubelet struct {
 // resourcesAnswer is what podresources says.
 type resourcesAnswer struct {
 	devices []podDevice
+	over    int // devices beyond maxDevices
 	large   int
 }
 
 // podsAnswer is what the Pods API says.
 type podsAnswer struct {
 	names map[podName]podInfo
+	over  int // pods beyond maxPods
 	large int
 }
 
@@ -101,7 +103,7 @@ func (k *kubelet) tick(ctx context.Context, t source.Tick, out source.Sink) {
 			k.resources.err, k.resources.note = said.err, ""
 			if a, good := said.value.(resourcesAnswer); good && said.err == nil {
 				k.devices, k.devicesMs = a.devices, t.WallMs
-				k.resources.note = largeNote(a.large)
+				k.resources.note = both(largeNote(a.large), overNote(a.over, "devices", maxDevices))
 			}
 			k.resources.tell(out)
 		}
@@ -120,7 +122,7 @@ func (k *kubelet) tick(ctx context.Context, t source.Tick, out source.Sink) {
 		k.pods.err, k.pods.note = said.err, ""
 		if a, good := said.value.(podsAnswer); good && said.err == nil {
 			k.takePods(a, t.BootMs)
-			k.pods.note = largeNote(a.large)
+			k.pods.note = both(largeNote(a.large), overNote(a.over, "pods", maxPods))
 		}
 		k.pods.tell(out)
 	}
@@ -146,6 +148,13 @@ func largeNote(n int) string {
 		return ""
 	}
 	return fmt.Sprintf("%d pods are left out: what the kubelet says of each is larger than %d bytes", n, maxItem)
+}
+
+func overNote(n int, what string, most int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d %s beyond the first %d are left out", n, what, most)
 }
 
 func (k *kubelet) takePods(a podsAnswer, bootMs int64) {
@@ -195,9 +204,7 @@ func (k *kubelet) close() {
 func askResources(ctx context.Context, c *caller) (resourcesAnswer, error) {
 	var a resourcesAnswer
 	large, err := c.list(ctx, listPods, func(item []byte) error {
-		var perr error
-		a.devices, perr = parsePodResources(a.devices, item)
-		return perr
+		return parsePodResources(&a, item)
 	})
 	a.large = large
 	return a, err
@@ -208,11 +215,16 @@ func askPods(ctx context.Context, c *caller) (podsAnswer, error) {
 	a := podsAnswer{names: map[podName]podInfo{}}
 	large, err := c.list(ctx, podsAPIMethod, func(item []byte) error {
 		name, info, perr := parsePod(item)
-		if perr != nil || name.name == "" || info.uid == "" || len(a.names) >= maxPods {
+		if perr != nil || name.name == "" || info.uid == "" {
 			return perr
 		}
-		if old, twice := a.names[name]; twice {
+		old, twice := a.names[name]
+		switch {
+		case twice:
 			info = choose(old, info)
+		case len(a.names) >= maxPods:
+			a.over++
+			return nil
 		}
 		a.names[name] = info
 		return nil

@@ -504,6 +504,26 @@ func TestLargeReply(t *testing.T) {
 	}
 }
 
+// TestManyDevices: what there is no room for is told, not dropped in silence.
+func TestManyDevices(t *testing.T) {
+	t.Parallel()
+	f, k := newKube(t)
+	var ids []string
+	for i := range maxDevices {
+		ids = append(ids, fmt.Sprintf("GPU-%08d-0000-0000-0000-000000000000", i))
+	}
+	k.set(listPods, podHolds("ai", "many", "main nvidia.com/gpu="+strings.Join(ids, ",")), podHolds("ai", "more", "main nvidia.com/gpu="+gpu0+","+gpu1))
+	f.settle(20)
+	if st := f.s.parts[partResources]; st.State != source.Degraded || !strings.Contains(st.Reason, "2 devices beyond the first 4096 are left out") {
+		t.Errorf("status %+v", st)
+	}
+	k.set(listPods, podHolds("ai", "few", "main nvidia.com/gpu="+gpu0))
+	f.settle(20)
+	if st := f.s.parts[partResources]; st.State != source.Active {
+		t.Errorf("status %+v", st)
+	}
+}
+
 func TestKubeletAnswersBadly(t *testing.T) {
 	t.Parallel()
 	f, k := newKube(t)

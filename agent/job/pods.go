@@ -4,8 +4,9 @@ import (
 	"strings"
 )
 
-// parsePodResources adds the devices of one PodResources message that may be GPUs.
-func parsePodResources(to []podDevice, b []byte) ([]podDevice, error) {
+// parsePodResources adds the devices of one PodResources message that may be GPUs, and counts
+// those that there is no room for.
+func parsePodResources(to *resourcesAnswer, b []byte) error {
 	var pod podDevice
 	var containers [][]byte
 	err := fields(b, func(f uint64, v []byte) error {
@@ -20,11 +21,15 @@ func parsePodResources(to []podDevice, b []byte) ([]podDevice, error) {
 		return nil
 	})
 	if err != nil {
-		return to, err
+		return err
 	}
 	add := func(d podDevice) {
-		if len(to) < maxDevices && d.pod != "" && d.id != "" {
-			to = append(to, d)
+		switch {
+		case d.pod == "" || d.id == "":
+		case len(to.devices) < maxDevices:
+			to.devices = append(to.devices, d)
+		default:
+			to.over++
 		}
 	}
 	for _, c := range containers {
@@ -48,10 +53,10 @@ func parsePodResources(to []podDevice, b []byte) ([]podDevice, error) {
 			})
 		}
 		if err != nil {
-			return to, err
+			return err
 		}
 	}
-	return to, nil
+	return nil
 }
 
 // parseDevices reads a ContainerDevices message.

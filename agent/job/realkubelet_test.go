@@ -89,7 +89,7 @@ func TestRealKubelet(t *testing.T) {
 					t.Errorf("%d pods, want 110", n)
 				}
 				f.want("process", lastLines(f.s.fields("pid", "job_id", "evidence", "project_hash", "container"), 1), "10|"+uid+"|cgroup|ai|main")
-			} else if !strings.Contains(got, gpu0) || f.s.parts[partPods].State != source.Active {
+			} else if st := f.s.parts[partPods]; !strings.Contains(got, gpu0) || st.State != source.Degraded || !strings.Contains(st.Reason, "pods beyond the first 4096 are left out") {
 				t.Errorf("%s, %+v", got, f.s.parts)
 			}
 			if st := f.s.parts[partResources]; st.State != source.Active {
