@@ -33,7 +33,7 @@ const (
 
 // Methods of asking.
 const (
-	MethodAuto    = "auto"    // redfish; dcmi where the controller speaks no Redfish
+	MethodAuto    = "auto"    // redfish; where no Redfish answers dcmi, if it has an account of its own
 	MethodRedfish = "redfish" // HTTPS alone
 	MethodDCMI    = "dcmi"    // IPMI over the network, or /dev/ipmi0: the power of the node and nothing else
 )
@@ -71,6 +71,10 @@ type Target struct {
 	Timeout  time.Duration // of one request; default 10 s
 	Method   string        // auto (default), redfish, dcmi
 	IPMIPort int           // default 623
+	// IPMICredentialsFile holds an account for IPMI alone, in the form of CredentialsFile: method
+	// auto asks by IPMI with no other, as IPMI lets anybody who takes the controller's address
+	// collect material to guess the password. Method dcmi uses CredentialsFile.
+	IPMICredentialsFile string
 }
 
 // credentials of a controller.
@@ -106,6 +110,9 @@ func (t Target) complete(least time.Duration) (Target, error) {
 	case t.IPMIPort < 1 || t.IPMIPort > 65535:
 		return fail("ipmi port %d is no port", t.IPMIPort)
 	}
+	if t.IPMICredentialsFile != "" && (t.Method != MethodAuto || t.Address == Local) {
+		return fail("ipmi_credentials_file is of method auto: dcmi uses credentials_file, redfish and \"local\" ask for none")
+	}
 	if t.Address == Local {
 		if t.Method == MethodRedfish {
 			return fail("address \"local\" is /dev/ipmi0, which speaks no Redfish: use method dcmi, or an https address")
@@ -135,7 +142,40 @@ func (t Target) complete(least time.Duration) (Target, error) {
 	if _, err = readCredentials(t.CredentialsFile); err != nil {
 		return fail("%w", err)
 	}
+	if t.byIPMI() {
+		if _, err = t.ipmiAccount(); err != nil {
+			return fail("%w", err)
+		}
+	}
 	return t, nil
+}
+
+// byIPMI reports whether the target may be asked by IPMI.
+func (t Target) byIPMI() bool { return t.Method == MethodDCMI || t.IPMICredentialsFile != "" }
+
+// ipmiFile is where the account for IPMI is.
+func (t Target) ipmiFile() string {
+	if t.Method == MethodDCMI {
+		return t.CredentialsFile
+	}
+	return t.IPMICredentialsFile
+}
+
+// ipmiAccount reads the account for IPMI. One that shares its password with Redfish's would give
+// that away.
+func (t Target) ipmiAccount() (credentials, error) {
+	c, err := readCredentials(t.ipmiFile())
+	if err != nil || t.Method == MethodDCMI {
+		return c, err
+	}
+	other, err := readCredentials(t.CredentialsFile)
+	if err != nil {
+		return c, err
+	}
+	if c.password == other.password {
+		return credentials{}, fmt.Errorf("ipmi_credentials_file %s has the password of credentials_file: IPMI gives away material to guess it, so it needs one of its own", t.IPMICredentialsFile)
+	}
+	return c, nil
 }
 
 // host is the target's name without a port.

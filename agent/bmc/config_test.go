@@ -35,6 +35,9 @@ func TestConfig(t *testing.T) {
 		"ca_file together with fingerprint":                 func(t *Target) { t.CAFile, t.Fingerprint = "x", "ab" },
 		"read ca_file":                                      func(t *Target) { t.CAFile = "/nowhere/at/all" },
 		"holds no certificate":                              func(t *Target) { t.CAFile = t.CredentialsFile },
+		"ipmi_credentials_file is of method auto":           func(t *Target) { t.IPMICredentialsFile, t.Method = t.CredentialsFile, MethodDCMI },
+		"has the password of credentials_file":              func(t *Target) { t.IPMICredentialsFile = t.CredentialsFile },
+		"read credentials":                                  func(t *Target) { t.IPMICredentialsFile = "/nowhere/at/all" },
 		"which speaks no Redfish":                           func(t *Target) { t.Address, t.Method = Local, MethodRedfish },
 	} {
 		target := good

@@ -50,7 +50,7 @@ func dcmiClient(t Target) (*client.Client, error) {
 		}
 		return client.NewOpenClient()
 	}
-	account, err := readCredentials(t.CredentialsFile)
+	account, err := t.ipmiAccount()
 	if err != nil {
 		return nil, err
 	}

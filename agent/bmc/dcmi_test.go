@@ -98,23 +98,56 @@ func TestDCMI(t *testing.T) {
 	a.untilState("n1", source.Active, "")
 }
 
-// A controller without Redfish is asked by IPMI where the method is left open.
-func TestAutoFallsBack(t *testing.T) {
-	t.Parallel()
-	port := rmcp(t, func() ([]byte, types.CompletionCode) { return dcmiAnswer(7250, true), types.CodeOK })
+// refusing is an address where nobody listens, and a port where somebody speaks IPMI.
+func refusing(t *testing.T, port int) Target {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := "https://" + l.Addr().String()
 	_ = l.Close()
-	target := Target{Node: "n1", Address: address, CredentialsFile: credentialsFile(t, "admin\nsecret\n"), IPMIPort: port, Interval: quick, Timeout: 2 * time.Second}
+	return Target{Node: "n1", Address: address, CredentialsFile: credentialsFile(t, "reader\nelse\n"), IPMIPort: port, Interval: quick, Timeout: 2 * time.Second}
+}
+
+// A controller without Redfish is asked by IPMI where that has an account of its own.
+func TestAutoFallsBack(t *testing.T) {
+	t.Parallel()
+	target := refusing(t, rmcp(t, func() ([]byte, types.CompletionCode) { return dcmiAnswer(7250, true), types.CodeOK }))
+	target.IPMICredentialsFile = credentialsFile(t, "admin\nsecret\n")
 	a := start(t, target)
 	rows := a.until("rows", some)
 	if r := by(rows, "node"); r["method"] != "dcmi" {
 		t.Errorf("row: %v", r)
 	}
-	a.untilState("n1", source.Degraded, "the controller speaks no Redfish: of its GPUs nothing is seen")
+	a.untilState("n1", source.Degraded, "no Redfish answers, only IPMI: of the controller's GPUs nothing is seen")
+	target.IPMICredentialsFile = credentialsFile(t, "admin\nsesame\n")
+	start(t, target).untilState("n1", source.Unavailable, "refuses the account in "+target.IPMICredentialsFile+": the user name or the password is not that of the controller's IPMI account")
+}
+
+// Anybody on the controllers' network can refuse a connection or answer with nothing: the account
+// of Redfish does not go to IPMI for that, whatever certificate is wanted, and that is said.
+func TestAutoGivesNothingAway(t *testing.T) {
+	t.Parallel()
+	heard, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer heard.Close()
+	target := refusing(t, heard.LocalAddr().(*net.UDPAddr).Port)
+	a := start(t, target)
+	for range 3 {
+		a.untilState("n1", source.Unavailable, "connection refused; IPMI is not asked without an account of its own: name it in ipmi_credentials_file, or take method dcmi")
+		a.s.status = map[string]source.Status{}
+		a.told = map[string]source.Status{}
+	}
+	a.once.Do(func() { _ = a.Close() })
+	if err = heard.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := heard.ReadFrom(make([]byte, 64)); err == nil {
+		t.Errorf("IPMI was asked: %d bytes", n)
+	}
 }
 
 func TestDCMIWrongPassword(t *testing.T) {

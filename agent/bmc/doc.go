@@ -43,6 +43,8 @@
 // authorities, a given one, or a pinned fingerprint; insecure must be said, and is told as
 // degraded. IPMI authenticates both sides by the password alone and lets whoever pretends to
 // be a client collect material to guess it: prefer redfish, and give IPMI an account of its own.
+// Method auto takes a refused connection, which anybody on the network can make, as a reason to
+// ask by IPMI only where there is such an account; else it says that it did not.
 //
 // # Why reports are read here, and the rest by gofish
 //

@@ -89,11 +89,12 @@ func (p *Passthrough) Sample(_ context.Context, t source.Tick, out source.Sink) 
 	if p.looked && t.BootMs-p.lookAt < lookMs {
 		return nil
 	}
-	gpus, err := p.gpus()
-	if err != nil {
-		return err
-	}
 	p.looked, p.lookAt = true, t.BootMs
+	gpus, unread, err := p.gpus()
+	if err != nil { // what was told stays: nobody knows better
+		p.say(source.Status{Instrument: passthroughName, State: source.Unavailable, Reason: "which GPUs there are is not seen: " + err.Error()}, out)
+		return nil
+	}
 	again := t.BootMs-p.tellAt >= tellMs
 	now := map[fact]string{}
 	for _, g := range gpus {
@@ -106,16 +107,26 @@ func (p *Passthrough) Sample(_ context.Context, t source.Tick, out source.Sink) 
 		}
 	}
 	c := count(gpus)
-	if c.gpus > 0 || p.told[fact{"host", "passthrough_gpus"}] != "" {
+	c.unread = len(unread)
+	for f, value := range p.told {
+		if c.unread > 0 && (f.subject == "host" || unread[f.subject]) {
+			now[f] = value // as when it was last seen
+		}
+	}
+	if c.unread == 0 && (c.gpus > 0 || p.told[fact{"host", "passthrough_gpus"}] != "") {
 		now[fact{"host", "passthrough_gpus"}] = strconv.Itoa(c.passed)
 		now[fact{"host", "vgpu_gpus"}] = strconv.Itoa(c.shared)
 	}
 	p.tell(now, again, t, out)
-	if s := c.status(p.cfg.Watched); s != p.status {
+	p.say(c.status(p.cfg.Watched), out)
+	return nil
+}
+
+func (p *Passthrough) say(s source.Status, out source.Sink) {
+	if s != p.status {
 		p.status = s
 		out.Status(s)
 	}
-	return nil
 }
 
 // tell puts the facts that are new, or all of them when it is time again. What is gone from
@@ -149,19 +160,27 @@ func (p *Passthrough) tell(now map[fact]string, again bool, t source.Tick, out s
 	p.told = now
 }
 
-// gpus lists NVIDIA's GPUs on the bus, whatever their driver.
-func (p *Passthrough) gpus() ([]pciGPU, error) {
+// gpus lists NVIDIA's GPUs on the bus, whatever their driver. unread are devices that could not be
+// looked at, by address: any may be a GPU.
+func (p *Passthrough) gpus() (out []pciGPU, unread map[string]bool, err error) {
 	root := filepath.Join(p.cfg.Sysfs, "bus/pci/devices")
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // a machine without PCI
+		if _, berr := os.Stat(filepath.Join(p.cfg.Sysfs, "bus")); berr == nil {
+			return nil, nil, nil // a machine without PCI
+		}
+		return nil, nil, fmt.Errorf("list PCI devices: %w: is sysfs mounted at %s?", err, p.cfg.Sysfs)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list PCI devices: %w", err)
+		return nil, nil, fmt.Errorf("list PCI devices: %w", err)
 	}
-	var out []pciGPU
-	for _, e := range entries[:min(len(entries), maxDevices)] {
+	unread = map[string]bool{}
+	for i, e := range entries {
 		dir := filepath.Join(root, e.Name())
+		if i >= maxDevices || !readable(dir) {
+			unread[e.Name()] = true
+			continue
+		}
 		// 0x0300: VGA; 0x0302: 3D, as data centre GPUs are. Not their sound, nor NVSwitches.
 		if class := word(dir, "class"); !strings.HasPrefix(class, "0x0300") && !strings.HasPrefix(class, "0x0302") || word(dir, "vendor") != "0x10de" {
 			continue
@@ -186,7 +205,23 @@ func (p *Passthrough) gpus() ([]pciGPU, error) {
 		g.mediated = mediated(dir)
 		out = append(out, g)
 	}
-	return out, nil
+	return out, unread, nil
+}
+
+// readable reports whether a device says what it is; one that has just left needs not.
+func readable(dir string) bool {
+	fine := func(err error) bool { return err == nil || errors.Is(err, fs.ErrNotExist) }
+	for _, name := range []string{"class", "vendor"} {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err == nil {
+			_ = f.Close() // it was only opened
+		}
+		if !fine(err) {
+			return false
+		}
+	}
+	_, err := os.Readlink(filepath.Join(dir, "driver"))
+	return fine(err)
 }
 
 // passed reports whether a driver holds the GPU that hands it to guests whole: vfio-pci, one made
@@ -260,7 +295,7 @@ func (g pciGPU) shared() string {
 }
 
 // counts of a host. Functions of a split GPU are not GPUs.
-type counts struct{ gpus, passed, shared, bare, other, closed int }
+type counts struct{ gpus, passed, shared, bare, other, closed, unread int }
 
 func count(gpus []pciGPU) (c counts) {
 	for _, g := range gpus {
@@ -299,7 +334,7 @@ func (c counts) status(watched bool) source.Status {
 		say = append(say, fmt.Sprintf("%d GPUs are shared with guests as vGPUs: the host's driver sees what each GPU does, not which guest", c.shared))
 	}
 	if c.bare > 0 {
-		say = append(say, fmt.Sprintf("%d GPUs have no driver: nobody uses them now, or a guest's manager is about to", c.bare))
+		say = append(say, fmt.Sprintf("%d GPUs have no driver: what they do is not seen", c.bare))
 	}
 	if c.other > 0 {
 		say = append(say, fmt.Sprintf("%d GPUs are held by a driver that is not NVIDIA's own: NVML sees nothing of them", c.other))
@@ -307,8 +342,11 @@ func (c counts) status(watched bool) source.Status {
 	if c.closed > 0 {
 		say = append(say, fmt.Sprintf("%d GPUs are bound to vfio-pci and have neither group nor device in /dev/vfio that is seen here", c.closed))
 	}
+	if c.unread > 0 {
+		say = append(say, fmt.Sprintf("%d PCI devices could not be looked at: whether they are GPUs, and whose, is not seen", c.unread))
+	}
 	switch {
-	case c.gpus == 0:
+	case c.gpus == 0 && c.unread == 0:
 		s.State, s.Reason = source.Unavailable, "no NVIDIA GPU is on the PCI bus of this host"
 	case len(say) > 0:
 		s.State, s.Reason = source.Degraded, strings.Join(say, "; ")

@@ -78,7 +78,7 @@ func TestPassthrough(t *testing.T) {
 		{"all eight, watched", eight, true, source.Active, "", "0000:10:00.0 driver=vfio-pci 0000:10:00.0 vfio_group=0"},
 		{"one of two", map[string]map[string]string{"0000:01:00.0": passed(1), "0000:02:00.0": gpu("nvidia", nil)}, false, source.Degraded, "1 of 2 GPUs are passed through to guests; NVML does not see these; configure [bmc]", "0000:02:00.0 driver=nvidia host passthrough_gpus=1 host vgpu_gpus=0"},
 		{"the host's own", map[string]map[string]string{"0000:01:00.0": gpu("nvidia", nil), "0000:01:00.1": {"vendor": "0x10de", "class": "0x040300", "driver": "-> ../vfio-pci"}}, false, source.Active, "", "0000:01:00.0 driver=nvidia host passthrough_gpus=0 host vgpu_gpus=0"},
-		{"no driver", map[string]map[string]string{"0000:01:00.0": gpu("", nil)}, false, source.Degraded, "1 GPUs have no driver", "0000:01:00.0 driver=none"},
+		{"no driver", map[string]map[string]string{"0000:01:00.0": gpu("", nil)}, false, source.Degraded, "1 GPUs have no driver: what they do is not seen", "0000:01:00.0 driver=none"},
 		{"nouveau", map[string]map[string]string{"0000:01:00.0": gpu("nouveau", nil)}, false, source.Degraded, "1 GPUs are held by a driver that is not NVIDIA's own", "driver=nouveau"},
 		{"vGPU by mediated devices", map[string]map[string]string{"0000:01:00.0": gpu("nvidia", map[string]string{uuid + "/mdev_type": "x"})}, false, source.Degraded, "1 GPUs are shared with guests as vGPUs", "0000:01:00.0 vgpu=mdev 1 host passthrough_gpus=0 host vgpu_gpus=1"},
 		{"vGPU by SR-IOV", map[string]map[string]string{
@@ -158,6 +158,51 @@ func TestHandedOver(t *testing.T) {
 	if rows = look(7 * 3600e3); len(rows) < 3 {
 		t.Errorf("facts after hours: %v", rows)
 	}
+}
+
+// TestNotSeen: what could not be looked at is neither absent nor unused.
+func TestNotSeen(t *testing.T) {
+	t.Parallel()
+	cfg := host(t, map[string]map[string]string{"0000:01:00.0": gpu("nvidia", nil), "0000:02:00.0": passed(2)})
+	p, s := NewPassthrough(cfg), newSink(t)
+	boot := int64(1)
+	look := func(state source.State, reason string, facts int) {
+		t.Helper()
+		if err := p.Sample(t.Context(), source.Tick{WallMs: boot, BootMs: boot}, s); err != nil {
+			t.Fatal(err)
+		}
+		if st := s.status["passthrough"]; st.State != state || !strings.Contains(st.Reason, reason) {
+			t.Errorf("status: %+v, want %s (%s)", st, state, reason)
+		}
+		if rows := s.rows(wire.KindFact); len(rows) != facts {
+			t.Errorf("facts: %v, want %d", rows, facts)
+		}
+		boot += 60_001
+	}
+	look(source.Degraded, "1 of 2 GPUs are passed through", 5)
+	devices := filepath.Join(cfg.Sysfs, "bus/pci/devices")
+	// A link to itself cannot be opened by anybody, root included.
+	for _, name := range []string{"class", "vendor"} {
+		path := filepath.Join(devices, "0000:02:00.0", name)
+		if err := os.Rename(path, path+".kept"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(name, path); err != nil {
+			t.Fatal(err)
+		}
+		look(source.Degraded, "1 PCI devices could not be looked at: whether they are GPUs, and whose, is not seen", 0)
+		if err := os.Rename(path+".kept", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(filepath.Join(cfg.Sysfs, "bus"), filepath.Join(cfg.Sysfs, "away")); err != nil {
+		t.Fatal(err)
+	}
+	look(source.Unavailable, "is sysfs mounted at "+cfg.Sysfs+"?", 0)
+	if err := os.Mkdir(filepath.Join(cfg.Sysfs, "bus"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	look(source.Unavailable, "no NVIDIA GPU is on the PCI bus of this host", 4) // a machine without PCI: all are gone
 }
 
 func TestThisHost(t *testing.T) {

@@ -52,6 +52,7 @@ type target struct {
 	answers int                  // rounds that gave something
 	fails   int                  // rounds in a row that gave nothing
 	waiting int                  // reports of this round that have not moved yet, and may still
+	unasked bool                 // IPMI might have answered in this round
 
 	mu      sync.Mutex // guards below
 	pending []sample
@@ -122,6 +123,9 @@ func (t *target) round(ctx context.Context) time.Duration {
 	}
 	if err != nil {
 		st.State, st.Reason = t.verdict(err)
+		if t.unasked {
+			st.Reason += "; IPMI is not asked without an account of its own: name it in ipmi_credentials_file, or take method dcmi"
+		}
 		t.fails++
 	} else {
 		t.fails = 0
@@ -172,7 +176,7 @@ func (t *target) taken(into []sample) ([]sample, source.Status) {
 
 // ask asks by the target's method. problems say what is missing of an answer.
 func (t *target) ask(ctx context.Context) (parts []*component, problems []string, err error) {
-	t.waiting = 0
+	t.waiting, t.unasked = 0, false
 	if t.Method == MethodDCMI {
 		return t.askDCMI(ctx)
 	}
@@ -190,12 +194,17 @@ func (t *target) ask(ctx context.Context) (parts []*component, problems []string
 	}
 	switch {
 	case err != nil && (status(err) == http.StatusNotFound || strings.Contains(err.Error(), "connection refused")):
+		// Who takes the controller's address can refuse connections, whatever certificate is
+		// wanted: the account of Redfish must not go to IPMI for that.
+		if t.unasked = !t.byIPMI(); t.unasked {
+			return nil, nil, err
+		}
 		byIPMI, said, ierr := t.askDCMI(ctx)
 		if ierr != nil {
-			return nil, nil, fmt.Errorf("%w; nor IPMI: %s", err, oneLine(ierr))
+			return nil, nil, fmt.Errorf("%w; nor IPMI: %w", err, ierr)
 		}
-		return byIPMI, append(said, "the controller speaks no Redfish: of its GPUs nothing is seen"), nil
-	case err == nil && len(parts) == 0 && len(problems) == 0 && t.waiting == 0:
+		return byIPMI, append(said, "no Redfish answers, only IPMI: of the controller's GPUs nothing is seen"), nil
+	case err == nil && len(parts) == 0 && len(problems) == 0 && t.waiting == 0 && t.byIPMI():
 		return t.askDCMI(ctx)
 	}
 	return parts, problems, err
@@ -442,6 +451,8 @@ func (t *target) verdict(err error) (source.State, string) {
 	}
 	var netErr net.Error
 	switch {
+	case errors.Is(err, errRefused):
+		return source.Unavailable, fmt.Sprintf("%s refuses the account in %s: %s; it is tried again in %s, as controllers lock accounts", where, t.ipmiFile(), errRefused, refusedWait)
 	case refused(err):
 		return source.Unavailable, fmt.Sprintf("%s refuses the account in %s: %s; it is tried again in %s, as controllers lock accounts", where, t.CredentialsFile, brief(err), refusedWait)
 	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &netErr) && netErr.Timeout():
