@@ -60,7 +60,8 @@
 // Probes go behind the landing pad where a function begins with one and a push follows,
 // which the kernel need not step over. Only entries have probes. A process on a GPU that
 // uses NCCL while no library is visible (linked in, hidden symbols) is said in the status:
-// nothing is counted of it.
+// nothing is counted of it. While the driver does not list which processes are on GPUs, that
+// is said in its place.
 //
 // # Trust
 //

@@ -30,7 +30,7 @@ func maze(t *testing.T, maps map[int32]string) *Feature {
 	}
 	f := New(Config{})
 	f.fs, f.env = procfs{root}, &kernel.Env{Procfs: root, Log: slog.New(slog.DiscardHandler)}
-	f.libs, f.failed, f.procs, f.gpus = map[fileKey]*library{}, map[fileKey]failure{}, map[int32]*process{}, map[int32][]int{}
+	f.libs, f.failed, f.procs, f.gpus, f.known = map[fileKey]*library{}, map[fileKey]failure{}, map[int32]*process{}, map[int32][]int{}, true
 	return f
 }
 
@@ -52,7 +52,7 @@ func TestPieces(t *testing.T) {
 		switch {
 		case n == 1 && (len(f.hunt.pids) == 0 || f.hunt.pids[0] != 70):
 			t.Errorf("the process on a GPU is not looked at first: %v", f.hunt.pids)
-		case f.hunt.on && !strings.Contains(f.report().Why, "very many mappings"):
+		case n > 1 && f.hunt.on && !strings.Contains(f.report().Why, "very many mappings"):
 			t.Errorf("piece %d: %s", n, f.report().Reason())
 		case n > 50:
 			t.Fatal("the look has no end")
@@ -66,6 +66,10 @@ func TestPieces(t *testing.T) {
 	}
 	if rep := f.report(); rep.State != source.Active { // publish comes behind a look
 		t.Errorf("%s: %s", rep.State, rep.Reason())
+	}
+	f.known = false
+	if rep := f.report(); rep.State != source.Degraded || !strings.Contains(rep.Why, "it is not known which processes are on GPUs") {
+		t.Errorf("the driver lists nothing: %s: %s", rep.State, rep.Reason())
 	}
 	f.piece = onePiece()
 	if err := f.scan(t.Context(), 90_000); err != nil || f.hunt.on || f.hunt.slow || f.hunt.fullMs != 90_000 {

@@ -204,7 +204,7 @@ func TestMemory(t *testing.T) {
 	before, anon := rss(t, "VmRSS:"), rss(t, "RssAnon:")
 	f := New(Config{})
 	f.only = ours
-	s := kernel.New(kernel.Config{}, kernel.Env{}, f)
+	s := kernel.New(kernel.Config{}, kernel.Env{Processes: &lists{}}, f)
 	boot := bootNow(t)
 	deadline := time.After(testPatience)
 	for n := int64(0); n < 40 || s.Stats()[0].Samples < 5; n++ {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/flopwatch/flopwatch/agent/kernel"
 	"github.com/flopwatch/flopwatch/agent/kernel/kerneltest"
 	"github.com/flopwatch/flopwatch/agent/kernel/probe"
 	"github.com/flopwatch/flopwatch/agent/source"
@@ -220,7 +221,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestHidden: a process that uses NCCL out of sight is said, not counted as nothing.
+// TestHidden: a process that uses NCCL out of sight is said, not counted as nothing; and so is that
+// nobody can say whether there is one.
 func TestHidden(t *testing.T) {
 	r := newRig(t, Config{})
 	if err := os.Rename(filepath.Join(r.dir, "libnccl.so.2"), filepath.Join(r.dir, "libbundled.so")); err != nil {
@@ -231,10 +233,19 @@ func TestHidden(t *testing.T) {
 	}
 	d := run(t, r.dir, nil)
 	d.do(fmt.Sprintf("map /dev/shm/nccl-test-%d", os.Getpid()))
+	r.lists.unknown = true
 	r.start()
+	const unknown = "it is not known which processes are on GPUs"
+	for _, rep := range []kernel.Report{r.first, r.tick(0), r.tick(1000)} {
+		if rep.State != source.Degraded || !strings.Contains(rep.Reason(), unknown) {
+			t.Errorf("the driver lists nothing: %s %s", rep.State, rep.Reason())
+		}
+	}
+	r.lists.unknown = false
 	r.onGPU(d)
-	rep := r.tick(0)
-	if rep.State != source.Degraded || !strings.Contains(rep.Reason(), "NCCL is not visible in 1 processes") {
+	r.tick(1000)
+	rep := r.tick(10_000) // what is found is told with the rows
+	if rep.State != source.Degraded || !strings.Contains(rep.Reason(), "NCCL is not visible in 1 processes") || strings.Contains(rep.Reason(), unknown) {
 		t.Errorf("report: %s %s", rep.State, rep.Reason())
 	}
 	if got, by := r.f.Visibility(d.pid()); got != "not_visible" || by != wire.SourceProcfs {

@@ -73,7 +73,8 @@ type Feature struct {
 	libs   map[fileKey]*library
 	failed map[fileKey]failure
 	procs  map[int32]*process
-	gpus   map[int32][]int
+	gpus   map[int32][]int // as of when they were last known
+	known  bool            // which processes are on GPUs
 	// limited are the processes that have a limit of their own in the kernel.
 	limited map[int32]bool
 	buses   map[uint64]int
@@ -173,7 +174,10 @@ func (f *Feature) Start(ctx context.Context, env *kernel.Env) kernel.Report {
 	keep.BTF = nil // it is as large as the kernel's types, and Start's alone
 	f.env, f.fs = &keep, procfs{keep.Procfs}
 	f.libs, f.failed, f.procs, f.from = map[fileKey]*library{}, map[fileKey]failure{}, map[int32]*process{}, map[int32]int{}
-	f.limited, f.gpus = map[int32]bool{}, nil
+	f.limited, f.gpus, f.known = map[int32]bool{}, nil, false
+	if env.Processes != nil {
+		_, _, f.known = env.Processes.GPUProcesses()
+	}
 	f.rows.init(f)
 	f.scans, f.scanAt, f.rowAt, f.weighAt, f.gpuSeq, f.load = nil, 0, 0, 0, 0, kernel.Load{}
 	f.scannedMs, f.tookMs, f.hunt = 0, 0, hunt{}
@@ -311,6 +315,7 @@ func (f *Feature) look(t source.Tick) {
 		return
 	}
 	list, seq, ok := f.env.Processes.GPUProcesses()
+	f.known = ok
 	if !ok || seq == f.gpuSeq && f.gpus != nil {
 		return
 	}
@@ -391,6 +396,9 @@ func (f *Feature) report() kernel.Report {
 	}
 	if f.hunt.pieces > 1 && f.hunt.on {
 		why = append(why, "looking for libraries takes long, as processes have very many mappings: those of processes on GPUs come first, and the rest later")
+	}
+	if !f.known {
+		why = append(why, "it is not known which processes are on GPUs: NCCL that is linked into a program, or hidden, is not noticed until the driver lists them")
 	}
 	if f.hidden > 0 {
 		why = append(why, fmt.Sprintf("NCCL is not visible in %d processes on GPUs that use it: it is linked into the program, or its symbols are hidden", f.hidden))

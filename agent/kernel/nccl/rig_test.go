@@ -96,9 +96,10 @@ type lists struct {
 	procs   []source.GPUProcess
 	seq     uint64
 	devices []source.GPUDevice
+	unknown bool // the driver lists no processes
 }
 
-func (l *lists) GPUProcesses() ([]source.GPUProcess, uint64, bool) { return l.procs, l.seq, l.seq != 0 }
+func (l *lists) GPUProcesses() ([]source.GPUProcess, uint64, bool) { return l.procs, l.seq, !l.unknown }
 func (l *lists) GPUDevices() ([]source.GPUDevice, bool)            { return l.devices, l.devices != nil }
 
 type rig struct {
