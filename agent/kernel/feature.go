@@ -75,6 +75,8 @@ type Report struct {
 	// Absent is true if there is nothing to see: what the feature looks at is not on this
 	// host. It is Unavailable then, and nothing is missed.
 	Absent bool
+
+	loading bool // it has said nothing yet
 }
 
 // Active is the report of a feature that sees all it can.

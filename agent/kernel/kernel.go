@@ -30,6 +30,7 @@ type Source struct {
 	env     *Env
 	workers []*worker
 	stop    context.CancelFunc
+	beganMs int64
 	done    sync.WaitGroup
 	closed  bool
 	began   bool
@@ -71,7 +72,7 @@ func New(cfg Config, env Env, features ...Feature) *Source {
 	turn := make(chan struct{}, 1)
 	for _, f := range features {
 		s.workers = append(s.workers, &worker{f: f, cfg: &s.cfg, env: s.env, turn: turn, ticks: make(chan moment, 1),
-			report: Report{State: source.Degraded, Why: "loading"}})
+			report: Report{State: source.Degraded, Why: "loading", loading: true}})
 	}
 	return s
 }
@@ -86,7 +87,7 @@ func (s *Source) Sample(ctx context.Context, t source.Tick, out source.Sink) err
 	}
 	s.env.Clock.Set(t.WallMs, t.BootMs)
 	if !s.began {
-		s.began = true
+		s.began, s.beganMs = true, t.BootMs
 		life, stop := context.WithCancel(context.WithoutCancel(ctx))
 		s.stop = stop
 		for _, w := range s.workers {
@@ -102,6 +103,10 @@ func (s *Source) Sample(ctx context.Context, t source.Tick, out source.Sink) err
 		}
 		if r.Absent {
 			there--
+		}
+		// A load is no state of a host: whoever logs changes would tell of each as it ends.
+		if r.loading && t.BootMs-s.beganMs <= stallMs {
+			continue
 		}
 		out.Status(source.Status{Instrument: "kernel/" + w.f.Name(), State: r.State, Reason: r.Reason()})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -225,6 +226,23 @@ func TestAbsent(t *testing.T) {
 	}
 }
 
+// TestFirstWord: what is not on the host, or switched off, is no news at the start; what was
+// refused is.
+func TestFirstWord(t *testing.T) {
+	var text strings.Builder
+	features := []Feature{&fake{name: "none", report: Absent("no such device")}, &fake{name: "off", report: Active()}, &fake{name: "refused", report: Unavailable("no BTF", syscall.ENOENT)}}
+	r := &rig{t: t, src: New(Config{Off: []string{"off"}}, Env{Log: slog.New(slog.NewTextHandler(&text, nil))}, features...)}
+	t.Cleanup(func() { _ = r.src.Close() })
+	r.settle(1)
+	r.settle(1)
+	if err := r.src.Close(); err != nil { // the workers write no more
+		t.Error(err)
+	}
+	if got := text.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, "feature=refused") || !strings.Contains(got, "no BTF (ENOENT") {
+		t.Errorf("log:\n%s", got)
+	}
+}
+
 func TestSwitch(t *testing.T) {
 	dir := t.TempDir()
 	a, b := &fake{name: "a", report: Active()}, &fake{name: "b", report: Active()}
@@ -284,6 +302,9 @@ func TestStuck(t *testing.T) {
 	r := newRig(t, Config{StartFor: 20 * time.Millisecond, CloseFor: 20 * time.Millisecond}, stuck, other)
 	r.tick(1)
 	r.until("stuck is asked to start", func() bool { n, _, _ := stuck.counts(); return n == 1 })
+	if got := r.brd.of("kernel/stuck"); got != (source.Status{}) {
+		t.Errorf("it has said nothing yet, and is %v", got)
+	}
 	r.until("the other one starts nevertheless", func() bool { r.tick(1); n, _, _ := other.counts(); return n == 1 })
 	r.tick(11)
 	r.want("stuck", source.Stalled, "loading takes more than 10 s")

@@ -273,8 +273,12 @@ func (w *worker) call(with string, now int64, fn func()) (err error) {
 
 func (w *worker) tell(r Report) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	first := w.report.loading
 	w.report = r
+	w.mu.Unlock()
+	if first && w.offBy == "" && r.State == source.Unavailable && !r.Absent { // elsewhere changes alone are logged
+		w.env.Log.Warn("kernel feature sees nothing", slog.String("feature", w.f.Name()), slog.String("reason", r.Reason()))
+	}
 }
 
 // now is the report as of a tick: a call that does not come back makes it stalled.
