@@ -135,7 +135,7 @@ func TestDoctorWithoutDriver(t *testing.T) {
 	child(t)
 	text := fast(t.TempDir(), "nats://127.0.0.1:1", "[gpu]\nlibrary = \"/nowhere/libnvidia-ml.so.1\"\n")
 	_, out := examine(t, 0, "-config", write(t, text), "-seconds", "3")
-	for _, want := range []string{"unavailable  gpu", "refuses with code 12", "what helps: install NVIDIA's driver", "warn broker"} {
+	for _, want := range []string{"unavailable  gpu", "degraded     job", "no list of them has come", "refuses with code 12", "what helps: install NVIDIA's driver", "warn broker"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q:\n%s", want, out)
 		}
@@ -145,6 +145,20 @@ func TestDoctorWithoutDriver(t *testing.T) {
 	for _, want := range []string{"fail sources", "/nowhere/account", "active       host"} { // one takes no other with it
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q:\n%s", want, out)
+		}
+	}
+}
+
+// TestDoctorWithoutChild: an agent that was installed without flopwatch-nvml has to be mended,
+// and nothing that rests on it is said to be well.
+func TestDoctorWithoutChild(t *testing.T) {
+	r, _ := examine(t, 1, "-config", write(t, fast(t.TempDir(), "nats://127.0.0.1:1", "[gpu]\nchild = \"/nowhere/flopwatch-nvml\"\n")), "-seconds", "3", "-json")
+	if c := find(t, &r, "driver"); len(c) != 1 || c[0].Status != doctor.Fail || c[0].Remedy == "" {
+		t.Errorf("%+v", c)
+	}
+	for _, i := range r.Instruments {
+		if (i.Name == "gpu" || i.Name == "job") && (i.State == "active" || i.Remedy == "") {
+			t.Errorf("%+v", i)
 		}
 	}
 }

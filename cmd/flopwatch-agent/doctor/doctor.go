@@ -66,7 +66,7 @@ func (r *Report) Take(f *Found) {
 	facts := f.facts
 	if r.Driver != nil {
 		r.Driver.Facts = maps.Clone(facts)
-		r.Checks = append(r.Checks, r.Driver.check())
+		r.Checks = append(append(r.Checks, r.Driver.check()), r.Driver.migRights()...)
 	}
 	r.Checks = append(r.Checks, integrity(facts)...)
 }

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,10 +158,66 @@ func TestHangs(t *testing.T) {
 	never := make(chan struct{})
 	t.Cleanup(func() { close(never) })
 	hangs := &fake{"gpu", func(context.Context, source.Sink) error { <-never; return nil }}
-	well := &fake{"host", func(context.Context, source.Sink) error { return nil }}
+	well := &fake{"host", func(_ context.Context, out source.Sink) error {
+		row(out, wire.KindDevice, wire.SourceNVML, map[string]any{"ts_ms": 1, "gpu_uuid": "GPU-a", "gpu": 0, "gpu_model": "NVIDIA X"})
+		return nil
+	}}
 	found := Look(t.Context(), []source.Source{hangs, well}, 10*time.Millisecond, clocks)
 	if len(found.Instruments) != 2 || found.Instruments[0].State != string(source.Stalled) || found.Instruments[1].State != string(source.Active) {
 		t.Errorf("%+v", found.Instruments)
+	}
+}
+
+// TestSilent: a source that has given nothing and said nothing is not well for that.
+func TestSilent(t *testing.T) {
+	silent := &fake{"job", func(context.Context, source.Sink) error { return nil }}
+	parts := &fake{"kernel", func(_ context.Context, out source.Sink) error {
+		out.Status(source.Status{Instrument: "kernel/sock", State: source.Active})
+		return nil
+	}}
+	speaks := &fake{"bmc", func(_ context.Context, out source.Sink) error {
+		out.Status(source.Status{Instrument: "bmc", State: source.Active})
+		return nil
+	}}
+	found := Look(t.Context(), []source.Source{silent, parts, speaks}, 10*time.Millisecond, clocks)
+	r := &Report{}
+	r.Take(&found)
+	state := map[string]Instrument{}
+	for _, i := range r.Instruments {
+		state[i.Name] = i
+	}
+	for _, name := range []string{"job", "kernel"} {
+		if i := state[name]; i.State != string(source.Degraded) || !strings.Contains(i.Reason, "not known yet") || !strings.Contains(i.Remedy, "-seconds") {
+			t.Errorf("%+v", i)
+		}
+	}
+	for _, name := range []string{"kernel/sock", "bmc"} {
+		if i := state[name]; i.State != string(source.Active) {
+			t.Errorf("%+v", i)
+		}
+	}
+}
+
+// TestMIGRights: what the driver refuses of a GPU that MIG splits, for want of a right, has its
+// remedy; the same of a whole GPU, or another refusal, has not.
+func TestMIGRights(t *testing.T) {
+	split := DriverGPU{Index: 0, UUID: "GPU-a", Numbers: map[string]int64{"mig_mode": 1}}
+	whole := DriverGPU{Index: 1, UUID: "GPU-b", Numbers: map[string]int64{"mig_mode": 0}}
+	d := &Driver{GPUs: []DriverGPU{split, whole}, Faults: []DriverFault{
+		{GPU: 1, Function: "nvmlDeviceGetComputeRunningProcesses", Code: 4, Text: "Insufficient Permissions"},
+		{GPU: 0, Function: "nvmlDeviceGetFanSpeed", Code: 3, Text: "Not Supported"},
+	}}
+	if c := d.migRights(); len(c) != 0 {
+		t.Errorf("%+v", c)
+	}
+	for range 2 {
+		d.Faults = append(d.Faults, DriverFault{GPU: 0, Function: "nvmlDeviceGetMigDeviceHandleByIndex", Code: 4, Text: "Insufficient Permissions"})
+	}
+	r := &Report{Driver: d}
+	r.Take(&Found{})
+	i := slices.IndexFunc(r.Checks, func(c Check) bool { return c.What == "mig" })
+	if i < 0 || r.Checks[i].Status != Warn || !strings.HasSuffix(r.Checks[i].Text, ": nvmlDeviceGetMigDeviceHandleByIndex") || !strings.Contains(r.Checks[i].Remedy, "mig.conf") {
+		t.Errorf("%+v", r.Checks)
 	}
 }
 
@@ -178,8 +235,12 @@ func TestDriver(t *testing.T) {
 	if d.Error != "" || d.Driver != "580" || len(d.GPUs) != 1 || d.check().Status != OK {
 		t.Errorf("%+v", d)
 	}
-	for name, child := range map[string]string{"nonsense": script("echo what; echo why >&2"), "not there": "/nowhere/child", "silent": script("exit 2")} {
-		if d := ReadDriver(t.Context(), child, "", long); d.Error == "" || d.check().Status != Warn {
+	for name, c := range map[string]struct{ child, status string }{
+		"nonsense":  {script("echo what; echo why >&2"), Warn},
+		"not there": {"/nowhere/child", Fail}, // an agent that was not installed whole
+		"silent":    {script("exit 2"), Warn},
+	} {
+		if d := ReadDriver(t.Context(), c.child, "", long); d.Error == "" || d.check().Status != c.status {
 			t.Errorf("%s: %+v", name, d)
 		}
 	}

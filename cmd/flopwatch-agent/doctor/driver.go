@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os/exec" //nolint:depguard // the driver is asked in a process of its own, as it may hang
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -27,6 +29,8 @@ type Driver struct {
 	Unheard  []int         `json:"not_answered,omitempty"`
 	TimedOut bool          `json:"timed_out,omitempty"`
 	Error    string        `json:"error,omitempty"` // why nothing is known
+
+	unstarted bool // the program itself is not there, or cannot be run
 }
 
 // Facts are by name.
@@ -82,7 +86,7 @@ func ReadDriver(ctx context.Context, child, library string, wait time.Duration) 
 	out.left, errs.left = maxDescription, 4<<10
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Start(); err != nil {
-		return &Driver{Error: fmt.Sprintf("start %s: %v", child, err)}
+		return &Driver{Error: fmt.Sprintf("start %s: %v", child, err), unstarted: true}
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // ends with the process, or, where that hangs in the kernel, with this one
@@ -133,6 +137,9 @@ func (d *Driver) refused(gpu int) []string {
 func (d *Driver) check() Check {
 	c := Check{What: "driver", Status: OK, Text: fmt.Sprintf("%s answers for %d GPUs", d.Driver, len(d.GPUs))}
 	switch {
+	case d.unstarted: // no host is meant to be so, with or without GPUs
+		c.Status, c.Text = Fail, d.Error
+		c.Remedy = "put flopwatch-nvml beside flopwatch-agent, or name it in gpu.child; a host without GPUs: [gpu] enabled = false"
 	case d.Error != "":
 		c.Status, c.Text = Warn, d.Error
 		c.Remedy = "put flopwatch-nvml beside flopwatch-agent, or name it in gpu.child"
@@ -147,4 +154,29 @@ func (d *Driver) check() Check {
 		c.Remedy = "look at passthrough: GPUs that are bound to vfio-pci are guests'; in a container, give it the device files (NVIDIA_VISIBLE_DEVICES=all)"
 	}
 	return c
+}
+
+// noPermission is NVML's code for want of a right.
+const noPermission = 4
+
+// migRights are checks of calls that the driver refuses of GPUs that are split by MIG: it asks
+// for a capability file there that the unit does not open by itself.
+func (d *Driver) migRights() []Check {
+	var refused []string
+	for i := range d.GPUs {
+		g := &d.GPUs[i]
+		if g.Numbers["mig_mode"] != 1 {
+			continue
+		}
+		for j := range d.Faults {
+			if f := &d.Faults[j]; f.GPU == g.Index && f.Code == noPermission && !slices.Contains(refused, f.Function) {
+				refused = append(refused, f.Function)
+			}
+		}
+	}
+	if len(refused) == 0 {
+		return nil
+	}
+	return []Check{{What: "mig", Status: Warn, Text: "the driver refuses calls of GPUs that MIG splits, for want of a right: " + strings.Join(refused, " "),
+		Remedy: "systemd: the drop-in mig.conf beside the programs, which opens MIG's monitor capability (its head says how); else leave it: what is refused is absent"}}
 }

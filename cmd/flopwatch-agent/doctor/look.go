@@ -103,9 +103,10 @@ func ask(ctx context.Context, s source.Source, out *tally, clocks func() (int64,
 func judge(name string, t *tally, err error, hangs bool) []Instrument {
 	own := Instrument{Name: name, State: string(source.Active), Seen: t.seen()}
 	var parts []Instrument
+	silent := len(own.Seen) == 0 && t.bad == 0
 	for _, st := range t.said() {
 		if st.Instrument == name {
-			own.State, own.Reason = string(st.State), st.Reason
+			own.State, own.Reason, silent = string(st.State), st.Reason, false
 			continue
 		}
 		parts = append(parts, Instrument{Name: st.Instrument, State: string(st.State), Reason: st.Reason})
@@ -117,6 +118,8 @@ func judge(name string, t *tally, err error, hangs bool) []Instrument {
 		own.State, own.Reason = string(source.Degraded), "it saw nothing: "+err.Error()
 	case t.bad > 0 && own.State == string(source.Active):
 		own.State, own.Reason = string(source.Degraded), fmt.Sprintf("%d rows break the contract: %v", t.bad, t.lastBad)
+	case silent: // that nothing was seen does not say that all is well
+		own.State, own.Reason = string(source.Degraded), wordsNotKnownYet+": it has seen nothing within the look, and not said why"
 	}
 	return append([]Instrument{own}, parts...)
 }

@@ -119,6 +119,9 @@ var remedies = []remedy{
 	{instrument: "passthrough", where: "agent/bmc", words: []string{"configure [bmc]"}, text: "ask the host's management controller: a [[bmc.target]] whose node is this host's name"},
 }
 
+// wordsNotKnownYet are the doctor's own, of what has not spoken.
+const wordsNotKnownYet = "not known yet"
+
 // Words of agent/bmc that say more than what helps: see controllers. The test holds them too.
 const (
 	wordsNotAsked     = "was not asked yet"
@@ -131,6 +134,9 @@ const (
 func Remedy(instrument string, state source.State, reason string, p *Privileges) string {
 	if state == source.Active || reason == "" {
 		return ""
+	}
+	if strings.HasPrefix(reason, wordsNotKnownYet+": ") {
+		return "look for longer: -seconds 60"
 	}
 	for _, r := range remedies {
 		if instrument != r.instrument && !strings.HasPrefix(instrument, r.instrument+"/") || r.when != nil && !r.when(p) {
