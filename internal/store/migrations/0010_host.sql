@@ -31,7 +31,7 @@ ALTER TABLE process_events
     ADD COLUMN IF NOT EXISTS `local_world_size` Nullable(Int64) COMMENT 'processes of the run on the host; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `local_rank`,
     ADD COLUMN IF NOT EXISTS `instance_list` LowCardinality(Nullable(String)) COMMENT 'MIG devices it was listed on, separated by blanks; NULL: not known' CODEC(ZSTD(1)) AFTER `local_world_size`,
     ADD COLUMN IF NOT EXISTS `exit_code` Nullable(Int64) COMMENT 'exit status as wait(2) gives it; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `instance_list`,
-    ADD COLUMN IF NOT EXISTS `nccl` LowCardinality(Nullable(String)) COMMENT 'visible, not_visible or statically_linked: whether its collectives can be counted; NULL: not known' CODEC(ZSTD(1)) AFTER `exit_code`,
+    ADD COLUMN IF NOT EXISTS `nccl` LowCardinality(Nullable(String)) COMMENT 'whether its collectives can be counted: visible or not_visible (statically_linked, a reason for that, is kept for later: nothing tells it yet); NULL: not known' CODEC(ZSTD(1)) AFTER `exit_code`,
     ADD COLUMN IF NOT EXISTS `container` LowCardinality(Nullable(String)) COMMENT 'container within the job: its short id, or a keyed hash of its name; NULL: not known' CODEC(ZSTD(1)) AFTER `nccl`,
     ADD COLUMN IF NOT EXISTS `restart_count` Nullable(Int64) COMMENT 'how often the scheduler has started the job again; NULL: not known' CODEC(T64, ZSTD(1)) AFTER `container`;
 
@@ -106,7 +106,7 @@ CREATE TABLE IF NOT EXISTS gpu_health
     `nvlinks_up`                Nullable(Int64) COMMENT 'NVLinks that are up; NULL: not known' CODEC(T64, ZSTD(1)),
     `nvlink_tx_kib`             Nullable(UInt64) COMMENT 'NVLink out, KiB of data, cumulative, may reset; NULL: not measured' CODEC(Delta, T64, ZSTD(1)),
     `nvlink_rx_kib`             Nullable(UInt64) COMMENT 'NVLink in, KiB of data, cumulative, may reset; NULL: not measured' CODEC(Delta, T64, ZSTD(1)),
-    `nvlink_errors`             Nullable(UInt64) COMMENT 'NVLink errors: CRC, replay and recovery, cumulative, may reset; NULL: not measured' CODEC(Delta, T64, ZSTD(1)),
+    `nvlink_errors`             Nullable(UInt64) COMMENT 'NVLink errors, cumulative, may reset: CRC, replay and recovery, from NVLink 5 on errors of what was received; NULL: not measured' CODEC(Delta, T64, ZSTD(1)),
     `power_capped_ns`           Nullable(UInt64) COMMENT 'time below the wanted clocks for want of power, ns, cumulative, may reset; NULL: not measured' CODEC(Delta, T64, ZSTD(1)),
     `thermal_capped_ns`         Nullable(UInt64) COMMENT 'time below the wanted clocks for heat, ns, cumulative, may reset; NULL: not measured' CODEC(Delta, T64, ZSTD(1)),
     `sync_boost_ns`             Nullable(UInt64) COMMENT 'time held back by a group of GPUs, ns, cumulative, may reset; NULL: not measured' CODEC(Delta, T64, ZSTD(1)),
