@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -241,7 +242,7 @@ func (d *agentDaemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	})
 	g.Go(func() error {
 		d.lg.LogAttrs(ctx, slog.LevelInfo, "sampling", slog.String("cluster", d.cfg.Cluster), slog.String("node", d.node),
-			slog.String("build", daemon.ReadBuild().String()), slog.String("config_digest", d.digest))
+			slog.String("build", daemon.ReadBuild().String()), slog.String("config_digest", d.digest), slog.Int64("memory_limit", debug.SetMemoryLimit(-1)))
 		d.notify.Ready(ctx, "sampling as "+d.node)
 		for {
 			select {
