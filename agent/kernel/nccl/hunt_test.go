@@ -77,6 +77,29 @@ func TestPieces(t *testing.T) {
 	}
 }
 
+// TestListedInPart: where the driver lists the processes of some GPUs alone, those are taken, and
+// those of the last list stay while they live.
+func TestListedInPart(t *testing.T) {
+	f := maze(t, map[int32]string{70: "", 71: ""})
+	l := &lists{seq: 1, procs: []source.GPUProcess{{GPU: 0, PID: 70}, {GPU: 1, PID: 71}, {GPU: 1, PID: 72}}}
+	f.env.Processes, f.gpus = l, nil
+	look := func(want string) {
+		t.Helper()
+		f.look(source.Tick{})
+		if got := fmt.Sprint(f.gpus); got != want || f.known == l.unknown {
+			t.Errorf("on GPUs: %s, want %s; known: %v", got, want, f.known)
+		}
+		l.seq++
+	}
+	look("map[70:[0] 71:[1] 72:[1]]")
+	l.unknown, l.procs = true, []source.GPUProcess{{GPU: 2, PID: 70}}
+	look("map[70:[2] 71:[1]]") // 72 has ended
+	l.procs = nil
+	look("map[70:[2] 71:[1]]")
+	l.unknown = false
+	look("map[]")
+}
+
 // TestKeepsProbes: a library whose users a long look has not come to yet keeps its probes.
 func TestKeepsProbes(t *testing.T) {
 	f := maze(t, nil)

@@ -316,7 +316,7 @@ func (f *Feature) look(t source.Tick) {
 	}
 	list, seq, ok := f.env.Processes.GPUProcesses()
 	f.known = ok
-	if !ok || seq == f.gpuSeq && f.gpus != nil {
+	if !ok && len(list) == 0 || seq == f.gpuSeq && f.gpus != nil {
 		return
 	}
 	f.gpuSeq = seq
@@ -329,6 +329,16 @@ func (f *Feature) look(t source.Tick) {
 		}
 		_, was := before[p.PID]
 		fresh = fresh || !was
+	}
+	if !ok { // they may be on a GPU that is not listed now
+		for pid, on := range before {
+			if _, is := f.gpus[pid]; is {
+				continue
+			}
+			if _, runs := f.fs.start(pid); runs {
+				f.gpus[pid] = on
+			}
+		}
 	}
 	if fresh {
 		f.soon(t.BootMs)
