@@ -107,6 +107,7 @@ type bmcTarget struct {
 	Insecure        bool          `toml:"insecure"`
 	Method          string        `toml:"method"`
 	IPMIPort        int           `toml:"ipmi_port"`
+	IPMICredentials string        `toml:"ipmi_credentials_file"`
 	Interval        time.Duration `toml:"interval"`
 	Timeout         time.Duration `toml:"timeout"`
 }
@@ -382,6 +383,9 @@ func (c *bmcConfig) validate() error {
 		}
 		if t.Insecure && (t.CAFile != "" || t.Fingerprint != "") {
 			return fmt.Errorf("%s (%s): insecure beside ca_file or fingerprint: one of them", key, t.Node)
+		}
+		if t.IPMICredentials != "" && (t.Method != bmc.MethodAuto || t.Address == bmc.Local || !filepath.IsAbs(t.IPMICredentials)) {
+			return fmt.Errorf(`%s (%s): ipmi_credentials_file %q: a path from the root on, with method "auto" and an https address; dcmi uses credentials_file`, key, t.Node, t.IPMICredentials)
 		}
 		if t.Address == bmc.Local {
 			if t.Method == bmc.MethodRedfish {

@@ -190,6 +190,7 @@ func TestMistakes(t *testing.T) {
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1/redfish/v1\"\ncredentials_file = \"/c\"",
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\ntimeout = \"5m\"",
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\nipmi_port = 70000",
+		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\nmethod = \"dcmi\"\nipmi_credentials_file = \"/d\"",
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\ninsecure = true\nca_file = \"/ca\"",
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"local\"\nmethod = \"redfish\"",
 		"cluster = \"main\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://a\"\ncredentials_file = \"/c\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://b\"\ncredentials_file = \"/c\"",
@@ -237,6 +238,9 @@ func TestGoodFiles(t *testing.T) {
 		"cluster = \"c\"\n[burst]\nevery = \"10m\"":                                             func(c config) bool { return c.Burst.Every == 10*time.Minute && c.Burst.Spacing == 200*time.Millisecond },
 		"cluster = \"c\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"": func(c config) bool {
 			return len(c.BMC.Targets) == 1 && c.BMC.Targets[0].Method == "auto" && c.BMC.Targets[0].Interval == 15*time.Second && c.BMC.Targets[0].Timeout == 10*time.Second && c.BMC.Targets[0].IPMIPort == 623
+		},
+		"cluster = \"c\"\n[[bmc.target]]\nnode = \"n\"\naddress = \"https://10.0.0.1\"\ncredentials_file = \"/c\"\nipmi_credentials_file = \"/d\"": func(c config) bool {
+			return len(targets(c.BMC)) == 1 && targets(c.BMC)[0].IPMICredentialsFile == "/d"
 		},
 		"cluster = \"c\"\n[bmc]\nconcurrency = 16\n[[bmc.target]]\nnode = \"n\"\naddress = \"local\"": func(c config) bool {
 			return c.BMC.Concurrency == 16 && c.BMC.Targets[0].Address == "local"

@@ -130,7 +130,7 @@ func targets(cfg bmcConfig) []bmc.Target {
 	out := make([]bmc.Target, 0, len(cfg.Targets))
 	for _, t := range cfg.Targets {
 		out = append(out, bmc.Target{Node: t.Node, Address: t.Address, CredentialsFile: t.CredentialsFile, CAFile: t.CAFile, Fingerprint: t.Fingerprint, Insecure: t.Insecure,
-			Interval: t.Interval, Timeout: t.Timeout, Method: t.Method, IPMIPort: t.IPMIPort})
+			Interval: t.Interval, Timeout: t.Timeout, Method: t.Method, IPMIPort: t.IPMIPort, IPMICredentialsFile: t.IPMICredentials})
 	}
 	return out
 }

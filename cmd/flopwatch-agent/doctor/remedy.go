@@ -73,6 +73,7 @@ var remedies = []remedy{
 	{instrument: "kernel", where: "agent/kernel/nccl", words: []string{"files are not known by their real inode"}, when: noBTF, text: kernelBTF},
 	{instrument: "kernel", where: "agent/kernel/nccl", words: []string{"programs at functions of user space are refused", "uprobe_multi is refused"}, text: kernelNewer},
 	{instrument: "kernel", where: "agent/kernel", words: []string{"BPF programs cannot be loaded"}, text: kernelNewer},
+	{instrument: "kernel", where: "agent/kernel/nccl", words: []string{"it is not known which processes are on GPUs"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
 	{instrument: "kernel", where: "agent/kernel/file", words: []string{"it is not known which processes are on GPUs"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
 	{instrument: "kernel", where: "agent/kernel/proc", words: []string{"it is not known which processes are on GPUs"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
 	{instrument: "kernel", where: "agent/kernel/sock", words: []string{"it is not known which processes are on GPUs"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
@@ -109,6 +110,8 @@ var remedies = []remedy{
 		text: "Kubernetes: mount the host's /sys, read-only, and name it in host.sysfs, or hostNetwork: true"},
 
 	{instrument: "bmc", where: "agent/bmc", words: []string{wordsRefused}, text: "put user and password of a read-only account into credentials_file"},
+	{instrument: "bmc", where: "agent/bmc", words: []string{"IPMI is not asked without an account of its own"},
+		text: "look at the address; where the controller has no Redfish, an account for IPMI alone in ipmi_credentials_file, or method = \"dcmi\" (deploy/README.md)"},
 	{instrument: "bmc", where: "agent/bmc", words: []string{"its certificate "}, text: "name the authority in ca_file, or the certificate's SHA-256 in fingerprint"},
 	{instrument: "bmc", where: "agent/bmc", words: []string{"there is no /dev/ipmi0"}, text: "modprobe ipmi_si ipmi_devintf and let the agent's user open it (deploy/README.md), or name the controller's address"},
 	{instrument: "bmc", where: "agent/bmc", words: []string{"does not answer within "}, text: "look at the address, and whether this host may reach the management network"},
@@ -117,6 +120,7 @@ var remedies = []remedy{
 	{instrument: "bmc", where: "agent/bmc", words: []string{wordsNotAsked}, text: "look for longer: -seconds 30"},
 
 	{instrument: "passthrough", where: "agent/bmc", words: []string{"configure [bmc]"}, text: "ask the host's management controller: a [[bmc.target]] whose node is this host's name"},
+	{instrument: "passthrough", where: "agent/bmc", words: []string{"is sysfs mounted at "}, text: "Kubernetes: mount the host's /sys, read-only, and name it in host.sysfs"},
 }
 
 // wordsNotKnownYet are the doctor's own, of what has not spoken.

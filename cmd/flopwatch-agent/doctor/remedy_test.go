@@ -131,6 +131,9 @@ func TestRemedies(t *testing.T) {
 		{none, "bmc/n", "the host's own controller cannot be read: there is no /dev/ipmi0: load ipmi_si and ipmi_devintf, or name the controller's address", "modprobe ipmi_si"},
 		{none, "bmc/n", "the controller has no report ProcessorGPMMetrics", "firmware"},
 		{none, "passthrough", "2 GPUs are passed through to guests; NVML sees nothing here; configure [bmc]", "[[bmc.target]]"},
+		{none, "passthrough", "which GPUs there are is not seen: list PCI devices: open /sys/bus/pci/devices: no such file or directory: is sysfs mounted at /sys?", "host.sysfs"},
+		{none, "bmc/n", "the controller at https://10.0.0.1 cannot be read: dial tcp 10.0.0.1:443: connect: connection refused; IPMI is not asked without an account of its own: name it in ipmi_credentials_file, or take method dcmi", "ipmi_credentials_file"},
+		{all, "kernel/nccl", "it is not known which processes are on GPUs: NCCL that is linked into a program, or hidden, is not noticed until the driver lists them", "see gpu"},
 		{none, "host/cpu", "x", ""},
 	} {
 		if got := Remedy(c.instrument, source.Degraded, c.reason, c.p); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
