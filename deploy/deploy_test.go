@@ -298,7 +298,9 @@ func units(t *testing.T) map[string]string {
 
 func TestUnitsAreClean(t *testing.T) {
 	paths := units(t)
-	paths["agent with kernel.conf"] = withKernel(t, paths["agent"])
+	for _, name := range []string{"kernel.conf", "mig.conf"} {
+		paths["agent with "+name] = withDropIn(t, paths["agent"], name)
+	}
 	for d, path := range paths {
 		out, err := command(t, []string{"SYSTEMD_LOG_LEVEL=notice"}, "systemd-analyze", "verify", "--man=no", path)
 		var unexpected []string
@@ -316,27 +318,29 @@ func TestUnitsAreClean(t *testing.T) {
 }
 
 // How exposed each unit is, as systemd 252 counts; 10 is all, 0 nothing.
-var exposure = map[string]float64{"agent": 1.6, "agent with kernel.conf": 2.3, "collector": 1.1, "detector": 1.1}
+var exposure = map[string]float64{"agent": 1.6, "agent with kernel.conf": 2.3, "agent with mig.conf": 1.6, "collector": 1.1, "detector": 1.1}
 
-// withKernel gives the agent's unit with the drop-in that grants what [kernel] needs.
-func withKernel(t *testing.T, unit string) string {
+// withDropIn gives the agent's unit with a drop-in that is installed beside the programs.
+func withDropIn(t *testing.T, unit, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "flopwatch-agent.service")
 	write(t, path, read(t, unit))
-	dropIn := read(t, filepath.Join(filepath.Dir(unit), "../../flopwatch/kernel.conf"))
-	if strings.Contains(dropIn, "@") || !strings.Contains(dropIn, "/usr/local/lib/flopwatch/kernel.conf /etc/systemd/system") {
+	dropIn := read(t, filepath.Join(filepath.Dir(unit), "../../flopwatch", name))
+	if strings.Contains(dropIn, "@") || !strings.Contains(dropIn, "/usr/local/lib/flopwatch/"+name+" /etc/systemd/system") {
 		t.Errorf("drop-in:\n%s", dropIn)
 	}
 	if err := os.Mkdir(path+".d", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(path+".d", "kernel.conf"), dropIn)
+	write(t, filepath.Join(path+".d", name), dropIn)
 	return path
 }
 
 func TestUnitsAreHardened(t *testing.T) {
 	paths := units(t)
-	paths["agent with kernel.conf"] = withKernel(t, paths["agent"])
+	for _, name := range []string{"kernel.conf", "mig.conf"} {
+		paths["agent with "+name] = withDropIn(t, paths["agent"], name)
+	}
 	version, err := command(t, nil, "systemd-analyze", "--version")
 	if err != nil {
 		t.Fatal(err)
@@ -404,5 +408,17 @@ func TestReadmeNamesTheFiles(t *testing.T) {
 		if !strings.Contains(text, fmt.Sprintf("| %s | %.1f |", name, e)) {
 			t.Errorf("README.md does not give %s's exposure as %.1f", d, e)
 		}
+	}
+}
+
+// Of MIG's capabilities the drop-in opens the one that looks, to look, and no other: not the one
+// that makes and removes instances, nor the whole group of device files.
+func TestMIGOpensOneFile(t *testing.T) {
+	opened := regexp.MustCompile(`(?m)^\w+=.*$`).FindAllString(read(t, "systemd/mig.conf"), -1)
+	if len(opened) != 1 || opened[0] != "DeviceAllow=/dev/nvidia-caps/nvidia-cap2 r" {
+		t.Errorf("mig.conf has %q", opened)
+	}
+	if unit := read(t, "systemd/flopwatch-agent.service"); regexp.MustCompile(`(?m)^DeviceAllow=.*caps`).MatchString(unit) {
+		t.Error("the unit opens MIG's capabilities by itself")
 	}
 }

@@ -119,6 +119,7 @@ daemon() { # daemon NAME
 agent_extras() {
 	local script
 	text 0644 systemd/kernel.conf "$ROOM/kernel.conf"
+	text 0644 systemd/mig.conf "$ROOM/mig.conf"
 	for script in slurm/*.sh; do
 		[ ! -f "$script" ] || file 0755 "$script" "$ROOM/$script"
 	done
