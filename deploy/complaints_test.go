@@ -35,3 +35,37 @@ func TestUnitsLogToTheJournal(t *testing.T) {
 		}
 	}
 }
+
+// gpud and others listen on every address of the host. A pod's agent has to be reached by the
+// kubelet, so it listens beyond the loopback, but in the pod's own network: no port of the host's
+// is taken, nothing leads to it from outside of the cluster, and by the shipped configuration the
+// page has neither GPUs nor names of whom they are given to.
+func TestPodListensInItsOwnNetwork(t *testing.T) {
+	for _, file := range manifests {
+		all := objects(t, file)
+		if _, ok := all["Service"]; ok {
+			t.Errorf("%s publishes a port", file)
+		}
+		set := all["DaemonSet"]
+		if set == nil {
+			continue
+		}
+		if on := get(set, "spec", "template", "spec", "hostNetwork"); on != nil && on != false {
+			t.Errorf("%s: the host's network: %v", file, on)
+		}
+		ports, _ := get(set, "spec", "template", "spec", "containers", 0, "ports").([]any)
+		if len(ports) != 1 {
+			t.Errorf("%s: ports %v", file, ports)
+		}
+		for i := range ports {
+			if port := get(set, "spec", "template", "spec", "containers", 0, "ports", i, "hostPort"); port != nil {
+				t.Errorf("%s: takes the host's port %v", file, port)
+			}
+		}
+	}
+	text, _ := get(objects(t, manifests[0])["ConfigMap"], "data", "flopwatch-agent.toml").(string)
+	metrics := regexp.MustCompile(`(?ms)^\[metrics\]$(.*?)(^\[|\z)`).FindString(text)
+	if !strings.Contains(metrics, "listen = ") || regexp.MustCompile(`(?m)^(gpu|owners)\b`).MatchString(metrics) {
+		t.Errorf("the page:\n%s", metrics)
+	}
+}

@@ -77,8 +77,9 @@ func address(t *testing.T, text string) netip.AddrPort {
 }
 
 // Others listen on every address (gpud: 0.0.0.0:15132), update themselves, answer commands, and
-// show profiles to whoever asks. The agent as it is shipped listens on the loopback alone, speaks
-// to its broker alone, and its child to nobody.
+// show profiles to whoever asks. The agent as it is shipped for a host listens on the loopback
+// alone, speaks to its broker alone, and its child to nobody. In a pod it listens on all addresses
+// of the pod's network: deploy.TestPodListensInItsOwnNetwork.
 func TestSocketsOfTheAgent(t *testing.T) {
 	child(t)
 	if ip, err := netip.ParseAddrPort(defaults().Metrics.Listen); err != nil || !ip.Addr().IsLoopback() {

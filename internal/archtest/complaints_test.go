@@ -82,7 +82,7 @@ var complaints = []struct {
 		{"no GPU on the machine, no way to try it", "nvidia_gpu_exporter's demo", by("agent/gpu/nvmlstub.TestDemo", "agent/playback.TestPlay"), ""},
 	}},
 	{"It grows", []complaint{
-		{"memory grows until the agent is killed", "dcgm-exporter#702, #536, pytorch/ci-infra#1011, nvidia_gpu_exporter#373", by("agent.TestMemoryIsBounded", "agent/gpu.TestAnHour", "agent/job.TestExitsAreBounded", "agent/job.TestFinderIsBounded"), ""},
+		{"memory grows until the agent is killed", "dcgm-exporter#702, #536, pytorch/ci-infra#1011, nvidia_gpu_exporter#373", by("agent.TestMemoryIsBounded", "cmd/flopwatch-agent.TestMemory", "agent/gpu.TestAnHour", "agent/job.TestExitsAreBounded", "agent/job.TestFinderIsBounded"), ""},
 		{"maps of eBPF and what is kept of peers, files and processes have no end", "coroot-node-agent#11, #171, #175, #195, coroot#913",
 			by("agent/kernel/sock.TestFull", "agent/kernel/file.TestBound", "agent/kernel/tasks.TestBound", "agent/kernel/nccl.TestFullMap", "agent/kernel/nccl.TestMemory", "agent/job.TestBounded", "agent/fabric.TestBounded"), ""},
 		{"it takes 131 % of a processor", "dcgm-exporter#311, gpu-monitoring-tools#133", by("agent/gpu.TestSteadyTickAllocatesLittle", "agent/job.TestTickAllocates", "agent/fabric.TestTickAllocates", "agent/host.TestTickAllocates"), ""},
@@ -100,10 +100,12 @@ var complaints = []struct {
 		{"units have no sandbox", "dcgm-exporter, nvidia_gpu_exporter, telegraf", by("deploy.TestUnitsAreHardened", "deploy.TestUnitsLogToTheJournal"), ""},
 		{"containers are privileged", "gpud's and coroot's charts", by("deploy.TestPodIsUnprivileged", "deploy.TestPodWithKernel"), ""},
 		{"a privilege of one part is everybody's", "CEEMS is the bar", by("agent/gpu.TestChildGetsNoCapability", "agent/kernel.TestFeaturesAreApart", "agent/kernel/nccl.TestPrivileges"), ""},
-		{"without a privilege, silence", "section 0.8", by("cmd/flopwatch-agent/doctor.TestRemedies", "agent/job.TestSocketNotPermitted", "agent/kernel/sock.TestPrivilege"), ""},
-		{"it listens on every address", "gpud, 0.0.0.0:15132", by("cmd/flopwatch-agent.TestSocketsOfTheAgent"), ""},
+		{"without a privilege, silence", "section 0.8", by("cmd/flopwatch-agent/doctor.TestRemedies", "cmd/flopwatch-agent/doctor.TestSilent", "agent.TestSilent", "agent/job.TestSocketNotPermitted", "agent/kernel/sock.TestPrivilege"), ""},
+		// On a host ours listens on the loopback alone. In a pod it cannot, as the kubelet's probes come
+		// from outside: there it listens on every address of the pod's own network.
+		{"it listens on every address", "gpud, 0.0.0.0:15132", by("cmd/flopwatch-agent.TestSocketsOfTheAgent", "deploy.TestPodListensInItsOwnNetwork"), ""},
 		{"it updates itself, and takes commands from afar", "gpud", by("cmd/flopwatch-agent.TestSocketsOfTheAgent", "internal/archtest.TestTheAgentRunsItsChildAlone"), ""},
-		{"whoever reaches its port may ask anything", "dynolog, port 1778; LMT", by("cmd/flopwatch-agent.TestSocketsOfTheAgent"), ""},
+		{"whoever reaches its port may ask anything", "dynolog, port 1778; LMT", by("cmd/flopwatch-agent.TestSocketsOfTheAgent", "deploy.TestPodListensInItsOwnNetwork"), ""},
 		{"all hosts have one token, and may speak for each other", "gpud", by("deploy/nats.TestNodeIsItselfAlone", "deploy/nats.TestFleetWorks"), ""},
 		{"certificates are not checked", "gpud, clients use -k", by("agent/bmc.TestTrust"), ""},
 		{"names of users and arguments leave the host", "section 2: purpose-limited", by("agent.TestHide", "agent.TestHideHost", "agent/job.TestEnvironLeavesNothing"), ""},
