@@ -326,8 +326,6 @@ func (s *Source) listed(body []byte) error {
 		return err
 	}
 	s.newLists = true
-	if g.unlistable = !p.Known; !g.unlistable {
-		g.procs, g.looked = slices.Clone(p.List), true
-	}
+	g.takeProcesses(&p)
 	return nil
 }

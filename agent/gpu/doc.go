@@ -12,7 +12,9 @@
 //     when an event says that it may have changed. Facts of the driver and its library are read
 //     from files with it, and told when they change, or an hour after they were last told.
 //   - slow: health, every 20 s by default. A look at it is spread over some ticks.
-//   - processes: every 10 s.
+//   - processes: every 10 s. A list that is not whole (a call that is refused, an instance that
+//     does not answer, more than 1,024) is not known: the GPU is degraded, with the reason, and
+//     GPUProcesses says that there may be others.
 //   - base: what a GPU does, at every tick. Of a GPU with MIG on, its instances in turn.
 //   - burst: what moves fast (power, energy, counters of links; GPM on option), at moments
 //     between ticks, for as long as the agent asks (Burst).

@@ -318,7 +318,7 @@ func (s *Source) failed(now time.Time, why string, again bool) {
 
 // release forgets what was asked of a child that is gone.
 func (s *Source) release() {
-	s.pending, s.procOK, s.hears, s.deafSince = 0, false, nil, time.Time{}
+	s.pending, s.procs, s.procOK, s.hears, s.deafSince = 0, nil, false, nil, time.Time{}
 	for _, g := range s.gpus {
 		g.forget()
 	}

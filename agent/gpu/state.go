@@ -26,6 +26,10 @@ const (
 	wideCounter = 1 << 32  // a counter that has been here does not wrap at 32 bits
 )
 
+// unlistedEnough is how many looks in a row are not whole before that is said: of an instance
+// that went away during one nothing is, as the next look is whole.
+const unlistedEnough = 3
+
 // timed is a reading and the tick that it answers.
 type timed struct {
 	frame.Reading
@@ -121,9 +125,10 @@ type gpuState struct {
 	xid        int64
 	xidKnown   bool
 
-	procs      []frame.Process
-	looked     bool // procs is an answer
-	unlistable bool // the driver does not say
+	procs    []frame.Process
+	looked   bool   // procs is an answer
+	unlisted int    // looks in a row after which there may be others
+	hiddenBy string // why
 }
 
 // timedHealth is a look at the health and the tick at which it ended.
@@ -134,6 +139,29 @@ type timedHealth struct {
 
 func (h *timedHealth) atMs() (wall, boot int64) {
 	return h.tick.WallMs + h.ElapsedUs/1000, h.tick.BootMs + h.ElapsedUs/1000
+}
+
+// listed reports whether it is known who is on the GPU.
+func (g *gpuState) listed(now time.Time, cfg *Config) bool {
+	return g.looked && g.unlisted == 0 && g.lost == "" && !(g.asked && now.Sub(g.askedAt) >= cfg.StallAfter)
+}
+
+// takeProcesses takes a look. After one that is not whole, those of before may be there still.
+func (g *gpuState) takeProcesses(p *frame.Processes) {
+	g.looked, g.hiddenBy = true, p.Why
+	if p.Known {
+		g.procs, g.unlisted = slices.Clone(p.List), 0
+		return
+	}
+	g.unlisted = min(g.unlisted+1, unlistedEnough)
+	before := g.procs
+	g.procs = slices.Clone(p.List)
+	for _, was := range before {
+		same := func(q frame.Process) bool { return q.PID == was.PID && q.Instance == was.Instance }
+		if len(g.procs) < frame.MaxProcesses && !slices.ContainsFunc(p.List, same) {
+			g.procs = append(g.procs, was)
+		}
+	}
 }
 
 // name of the GPU's part of the instrument; empty: it has not said who it is.
@@ -287,6 +315,7 @@ func (g *gpuState) forget() {
 	g.asked, g.nextMs, g.failing, g.read = false, 0, false, false
 	g.lost, g.lostMs, g.empty = "", 0, 0
 	g.lookMs, g.healthMs, g.deviceMs, g.wanting = 0, 0, 0, 0
+	g.looked, g.unlisted, g.hiddenBy = false, 0, ""
 }
 
 // changed drops what is known of the GPU that was at this index.
@@ -408,6 +437,8 @@ func (g *gpuState) state(now time.Time, bootMs int64, cfg *Config) (st source.St
 		return source.Degraded, g.slowText() + ": its processes and its health are looked at more seldom", true
 	case g.faultMs != 0 && bootMs-g.faultMs < faultHoldMs:
 		return source.Degraded, g.fault, true
+	case g.unlisted >= unlistedEnough:
+		return source.Degraded, "it is not known which processes are on it: " + cmp.Or(g.hiddenBy, "the driver does not list them"), true
 	case g.read && g.energy.reason != "":
 		return source.Degraded, g.energy.reason, true
 	case g.read && g.device.Whole && g.device.MIGMode != 1 && g.device.GPM && !g.gpm():

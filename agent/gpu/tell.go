@@ -179,7 +179,7 @@ func (s *Source) newFact(f *fact, bootMs int64) bool {
 func (s *Source) judge(t source.Tick) {
 	now := time.Now()
 	whole := source.Status{Instrument: "gpu"}
-	stalled, lost, unknown := 0, 0, 0
+	stalled, lost, unknown, unlisted := 0, 0, 0, 0
 	for i, g := range s.gpus {
 		st, reason, ok := g.state(now, t.BootMs, &s.cfg)
 		switch {
@@ -197,6 +197,9 @@ func (s *Source) judge(t source.Tick) {
 			stalled++
 		case source.Lost:
 			lost++
+		}
+		if g.unlisted >= unlistedEnough {
+			unlisted++
 		}
 		status := source.Status{Instrument: g.name(), State: st, Reason: reason}
 		s.states[i] = status
@@ -232,6 +235,8 @@ func (s *Source) judge(t source.Tick) {
 		whole.Reason = fmt.Sprintf("the driver (%s) lacks GPM, as it came before it: what tensor cores and memory do is not seen; a driver of 2023 or later has it", s.library.DriverVersion)
 	case s.hidden >= hiddenLooks:
 		whole.State, whole.Reason = source.Degraded, fmt.Sprintf("the processes on the GPUs are not in %s: run the agent in the host's PID namespace (hostPID)", s.cfg.ProcFS)
+	case unlisted > 0:
+		whole.State, whole.Reason = source.Degraded, fmt.Sprintf("of %d GPUs %d do not say which processes are on them: their own status says why", n, unlisted)
 	default:
 		whole.State = source.Active
 	}
@@ -272,21 +277,20 @@ func (s *Source) tellStatus(st source.Status) {
 // that did not answer this time keeps what it had.
 func (s *Source) lookAt() {
 	s.mu.Lock()
+	now := time.Now()
 	var all []source.GPUProcess
-	known, missing := false, false
 	for i, g := range s.gpus {
-		known = known || g.looked
-		missing = missing || !g.looked && !g.unlistable && g.lost == "" && !g.asked
+		if !g.listed(now, &s.cfg) {
+			// The number of one that has ended will be another's: it is not kept.
+			g.procs = slices.DeleteFunc(g.procs, func(p frame.Process) bool { return s.ended(p.PID) })
+		}
 		for _, p := range g.procs {
 			all = append(all, source.GPUProcess{GPU: i, PID: p.PID, UsedBytes: p.UsedBytes, Instance: p.Instance})
 		}
 	}
 	s.mu.Unlock()
 	listed := len(all)
-	all = slices.DeleteFunc(all, func(p source.GPUProcess) bool {
-		_, err := os.Lstat(filepath.Join(s.cfg.ProcFS, strconv.Itoa(int(p.PID))))
-		return errors.Is(err, os.ErrNotExist)
-	})
+	all = slices.DeleteFunc(all, func(p source.GPUProcess) bool { return s.ended(p.PID) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if listed > 0 && len(all) == 0 {
@@ -294,15 +298,26 @@ func (s *Source) lookAt() {
 	} else {
 		s.hidden = 0
 	}
-	s.procs, s.procOK = all, known && !missing && s.hidden == 0
+	s.procs, s.procOK = all, s.hidden == 0
 	s.procSeq++
+}
+
+// ended reports whether a process is not in /proc.
+func (s *Source) ended(pid int32) bool {
+	_, err := os.Lstat(filepath.Join(s.cfg.ProcFS, strconv.Itoa(int(pid))))
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // GPUProcesses implements source.ProcessLister. The list is the caller's.
 func (s *Source) GPUProcesses() (list []source.GPUProcess, seq uint64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.procs), s.procSeq, s.procOK
+	ok = s.procOK
+	now := time.Now()
+	for _, g := range s.gpus {
+		ok = ok && g.listed(now, &s.cfg)
+	}
+	return slices.Clone(s.procs), s.procSeq, ok
 }
 
 // GPUDevices implements source.DeviceLister. The list is the caller's.

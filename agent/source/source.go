@@ -77,8 +77,9 @@ type GPUProcess struct {
 	Instance string
 }
 
-// ProcessLister knows which processes are on the GPUs. ok is false while that is not known:
-// then no process has ended, nobody has looked. seq changes with every new look.
+// ProcessLister knows which processes are on the GPUs. ok is false while it is not known of
+// all GPUs: then there may be others than those on the list, which may be empty, and no process
+// has ended because it is not on it. seq changes with every new look.
 type ProcessLister interface {
 	GPUProcesses() (list []GPUProcess, seq uint64, ok bool)
 }
@@ -134,7 +135,7 @@ type ExitLister interface {
 
 // CollectiveWatcher knows whether a process's collective calls can be counted.
 type CollectiveWatcher interface {
-	// CollectivesOf returns visible, not_visible or statically_linked, and what told it;
-	// "": not known.
+	// CollectivesOf returns visible or not_visible, and what told it; "": not known.
+	// statically_linked, as a reason for not_visible, is kept for later: nothing tells it yet.
 	CollectivesOf(pid int32) (what string, by wire.Source)
 }

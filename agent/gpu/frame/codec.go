@@ -409,6 +409,7 @@ func AppendProcesses(dst []byte, p *Processes) []byte {
 		}
 		dst = appendString(dst, v.Instance)
 	}
+	dst = appendString(dst, p.Why)
 	return end(dst, at)
 }
 
@@ -433,6 +434,7 @@ func DecodeProcesses(body []byte, p *Processes) error {
 		}
 		p.List = append(p.List, v)
 	}
+	p.Why = c.string("text")
 	return c.end("processes")
 }
 

@@ -39,6 +39,7 @@ const (
 	PCIeRxBytes
 	MMACycles       // GPM's cumulative counters 250 and 248, as the driver gives them: whether they
 	SMCyclesElapsed // are sums or means over the SMs it does not say, but both are the same
+	GREngineE4      // GPM: time in which graphics or compute was at work; for the page alone
 	NumMetrics
 )
 

@@ -50,7 +50,7 @@ func all() []one {
 		MemTotalBytes: 80 << 30, PowerLimitMW: 700_000, SMClockMaxMHz: 1980, MIGMode: -1, NVLinks: 18, GPM: true, Capabilities: []string{"clocks", "gpm"},
 		Serial: "1650", BoardPart: "692-2G", Architecture: "hopper", ComputeCapability: "9.0", SMs: 132, FabricClusterUUID: "c0ffee", FabricClique: 1 << 33,
 		CCMode: "devtools", ECCMode: 1, PCIeGenMax: 5, PCIeWidthMax: 16, ModuleID: -1, Minor: 3, GSPVersion: "580.1", Whole: true}
-	processes := frame.Processes{GPU: 2, Seq: 5, Known: true, List: []frame.Process{{PID: 4711, UsedBytes: 1 << 30}, {PID: math.MaxInt32, UsedBytes: -1, Instance: "MIG-1"}}}
+	processes := frame.Processes{GPU: 2, Seq: 5, Known: true, List: []frame.Process{{PID: 4711, UsedBytes: 1 << 30}, {PID: math.MaxInt32, UsedBytes: -1, Instance: "MIG-1"}}, Why: "no permission"}
 	fault := frame.Fault{GPU: -1, Seq: 9, Function: "nvmlInit_v2", Code: 18, Text: "driver and library differ", Lost: true, Ending: true}
 	done := frame.Done{GPU: 1, Seq: 3, TookUs: 17, Calls: 4, Slow: frame.ClassProcesses, SlowUs: 12}
 	instances := frame.Instances{GPU: 5, Seq: 1, List: []frame.Instance{

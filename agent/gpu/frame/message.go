@@ -82,12 +82,13 @@ type Process struct {
 	Instance  string // UUID of the MIG device that it is on; empty: none
 }
 
-// Processes of a GPU. Known false: the driver does not say.
+// Processes of a GPU. Known false: there may be others, for the reason Why.
 type Processes struct {
 	GPU   int
 	Seq   uint64
 	Known bool
 	List  []Process
+	Why   string
 }
 
 // Codes of faults that are not the library's (whose codes are positive).

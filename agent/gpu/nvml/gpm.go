@@ -37,6 +37,7 @@ const (
 )
 
 var gpmMetrics = []gpmMetric{
+	{nvml.GPM_METRIC_GRAPHICS_UTIL, frame.GREngineE4, 100, percentLimit, 0},
 	{nvml.GPM_METRIC_SM_UTIL, frame.SMActiveE4, 100, percentLimit, 0},
 	{nvml.GPM_METRIC_SM_OCCUPANCY, frame.SMOccupancyE4, 100, percentLimit, 0},
 	{nvml.GPM_METRIC_INTEGER_UTIL, frame.IntE4, 100, percentLimit, 0},

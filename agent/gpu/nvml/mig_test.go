@@ -64,7 +64,7 @@ func TestMIG(t *testing.T) {
 				}
 				continue
 			}
-			if r.GPU != 1 || !r.Has(frame.TensorE4) || !r.Has(frame.SMActiveE4) || r.Has(frame.NVLinkTxBps) || r.Has(frame.MMACycles) || r.FromGPM != r.Present {
+			if r.GPU != 1 || !r.Has(frame.TensorE4) || !r.Has(frame.SMActiveE4) || !r.Has(frame.GREngineE4) || r.Has(frame.NVLinkTxBps) || r.Has(frame.MMACycles) || r.FromGPM != r.Present {
 				t.Errorf("second %d: instance %d: %#x, by GPM %#x", i, r.GI, r.Present, r.FromGPM)
 			}
 			s := spans[r.GI]

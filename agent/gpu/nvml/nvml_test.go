@@ -455,7 +455,7 @@ func TestServe(t *testing.T) {
 	for range 10 {
 		c.ask(frame.Request{Sample: 1})
 	}
-	if r := c.readings[0]; !r.Has(frame.TensorE4) || !r.Has(frame.NVDecE4) || r.Has(frame.NVEncE4) || r.Calls != 9 || r.GI != frame.WholeGPU || !r.Has(frame.MMACycles) {
+	if r := c.readings[0]; !r.Has(frame.TensorE4) || !r.Has(frame.NVDecE4) || !r.Has(frame.GREngineE4) || r.Has(frame.NVEncE4) || r.Calls != 9 || r.GI != frame.WholeGPU || !r.Has(frame.MMACycles) {
 		t.Errorf("reading: %+v", r)
 	}
 	if d := c.done[0]; d.Calls != 9 || d.Slow == frame.NoCall || d.SlowUs > d.TookUs {

@@ -4,6 +4,7 @@ package nvml
 
 import (
 	"slices"
+	"strconv"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 
@@ -19,8 +20,17 @@ const listCalls = 2
 type processLook struct {
 	active bool
 	step   int
-	known  bool
+	known  bool // nothing has failed or was skipped so far
 	list   frame.Processes
+	// refused are why calls are not made for a while: a look without them is not whole either.
+	refused map[call]string
+}
+
+// unknown notes that there may be processes which the list lacks.
+func (k *processLook) unknown(why string) {
+	if k.known {
+		k.known, k.list.Why = false, frame.Clean(why)
+	}
 }
 
 // sorted reports whether it is known how the GPU is partitioned.
@@ -33,7 +43,7 @@ func (w *worker) sorted() bool {
 func (w *worker) processes() {
 	k := &w.look
 	if k.step == 0 {
-		k.known, k.list.List = false, k.list.List[:0]
+		k.known, k.list.List, k.list.Why = true, k.list.List[:0], ""
 	}
 	steps := 2
 	if len(w.mig.parts) > 0 {
@@ -46,18 +56,10 @@ func (w *worker) processes() {
 		switch {
 		case len(w.mig.parts) > 0:
 			w.processesOf(&w.mig.parts[k.step])
-		case k.step == 0 && w.may(callProcesses):
-			list, ret := w.handle.GetComputeRunningProcesses()
-			w.looped(list)
-			if w.ok(callProcesses, ret) {
-				k.known = w.take(callProcesses, list, nil)
-			}
-		case k.step == 1 && k.known && w.may(callMPS):
-			list, ret := w.handle.GetMPSComputeRunningProcesses()
-			w.looped(list)
-			if w.ok(callMPS, ret) {
-				k.known = w.take(callMPS, list, nil)
-			}
+		case k.step == 0:
+			w.listBy(callProcesses, w.handle.GetComputeRunningProcesses)
+		case k.known: // else the list is not whole anyway
+			w.listBy(callMPS, w.handle.GetMPSComputeRunningProcesses)
 		}
 		if w.broken {
 			return
@@ -68,17 +70,65 @@ func (w *worker) processes() {
 	w.out = frame.AppendProcesses(w.out, &k.list)
 }
 
+// listBy asks for processes of the whole GPU.
+func (w *worker) listBy(c call, ask func() ([]nvml.ProcessInfo, nvml.Return)) {
+	if !w.may(c) {
+		w.unasked(c)
+		return
+	}
+	list, ret := ask()
+	w.looped(list)
+	if w.ok(c, ret) {
+		w.take(c, list, nil)
+		return
+	}
+	w.unlisted(c, ret)
+}
+
 func (w *worker) processesOf(p *part) {
 	if !w.may(callMIGProcesses) {
+		w.unasked(callMIGProcesses)
 		return
 	}
 	list, ret := p.handle.GetComputeRunningProcesses()
 	w.looped(list)
 	if w.gone(callMIGProcesses, ret) {
+		w.look.unknown("MIG device " + p.UUID + " went away while its processes were listed")
 		return
 	}
 	if w.sort(callMIGProcesses, ret) {
-		w.look.known = w.take(callMIGProcesses, list, p) && (w.look.known || w.look.step == 0)
+		w.take(callMIGProcesses, list, p)
+		return
+	}
+	w.unlisted(callMIGProcesses, ret)
+}
+
+// unlisted notes a call that gave no list. A driver that knows nothing of MPS has no clients of
+// it to hide.
+func (w *worker) unlisted(c call, ret nvml.Return) {
+	if c == callMPS && (ret == nvml.ERROR_NOT_SUPPORTED || ret == nvml.ERROR_FUNCTION_NOT_FOUND) {
+		delete(w.look.refused, c)
+		return
+	}
+	why := symbols[c][0] + ": " + text(ret)
+	if w.off[c] != 0 {
+		if w.look.refused == nil {
+			w.look.refused = map[call]string{}
+		}
+		w.look.refused[c] = why
+	}
+	w.look.unknown(why)
+}
+
+// unasked notes a call that is not made: the driver lacks it, or refused it a while ago.
+func (w *worker) unasked(c call) {
+	switch why, refused := w.look.refused[c]; {
+	case !w.lib.have[c] && c != callMPS:
+		w.look.unknown("the driver's library has no " + symbols[c][0])
+	case refused:
+		w.look.unknown(why)
+	case w.able(c) || c != callMPS:
+		w.look.unknown(symbols[c][0] + " was not called, as the calls of this second are used up")
 	}
 }
 
@@ -108,9 +158,10 @@ func (w *worker) take(c call, list []nvml.ProcessInfo, on *part) (believed bool)
 		plain := v.GpuInstanceId == noInstance && v.ComputeInstanceId == noInstance
 		if !plain && (v.GpuInstanceId != gi || v.ComputeInstanceId != ci) && (on != nil || w.device.MIGMode != 1) {
 			w.implausible(c, "a list of processes that cannot be: the driver's entries are of another size")
+			w.look.unknown(symbols[c][0] + ": the driver's entries are of another size than its own header says")
 			return false
 		}
-		if v.Pid == 0 || v.Pid > 1<<31-1 || len(p.List) == frame.MaxProcesses {
+		if v.Pid == 0 || v.Pid > 1<<31-1 {
 			continue
 		}
 		used := int64(-1) // the driver's "not available" is all ones
@@ -118,10 +169,14 @@ func (w *worker) take(c call, list []nvml.ProcessInfo, on *part) (believed bool)
 			used = int64(v.UsedGpuMemory)
 		}
 		at := slices.IndexFunc(p.List, func(q frame.Process) bool { return q.PID == int32(v.Pid) && q.Instance == uuid })
-		if at < 0 {
-			p.List = append(p.List, frame.Process{PID: int32(v.Pid), UsedBytes: used, Instance: uuid})
-		} else {
+		switch {
+		case at >= 0:
 			p.List[at].UsedBytes = max(p.List[at].UsedBytes, used)
+		case len(p.List) == frame.MaxProcesses:
+			w.look.unknown("processes beyond the first " + strconv.Itoa(frame.MaxProcesses) + " are left out")
+			return true // one more of them says no more
+		default:
+			p.List = append(p.List, frame.Process{PID: int32(v.Pid), UsedBytes: used, Instance: uuid})
 		}
 	}
 	return true

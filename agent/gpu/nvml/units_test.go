@@ -71,7 +71,7 @@ func TestWords(t *testing.T) {
 }
 
 func TestMetricSets(t *testing.T) {
-	if len(gpmParts) != 13 {
+	if len(gpmParts) != 14 {
 		t.Errorf("%d metrics of a part", len(gpmParts))
 	}
 	seen := map[nvml.GpmMetricId]bool{}

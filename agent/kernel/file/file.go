@@ -190,7 +190,7 @@ func (f *Feature) report() kernel.Report {
 	}
 	switch {
 	case !f.known:
-		return kernel.Degraded("it is not known which processes are on GPUs: nothing is looked at until the driver lists them", nil, "")
+		return kernel.Degraded("it is not known of all GPUs which processes are on them: files of those that the driver does not list are not looked at", nil, "")
 	case f.track.over > 0:
 		return kernel.Degraded(strconv.Itoa(f.track.over)+" files beyond the first "+strconv.Itoa(maxWriters)+" are left out", nil, "")
 	case f.watch.Over() > 0:

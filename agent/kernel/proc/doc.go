@@ -21,7 +21,8 @@
 // gpu_openers_compute, those of them that hold the device of unified memory, as whoever
 // computes does; gpu_openers_unlisted, those of these that the driver does not list and
 // that inherited none of it from one that is listed. The last is a hint at processes which
-// hide from the driver's list, not a proof: it has to stay above zero at two looks running.
+// hide from the driver's list, not a proof: it has to stay above zero at two looks running,
+// and it is not told while the list is not that of all GPUs.
 //
 // # Without BPF
 //

@@ -248,16 +248,20 @@ func (f *Feature) lookAtOpeners(t source.Tick, out source.Sink) {
 		return
 	}
 	all, compute, unlisted := f.tally()
-	// One look may fall between a process's start and the driver's next list.
-	hidden := min(unlisted, f.hidden)
-	f.hidden = unlisted
+	// One look may fall between a process's start and the driver's next list. Where the list is
+	// not whole, who is not on it hides from nobody.
+	hidden, before := -1, f.hidden
+	f.hidden = 0
+	if f.known && f.watch.Over() == 0 {
+		hidden, f.hidden = min(unlisted, before), unlisted
+	}
 	now := [3]int{all, compute, hidden}
 	if f.toldMs != 0 && now == f.facts && t.BootMs-f.toldMs < againMs {
 		return
 	}
 	names := [3]string{"gpu_openers", "gpu_openers_compute", "gpu_openers_unlisted"}
 	for i, name := range names {
-		if i == 2 && !f.known {
+		if now[i] < 0 {
 			continue
 		}
 		out.Row(wire.KindFact, f.by.source(), "", nil, func(b *wire.Builder) {

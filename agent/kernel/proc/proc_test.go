@@ -414,6 +414,43 @@ func testFacts(t *testing.T, r *rig) {
 	}
 }
 
+// TestHidingIsNotTold: while it is not known of all GPUs who is on them, nobody hides.
+func TestHidingIsNotTold(t *testing.T) {
+	r := newRig(t, Config{NoBPF: true, majors: []uint32{1}, uvm: 1})
+	s := newShell(t, nil)
+	s.say(t, "sleep 60 9</dev/zero & echo $!")
+	holder := s.read(t)
+	defer s.say(t, fmt.Sprintf("kill %d", holder))
+	told := func() (last string, n int) {
+		for _, f := range r.sink.Rows[wire.KindFact] {
+			if f.Str("name") == "gpu_openers_unlisted" {
+				last, n = f.Str("value"), n+1
+			}
+		}
+		return last, n
+	}
+	r.lister.List(s.pid())
+	r.lister.Part(true)
+	for range 3 {
+		r.f.opened = false
+		r.look()
+	}
+	if v, n := told(); n != 0 || r.report.State != source.Degraded || !strings.Contains(r.report.Reason(), "not known") {
+		t.Fatalf("%s hide, told %d times; %s: %s", v, n, r.report.State, r.report.Reason())
+	}
+	r.lister.Part(false)
+	r.f.opened = false
+	r.look()
+	if v, n := told(); n != 1 || v != "0" { // one look alone is none
+		t.Errorf("at the first look at a whole list %q hide, told %d times", v, n)
+	}
+	r.f.opened = false
+	r.look()
+	if v, _ := told(); v == "0" {
+		t.Error("who hides is not told when the list is whole")
+	}
+}
+
 func TestFacts(t *testing.T) {
 	testFacts(t, bpfRig(t, Config{majors: []uint32{1}, uvm: 1}))
 }

@@ -92,6 +92,32 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// A list of some GPUs brings who is new on those, and takes nobody away who lives.
+func TestWatchOfSomeGPUs(t *testing.T) {
+	procfs, put := tree(t)
+	for pid := 10; pid < 15; pid++ {
+		put("proc/"+strconv.Itoa(pid)+"/stat", statOf(pid, "S", uint64(100+pid)))
+	}
+	l := &lister{pids: []int32{10, 11, 12}, ok: true}
+	w := NewWatch(procfs, l, nil, false)
+	w.Look()
+	l.pids, l.ok = []int32{10, 14}, false
+	put("proc/12/stat", statOf(12, "S", 900)) // another process has its number
+	list, ok := w.Look()
+	if ok || len(list) != 3 || list[0].PID != 10 || list[1].PID != 11 || list[2].PID != 14 || !list[1].GPU || !list[2].Fresh {
+		t.Errorf("%v: %+v", ok, list)
+	}
+	put("proc/11/stat", statOf(11, "Z", 111))
+	if list, _ = w.Look(); len(list) != 2 {
+		t.Errorf("one that has ended stays: %+v", list)
+	}
+	l.ok = true
+	put("proc/11/stat", statOf(11, "S", 111))
+	if list, ok = w.Look(); !ok || len(list) != 2 || list[1].PID != 14 {
+		t.Errorf("all GPUs: %v: %+v", ok, list)
+	}
+}
+
 func TestBound(t *testing.T) {
 	procfs, put := tree(t)
 	l := &lister{ok: true}

@@ -54,8 +54,8 @@ func NewWatch(procfs string, lister source.ProcessLister, jobs source.JobFinder,
 	return w
 }
 
-// Look finds the processes of now, sorted by number. ok is false while it is not known
-// which processes are on the GPUs; then the list is the last one's.
+// Look finds the processes of now, sorted by number. ok is false while it is not known of all
+// GPUs which processes are on them; then those of the last list stay on it while they live.
 func (w *Watch) Look() (list []*Process, ok bool) {
 	if w.lister == nil {
 		return nil, false
@@ -69,7 +69,7 @@ func (w *Watch) Took() time.Duration { return w.took }
 
 func (w *Watch) find() (list []*Process, ok bool) {
 	on, _, ok := w.lister.GPUProcesses()
-	if !ok {
+	if !ok && len(on) == 0 {
 		for _, p := range w.list {
 			p.Fresh = false
 		}
@@ -80,6 +80,9 @@ func (w *Watch) find() (list []*Process, ok bool) {
 	w.over = 0
 	for i := range on {
 		w.add(on[i].PID, true)
+	}
+	if !ok {
+		w.stay()
 	}
 	if w.groups {
 		w.spread()
@@ -93,7 +96,19 @@ func (w *Watch) find() (list []*Process, ok bool) {
 		w.list = append(w.list, p)
 	}
 	slices.SortFunc(w.list, func(a, b *Process) int { return cmp.Compare(a.PID, b.PID) })
-	return w.list, true
+	return w.list, ok
+}
+
+// stay keeps those that were on GPUs: one of them may be on one that is not listed now.
+func (w *Watch) stay() {
+	for _, p := range w.list {
+		if !p.GPU || w.look[p.PID] {
+			continue
+		}
+		if s, err := ReadStat(w.procfs, p.PID); err == nil && s.Start == p.Start {
+			w.add(p.PID, true)
+		}
+	}
 }
 
 // Over is how many processes the last look left out.

@@ -22,6 +22,7 @@ type Lister struct {
 	mu   sync.Mutex
 	pids []int32
 	seq  uint64
+	part bool
 }
 
 // List sets the processes.
@@ -34,6 +35,13 @@ func (l *Lister) List(pids ...int) {
 	}
 }
 
+// Part says whether there is a GPU whose processes are not known.
+func (l *Lister) Part(part bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.part = part
+}
+
 // GPUProcesses implements source.ProcessLister.
 func (l *Lister) GPUProcesses() (list []source.GPUProcess, seq uint64, ok bool) {
 	l.mu.Lock()
@@ -41,7 +49,7 @@ func (l *Lister) GPUProcesses() (list []source.GPUProcess, seq uint64, ok bool) 
 	for _, p := range l.pids {
 		list = append(list, source.GPUProcess{PID: p})
 	}
-	return list, l.seq, true
+	return list, l.seq, !l.part
 }
 
 // Jobs names jobs by process and by control group.
