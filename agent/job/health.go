@@ -62,7 +62,7 @@ func (j *Job) reasons(h health) []string {
 		r = append(r, "the GPUs' processes are not known yet: no list of them has come (where it stays so, the status of gpu says why)")
 	}
 	if h.listed == 2 {
-		r = append(r, "the GPUs' processes cannot be listed now, so new ones are not seen: the status of gpu says why")
+		r = append(r, "the processes of all GPUs cannot be listed now, so new ones may not be seen: the status of gpu says why")
 	}
 	if h.listed == 3 {
 		r = append(r, "the GPUs' processes are not known, as no list of them has come (the status of gpu says why): who holds GPUs is told all the same")

@@ -243,7 +243,10 @@ func (j *Job) Sample(ctx context.Context, t source.Tick, out source.Sink) error 
 	}
 	list, seq, ok := j.lister.GPUProcesses()
 	if ok {
-		j.everKnown, j.listedMs = true, t.BootMs
+		j.listedMs = t.BootMs
+	}
+	if ok || len(list) > 0 { // of some GPUs: no process has ended by not being on it
+		j.everKnown = true
 		if !j.begun || seq != j.seq {
 			if err := j.take(ctx, list, t, out); err != nil {
 				return err

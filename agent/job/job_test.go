@@ -421,6 +421,27 @@ func TestStatus(t *testing.T) {
 	}
 	has(f, source.Degraded, "cannot be listed now")
 
+	// Of some GPUs: who is new on those is told, and it is not all.
+	f = newFixture(t)
+	f.process(5, "a", 1, 1, 0, "")
+	f.process(6, "b", 1, 1, 0, "")
+	f.l.set(5, 0)
+	f.l.ok = false
+	f.tick()
+	has(f, source.Degraded, "the processes of all GPUs cannot be listed now")
+	f.l.set(6, 0)
+	f.l.ok = false
+	for range 31 {
+		f.tick()
+	}
+	has(f, source.Degraded, "the processes of all GPUs cannot be listed now")
+	if len(f.j.known) != 2 {
+		t.Errorf("%d processes are known", len(f.j.known))
+	}
+	f.l.set(5, 0, 6, 0)
+	f.tick()
+	has(f, source.Active, "")
+
 	f = newFixture(t)
 	f.process(5, "a", 1, 1, 0, "")
 	f.l.set(5, 0)
