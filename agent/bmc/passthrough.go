@@ -93,7 +93,7 @@ func (p *Passthrough) Sample(_ context.Context, t source.Tick, out source.Sink) 
 	gpus, unread, err := p.gpus()
 	if err != nil { // what was told stays: nobody knows better
 		p.say(source.Status{Instrument: passthroughName, State: source.Unavailable, Reason: "which GPUs there are is not seen: " + err.Error()}, out)
-		return nil
+		return nil //nolint:nilerr // the status says it
 	}
 	again := t.BootMs-p.tellAt >= tellMs
 	now := map[fact]string{}
