@@ -74,7 +74,7 @@ var remedies = []remedy{
 	{instrument: "kernel", where: "agent/kernel/nccl", words: []string{"programs at functions of user space are refused", "uprobe_multi is refused"}, text: kernelNewer},
 	{instrument: "kernel", where: "agent/kernel", words: []string{"BPF programs cannot be loaded"}, text: kernelNewer},
 	{instrument: "kernel", where: "agent/kernel/nccl", words: []string{"it is not known which processes are on GPUs"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
-	{instrument: "kernel", where: "agent/kernel/file", words: []string{"it is not known which processes are on GPUs"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
+	{instrument: "kernel", where: "agent/kernel/file", words: []string{"it is not known of all GPUs which processes are on them"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
 	{instrument: "kernel", where: "agent/kernel/proc", words: []string{"it is not known which processes are on GPUs"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
 	{instrument: "kernel", where: "agent/kernel/sock", words: []string{"it is not known which processes are on GPUs"}, text: "see gpu: programs in the kernel follow the processes that the driver lists"},
 
@@ -95,6 +95,8 @@ var remedies = []remedy{
 	{instrument: "gpu/events", words: []string{"permission", "not supported"}, text: "give the agent's user /dev/nvidiactl and /dev/nvidia* for reading and writing; on virtual GPUs there are no events"},
 	{instrument: "gpu/events", where: "agent/gpu", words: []string{"hangs", "tried again"}, text: "look at the kernel's log (Xid): the driver or a GPU may need a reset"},
 	{instrument: "gpu", where: "agent/gpu", words: []string{"in the host's PID namespace"}, text: grantPIDs},
+	{instrument: "gpu", where: "agent/gpu", words: []string{"it is not known which processes are on it: "},
+		text: "of a GPU that MIG splits, where a permission is wanting: the drop-in mig.conf beside the programs (its head says how); else a later driver. Who holds it is told by schedulers all the same"},
 	{instrument: "gpu", where: "agent/gpu", words: []string{"install flopwatch-nvml beside the agent"}, text: "put flopwatch-nvml beside flopwatch-agent, or name it in gpu.child"},
 	{instrument: "gpu", where: "agent/gpu", words: []string{"install both from one release"}, text: "install flopwatch-agent and flopwatch-nvml together: make install COMPONENTS=agent"},
 	{instrument: "gpu", where: "agent/gpu", words: []string{"NVIDIA's library cannot be loaded: "}, text: libraryPath},

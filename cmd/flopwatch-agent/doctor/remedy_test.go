@@ -122,6 +122,7 @@ func TestRemedies(t *testing.T) {
 		{none, "gpu", "cannot start /nonexist: no such file or directory; install flopwatch-nvml beside the agent, or set [gpu] child", "gpu.child"},
 		{none, "gpu", "NVIDIA's library cannot be loaded: /x.so: invalid ELF header; install NVIDIA's driver, set [gpu] library to the file", "gpu.library"},
 		{none, "gpu", "NVIDIA's library refuses: NVIDIA's kernel driver is not loaded; load it (modprobe nvidia)", "modprobe nvidia"},
+		{none, "gpu/GPU-1", "it is not known which processes are on it: nvmlDeviceGetComputeRunningProcesses: no permission", "mig.conf"},
 		{none, "gpu/events", "nvmlEventSetWait does not come back, though it has a time limit: a call into the driver hangs; Xid and ECC errors are not told as they happen", "kernel's log"},
 		{none, "gpu/events", "the driver's library has no functions for events: Xid and ECC errors are not told as they happen", ""},
 		{none, "gpu/GPU-1", "it was asked and does not answer; a call into the driver hangs", "kernel's log"},
