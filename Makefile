@@ -55,7 +55,7 @@ demo: build ## build, then the main job on the two recordings that the project s
 
 .PHONY: test
 test: engine ## every test, against the real embedded servers; ends with what was skipped and why
-	FLOPWATCH_REQUIRE=$(REQUIRE) $(GO) test -json ./... | $(GO) run ./internal/testenv/skips
+	FLOPWATCH_REQUIRE=$(REQUIRE) $(GO) test -timeout 25m -json ./... | $(GO) run ./internal/testenv/skips
 
 .PHONY: race
 race: engine ## the tests under the race detector, the longest left out (needs a C compiler)
