@@ -98,3 +98,69 @@ func (s *Store) Heads(ctx context.Context, cluster, node string, afterAvailableM
 	}
 	return nil
 }
+
+// QuarantinedFrames returns the digests of a cluster's messages that are in quarantine and not
+// stored, as far as their identity is to be believed. node "": of all.
+func (s *Store) QuarantinedFrames(ctx context.Context, cluster, node string) (map[BatchKey][32]byte, error) {
+	sql := "SELECT node, spool, sequence, SHA256(bytes) AS digest FROM " + s.table(TableQuarantine) + " WHERE sequence > 0 AND reason != 'range' AND cluster = " + quote(cluster)
+	if node != "" {
+		sql += " AND node = " + quote(node)
+	}
+	var names, spools textColumn
+	var sequence proto.ColUInt64
+	digest := proto.ColFixedStr{Size: 32}
+	out := map[BatchKey][32]byte{}
+	err := s.native.query(ctx, sql, proto.Results{{Name: "node", Data: &names}, {Name: "spool", Data: &spools}, {Name: "sequence", Data: &sequence}, {Name: "digest", Data: &digest}}, func(rows int) error {
+		for i := range rows {
+			out[BatchKey{cluster, names.at(i), spools.at(i), sequence[i]}] = [32]byte(digest.Row(i))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read quarantined frames: %w", err)
+	}
+	return out, nil
+}
+
+// NodeHour is what became of a host's batches of an hour, see the view v_node_hours.
+type NodeHour struct {
+	Node   string
+	HourMs int64 // Unix ms of its beginning
+	// Rows and Ticks are of the batches that are Stored.
+	Stored, Rows uint64
+	Ticks        int64
+	Quarantined  uint64
+	// Batches that the spool gave up: it was full, they were too old, damaged, or the disk had no room.
+	LostFull, LostAge, LostCorrupt, LostDisk uint64
+	Missing                                  int64 // neither of these
+}
+
+// NodeHours returns the hours of a cluster's hosts in [fromMs, toMs), by node and hour. toMs 0: no
+// bound.
+func (s *Store) NodeHours(ctx context.Context, cluster string, fromMs, toMs int64) ([]NodeHour, error) {
+	sql := "SELECT node, toUnixTimestamp64Milli(toDateTime64(hour, 3, 'UTC')) AS hour_ms, ticks_stored, batches_missing, batches_stored, rows_stored, batches_quarantined, batches_lost_full, batches_lost_age, batches_lost_corrupt, batches_lost_disk FROM " +
+		s.table("v_node_hours") + " WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND hour_ms >= %d", fromMs)
+	if toMs != 0 {
+		sql += fmt.Sprintf(" AND hour_ms < %d", toMs)
+	}
+	sql += " ORDER BY node, hour_ms"
+	var node textColumn
+	var hour, ticks, missing proto.ColInt64
+	var counts [7]proto.ColUInt64
+	res := proto.Results{{Name: "node", Data: &node}, {Name: "hour_ms", Data: &hour}, {Name: "ticks_stored", Data: &ticks}, {Name: "batches_missing", Data: &missing}}
+	for i, name := range []string{"batches_stored", "rows_stored", "batches_quarantined", "batches_lost_full", "batches_lost_age", "batches_lost_corrupt", "batches_lost_disk"} {
+		res = append(res, proto.ResultColumn{Name: name, Data: &counts[i]})
+	}
+	var out []NodeHour
+	err := s.native.query(ctx, sql, res, func(rows int) error {
+		for i := range rows {
+			out = append(out, NodeHour{Node: node.at(i), HourMs: hour[i], Stored: counts[0][i], Rows: counts[1][i], Ticks: ticks[i], Quarantined: counts[2][i],
+				LostFull: counts[3][i], LostAge: counts[4][i], LostCorrupt: counts[5][i], LostDisk: counts[6][i], Missing: missing[i]})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read hours of hosts: %w", err)
+	}
+	return out, nil
+}

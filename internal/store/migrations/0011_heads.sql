@@ -39,3 +39,38 @@ CREATE OR REPLACE VIEW v_batches AS
 SELECT *, fromUnixTimestamp64Milli(available_ms, 'UTC') AS available
 FROM batches FINAL
 COMMENT 'Batches that are stored, one row each.';
+
+CREATE OR REPLACE VIEW v_node_hours AS
+SELECT cluster, node, toStartOfHour(fromUnixTimestamp64Milli(at_ms, 'UTC')) AS hour,
+    countIf(fate = 'stored') AS batches_stored, sumIf(rows, fate = 'stored') AS rows_stored, sum(ticks) AS ticks_stored,
+    countIf(fate = 'quarantine') AS batches_quarantined, countIf(fate = 'bytes') AS batches_lost_full, countIf(fate = 'age') AS batches_lost_age,
+    countIf(fate = 'corrupt') AS batches_lost_corrupt, countIf(fate = 'disk') AS batches_lost_disk, sum(missing) AS batches_missing
+FROM
+(
+    SELECT cluster, node, spool, sequence, fate, rows, at_ms,
+        if(fate = 'stored' AND previous = sequence - 1 AND boot_id = previous_boot AND total_ticks >= previous_ticks, toInt64(total_ticks) - toInt64(previous_ticks), toInt64(fate = 'stored' AND total_ticks > 0)) AS ticks,
+        toInt64(sequence) - toInt64(previous) - 1 AS missing
+    FROM
+    (
+        SELECT *,
+            lagInFrame(sequence, 1, 0) OVER w AS previous, lagInFrame(boot_id, 1, '') OVER w AS previous_boot, lagInFrame(total_ticks, 1, 0) OVER w AS previous_ticks
+        FROM
+        (
+            SELECT cluster, node, spool, sequence, argMin(fate, rank) AS fate, argMin(rows, rank) AS rows, argMin(boot_id, rank) AS boot_id, argMin(total_ticks, rank) AS total_ticks, argMin(at_ms, rank) AS at_ms
+            FROM
+            (
+                SELECT cluster, node, spool, sequence, 'stored' AS fate, 0 AS rank, toUInt64(arraySum([COLUMNS('^[a-z]+_rows$')])) AS rows, boot_id, ticks AS total_ticks,
+                    multiIf(sealed_wall_ms > 0, sealed_wall_ms, max_ts_ms > 0, max_ts_ms, available_ms) AS at_ms
+                FROM batches
+                UNION ALL
+                SELECT cluster, node, spool, sequence, 'quarantine', 1, rows, '', toUInt64(0), broker_ms FROM quarantine WHERE sequence > 0 AND reason != 'range'
+                UNION ALL
+                SELECT cluster, node, spool, arrayJoin(range(from_sequence, least(to_sequence, from_sequence + 999999) + 1)) AS sequence, reason, 2, toUInt64(0), '', toUInt64(0), available_ms FROM gaps FINAL
+            )
+            GROUP BY cluster, node, spool, sequence
+        )
+        WINDOW w AS (PARTITION BY cluster, node, spool ORDER BY sequence ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+    )
+)
+GROUP BY cluster, node, hour
+COMMENT 'What became of each host\'s batches, by the hour in which they were sealed: stored, in quarantine, given up by the spool and why, missing (on their way, or taken out). Of what was lost the hour is when that became known; what is missing counts in the hour of the batch behind it. ticks_stored counts sampling ticks between batches that follow each other.';
