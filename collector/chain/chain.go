@@ -72,13 +72,12 @@ type hole struct {
 	prev     [32]byte
 }
 
-// Aside tells the digest of a message of the next spool that is in quarantine and was not stored.
-// It is called before that spool's heads.
-func (v *Verifier) Aside(k store.BatchKey, digest [32]byte) {
-	if v.aside == nil {
-		v.aside = map[uint64][32]byte{}
-	}
-	v.aside[k.Sequence] = digest
+// Begin ends the spool in hand, and tells of the next the digests of its messages that are in
+// quarantine and were not stored. It need not be called for a spool that has none.
+func (v *Verifier) Begin(aside map[uint64][32]byte) error {
+	err := v.End()
+	v.aside = aside
+	return err
 }
 
 // Add takes the next head. The errors are those of Each, and one of heads out of order.

@@ -147,8 +147,8 @@ func TestVerify(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var got []chain.Spool
 			v := chain.Verifier{Trust: tt.trust, Each: func(s chain.Spool) error { got = append(got, s); return nil }}
-			for seq, d := range tt.aside {
-				v.Aside(store.BatchKey{Sequence: seq}, d)
+			if err := v.Begin(tt.aside); err != nil {
+				t.Fatal(err)
 			}
 			for _, h := range tt.heads() {
 				if err := v.Add(h); err != nil {
