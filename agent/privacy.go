@@ -2,24 +2,15 @@ package agent
 
 import (
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 
-	"github.com/flopwatch/flopwatch/internal/durable"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
-
-// siteKeyBytes is the length of a site key.
-const siteKeyBytes = 32
 
 // Privacy says what leaves a host in place of names, each with 16 hex digits of an
 // HMAC-SHA256 under the site key:
@@ -40,8 +31,8 @@ type Privacy struct {
 
 // NewPrivacy returns the privacy of a site that replaces names.
 func NewPrivacy(siteKey []byte) (*Privacy, error) {
-	if len(siteKey) != siteKeyBytes {
-		return nil, fmt.Errorf("site key of %d bytes, must be %d", len(siteKey), siteKeyBytes)
+	if len(siteKey) != keyBytes {
+		return nil, fmt.Errorf("site key of %d bytes, must be %d", len(siteKey), keyBytes)
 	}
 	return &Privacy{key: append([]byte(nil), siteKey...)}, nil
 }
@@ -51,45 +42,11 @@ func ClearPrivacy() *Privacy { return &Privacy{clear: true} }
 
 // LoadOrCreateSiteKey reads the site key from a file as ReadSiteKey does, or makes one that only
 // its owner can read.
-func LoadOrCreateSiteKey(path string) ([]byte, error) {
-	files := durable.OS{}
-	key, err := ReadSiteKey(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		key = make([]byte, siteKeyBytes)
-		if _, err = rand.Read(key); err != nil {
-			return nil, fmt.Errorf("make site key: %w", err)
-		}
-		if err = files.MkdirAll(filepath.Dir(path)); err != nil {
-			return nil, fmt.Errorf("make directory of site key: %w", err)
-		}
-		if err = durable.WriteFile(files, path, []byte(hex.EncodeToString(key)+"\n")); err != nil {
-			return nil, fmt.Errorf("store site key: %w", err)
-		}
-		return key, nil
-	}
-	return key, err
-}
+func LoadOrCreateSiteKey(path string) ([]byte, error) { return loadOrCreate("site key", path) }
 
 // ReadSiteKey reads the site key, 64 hex digits, from a file. All hosts of a site have the same. A
 // file that others can read is refused.
-func ReadSiteKey(path string) ([]byte, error) {
-	data, err := os.ReadFile(path) // for reading alone: the file may be read-only, or where it lies
-	if err != nil {
-		return nil, fmt.Errorf("read site key: %w", err)
-	}
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("read site key: %w", err)
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("site key %s can be read by others (mode %o): chmod 600 it", path, st.Mode().Perm())
-	}
-	key, err := hex.DecodeString(strings.TrimSpace(string(data)))
-	if err != nil || len(key) != siteKeyBytes {
-		return nil, fmt.Errorf("site key %s is not %d hex digits", path, 2*siteKeyBytes)
-	}
-	return key, nil
-}
+func ReadSiteKey(path string) ([]byte, error) { return readKey("site key", path) }
 
 // User returns what stands for a user's name; "" stays "".
 func (p *Privacy) User(name string) string { return p.token("u-", name) }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 
@@ -15,6 +16,8 @@ type RecorderConfig struct {
 	Spool   *spool.Spool
 	Privacy *Privacy
 	BootID  string
+	// Key signs the heads of batches; nil: they are not signed.
+	Key ed25519.PrivateKey
 	// Clock returns both clocks: Unix milliseconds and milliseconds since boot. nil: batches
 	// carry no clock, as in a replay, whose bytes must not depend on when it runs.
 	Clock func() (wallMs, bootMs int64)
@@ -134,7 +137,11 @@ func (r *Recorder) encode(seq uint64, availableMs int64, tables []wire.Table) er
 		b.Tables = append(b.Tables, t)
 	}
 	var err error
-	r.frame, err = wire.AppendBatch(r.frame[:0], b)
+	if r.cfg.Key != nil {
+		r.frame, err = wire.AppendSigned(r.frame[:0], b, r.cfg.Key)
+	} else {
+		r.frame, err = wire.AppendBatch(r.frame[:0], b)
+	}
 	clear(b.Tables) // nothing of the caller's is kept
 	return err
 }

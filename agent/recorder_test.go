@@ -27,7 +27,7 @@ func openSpool(tb testing.TB, dir string) *spool.Spool {
 
 func privacy(tb testing.TB) *Privacy {
 	tb.Helper()
-	p, err := NewPrivacy(bytes.Repeat([]byte{7}, siteKeyBytes))
+	p, err := NewPrivacy(bytes.Repeat([]byte{7}, keyBytes))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func TestSiteKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := LoadOrCreateSiteKey(path)
-	if err != nil || !bytes.Equal(key, again) || len(key) != siteKeyBytes {
+	if err != nil || !bytes.Equal(key, again) || len(key) != keyBytes {
 		t.Errorf("got %x, then %x, %v", key, again, err)
 	}
 	if err := os.Chmod(path, 0o644); err != nil {

@@ -42,6 +42,9 @@ type settings struct {
 // a while, and half an hour of eight GPUs fits.
 const segmentBytes = 1 << 20
 
+// nodeKeyFile holds the key by which this host signs, in data_dir.
+const nodeKeyFile = "node.key"
+
 // sample wires and runs; what it opens it closes, in the order last in, first out.
 func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) {
 	cfg, lg := s.cfg, slog.New(s.quiet)
@@ -62,12 +65,16 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 	if err != nil {
 		return err
 	}
+	key, err := agent.LoadOrCreateNodeKey(filepath.Join(cfg.DataDir, nodeKeyFile))
+	if err != nil {
+		return err // it names the file
+	}
 	sp, err := openSpool(ctx, cfg, node, lg)
 	if err != nil {
 		return err // it names the directory
 	}
 	defer func() { err = errors.Join(err, sp.Close()) }()
-	rec, err := agent.NewRecorder(agent.RecorderConfig{Cluster: cfg.Cluster, Node: node, Spool: sp, Privacy: privacy, BootID: bootID, Clock: host.Clocks})
+	rec, err := agent.NewRecorder(agent.RecorderConfig{Cluster: cfg.Cluster, Node: node, Spool: sp, Privacy: privacy, BootID: bootID, Key: key, Clock: host.Clocks})
 	if err != nil {
 		return err // it says what is missing
 	}

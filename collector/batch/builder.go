@@ -202,6 +202,7 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 	}
 	row := store.BatchRow{
 		BatchKey: o.BatchKey, Partition: m.Partition, Stream: m.Stream, StreamSeq: m.Seq, Epoch: b.epoch, Digest: wire.Digest(m.Data), PrevDigest: w.PrevDigest,
+		BodyDigest: w.BodyDigest, NodeKey: w.Key, Signature: w.Signature, SealedWallMs: w.SealedWallMs, SealedBootMs: w.SealedBootMs,
 		BootID: w.BootID, Ticks: w.Ticks, WireVersion: w.Version, Bytes: uint32(len(m.Data)), AvailableMs: available,
 	}
 	b.survey(&row, w)
@@ -222,6 +223,7 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 		b.setAside(&m, &o, ReasonRange, fmt.Sprintf("%d values out of range, left absent", outside), rows)
 	}
 	for _, g := range w.Gaps {
+		row.Gaps = append(row.Gaps, store.BatchGap{From: g.From, To: g.To, Reason: uint8(g.Reason), Digest: g.Digest})
 		b.gaps = append(b.gaps, store.GapRow{
 			Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool, FromSequence: g.From, ToSequence: g.To,
 			Reason: gapReason(g.Reason), Digest: g.Digest, AvailableMs: available,

@@ -44,6 +44,7 @@ var rooms = map[string][]string{
 	"bpf/...":            {},
 	"collector":          {"collector/batch", "internal/wire", "internal/broker", "internal/store", "internal/durable", "internal/unit"},
 	"collector/batch":    {"internal/wire", "internal/store", "internal/unit"},
+	"collector/chain":    {"internal/wire", "internal/store"}, // pure: heads in, faults out
 	"detector":           {"detector/...", "internal/store", "internal/unit"},
 	"detector/feature":   {"internal/unit"},
 	"detector/run":       {"detector/feature", "internal/unit"},

@@ -28,13 +28,19 @@ type BatchRow struct {
 	Stream             string
 	StreamSeq, Epoch   uint64
 	Digest, PrevDigest [32]byte
-	BootID             string
-	Ticks              uint64
-	WireVersion        uint32
-	Bytes              uint32
-	Rows               [len(BatchKinds)]uint32
-	MinTsMs, MaxTsMs   int64   // 0, 0: no rows with an event time
-	Minutes            []int64 // Unix minutes that its telemetry touches, sorted
+	// BodyDigest, NodeKey and Signature are what the node signed it with; zero: it did not.
+	BodyDigest, NodeKey [32]byte
+	Signature           [64]byte
+	Gaps                []BatchGap // what it said that its spool had given up
+	BootID              string
+	Ticks               uint64
+	// SealedWallMs and SealedBootMs are the host's clocks at the seal; 0: not stated.
+	SealedWallMs, SealedBootMs int64
+	WireVersion                uint32
+	Bytes                      uint32
+	Rows                       [len(BatchKinds)]uint32
+	MinTsMs, MaxTsMs           int64   // 0, 0: no rows with an event time
+	Minutes                    []int64 // Unix minutes that its telemetry touches, sorted
 	// Targets are other hosts that its telemetry is about, sorted: a management controller may
 	// be read from elsewhere.
 	Targets     []string
@@ -42,10 +48,19 @@ type BatchRow struct {
 	InsertedMs  int64 // when the row came into the store, by the store's clock; not written
 }
 
+// BatchGap is a range of sequences, inclusive, that a batch said are given up.
+type BatchGap struct {
+	From, To uint64
+	Reason   uint8 // as on the wire
+	Digest   [32]byte
+}
+
 type batchBlock struct {
 	cluster, node, spool, partition, stream, bootID proto.ColStr
 	sequence, streamSeq, epoch, ticks               proto.ColUInt64
-	digest, prevDigest                              proto.ColFixedStr
+	digest, prevDigest, bodyDigest, key, signature  proto.ColFixedStr
+	gaps                                            gapColumns
+	sealedWall, sealedBoot                          proto.ColInt64
 	wireVersion, bytes                              proto.ColUInt32
 	rows                                            [len(BatchKinds)]proto.ColUInt32
 	minTs, maxTs, available                         proto.ColInt64
@@ -63,7 +78,9 @@ func (b *batchBlock) input() proto.Input {
 		{Name: "digest", Data: &b.digest}, {Name: "prev_digest", Data: &b.prevDigest}, {Name: "boot_id", Data: &b.bootID}, {Name: "ticks", Data: &b.ticks},
 		{Name: "wire_version", Data: &b.wireVersion}, {Name: "bytes", Data: &b.bytes},
 		{Name: "min_ts_ms", Data: &b.minTs}, {Name: "max_ts_ms", Data: &b.maxTs}, {Name: "minutes", Data: b.minutes}, {Name: "available_ms", Data: &b.available},
-		{Name: "targets", Data: b.targets},
+		{Name: "targets", Data: b.targets}, {Name: "body_digest", Data: &b.bodyDigest}, {Name: "node_key", Data: &b.key}, {Name: "signature", Data: &b.signature},
+		{Name: "sealed_wall_ms", Data: &b.sealedWall}, {Name: "sealed_boot_ms", Data: &b.sealedBoot},
+		{Name: "gap_from", Data: b.gaps.from}, {Name: "gap_to", Data: b.gaps.to}, {Name: "gap_reason", Data: b.gaps.reason}, {Name: "gap_digest", Data: b.gaps.digest},
 	}
 	for i, kind := range BatchKinds {
 		in = append(in, proto.InputColumn{Name: kind + "_rows", Data: &b.rows[i]})
@@ -73,7 +90,8 @@ func (b *batchBlock) input() proto.Input {
 
 // BatchBlock turns rows into a block for TableBatches.
 func BatchBlock(rows []BatchRow) Block {
-	b := &batchBlock{minutes: proto.NewArray[int64](new(proto.ColInt64)), targets: proto.NewArray[string](new(proto.ColStr)), digest: proto.ColFixedStr{Size: 32}, prevDigest: proto.ColFixedStr{Size: 32}}
+	b := &batchBlock{minutes: proto.NewArray[int64](new(proto.ColInt64)), targets: proto.NewArray[string](new(proto.ColStr)), digest: proto.ColFixedStr{Size: 32}, prevDigest: proto.ColFixedStr{Size: 32},
+		bodyDigest: proto.ColFixedStr{Size: 32}, key: proto.ColFixedStr{Size: 32}, signature: proto.ColFixedStr{Size: 64}, gaps: newGapColumns()}
 	for i := range rows {
 		r := &rows[i]
 		b.cluster.Append(r.Cluster)
@@ -86,6 +104,12 @@ func BatchBlock(rows []BatchRow) Block {
 		b.epoch.Append(r.Epoch)
 		b.digest.Append(r.Digest[:])
 		b.prevDigest.Append(r.PrevDigest[:])
+		b.bodyDigest.Append(r.BodyDigest[:])
+		b.key.Append(r.NodeKey[:])
+		b.signature.Append(r.Signature[:])
+		b.sealedWall.Append(r.SealedWallMs)
+		b.sealedBoot.Append(r.SealedBootMs)
+		b.gaps.append(r.Gaps)
 		b.bootID.Append(r.BootID)
 		b.ticks.Append(r.Ticks)
 		b.wireVersion.Append(r.WireVersion)

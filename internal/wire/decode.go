@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -151,13 +152,18 @@ func (f *field) want(typ protowire.Type, seen *uint32, singular bool) error {
 func (d *Decoder) batch(m []byte, b *Batch) (err error) {
 	var f field
 	var seen uint32
+	whole := m
 	for len(m) > 0 {
+		before := len(whole) - len(m)
 		if m, err = next(m, &f); err != nil {
 			return fmt.Errorf("batch: %w", err)
 		}
+		if seen&(1<<14) != 0 && f.num != 15 || seen&(1<<15) != 0 {
+			return fmt.Errorf("%w: field %d behind the signature's", ErrCorrupt, f.num)
+		}
 		typ := protowire.VarintType
 		switch f.num {
-		case 2, 3, 4, 6, 11, 12, 13:
+		case 2, 3, 4, 6, 11, 12, 13, 14, 15:
 			typ = protowire.BytesType
 		case 1, 5, 7, 8, 9, 10:
 		default:
@@ -194,10 +200,22 @@ func (d *Decoder) batch(m []byte, b *Batch) (err error) {
 			err = d.table(f.bytes)
 		case 13:
 			err = d.gap(f.bytes)
+		case 14:
+			if err = fixed(b.Key[:], f.bytes, "key"); err == nil {
+				b.BodyDigest = sha256.Sum256(whole[:before])
+			}
+		case 15:
+			if seen&(1<<14) == 0 {
+				return fmt.Errorf("%w: a signature without a key before it", ErrCorrupt)
+			}
+			err = fixed(b.Signature[:], f.bytes, "signature")
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if seen&(1<<14) != 0 && seen&(1<<15) == 0 {
+		return fmt.Errorf("%w: a key without a signature behind it", ErrCorrupt)
 	}
 	return nil
 }

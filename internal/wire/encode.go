@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/ed25519"
 	"fmt"
 	"math"
 	"math/bits"
@@ -36,7 +37,9 @@ var encoders = sync.Pool{New: func() any { return &encoder{} }}
 // this code knows. Rows are encoded in the order given: sort them by entity, then time,
 // first (Builder does). It keeps neither dst nor b. Errors are FrameErrors, or wrap
 // ErrTooLarge if the frame passes MaxFrameBytes.
-func AppendBatch(dst []byte, b *Batch) ([]byte, error) {
+func AppendBatch(dst []byte, b *Batch) ([]byte, error) { return appendBatch(dst, b, nil) }
+
+func appendBatch(dst []byte, b *Batch, key ed25519.PrivateKey) ([]byte, error) {
 	head := *b
 	if head.Version == 0 {
 		head.Version = Version
@@ -54,6 +57,9 @@ func AppendBatch(dst []byte, b *Batch) ([]byte, error) {
 		e.zs = zs
 	}
 	e.batch(&head)
+	if key != nil {
+		e.msg = sign(e.msg, &head, key)
+	}
 	if len(e.msg) > MaxDecodedBytes {
 		return dst, fmt.Errorf("message of %d bytes, at most %d: %w", len(e.msg), MaxDecodedBytes, ErrTooLarge)
 	}

@@ -243,6 +243,12 @@ type Batch struct {
 	// Gaps are the ranges of sequences that this spool gave up and that the collector has
 	// not yet confirmed to know: the same gap may come again, and may have grown at its end.
 	Gaps []Gap
+	// Key is the node's public key (Ed25519), Signature that of Head().Sum(), BodyDigest what it is
+	// made of; all zero: not signed. Decode fills them and verifies nothing, see Head.Verify.
+	// AppendBatch does not read them, see AppendSigned.
+	Key        [KeySize]byte
+	Signature  [SignatureSize]byte
+	BodyDigest [32]byte
 }
 
 // GapReason says why a spool gave frames up.

@@ -28,20 +28,24 @@ const (
 // Batch is identified by (cluster, node, spool, sequence). node is empty in provider
 // batches.
 type Batch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
-	Spool         []byte                 `protobuf:"bytes,4,opt,name=spool,proto3" json:"spool,omitempty"`        // 16 bytes
-	Sequence      uint64                 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"` // from 1
-	BootId        string                 `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	Ticks         uint64                 `protobuf:"varint,7,opt,name=ticks,proto3" json:"ticks,omitempty"`                                       // sampling ticks since the agent started
-	SealedWallMs  int64                  `protobuf:"zigzag64,8,opt,name=sealed_wall_ms,json=sealedWallMs,proto3" json:"sealed_wall_ms,omitempty"` // Unix milliseconds; 0: not known
-	SealedBootMs  int64                  `protobuf:"zigzag64,9,opt,name=sealed_boot_ms,json=sealedBootMs,proto3" json:"sealed_boot_ms,omitempty"` // milliseconds since boot; 0: not known
-	AvailableMs   int64                  `protobuf:"zigzag64,10,opt,name=available_ms,json=availableMs,proto3" json:"available_ms,omitempty"`     // replays only: running maximum of event time
-	PrevDigest    []byte                 `protobuf:"bytes,11,opt,name=prev_digest,json=prevDigest,proto3" json:"prev_digest,omitempty"`           // 32 bytes; absent for the first frame of a spool
-	Tables        []*Table               `protobuf:"bytes,12,rep,name=tables,proto3" json:"tables,omitempty"`
-	Gaps          []*Gap                 `protobuf:"bytes,13,rep,name=gaps,proto3" json:"gaps,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Version      uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Cluster      string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node         string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Spool        []byte                 `protobuf:"bytes,4,opt,name=spool,proto3" json:"spool,omitempty"`        // 16 bytes
+	Sequence     uint64                 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"` // from 1
+	BootId       string                 `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Ticks        uint64                 `protobuf:"varint,7,opt,name=ticks,proto3" json:"ticks,omitempty"`                                       // sampling ticks since the agent started
+	SealedWallMs int64                  `protobuf:"zigzag64,8,opt,name=sealed_wall_ms,json=sealedWallMs,proto3" json:"sealed_wall_ms,omitempty"` // Unix milliseconds; 0: not known
+	SealedBootMs int64                  `protobuf:"zigzag64,9,opt,name=sealed_boot_ms,json=sealedBootMs,proto3" json:"sealed_boot_ms,omitempty"` // milliseconds since boot; 0: not known
+	AvailableMs  int64                  `protobuf:"zigzag64,10,opt,name=available_ms,json=availableMs,proto3" json:"available_ms,omitempty"`     // replays only: running maximum of event time
+	PrevDigest   []byte                 `protobuf:"bytes,11,opt,name=prev_digest,json=prevDigest,proto3" json:"prev_digest,omitempty"`           // 32 bytes; absent for the first frame of a spool
+	Tables       []*Table               `protobuf:"bytes,12,rep,name=tables,proto3" json:"tables,omitempty"`
+	Gaps         []*Gap                 `protobuf:"bytes,13,rep,name=gaps,proto3" json:"gaps,omitempty"`
+	// The last two fields, both or neither. The signature is of the head (head.go), whose
+	// body digest is the SHA-256 of all fields before these.
+	Key           []byte `protobuf:"bytes,14,opt,name=key,proto3" json:"key,omitempty"`             // 32 bytes, Ed25519
+	Signature     []byte `protobuf:"bytes,15,opt,name=signature,proto3" json:"signature,omitempty"` // 64 bytes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -167,12 +171,26 @@ func (x *Batch) GetGaps() []*Gap {
 	return nil
 }
 
+func (x *Batch) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Batch) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // Gap is a range of sequences that the spool gave up before the collector had them.
 type Gap struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
 	To            uint64                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`         // inclusive
-	Reason        uint32                 `protobuf:"varint,3,opt,name=reason,proto3" json:"reason,omitempty"` // 1 bytes, 2 age, 3 corrupt
+	Reason        uint32                 `protobuf:"varint,3,opt,name=reason,proto3" json:"reason,omitempty"` // 1 bytes, 2 age, 3 corrupt, 4 disk
 	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`  // 32 bytes: SHA-256 of frame "to", if it could be read
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -545,7 +563,7 @@ var File_batch_proto protoreflect.FileDescriptor
 
 const file_batch_proto_rawDesc = "" +
 	"\n" +
-	"\vbatch.proto\x12\x11flopwatch.wire.v1\"\x9e\x03\n" +
+	"\vbatch.proto\x12\x11flopwatch.wire.v1\"\xce\x03\n" +
 	"\x05Batch\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -561,7 +579,9 @@ const file_batch_proto_rawDesc = "" +
 	"\vprev_digest\x18\v \x01(\fR\n" +
 	"prevDigest\x120\n" +
 	"\x06tables\x18\f \x03(\v2\x18.flopwatch.wire.v1.TableR\x06tables\x12*\n" +
-	"\x04gaps\x18\r \x03(\v2\x16.flopwatch.wire.v1.GapR\x04gaps\"Y\n" +
+	"\x04gaps\x18\r \x03(\v2\x16.flopwatch.wire.v1.GapR\x04gaps\x12\x10\n" +
+	"\x03key\x18\x0e \x01(\fR\x03key\x12\x1c\n" +
+	"\tsignature\x18\x0f \x01(\fR\tsignature\"Y\n" +
 	"\x03Gap\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\x12\x16\n" +
