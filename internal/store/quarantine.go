@@ -8,12 +8,13 @@ import (
 	"github.com/ClickHouse/ch-go/proto"
 )
 
-// Quarantined counts the messages in quarantine by reason.
+// Quarantined counts the messages in quarantine by reason, less those that came again and are
+// stored since.
 func (s *Store) Quarantined(ctx context.Context) (map[string]uint64, error) {
 	var reason textColumn
 	var n proto.ColUInt64
 	out := map[string]uint64{}
-	err := s.native.query(ctx, "SELECT reason, count() AS n FROM "+s.table(TableQuarantine)+" FINAL GROUP BY reason",
+	err := s.native.query(ctx, "SELECT reason, count() AS n"+s.quarantineFrom(QuarantineFilter{})+" GROUP BY reason",
 		proto.Results{{Name: "reason", Data: &reason}, {Name: "n", Data: &n}}, func(rows int) error {
 			for i := range rows {
 				out[reason.at(i)] = n[i]
@@ -89,7 +90,7 @@ type QuarantineGroup struct {
 // QuarantineGroups counts messages by reason and node.
 func (s *Store) QuarantineGroups(ctx context.Context, f QuarantineFilter) ([]QuarantineGroup, error) {
 	sql := "SELECT reason, " + who + " AS who, count() AS messages, countIf(stored) AS kept, sum(length(bytes)) AS size, sum(rows) AS held, min(broker_ms) AS lo, max(broker_ms) AS hi," +
-		" argMax((stream, stream_seq), broker_ms) AS last, toString(last.1) AS last_stream, last.2 AS last_seq" + s.quarantineFrom(f) + " GROUP BY reason, who ORDER BY reason, who"
+		" argMax((stream, stream_seq), (broker_ms, stream_seq)) AS last, toString(last.1) AS last_stream, last.2 AS last_seq" + s.quarantineFrom(f) + " GROUP BY reason, who ORDER BY reason, who"
 	sql = "SELECT reason, who, messages, kept, size, held, lo, hi, last_stream, last_seq FROM (" + sql + ")"
 	var reason, node, stream textColumn
 	var messages, kept, size, held, seq proto.ColUInt64
