@@ -45,13 +45,15 @@ type QuarantineFilter struct {
 }
 
 // quarantineFrom is the part of a statement behind SELECT: the messages meant, one row each, with
-// the column `stored`. A message without a believable identity is known again by its digest.
+// the column `stored`. A message without a believable identity is known again by its digest, but
+// for one on another's subject: that its bytes are stored too, from whom they belong to, does not
+// clear whoever sent them.
 func (s *Store) quarantineFrom(f QuarantineFilter) string {
 	batches, quarantine := s.table(TableBatches), s.table(TableQuarantine)
 	sql := " FROM (SELECT *, splitByChar('.', subject) AS tokens, reason != 'range' AND if(sequence > 0," +
 		" (toString(cluster), toString(node), toString(spool), sequence) IN (SELECT toString(cluster), toString(node), toString(spool), sequence FROM " + batches +
 		" WHERE (cluster, node, spool, sequence) IN (SELECT cluster, node, spool, sequence FROM " + quarantine + " WHERE sequence > 0))," +
-		" SHA256(bytes) IN (SELECT digest FROM " + batches + " WHERE inserted_at >= (SELECT min(inserted_at) FROM " + quarantine + " WHERE sequence = 0))) AS stored" +
+		" reason != 'subject' AND SHA256(bytes) IN (SELECT digest FROM " + batches + " WHERE inserted_at >= (SELECT min(inserted_at) FROM " + quarantine + " WHERE sequence = 0))) AS stored" +
 		" FROM " + quarantine + " FINAL) WHERE 1"
 	if f.Cluster != "" {
 		sql += " AND (cluster = " + quote(f.Cluster) + " OR cluster = '' AND tokens[4] = " + quote(f.ClusterToken) + ")"
