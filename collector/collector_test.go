@@ -181,7 +181,6 @@ func TestResendsChangeNothing(t *testing.T) {
 
 func TestQuarantine(t *testing.T) {
 	b := newBench(t)
-	live := func(cfg *collector.Config) { cfg.Batch.AcceptRecordedAvailability = false }
 	now := time.Now().UnixMilli()
 	shift := func(to int64) func(*wire.Batch) {
 		return func(w *wire.Batch) {

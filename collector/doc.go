@@ -23,6 +23,20 @@
 // under sequences already used (it lost its unsynced tail) are not told by their sequence
 // but by the identity of the batch, so none is skipped and none counts twice.
 //
+// What cannot be taken at face value goes to quarantine (collector/batch says what that is) and
+// is handled by that: it blocks no partition, and its spool need not send it again as far as
+// its identity is to be believed. It is judged again only as a retry: a message with the
+// header Flopwatch-Retry. The rule for a retry of (cluster, node, spool, sequence):
+//
+//   - `batches` has it, or the range in hand brings it: a repeat, nothing is added;
+//   - quarantine alone has it: it is checked like a new one; taken, it is stored as any other,
+//     and counts as stored from its row of `batches` on; refused, nothing is added, as it is kept;
+//   - nobody has it: it is a new message.
+//
+// So the header, which anybody may set, gains nobody anything, and a crash between any two steps
+// of a retry ends like one of any other message. A row of quarantine with reason range goes with
+// a row of `batches`, which comes last: alone it does not make a batch handled.
+//
 // Run owns all goroutines: per partition one that works and one that renews. Messages
 // belong to the range in hand and are dropped at its end.
 package collector

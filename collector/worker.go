@@ -45,7 +45,8 @@ type worker struct {
 	lastSeq   uint64    // its sequence in the stream
 	ahead     []message // fetched, but beyond the range in hand
 	spools    map[store.SpoolKey]*spoolState
-	dirty     []store.SpoolKey // marks to publish after the range in hand
+	dirty     []store.SpoolKey            // marks to publish after the range in hand
+	inHand    map[store.BatchKey]struct{} // batches that the range in hand brings, for retries in it
 }
 
 // spoolState is what the store has of a spool, kept while the partition is held: nobody
@@ -54,12 +55,14 @@ type spoolState struct {
 	stored wire.CommitMark // in `batches` or quarantine: tells repeats
 	mark   wire.CommitMark // and what the spool gave up itself: what it need not send
 	dirty  bool            // changed by the range in hand
+	taken  *sequences      // in `batches`; nil: no retry has asked yet
 }
 
 type message struct {
 	msg      jetstream.Msg
 	seq      uint64
 	brokerMs int64
+	retry    bool
 }
 
 func newWorker(c *Collector, p Partition) (*worker, error) {
@@ -84,7 +87,7 @@ func (w *worker) run(ctx context.Context, leaseEpoch uint64) error {
 
 // takeOver fences the former holder and starts reading where the store is.
 func (w *worker) takeOver(ctx context.Context, leaseEpoch uint64) error {
-	w.spools = map[store.SpoolKey]*spoolState{}
+	w.spools, w.inHand = map[store.SpoolKey]*spoolState{}, map[store.BatchKey]struct{}{}
 	w.dirty, w.ahead, w.delivered, w.lastSeq = nil, nil, 0, 0
 	p, err := loadPosition(ctx, w.c.positions, w.partition.Stream)
 	if err != nil {
@@ -234,7 +237,7 @@ func (w *worker) fetchChunk(ctx context.Context, most int, maxWait time.Duration
 				w.partition.Stream, meta.Sequence.Consumer, meta.Sequence.Stream, w.delivered, w.lastSeq)
 		}
 		w.delivered, w.lastSeq = meta.Sequence.Consumer, meta.Sequence.Stream
-		msgs = append(msgs, message{m, meta.Sequence.Stream, meta.Timestamp.UnixMilli()})
+		msgs = append(msgs, message{m, meta.Sequence.Stream, meta.Timestamp.UnixMilli(), m.Headers().Get(batch.HeaderRetry) != ""})
 		bytes += len(m.Data())
 	}
 	if err := got.Error(); err != nil {
@@ -259,13 +262,14 @@ func (w *worker) store(ctx context.Context, msgs []message) error {
 	token := func(in batch.Insert) string {
 		return w.partition.Stream + "/" + strconv.FormatUint(pos.From, 10) + "-" + strconv.FormatUint(pos.To, 10) + "/" + in.Table + "/" + strconv.Itoa(in.Part) + "/" + sum(content)
 	}
-	known := func(k store.SpoolKey, spool [16]byte, sequence uint64) (bool, error) {
-		return w.known(ctx, k, spool, sequence)
+	known := func(k store.SpoolKey, spool [16]byte, sequence uint64, retry bool) (batch.Fate, error) {
+		return w.known(ctx, k, spool, sequence, retry)
 	}
+	clear(w.inHand)
 	reasons := map[string]int{}
 	for _, m := range msgs {
 		o, err := w.builder.Add(batch.Message{
-			Stream: w.partition.Stream, Partition: w.partition.Name, Seq: m.seq, Subject: m.msg.Subject(), Data: m.msg.Data(), BrokerMs: m.brokerMs,
+			Stream: w.partition.Stream, Partition: w.partition.Name, Seq: m.seq, Subject: m.msg.Subject(), Data: m.msg.Data(), BrokerMs: m.brokerMs, Retry: m.retry,
 		}, known)
 		if err != nil {
 			return fmt.Errorf("take message %d of %s: %w", m.seq, w.partition.Stream, err)
@@ -283,6 +287,12 @@ func (w *worker) store(ctx context.Context, msgs []message) error {
 			s := w.spools[store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}]
 			for _, g := range o.Gaps {
 				s.mark.Add(g.From, g.To)
+			}
+			if o.Reason == "" || o.Reason == batch.ReasonRange {
+				w.inHand[o.BatchKey] = struct{}{}
+				if s.taken != nil {
+					s.taken.add(o.Sequence)
+				}
 			}
 		}
 		if w.inserts = w.builder.Full(w.inserts[:0]); len(w.inserts) > 0 {
@@ -332,11 +342,11 @@ func (w *worker) insert(ctx context.Context, token func(batch.Insert) string) er
 
 // known tells a repeat, and remembers the sequence as one from then on. The range in hand
 // either ends in the store or takes the whole hold, and this memory, with it.
-func (w *worker) known(ctx context.Context, k store.SpoolKey, spool [16]byte, sequence uint64) (bool, error) {
+func (w *worker) known(ctx context.Context, k store.SpoolKey, spool [16]byte, sequence uint64, retry bool) (batch.Fate, error) {
 	s := w.spools[k]
 	if s == nil {
 		if err := w.load(ctx, []store.SpoolKey{k}); err != nil {
-			return false, err
+			return batch.Fresh, err
 		}
 		s = w.spools[k]
 	}
@@ -346,11 +356,38 @@ func (w *worker) known(ctx context.Context, k store.SpoolKey, spool [16]byte, se
 		w.dirty = append(w.dirty, k)
 	}
 	if s.stored.Has(sequence) {
-		return true, nil
+		if !retry {
+			return batch.Aside, nil
+		}
+		stored, err := w.taken(ctx, k, s, sequence)
+		if stored {
+			return batch.Stored, nil
+		}
+		return batch.Aside, err
 	}
 	s.stored.Add(sequence, sequence)
 	s.mark.Add(sequence, sequence)
-	return false, nil
+	return batch.Fresh, nil
+}
+
+// taken tells whether `batches` has a batch that the store has: for retries alone.
+func (w *worker) taken(ctx context.Context, k store.SpoolKey, s *spoolState, sequence uint64) (bool, error) {
+	if _, now := w.inHand[store.BatchKey{Cluster: k.Cluster, Node: k.Node, Spool: k.Spool, Sequence: sequence}]; now {
+		return true, nil
+	}
+	if s.taken == nil {
+		err := w.ask(ctx, func() error {
+			ranges, err := w.c.cfg.Store.Taken(ctx, k)
+			if err == nil {
+				s.taken = newSequences(ranges)
+			}
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return s.taken.has(sequence), nil
 }
 
 // meetSpools loads what the store has of spools that are new to this hold in one query, as
@@ -391,24 +428,35 @@ func spoolHint(m jetstream.Msg) (store.SpoolKey, bool) {
 }
 
 func (w *worker) load(ctx context.Context, keys []store.SpoolKey) error {
+	return w.ask(ctx, func() error {
+		handled, err := w.c.cfg.Store.Handled(ctx, keys)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			s := &spoolState{}
+			s.stored.Cluster, s.stored.Node, s.stored.Epoch = k.Cluster, k.Node, w.epoch
+			s.mark.Cluster, s.mark.Node, s.mark.Epoch = k.Cluster, k.Node, w.epoch
+			for _, r := range handled[k].Stored {
+				s.stored.Add(r.From, r.To)
+				s.mark.Add(r.From, r.To)
+			}
+			for _, r := range handled[k].GivenUp {
+				s.mark.Add(r.From, r.To)
+			}
+			w.spools[k] = s
+		}
+		return nil
+	})
+}
+
+// ask asks the store as often as it takes.
+func (w *worker) ask(ctx context.Context, question func() error) error {
 	pause := 100 * time.Millisecond
 	for {
-		handled, err := w.c.cfg.Store.Handled(ctx, keys)
+		err := question()
 		if err == nil {
 			w.c.conditions.storeAnswers(w.partition.Name)
-			for _, k := range keys {
-				s := &spoolState{}
-				s.stored.Cluster, s.stored.Node, s.stored.Epoch = k.Cluster, k.Node, w.epoch
-				s.mark.Cluster, s.mark.Node, s.mark.Epoch = k.Cluster, k.Node, w.epoch
-				for _, r := range handled[k].Stored {
-					s.stored.Add(r.From, r.To)
-					s.mark.Add(r.From, r.To)
-				}
-				for _, r := range handled[k].GivenUp {
-					s.mark.Add(r.From, r.To)
-				}
-				w.spools[k] = s
-			}
 			return nil
 		}
 		if ctx.Err() != nil {

@@ -31,8 +31,12 @@ type config struct {
 	MaxMessages int           `toml:"max_messages"`
 	MaxBytes    int           `toml:"max_bytes"`
 	Linger      time.Duration `toml:"linger"`
-	Metrics     metricsConfig `toml:"metrics"`
-	Log         logConfig     `toml:"log"`
+	// MaxAhead and MaxBehind are how far samples may be ahead of and behind the broker's clock: what
+	// lies beyond goes to quarantine. Defaults: 5 minutes, 90 days.
+	MaxAhead  time.Duration `toml:"max_ahead"`
+	MaxBehind time.Duration `toml:"max_behind"`
+	Metrics   metricsConfig `toml:"metrics"`
+	Log       logConfig     `toml:"log"`
 }
 
 type metricsConfig struct {
@@ -76,7 +80,7 @@ var defaultFile string
 // defaults are what the file need not say. Where broker and store are, it must.
 func defaults() config {
 	return config{
-		Migrate: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second,
+		Migrate: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second, MaxAhead: 5 * time.Minute, MaxBehind: 90 * 24 * time.Hour,
 		NATS:    natsConfig{Partitions: wire.Partitions, Replicas: 1, StreamMaxBytes: 1 << 30},
 		Store:   store.Config{User: "default", Database: "flopwatch", Timeout: 2 * time.Minute},
 		Metrics: metricsConfig{Listen: "127.0.0.1:9470"}, Log: logConfig{Format: "text", Level: "info"},
@@ -112,6 +116,9 @@ func (c config) validate() error {
 	}
 	if c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0 {
 		return errors.New("max_messages, max_bytes and linger cannot be negative")
+	}
+	if c.MaxAhead < time.Second || c.MaxBehind < time.Hour {
+		return errors.New("max_ahead is at least a second, max_behind at least an hour")
 	}
 	if c.Metrics.Listen != "" {
 		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {

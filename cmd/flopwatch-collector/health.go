@@ -111,7 +111,7 @@ func judge(c collector.Condition, st collector.Stats, connected bool, away, now 
 		}
 	}
 	if ago := now.Sub(c.QuarantinedAt); !c.QuarantinedAt.IsZero() && ago < quarantineRecent {
-		add(daemon.Degraded, "%d messages went to quarantine since the start, the last %s ago: see the table quarantine", st.Quarantined, ago.Round(time.Second))
+		add(daemon.Degraded, "%d messages went to quarantine since the start, the last %s ago: see flopwatch quarantine ls", st.Quarantined, ago.Round(time.Second))
 	}
 	h.Details = map[string]any{
 		"partitions": len(c.Partitions), "partitions_held": held, "rows": st.Rows, "batches": st.Batches, "repeats": st.Repeats, "quarantined": st.Quarantined,

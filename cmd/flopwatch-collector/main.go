@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flopwatch/flopwatch/collector"
+	"github.com/flopwatch/flopwatch/collector/batch"
 	"github.com/flopwatch/flopwatch/internal/broker"
 	"github.com/flopwatch/flopwatch/internal/daemon"
 	"github.com/flopwatch/flopwatch/internal/store"
@@ -116,6 +117,7 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	c, err := collector.Open(ctx, collector.Config{
 		Conn: nc, Store: s, Partitions: collector.Partitions(cfg.NATS.Partitions), Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Log: lg,
 		MaxMessages: cfg.MaxMessages, MaxBytes: cfg.MaxBytes, Linger: cfg.Linger,
+		Batch: batch.Config{MaxAheadMs: cfg.MaxAhead.Milliseconds(), MaxBehindMs: cfg.MaxBehind.Milliseconds()},
 	})
 	if err != nil {
 		return err // it says what failed

@@ -32,6 +32,7 @@ func TestConfigIsStrict(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"good":       {good, ""},
 		"linger":     {"linger = \"2s\"\n" + good, ""},
+		"clocks":     {"max_behind = \"1s\"\n" + good, "max_behind at least an hour"},
 		"unknown":    {"lingre = \"2s\"\n" + good, "unknown key lingre"},
 		"duplicate":  {good + "url = \"http://x\"\n", "has already been defined"},
 		"no broker":  {"[store]\nurl = \"http://h:8123\"\n", "nats.url is missing"},

@@ -68,7 +68,7 @@ func gpuFrame(tb testing.TB, node string, sequence uint64, seconds int) (string,
 	return wire.BatchSubject(w), frame
 }
 
-func never(store.SpoolKey, [16]byte, uint64) (bool, error) { return false, nil }
+func never(store.SpoolKey, [16]byte, uint64, bool) (batch.Fate, error) { return batch.Fresh, nil }
 
 // TestAllocations pins the path from message to block: a row of `batches` (its minutes)
 // may be made, nothing for each sample.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -17,31 +18,44 @@ const (
 	ReasonVersion   = "version"   // of a contract, or with a kind of record, newer than this program
 	ReasonDecode    = "decode"    // no frame, or one that breaks the contract
 	ReasonRange     = "range"     // rows stored, values that no instrument can show left absent
-	ReasonFuture    = "future"    // samples ahead of the broker's clock
+	ReasonFuture    = "future"    // samples, or the seal, ahead of the broker's clock
+	ReasonPast      = "past"      // samples, or the seal, long before the broker's clock: a host that believes it is 1970
 	ReasonAvailable = "available" // states its own availability where that is not accepted
 )
 
 // Reasons lists the reasons, for counters.
-var Reasons = [...]string{ReasonSize, ReasonSubject, ReasonVersion, ReasonDecode, ReasonRange, ReasonFuture, ReasonAvailable}
+var Reasons = [...]string{ReasonSize, ReasonSubject, ReasonVersion, ReasonDecode, ReasonRange, ReasonFuture, ReasonPast, ReasonAvailable}
 
 // Config sets the checks at the door.
 type Config struct {
 	// AcceptRecordedAvailability takes a batch's own AvailableMs, as replays state it, in
-	// place of the broker's time, and lets event time run ahead of the broker's clock. Not
-	// for live collectors.
+	// place of the broker's time, and lets event time be anywhere. Not for live collectors.
 	AcceptRecordedAvailability bool
 	// MaxAheadMs is how far a sample may be ahead of the broker's clock. Default 5 minutes.
 	MaxAheadMs int64
+	// MaxBehindMs is how far it may be behind. Default 90 days: a spool that was offline for
+	// weeks is believed, a clock that was never set is not. What begins before it is told
+	// (processes, holds, checkpoints, events) may have begun at any time.
+	MaxBehindMs int64
 	// MaxBlockRows is the size at which a block is Full. Default 200,000.
 	MaxBlockRows int
+	// MaxDecodedBytes is how much of decompressed messages makes all blocks Full, as few rows
+	// may have long strings. Default 64 MiB.
+	MaxDecodedBytes int
 }
 
 func (c Config) withDefaults() Config {
 	if c.MaxAheadMs == 0 {
 		c.MaxAheadMs = 5 * 60_000
 	}
+	if c.MaxBehindMs == 0 {
+		c.MaxBehindMs = 90 * 24 * 3_600_000
+	}
 	if c.MaxBlockRows == 0 {
 		c.MaxBlockRows = 200_000
+	}
+	if c.MaxDecodedBytes == 0 {
+		c.MaxDecodedBytes = 64 << 20
 	}
 	return c
 }
@@ -54,20 +68,37 @@ type Message struct {
 	Subject           string
 	Data              []byte
 	BrokerMs          int64 // the broker's time of the message
+	// Retry has a batch that is in quarantine judged again, see HeaderRetry.
+	Retry bool
 }
 
+// HeaderRetry is the header of a message of quarantine that is published again:
+// <stream>/<sequence> of the message that it was. Only its presence counts, as anybody may set it.
+const HeaderRetry = "Flopwatch-Retry"
+
+// Fate is what became of a batch before.
+type Fate uint8
+
+// Fates.
+const (
+	Fresh  Fate = iota // never seen
+	Stored             // listed in `batches`
+	Aside              // in quarantine, and nowhere else; or one of the two, where that was not asked
+)
+
 // Known tells whether a batch was handled before. It is asked once a message, and must
-// answer yes from then on.
-type Known func(k store.SpoolKey, spool [16]byte, sequence uint64) (bool, error)
+// not answer Fresh from then on. A retry needs Stored and Aside told apart.
+type Known func(k store.SpoolKey, spool [16]byte, sequence uint64, retry bool) (Fate, error)
 
 // Outcome says what became of a message.
 type Outcome struct {
 	store.BatchKey // zero where the identity is not to be believed
 	Spool          [16]byte
-	Rows           int // stored
-	Repeat         bool
-	Reason         string     // of quarantine, "": none. ReasonRange goes with stored rows
+	Rows           int        // stored
+	Repeat         bool       // the store has it already: nothing was added
+	Reason         string     // of quarantine, "": none. ReasonRange goes with stored rows, Repeat with a retry that changed nothing
 	Gaps           []wire.Gap // given up by the spool; good until the next Add
+	fate           Fate
 }
 
 // Builder gathers the messages of a range into blocks.
@@ -85,6 +116,7 @@ type Builder struct {
 	quarantine []store.QuarantineRow
 	spoolHex   map[[16]byte]string
 	rows       int
+	decoded    int // bytes of messages in the blocks
 }
 
 // New returns an empty builder. An error means that contract and store disagree.
@@ -102,6 +134,7 @@ func New(cfg Config) (*Builder, error) {
 			return nil, err
 		}
 		b.kinds[k.kind] = int8(i)
+		bound(b.targets[i].block, k.kind)
 	}
 	return b, nil
 }
@@ -114,7 +147,7 @@ func (b *Builder) Reset(epoch uint64) {
 		t.part = 0
 	}
 	b.batches, b.gaps, b.quarantine = b.batches[:0], b.gaps[:0], b.quarantine[:0]
-	b.rows = 0
+	b.rows, b.decoded = 0, 0
 	if len(b.spoolHex) > 1<<16 {
 		clear(b.spoolHex)
 	}
@@ -140,6 +173,10 @@ func (b *Builder) hex(spool [16]byte) string {
 
 func (b *Builder) setAside(m *Message, o *Outcome, reason, detail string, rows int) {
 	o.Reason = reason
+	if o.fate == Aside && reason != ReasonRange {
+		o.Repeat = true // a retry, as bad as before: it is kept already
+		return
+	}
 	b.quarantine = append(b.quarantine, store.QuarantineRow{
 		Stream: m.Stream, StreamSeq: m.Seq, Subject: m.Subject, BatchKey: o.BatchKey, Reason: reason, Detail: detail,
 		Rows: uint64(rows), BrokerMs: m.BrokerMs, Epoch: b.epoch, Bytes: m.Data,
@@ -173,7 +210,7 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 		// the kind of its tables, which may be what was not understood.
 		if w.Sequence != 0 && w.Node != "" && wire.NodeSubject(w.Cluster, w.Node) == m.Subject {
 			b.identify(&o, w)
-			if err := repeated(&o, known); err != nil || o.Repeat {
+			if err := repeated(&o, known, m.Retry); err != nil || o.Repeat {
 				return o, err
 			}
 		}
@@ -189,7 +226,7 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 		return o, nil
 	}
 	b.identify(&o, w)
-	if err := repeated(&o, known); err != nil || o.Repeat {
+	if err := repeated(&o, known, m.Retry); err != nil || o.Repeat {
 		return o, err
 	}
 	available := m.BrokerMs
@@ -205,10 +242,12 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 		BodyDigest: w.BodyDigest, NodeKey: w.Key, Signature: w.Signature, SealedWallMs: w.SealedWallMs, SealedBootMs: w.SealedBootMs,
 		BootID: w.BootID, Ticks: w.Ticks, WireVersion: w.Version, Bytes: uint32(len(m.Data)), AvailableMs: available,
 	}
-	b.survey(&row, w)
-	if w.AvailableMs == 0 && row.MaxTsMs > m.BrokerMs+b.cfg.MaxAheadMs {
-		b.setAside(&m, &o, ReasonFuture, fmt.Sprintf("latest sample %d, broker %d", row.MaxTsMs, m.BrokerMs), rows)
-		return o, nil
+	seen := b.survey(&row, w)
+	if w.AvailableMs == 0 {
+		if reason, detail := b.clocks(&row, seen, m.BrokerMs); reason != "" {
+			b.setAside(&m, &o, reason, detail, rows)
+			return o, nil
+		}
 	}
 	outside := 0
 	for i := range w.Tables {
@@ -231,6 +270,7 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 	}
 	b.batches = append(b.batches, row)
 	b.rows += rows
+	b.decoded += b.decoder.DecodedBytes
 	o.Rows, o.Gaps = rows, w.Gaps
 	return o, nil
 }
@@ -240,10 +280,37 @@ func (b *Builder) identify(o *Outcome, w *wire.Batch) {
 	o.Spool = w.Spool
 }
 
-// repeated marks a batch that was handled before.
-func repeated(o *Outcome, known Known) (err error) {
-	o.Repeat, err = known(store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, o.Spool, o.Sequence)
+// repeated marks a batch that was handled before, and is not to be judged again.
+func repeated(o *Outcome, known Known, retry bool) (err error) {
+	o.fate, err = known(store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, o.Spool, o.Sequence, retry)
+	o.Repeat = o.fate == Stored || o.fate == Aside && !retry
 	return err
+}
+
+// clocks holds a live batch's times against the broker's: reason "" where they are plausible.
+func (b *Builder) clocks(row *store.BatchRow, seen span, brokerMs int64) (reason, detail string) {
+	at := func(what string, ms int64) string {
+		return fmt.Sprintf("%s %s, broker %s", what, stamp(ms), stamp(brokerMs))
+	}
+	switch latest, earliest := brokerMs+b.cfg.MaxAheadMs, brokerMs-b.cfg.MaxBehindMs; {
+	case row.MaxTsMs > latest:
+		return ReasonFuture, at("latest sample", row.MaxTsMs)
+	case row.SealedWallMs > latest:
+		return ReasonFuture, at("sealed", row.SealedWallMs)
+	case seen.any && seen.first < earliest:
+		return ReasonPast, at("earliest sample", seen.first)
+	case row.SealedWallMs != 0 && row.SealedWallMs < earliest:
+		return ReasonPast, at("sealed", row.SealedWallMs)
+	}
+	return "", ""
+}
+
+// stamp writes a time for a person: as a date where it can be one.
+func stamp(ms int64) string {
+	if year10000 := int64(253_402_300_800_000); ms < 0 || ms >= year10000 {
+		return fmt.Sprintf("%d ms", ms)
+	}
+	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
 func gapReason(r wire.GapReason) string {
@@ -260,8 +327,14 @@ func gapReason(r wire.GapReason) string {
 	return fmt.Sprintf("reason%d", r)
 }
 
+// span is the earliest time of what a batch saw itself.
+type span struct {
+	first int64
+	any   bool
+}
+
 // survey finds the span of event time and the minutes that telemetry touches.
-func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) {
+func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) (seen span) {
 	clear(b.minutes)
 	first := true
 	for i := range w.Tables {
@@ -275,6 +348,11 @@ func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) {
 			continue
 		}
 		last := int64(-1) << 62
+		if t.Rows > 0 && !k.earlier {
+			if ts := slices.Min(c.Int[:t.Rows]); !seen.any || ts < seen.first {
+				seen = span{ts, true}
+			}
+		}
 		for _, ts := range c.Int[:t.Rows] {
 			switch {
 			case first:
@@ -294,13 +372,14 @@ func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) {
 	}
 	row.Targets = targets(w)
 	if len(b.minutes) == 0 {
-		return
+		return seen
 	}
 	row.Minutes = make([]int64, 0, len(b.minutes))
 	for m := range b.minutes {
 		row.Minutes = append(row.Minutes, m)
 	}
 	slices.Sort(row.Minutes)
+	return seen
 }
 
 // fieldTarget names the host that a row of outofband is about.
@@ -350,11 +429,16 @@ func (i Insert) Done() {
 	}
 }
 
-// Full appends to dst the blocks that have grown to MaxBlockRows, so that a range of any
-// size passes through bounded memory. Store them, and call Done, before the next Add.
+// Full appends to dst the blocks that have grown to MaxBlockRows, or all of them where they were
+// made of MaxDecodedBytes, so that a range of any size passes through bounded memory. Store
+// them, and call Done, before the next Add.
 func (b *Builder) Full(dst []Insert) []Insert {
+	all := b.decoded >= b.cfg.MaxDecodedBytes
+	if all {
+		b.decoded = 0
+	}
 	for _, t := range b.targets {
-		if t.block.Rows() >= b.cfg.MaxBlockRows {
+		if n := t.block.Rows(); n >= b.cfg.MaxBlockRows || all && n > 0 {
 			dst = append(dst, Insert{t.table, t.part, t.block, t})
 		}
 	}

@@ -13,32 +13,33 @@ import (
 type kindTable struct {
 	kind  wire.Kind
 	table string
-	// ts is the field that holds a row's event time, 0: none. Sampled kinds make cells.
-	ts      uint8
-	sampled bool
+	// ts is the field that holds a row's event time, 0: none. Sampled kinds make cells. That of
+	// earlier kinds may lie long before the row was written: when something began.
+	ts               uint8
+	sampled, earlier bool
 }
 
 var kindTables = [...]kindTable{
-	{wire.KindGPU, store.TableGPUSamples, 1, true},
-	{wire.KindHost, store.TableHostSamples, 1, true},
-	{wire.KindFabric, store.TableFabricSamples, 1, true},
-	{wire.KindFlow, store.TableFlowSamples, 1, true},
-	{wire.KindProcess, store.TableProcessEvents, 1, false},
-	{wire.KindCollective, store.TableCollectiveSamples, 1, true},
-	{wire.KindInventory, store.TableInventory, 0, false},
-	{wire.KindAllocation, store.TableAllocations, 0, false},
-	{wire.KindOrder, store.TableOrders, 0, false},
-	{wire.KindDevice, store.TableGPUDevices, 1, false},
-	{wire.KindStatus, store.TableInstrumentStatus, 1, false},
-	{wire.KindHealth, store.TableGPUHealth, 1, false},
-	{wire.KindEvent, store.TableGPUEvents, 1, false},
-	{wire.KindInstance, store.TableGPUInstances, 1, false},
-	{wire.KindHold, store.TableGPUHolds, 1, false},
-	{wire.KindTCP, store.TableTCPSamples, 1, true},
-	{wire.KindCheckpoint, store.TableCheckpoints, 1, false},
-	{wire.KindRDMA, store.TableRDMAObjects, 1, false},
-	{wire.KindOutOfBand, store.TableBMCSamples, 1, true},
-	{wire.KindFact, store.TableNodeFacts, 1, false},
+	{wire.KindGPU, store.TableGPUSamples, 1, true, false},
+	{wire.KindHost, store.TableHostSamples, 1, true, false},
+	{wire.KindFabric, store.TableFabricSamples, 1, true, false},
+	{wire.KindFlow, store.TableFlowSamples, 1, true, false},
+	{wire.KindProcess, store.TableProcessEvents, 1, false, true},
+	{wire.KindCollective, store.TableCollectiveSamples, 1, true, false},
+	{wire.KindInventory, store.TableInventory, 0, false, false},
+	{wire.KindAllocation, store.TableAllocations, 0, false, false},
+	{wire.KindOrder, store.TableOrders, 0, false, false},
+	{wire.KindDevice, store.TableGPUDevices, 1, false, false},
+	{wire.KindStatus, store.TableInstrumentStatus, 1, false, false},
+	{wire.KindHealth, store.TableGPUHealth, 1, false, false},
+	{wire.KindEvent, store.TableGPUEvents, 1, false, true},
+	{wire.KindInstance, store.TableGPUInstances, 1, false, false},
+	{wire.KindHold, store.TableGPUHolds, 1, false, true},
+	{wire.KindTCP, store.TableTCPSamples, 1, true, false},
+	{wire.KindCheckpoint, store.TableCheckpoints, 1, false, true},
+	{wire.KindRDMA, store.TableRDMAObjects, 1, false, false},
+	{wire.KindOutOfBand, store.TableBMCSamples, 1, true, false},
+	{wire.KindFact, store.TableNodeFacts, 1, false, false},
 }
 
 // target is the block of a kind and the way into it.

@@ -226,7 +226,9 @@ type SequenceRange struct{ From, To uint64 }
 
 // Handled is which sequences of a spool need never be sent again, in ascending ranges.
 type Handled struct {
-	Stored  []SequenceRange // in `batches` or in quarantine
+	// Stored are in `batches`, or in quarantine instead. Reason range does not count: those rows
+	// go with a row of `batches`, which comes last.
+	Stored  []SequenceRange
 	GivenUp []SequenceRange // reported lost by the spool itself; may overlap
 }
 
@@ -252,7 +254,7 @@ func (s *Store) Handled(ctx context.Context, spools []SpoolKey) (map[SpoolKey]Ha
 		"SELECT cluster, node, spool, sequence, sequence - row_number() OVER (PARTITION BY cluster, node, spool ORDER BY sequence) AS island FROM (" +
 		"SELECT DISTINCT cluster, node, spool, sequence FROM (" +
 		"SELECT cluster, node, spool, sequence FROM " + s.table(TableBatches) + in.String() +
-		" UNION ALL SELECT cluster, node, spool, sequence FROM " + s.table(TableQuarantine) + in.String() + ")))" +
+		" UNION ALL SELECT cluster, node, spool, sequence FROM " + s.table(TableQuarantine) + in.String() + " AND reason != 'range')))" +
 		" GROUP BY cluster, node, spool, island" +
 		" UNION ALL SELECT cluster, node, spool, from_sequence AS lo, to_sequence AS hi, toUInt8(1) AS gap FROM " + s.table(TableGaps) + in.String()
 	var cluster, node, spool textColumn
@@ -279,6 +281,26 @@ func (s *Store) Handled(ctx context.Context, spools []SpoolKey) (map[SpoolKey]Ha
 		byStart := func(a, b SequenceRange) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) }
 		slices.SortFunc(h.Stored, byStart)
 		slices.SortFunc(h.GivenUp, byStart)
+	}
+	return out, nil
+}
+
+// Taken tells which sequences of a spool `batches` lists, in ascending ranges: what Handled says,
+// less what is in quarantine alone.
+func (s *Store) Taken(ctx context.Context, k SpoolKey) ([]SequenceRange, error) {
+	sql := "SELECT min(sequence) AS lo, max(sequence) AS hi FROM (SELECT sequence, sequence - row_number() OVER (ORDER BY sequence) AS island FROM (" +
+		"SELECT DISTINCT sequence FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(k.Cluster) + " AND node = " + quote(k.Node) + " AND spool = " + quote(k.Spool) +
+		")) GROUP BY island ORDER BY lo"
+	var lo, hi proto.ColUInt64
+	var out []SequenceRange
+	err := s.native.query(ctx, sql, proto.Results{{Name: "lo", Data: &lo}, {Name: "hi", Data: &hi}}, func(rows int) error {
+		for i := range rows {
+			out = append(out, SequenceRange{lo[i], hi[i]})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up stored batches: %w", err)
 	}
 	return out, nil
 }
@@ -365,24 +387,6 @@ func (s *Store) batches(ctx context.Context, cluster, where string) ([]BatchRow,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read batches: %w", err)
-	}
-	return out, nil
-}
-
-// Quarantined counts the messages in quarantine by reason.
-func (s *Store) Quarantined(ctx context.Context) (map[string]uint64, error) {
-	var reason textColumn
-	var n proto.ColUInt64
-	out := map[string]uint64{}
-	err := s.native.query(ctx, "SELECT reason, count() AS n FROM "+s.table(TableQuarantine)+" FINAL GROUP BY reason",
-		proto.Results{{Name: "reason", Data: &reason}, {Name: "n", Data: &n}}, func(rows int) error {
-			for i := range rows {
-				out[reason.at(i)] = n[i]
-			}
-			return nil
-		})
-	if err != nil {
-		return nil, fmt.Errorf("count quarantine: %w", err)
 	}
 	return out, nil
 }

@@ -13,6 +13,8 @@ type rawColumn interface {
 	absent(rows int)
 	// ints appends rows values; it returns how many could not be held and became absent.
 	ints(values []int64, present []uint64) int
+	// bound narrows what ints takes.
+	bound(lo, hi int64)
 	// strings appends rows references into dict.
 	strings(dict []string, ref []uint32, present []uint64)
 }
@@ -95,6 +97,8 @@ func (c *intColumn[T]) ints(values []int64, present []uint64) int {
 	return outside
 }
 
+func (c *intColumn[T]) bound(lo, hi int64) { c.lo, c.hi = max(c.lo, lo), min(c.hi, hi) }
+
 func (c *intColumn[T]) strings([]string, []uint32, []uint64) {}
 
 func encodeU16(v []uint16, b *proto.Buffer) { proto.ColUInt16(v).EncodeColumn(b) }
@@ -156,6 +160,8 @@ func (c *lcColumn) absent(rows int) {
 	}
 	c.constant("", rows)
 }
+
+func (c *lcColumn) bound(int64, int64) {}
 
 func (c *lcColumn) ints([]int64, []uint64) int { return 0 }
 

@@ -95,6 +95,10 @@ func (b *RawBlock) Column(name string) int {
 	return -1
 }
 
+// Bound narrows what an integer column holds: values beyond become absent, as those do that its
+// type cannot hold. It has no effect on columns that are always present.
+func (b *RawBlock) Bound(column int, lo, hi int64) { b.columns[column].bound(lo, hi) }
+
 // Rows counts the rows of all batches that ended.
 func (b *RawBlock) Rows() int { return b.rows }
 

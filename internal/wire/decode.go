@@ -2,6 +2,7 @@ package wire
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -14,12 +15,21 @@ import (
 // decoder forgets them all and starts again.
 const maxInterned = 1 << 16
 
+// What a decoder keeps between frames: one that was larger, as senders may make them, costs
+// its memory once.
+const (
+	maxKeptBytes   = 1 << 20 // of a message, and of the strings that it remembers
+	maxKeptEntries = 1 << 19 // of an arena: 4 MiB of integers
+)
+
 // Decoder reads frames. It belongs to one goroutine. It keeps its buffers between calls
 // and in steady state allocates nothing.
 type Decoder struct {
 	// SkippedColumns counts the columns of the last message whose field ids this code does
 	// not know; UnknownFields counts the other protobuf fields that it skipped.
 	SkippedColumns, UnknownFields int
+	// DecodedBytes is the size of the last message when it was decompressed.
+	DecodedBytes int
 
 	zs      *zstd.Decoder
 	raw     []byte
@@ -31,6 +41,7 @@ type Decoder struct {
 	refs    arena[uint32]
 	strs    arena[string]
 	names   map[string]string // so that the same name is one string over all batches
+	named   int               // bytes in names
 }
 
 // NewDecoder returns a decoder that needs no Close.
@@ -39,6 +50,7 @@ func NewDecoder() (*Decoder, error) {
 		zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxMemory(MaxDecodedBytes),
+		zstd.WithDecodeAllCapLimit(true),
 		zstd.WithDecoderMaxWindow(1<<20))
 	if err != nil {
 		return nil, fmt.Errorf("make decompressor: %w", err)
@@ -49,7 +61,12 @@ func NewDecoder() (*Decoder, error) {
 // arena hands out slices of one backing array and takes them all back at once.
 type arena[T any] struct{ free, all []T }
 
-func (a *arena[T]) reset() { a.free = a.all }
+func (a *arena[T]) reset() {
+	if len(a.all) > maxKeptEntries {
+		a.all = nil
+	}
+	a.free = a.all
+}
 
 // take returns n entries with whatever they held before.
 func (a *arena[T]) take(n int) []T {
@@ -67,8 +84,12 @@ func (a *arena[T]) take(n int) []T {
 // Decode reads one frame into b, whose former contents are lost, and holds it to the
 // contract. The slices of b belong to the decoder and are good until its next Decode;
 // strings stay good. It keeps nothing of msg. After an error b means nothing, except
-// that its head (Cluster, Node, Spool, Sequence) is set as far as it was read. Errors wrap
-// ErrCorrupt, ErrUnknownVersion, ErrUnknownKind, ErrInvalid or ErrTooLarge.
+// that its head (Cluster, Node, Spool, Sequence) is set as far as it was read; that of a frame
+// of a newer version too, if it is where this version has it. Errors wrap ErrCorrupt,
+// ErrUnknownVersion, ErrUnknownKind, ErrInvalid or ErrTooLarge.
+//
+// A frame whose message is larger than MaxDecodedBytes, or another than it states, is given
+// up before the memory is spent.
 func (d *Decoder) Decode(msg []byte, b *Batch) error {
 	*b = Batch{}
 	d.SkippedColumns, d.UnknownFields = 0, 0
@@ -79,15 +100,14 @@ func (d *Decoder) Decode(msg []byte, b *Batch) error {
 		return fmt.Errorf("%w: no frame magic in %d bytes", ErrCorrupt, len(msg))
 	}
 	if v := msg[1]; v == 0 || v > Version {
+		if raw, err := d.inflate(msg[2:]); err == nil {
+			peekHead(raw, b)
+		}
 		return fmt.Errorf("%w %d, this code knows %d", ErrUnknownVersion, v, Version)
 	}
-	raw, err := d.zs.DecodeAll(msg[2:], d.raw[:0])
+	raw, err := d.inflate(msg[2:])
 	if err != nil {
-		return fmt.Errorf("%w: decompress: %w", ErrCorrupt, err)
-	}
-	d.raw = raw
-	if len(raw) > MaxDecodedBytes {
-		return fmt.Errorf("message of %d bytes, at most %d: %w", len(raw), MaxDecodedBytes, ErrTooLarge)
+		return err
 	}
 	d.columns.reset()
 	d.ints.reset()
@@ -103,6 +123,67 @@ func (d *Decoder) Decode(msg []byte, b *Batch) error {
 	}
 	b.Tables, b.Gaps = d.tables, d.gaps
 	return b.check()
+}
+
+// unstatedBytes is what a message may have whose size its compression does not state: zstd's
+// header has no place for sizes below 256.
+const unstatedBytes = 255
+
+// inflate decompresses a message. Every encoder of this contract has written one zstd frame
+// that states the message's size, or a tiny one; what states none could be of any size. The
+// decompressor is held to the room that it is given.
+func (d *Decoder) inflate(m []byte) ([]byte, error) {
+	d.DecodedBytes = 0
+	var h zstd.Header
+	if err := h.Decode(m); err != nil {
+		return nil, fmt.Errorf("%w: decompress: %w", ErrCorrupt, err)
+	}
+	size := uint64(unstatedBytes)
+	if h.HasFCS {
+		size = h.FrameContentSize
+	}
+	if size > MaxDecodedBytes {
+		return nil, fmt.Errorf("message of %d bytes, at most %d: %w", size, MaxDecodedBytes, ErrTooLarge)
+	}
+	const slack = 64 // with room behind the end it copies faster
+	if need := int(size) + slack; cap(d.raw) < need || cap(d.raw) > max(maxKeptBytes, 4*need) {
+		d.raw = make([]byte, 0, need)
+	}
+	raw, err := d.zs.DecodeAll(m, d.raw[:0:size+slack])
+	if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		return nil, fmt.Errorf("message of more than the %d bytes that its compression states: %w", size, ErrTooLarge)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: decompress: %w", ErrCorrupt, err)
+	}
+	if uint64(len(raw)) > size || h.HasFCS && uint64(len(raw)) < size {
+		return nil, fmt.Errorf("%w: decompress: %d bytes where %d were stated", ErrCorrupt, len(raw), size)
+	}
+	d.DecodedBytes = len(raw)
+	return raw, nil
+}
+
+// peekHead reads the identity of a message of a newer version, as far as it is where this
+// version has it. Nobody may believe it who has no second witness.
+func peekHead(m []byte, b *Batch) {
+	var f field
+	var err error
+	for len(m) > 0 {
+		if m, err = next(m, &f); err != nil {
+			return
+		}
+		text := f.typ == protowire.BytesType && len(f.bytes) <= MaxStringBytes && utf8.Valid(f.bytes)
+		switch {
+		case f.num == 2 && text:
+			b.Cluster = string(f.bytes)
+		case f.num == 3 && text:
+			b.Node = string(f.bytes)
+		case f.num == 4 && len(f.bytes) == len(b.Spool):
+			copy(b.Spool[:], f.bytes)
+		case f.num == 5 && f.typ == protowire.VarintType:
+			b.Sequence = f.value
+		}
+	}
 }
 
 // field is one protobuf field: a number for varints, bytes otherwise.
@@ -519,10 +600,11 @@ func (d *Decoder) name(b []byte) (string, error) {
 	if !utf8.Valid(b) {
 		return "", fmt.Errorf("%w: string %q is not UTF-8", ErrInvalid, b)
 	}
-	if len(d.names) >= maxInterned {
-		clear(d.names)
+	if len(d.names) >= maxInterned || d.named > maxKeptBytes {
+		d.names, d.named = map[string]string{}, 0
 	}
 	s := string(b)
+	d.named += len(s)
 	d.names[s] = s
 	return s, nil
 }

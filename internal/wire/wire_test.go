@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -241,6 +242,9 @@ func TestUnknown(t *testing.T) {
 	if err := d.Decode(frame, &b); !errors.Is(err, ErrUnknownVersion) {
 		t.Errorf("newer version: %v", err)
 	}
+	if want := sample(t); b.Cluster != want.Cluster || b.Node != want.Node || b.Spool != want.Spool || b.Sequence != want.Sequence || b.Tables != nil {
+		t.Errorf("head of a newer version: %+v", b)
+	}
 	frame[0] = '{'
 	if err := d.Decode(frame, &b); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("no magic: %v", err)
@@ -354,12 +358,88 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestBomb: a small frame may not make the decoder allocate without bound.
+// bombs are small frames that inflate to more than a message may have.
+func bombs(tb testing.TB) map[string][]byte {
+	tb.Helper()
+	frame := func(body []byte) []byte { return append([]byte{frameMagic, Version}, body...) }
+	// A frame of zstd that states no size: a window of 1 MiB, and blocks of 128 KiB of one byte.
+	zeros := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x50}
+	for range 8192 { // 1 GiB in 32 KiB
+		zeros = append(zeros, 0x02, 0x00, 0x10, 0)
+	}
+	zeros = append(zeros, 0x03, 0x00, 0x10, 0)
+	// The same where 200 bytes are stated.
+	liar := append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 200}, zeros[6:]...)
+	inner := deflate(tb, make([]byte, MaxDecodedBytes))[2:] // the most that one may have, again and again
+	var many []byte
+	for range 100 {
+		many = append(many, inner...)
+	}
+	return map[string][]byte{
+		"stated": deflate(tb, make([]byte, 256<<20)), "not stated": frame(zeros), "stated wrongly": frame(liar), "many": frame(many),
+	}
+}
+
+// TestBomb: a small frame may not make the decoder spend memory beyond that of the largest
+// message, nor keep that.
 func TestBomb(t *testing.T) {
-	frame := deflate(t, make([]byte, 256<<20))
+	for name, msg := range bombs(t) {
+		t.Run(name, func(t *testing.T) {
+			if len(msg) > MaxFrameBytes {
+				t.Fatalf("a frame of %d bytes", len(msg))
+			}
+			d := decoder(t)
+			var b Batch
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			err := d.Decode(msg, &b)
+			runtime.ReadMemStats(&after)
+			spent := after.TotalAlloc - before.TotalAlloc
+			t.Logf("%d bytes: %v, %d KiB spent", len(msg), err, spent>>10)
+			if damaged := name == "stated wrongly"; err == nil || errors.Is(err, ErrTooLarge) == damaged || errors.Is(err, ErrCorrupt) != damaged {
+				t.Errorf("decodes to %v", err)
+			}
+			if spent > MaxDecodedBytes+4<<20 {
+				t.Errorf("%d bytes of memory spent", spent)
+			}
+			if err := d.Decode(encode(t, sample(t)), &b); err != nil || cap(d.raw) > maxKeptBytes {
+				t.Errorf("behind it: %v, %d bytes kept", err, cap(d.raw))
+			}
+		})
+	}
+}
+
+// TestLargeFramesAreForgotten: what the largest batches need is not kept for ever.
+func TestLargeFramesAreForgotten(t *testing.T) {
+	d := decoder(t)
 	var b Batch
-	if err := decoder(t).Decode(frame, &b); err == nil || len(frame) > MaxFrameBytes {
-		t.Errorf("%d bytes decode to %v", len(frame), err)
+	for i := range 3 {
+		table := Table{Kind: KindGPU, Rows: MaxRows}
+		for _, f := range Schema[KindGPU] {
+			c := Column{Field: f.ID}
+			if f.Type == Str {
+				c.Dict, c.Ref = make([]string, 4096), make([]uint32, MaxRows)
+				for k := range c.Dict {
+					c.Dict[k] = fmt.Sprintf("%d-%d-%0900d", i, f.ID, k)
+				}
+			} else {
+				c.Int = make([]int64, MaxRows)
+			}
+			table.Columns = append(table.Columns, c)
+		}
+		frame := encode(t, &Batch{Cluster: "c", Node: "n", Spool: [16]byte{1}, Sequence: 1, Tables: []Table{table}})
+		if err := d.Decode(frame, &b); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%d bytes are %d bytes, %d integers", len(frame), d.DecodedBytes, len(d.ints.all))
+	}
+	for range 2 {
+		if err := d.Decode(encode(t, sample(t)), &b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept := 8*len(d.ints.all) + 4*len(d.refs.all) + 16*len(d.strs.all) + cap(d.raw) + d.named; kept > 16<<20 {
+		t.Errorf("%d bytes kept: %d integers, %d strings, %d bytes of names", kept, len(d.ints.all), len(d.strs.all), d.named)
 	}
 }
 

@@ -158,7 +158,7 @@ func (v *visit) store(ctx context.Context) {
 		for _, reason := range slices.Sorted(maps.Keys(q)) {
 			words = append(words, fmt.Sprintf("%s %d", reason, q[reason]))
 		}
-		v.add("quarantine", Warn, "SELECT * FROM flopwatch.quarantine", "messages that could not be taken: %s", strings.Join(words, ", "))
+		v.add("quarantine", Warn, "flopwatch quarantine ls --data "+v.state.Data, "messages that could not be taken: %s", strings.Join(words, ", "))
 	}
 	if v.state.Source.Kind != up.Recording {
 		v.instruments(ctx, st)

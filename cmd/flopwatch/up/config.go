@@ -31,6 +31,9 @@ func writeConfig(path string, values any) error {
 	return write(path, b.Bytes())
 }
 
+// maxBehind is how far behind the present telemetry may lie, as for any collector.
+const maxBehind = 90 * 24 * time.Hour
+
 // configs writes the configuration of every daemon among the children.
 func (t *tree) configs(manifest *bundle.Manifest) error {
 	nats := table{"url": t.state.NATSURL, "token_file": t.l.Token()}
@@ -42,7 +45,8 @@ func (t *tree) configs(manifest *bundle.Manifest) error {
 	maps.Copy(collectorNATS, nats)
 	err := writeConfig(t.l.Config(collectorName), table{
 		"store_password_file": t.l.ClickHousePassword(), "linger": collectorLinger.String(),
-		"nats": collectorNATS, "store": storeAt, "metrics": metrics(t.o.Ports.Collector), "log": logs,
+		"max_behind": (maxBehind + t.o.Ahead).String(), // what of a recording comes at once lies before its beginning
+		"nats":       collectorNATS, "store": storeAt, "metrics": metrics(t.o.Ports.Collector), "log": logs,
 	})
 	if err != nil {
 		return err
