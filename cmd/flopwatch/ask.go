@@ -36,21 +36,41 @@ type askOptions struct {
 
 // register adds the flags that runs and findings share.
 func (o *askOptions) register(cmd *cobra.Command) {
+	o.registerStore(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.cluster, "cluster", "", "cluster to ask for (needed with --clickhouse)")
+	f.StringVar(&o.since, "since", "", "only what is not older: 90m, 24h, 7d, 2026-11-22 or 2026-11-22T15:04 (UTC)")
+	f.BoolVar(&o.json, "json", false, "one line of JSON each, as a replay writes them")
+	f.BoolVar(&o.all, "all", false, "what no longer stands too")
+}
+
+// registerStore adds the flags that say which store is meant.
+func (o *askOptions) registerStore(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.data, "data", "", "data directory of a running `flopwatch up`")
 	f.StringVar(&o.clickhouse.URL, "clickhouse", "", "URL of another ClickHouse: http(s)://HOST:PORT or clickhouse://HOST:PORT")
 	f.StringVar(&o.clickhouse.User, "clickhouse-user", "", "user for --clickhouse")
 	f.StringVar(&o.passwordFile, "clickhouse-password-file", "", "file with the password for --clickhouse")
 	f.StringVar(&o.clickhouse.Database, "database", "", "database of flopwatch's tables in --clickhouse (default flopwatch)")
-	f.StringVar(&o.cluster, "cluster", "", "cluster to ask for (needed with --clickhouse)")
-	f.StringVar(&o.since, "since", "", "only what is not older: 90m, 24h, 7d, 2026-11-22 or 2026-11-22T15:04 (UTC)")
-	f.BoolVar(&o.json, "json", false, "one line of JSON each, as a replay writes them")
-	f.BoolVar(&o.all, "all", false, "what no longer stands too")
 	cmd.Args = noArgs
 }
 
 // check reads what can be read without a store.
 func (o *askOptions) check(now time.Time) (err error) {
+	if err = o.checkStore(); err != nil {
+		return err
+	}
+	if o.data == "" && o.cluster == "" {
+		return usageError{Err: errors.New("--cluster NAME is required with --clickhouse")}
+	}
+	if o.sinceMs, err = parseSince(o.since, now); err != nil {
+		return usageError{Err: err}
+	}
+	return nil
+}
+
+// checkStore reads which store is meant.
+func (o *askOptions) checkStore() error {
 	switch {
 	case o.data != "" && o.clickhouse.URL != "":
 		return usageError{Err: errors.New("--data and --clickhouse name two stores: leave one out")}
@@ -58,11 +78,6 @@ func (o *askOptions) check(now time.Time) (err error) {
 		return usageError{Err: errors.New("name the data directory of a running `flopwatch up` with --data, or a store with --clickhouse")}
 	case o.data != "" && (o.clickhouse.User != "" || o.passwordFile != "" || o.clickhouse.Database != ""):
 		return usageError{Err: errors.New("--clickhouse-user, --clickhouse-password-file and --database are for the server that --clickhouse names")}
-	case o.data == "" && o.cluster == "":
-		return usageError{Err: errors.New("--cluster NAME is required with --clickhouse")}
-	}
-	if o.sinceMs, err = parseSince(o.since, now); err != nil {
-		return usageError{Err: err}
 	}
 	return nil
 }

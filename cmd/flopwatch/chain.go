@@ -45,7 +45,7 @@ given up by the host, and what is wrong:
 
 The exit code is 1 if anything is wrong; what is missing alone is no fault yet, and is one with --all.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.ask(cmd, func(ctx context.Context, a *asked, out io.Writer) error { return o.verify(ctx, a, out) })
+			return o.ask(cmd, o.verify)
 		},
 	}
 	o.register(cmd)
@@ -99,8 +99,8 @@ func (o *chainOptions) verify(ctx context.Context, a *asked, out io.Writer) erro
 	var last spoolKey
 	err = a.store.Heads(ctx, a.cluster, o.node, o.sinceMs, 0, func(h store.HeadRow) error {
 		if at := (spoolKey{h.Node, h.Spool}); at != last {
-			if err := v.Begin(aside[at]); err != nil {
-				return err
+			if berr := v.Begin(aside[at]); berr != nil {
+				return berr
 			}
 			last = at
 		}

@@ -24,6 +24,12 @@
 // it is answered (fsync settings stand in the tables). Repeating an insert with its token
 // is harmless; so is repeating it without, by the natural key.
 //
+// Migrations go forward only. Each that is shipped is upgraded from, over data, in a test; every
+// table, view and column has a comment (columns of views from viewcomment.go, behind the
+// migrations), and schema.json is the reference that they make, held to the engine by a test.
+// deploy/clickhouse/roles.sql grants what the statements here need: tests run them with the
+// grants of each role alone.
+//
 // Native TCP URLs (clickhouse://) and replicated tables are golden-tested as text only:
 // the embedded engine has neither.
 package store

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -96,13 +97,23 @@ func (c Config) statements(m migration) ([]string, error) {
 
 // Migrate brings the database to the newest migration. Every statement can be repeated,
 // so a migration cut short by a crash is simply run again. A migration that was applied
-// with another text, or that this program does not know, is an error.
+// with another text, or that this program does not know, is an error, and nothing is done.
 func (s *Store) Migrate(ctx context.Context) error {
 	all, err := migrations()
 	if err != nil {
 		return err
 	}
-	if err = s.conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+s.cfg.Database+"`"); err != nil {
+	if err = s.migrate(ctx, all, nil); err != nil {
+		return err
+	}
+	return s.commentViews(ctx)
+}
+
+// migrate applies what the database lacks of all. done, where there is one, hears of each
+// statement after it has run, by migration and number from 1 on; its error ends the work there.
+func (s *Store) migrate(ctx context.Context, all []migration, done func(m migration, statement int) error) error {
+	err := s.conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+s.cfg.Database+"`")
+	if err != nil {
 		return fmt.Errorf("create database %s: %w", s.cfg.Database, err)
 	}
 	engine := "ReplacingMergeTree"
@@ -121,14 +132,16 @@ func (s *Store) Migrate(ctx context.Context) error {
 	}
 	for number := range applied {
 		if int(number) > len(all) {
-			return fmt.Errorf("migrate %s: it is at migration %d, this program knows %d", s.cfg.Database, number, len(all))
+			return fmt.Errorf("migrate %s: it is at migration %d, this program knows %d", s.cfg.Database, slices.Max(slices.Collect(maps.Keys(applied))), len(all))
 		}
 	}
 	for _, m := range all {
-		if digest, ok := applied[uint32(m.number)]; ok {
-			if digest != m.digest {
-				return fmt.Errorf("migrate %s: %s was applied with another text", s.cfg.Database, m.name)
-			}
+		if digest, ok := applied[uint32(m.number)]; ok && digest != m.digest {
+			return fmt.Errorf("migrate %s: %s was applied with another text", s.cfg.Database, m.name)
+		}
+	}
+	for _, m := range all {
+		if _, ok := applied[uint32(m.number)]; ok {
 			continue
 		}
 		statements, err := s.cfg.statements(m)
@@ -136,7 +149,11 @@ func (s *Store) Migrate(ctx context.Context) error {
 			return err
 		}
 		for i, sql := range statements {
-			if err = s.conn.Exec(ctx, s.qualify(sql)); err != nil {
+			err = s.conn.Exec(ctx, s.qualify(sql))
+			if err == nil && done != nil {
+				err = done(m, i+1)
+			}
+			if err != nil {
 				return fmt.Errorf("migrate %s: %s statement %d: %w", s.cfg.Database, m.name, i+1, err)
 			}
 		}

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -192,5 +195,81 @@ func TestConfig(t *testing.T) {
 	}
 	if err := (Config{URL: "http://h", Database: "a`; DROP"}).Validate(); err == nil {
 		t.Error("a database's name was taken that is none")
+	}
+}
+
+// TestSchemaReference holds the reference that is built in, and the one that people read, to what
+// the migrations make of an empty database.
+func TestSchemaReference(t *testing.T) {
+	url, user, password := testenv.ClickHouse(t)
+	s, err := Open(t.Context(), Config{URL: url, User: user, Password: password, Database: "flopwatch"})
+	closed(t, s, err)
+	if err = s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := s.Schema(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{
+		"schema.json": string(schema.JSON()),
+		filepath.Join(testenv.Root(t), "deploy", "clickhouse", "SCHEMA.md"): schema.Markdown(),
+	} {
+		if os.Getenv("FLOPWATCH_UPDATE") == t.Name() {
+			if err = os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		was, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text != string(was) {
+			t.Errorf("%s is not what the migrations make (FLOPWATCH_UPDATE=%s writes it):\n%s", path, t.Name(), difference(string(was), text))
+		}
+	}
+	if shipped, err := ShippedSchema(); os.Getenv("FLOPWATCH_UPDATE") == "" && (err != nil || !reflect.DeepEqual(shipped, schema)) {
+		t.Errorf("the schema that is built in reads otherwise, %v", err)
+	}
+}
+
+// TestViewsOfWholeTablesAreWhole: a view keeps the columns that its table had when it was made, so
+// a migration that adds columns has to make the view anew.
+func TestViewsOfWholeTablesAreWhole(t *testing.T) {
+	schema, err := ShippedSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := regexp.MustCompile(`CREATE OR REPLACE VIEW (\w+) AS\nSELECT \*`)
+	views := map[string]bool{}
+	for _, m := range all {
+		for _, v := range whole.FindAllStringSubmatch(m.text, -1) {
+			views[v[1]] = true
+		}
+	}
+	columns := map[string][]string{}
+	for _, r := range schema.Relations {
+		for _, c := range r.Columns {
+			if !strings.HasPrefix(c.Default, "MATERIALIZED") {
+				columns[r.Name] = append(columns[r.Name], c.Name)
+			}
+		}
+	}
+	for _, r := range schema.Relations {
+		for _, source := range r.Reads {
+			for _, c := range columns[source] {
+				if views[r.Name] && !slices.Contains(columns[r.Name], c) {
+					t.Errorf("%s lacks %s of %s", r.Name, c, source)
+				}
+			}
+		}
+	}
+	if len(views) == 0 {
+		t.Error("no such view")
 	}
 }

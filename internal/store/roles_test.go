@@ -1,0 +1,341 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flopwatch/flopwatch/internal/store/embedded"
+	"github.com/flopwatch/flopwatch/internal/testenv"
+)
+
+// roleStatements are those of deploy/clickhouse/roles.sql.
+func roleStatements(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(testenv.Root(t), "deploy", "clickhouse", "roles.sql"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		if line == "" || strings.HasPrefix(line, "--") {
+			continue
+		}
+		sql, ok := strings.CutSuffix(line, ";")
+		if !ok || strings.Contains(sql, ";") {
+			t.Fatalf("roles.sql: %q is not one statement on one line", line)
+		}
+		out = append(out, sql)
+	}
+	return out
+}
+
+var grantText = regexp.MustCompile(`^(GRANT .* ON (\S+)) TO (\w+)$`)
+
+// rolesGrants returns the grants of each role and user of roles.sql, without whom to.
+func rolesGrants(t *testing.T) map[string][]string {
+	t.Helper()
+	out := map[string][]string{}
+	for _, sql := range roleStatements(t) {
+		if m := grantText.FindStringSubmatch(sql); m != nil {
+			out[m[3]] = append(out[m[3]], m[1])
+		}
+	}
+	return out
+}
+
+// TestRolesParse: the engine's parser takes every statement, and every setting is one.
+func TestRolesParse(t *testing.T) {
+	url, user, password := testenv.ClickHouse(t)
+	s, err := Open(t.Context(), Config{URL: url, User: user, Password: password, Database: "roles"})
+	closed(t, s, err)
+	known, err := s.names(t.Context(), "SELECT name FROM system.settings")
+	if err != nil {
+		t.Fatal(err)
+	}
+	setting := regexp.MustCompile(`(\w+) = [\w']+`)
+	for _, sql := range roleStatements(t) {
+		if _, err := s.names(t.Context(), "SELECT formatQuery("+quote(sql)+")"); err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+		if _, list, ok := strings.Cut(sql, " SETTINGS "); ok {
+			var set []string
+			for _, m := range setting.FindAllStringSubmatch(list, -1) {
+				if !slices.Contains(known, m[1]) {
+					t.Errorf("no setting %s", m[1])
+				}
+				if m[1] != "readonly" && m[1] != "async_insert" { // the engine lets no statement set these
+					set = append(set, m[0])
+				}
+			}
+			if _, err := s.names(t.Context(), "SELECT 'x' SETTINGS "+strings.Join(set, ", ")); err != nil {
+				t.Errorf("%s: %v", set, err)
+			}
+		}
+		if strings.Contains(sql, "IDENTIFIED") && !strings.HasSuffix(sql, "NOT IDENTIFIED HOST NONE") || strings.HasPrefix(sql, "CREATE USER") && !strings.Contains(sql, " HOST NONE") {
+			t.Errorf("a user who can sign in, or a secret: %s", sql)
+		}
+	}
+}
+
+// TestRolesAreComplete: every table and view of the migrations is somebody's to read and to write,
+// and no grant is for one that there is not.
+func TestRolesAreComplete(t *testing.T) {
+	schema, err := ShippedSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	grants := rolesGrants(t)
+	holds := func(role, privilege, name string) bool {
+		return slices.ContainsFunc(grants[role], func(g string) bool {
+			return (strings.HasSuffix(g, " ON flopwatch."+name)) && regexp.MustCompile(`\b`+privilege+`\b`).MatchString(g)
+		})
+	}
+	names := map[string]bool{"*": true, "_tmp_replace_*": true, "v_*": true}
+	for _, r := range schema.Relations {
+		names[r.Name] = true
+		if r.View {
+			if !holds("flopwatch_analyst", "SELECT", r.Name) {
+				t.Errorf("view %s is granted to no analyst", r.Name)
+			}
+			for _, table := range r.Reads {
+				if !holds("flopwatch_views", "SELECT", table) {
+					t.Errorf("view %s reads %s, which flopwatch_views may not", r.Name, table)
+				}
+			}
+			if want := "ALTER TABLE flopwatch." + r.Name + " MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views"; !slices.Contains(roleStatements(t), want) {
+				t.Errorf("missing: %s", want)
+			}
+			continue
+		}
+		_, raw := rawTables[r.Name]
+		writers := 0
+		for _, role := range []string{"flopwatch_ingest", "flopwatch_detector", "flopwatch_operator"} {
+			if holds(role, "INSERT", r.Name) {
+				writers++
+			}
+		}
+		switch {
+		case raw && !holds("flopwatch_ingest", "INSERT", r.Name):
+			t.Errorf("no collector may write %s", r.Name)
+		case raw && !holds("flopwatch_detector", "SELECT", r.Name):
+			t.Errorf("no detector may read %s", r.Name)
+		case writers != 1:
+			t.Errorf("%d roles may write %s, want one", writers, r.Name)
+		}
+	}
+	for role, all := range grants {
+		for _, g := range all {
+			if _, name, ok := strings.Cut(g, " ON flopwatch."); ok && !names[name] {
+				t.Errorf("%s has a grant on %s, which does not exist", role, name)
+			}
+		}
+	}
+}
+
+// roleEngine starts an engine on dir whose one user has only grants, nil: the usual ones and the
+// right to name the views' user. SQL can make no users there, but the engine holds this one to
+// grants as a server would.
+func roleEngine(t *testing.T, exe, dir string, grants []string) *Store {
+	t.Helper()
+	root := filepath.Join(dir, "grants")
+	for _, f := range []struct {
+		name   string
+		grants []string
+	}{{"default", grants}, {"flopwatch_views", rolesGrants(t)["flopwatch_views"]}} {
+		if err := errors.Join(os.MkdirAll(root, 0o700), os.WriteFile(filepath.Join(root, f.name), []byte(strings.Join(f.grants, "\n")), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := testenv.EngineConfig(t)
+	cfg.Exe, cfg.DataDir = exe, dir
+	server, err := embedded.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, password := server.Auth()
+	s, err := Open(t.Context(), Config{URL: server.URL(), User: user, Password: password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+		defer cancel()
+		if cerr := errors.Join(s.Close(), server.Stop(ctx)); cerr != nil {
+			t.Error(cerr)
+		}
+	})
+	return s
+}
+
+// buildRoleEngine builds the engine's process so that it takes its grants from files.
+func buildRoleEngine(t *testing.T) string {
+	t.Helper()
+	root, dir := testenv.Root(t), t.TempDir()
+	path := filepath.Join(root, "internal", "store", "embedded", "config.go")
+	was, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(was)
+	for anchor, instead := range map[string]string{
+		"range grants {":   "range d.grantsOf(\"default\", grants) {",
+		`<users><default>`: `<users>" + d.viewsUser() + "<default>`,
+	} {
+		if strings.Count(text, anchor) != 1 {
+			t.Fatalf("%s: %q is not there once: bring this test up to date", path, anchor)
+		}
+		text = strings.Replace(text, anchor, instead, 1)
+	}
+	text += `
+func (d layout) grantsOf(user string, usual []string) []string {
+	b, err := os.ReadFile(filepath.Join(d.root, "grants", user))
+	if err != nil || len(b) == 0 {
+		return append(usual, "GRANT SET DEFINER ON flopwatch_views")
+	}
+	return strings.Split(string(b), "\n")
+}
+
+func (d layout) viewsUser() string {
+	out := "<flopwatch_views><password></password><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota><grants>"
+	for _, g := range d.grantsOf("flopwatch_views", nil) {
+		out += "<query>" + g + "</query>"
+	}
+	return out + "</grants></flopwatch_views>"
+}
+`
+	config, overlay, exe := filepath.Join(dir, "config.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "engine")
+	plan, err := json.Marshal(map[string]map[string]string{"Replace": {path: config}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = errors.Join(os.WriteFile(config, []byte(text), 0o600), os.WriteFile(overlay, plan, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "build", "-overlay", overlay, "-o", exe, "./internal/testenv/enginecmd")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the engine's process: %v: %s", err, out)
+	}
+	return exe
+}
+
+// TestRolesSuffice: with the grants of its role alone each program and person can do its work, and
+// nothing else.
+func TestRolesSuffice(t *testing.T) {
+	exe, dir, grants := buildRoleEngine(t), t.TempDir(), rolesGrants(t)
+	as := func(role string, f func(t *testing.T, s *Store)) {
+		if !t.Run(strings.TrimPrefix(role, "flopwatch_"), func(t *testing.T) { f(t, roleEngine(t, exe, dir, grants[role])) }) {
+			t.FailNow()
+		}
+	}
+	refused := func(t *testing.T, s *Store, statements ...string) {
+		t.Helper()
+		for _, sql := range statements {
+			if err := s.conn.Exec(t.Context(), sql); err == nil || !strings.Contains(err.Error(), "ACCESS_DENIED") {
+				t.Errorf("%s: %v", sql, err)
+			}
+		}
+	}
+	views := func(t *testing.T, s *Store) {
+		t.Helper()
+		for _, view := range Views {
+			if rows, err := s.CountView(t.Context(), view); err != nil || rows == 0 {
+				t.Errorf("%s has %d rows, %v", view, rows, err)
+			}
+		}
+	}
+	const noise = "INSERT INTO flopwatch.gpu_samples (cluster) SELECT 'x'"
+	as("flopwatch_operator", func(t *testing.T, s *Store) {
+		for range 2 {
+			if err := s.Migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.ClaimRecording(t.Context(), "c", "d"); err != nil {
+			t.Error(err)
+		}
+		refused(t, s, noise, "DROP TABLE flopwatch.batches", "ALTER TABLE flopwatch.batches DELETE WHERE 1", "ALTER TABLE flopwatch.batches DROP COLUMN digest", "TRUNCATE TABLE flopwatch.runs",
+			"CREATE TABLE elsewhere.x (a UInt8) ENGINE = Memory")
+	})
+	definers := func(t *testing.T, s *Store, want ...string) {
+		t.Helper()
+		got, err := s.names(t.Context(), "SELECT DISTINCT definer FROM system.tables WHERE database = 'flopwatch' AND engine = 'View' ORDER BY definer")
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("definers %q, %v, want %q", got, err, want)
+		}
+	}
+	apply := func(t *testing.T, s *Store) {
+		for _, sql := range roleStatements(t) {
+			if strings.HasPrefix(sql, "ALTER TABLE ") {
+				if err := s.conn.Exec(t.Context(), sql); err != nil {
+					t.Errorf("%s: %v", sql, err)
+				}
+			}
+		}
+		definers(t, s, "flopwatch_views")
+	}
+	as("admin", apply)
+	// A later migration makes a view anew: it runs with its reader's rights until roles.sql is
+	// applied again, so that analysts see less then, never more.
+	as("flopwatch_operator", func(t *testing.T, s *Store) {
+		if err := s.conn.Exec(t.Context(), s.qualify("CREATE OR REPLACE VIEW v_gpu_devices AS SELECT *, fromUnixTimestamp64Milli(ts_ms, 'UTC') AS time FROM gpu_devices COMMENT 'x'")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Migrate(t.Context()); err != nil {
+			t.Error(err)
+		}
+		definers(t, s, "", "flopwatch_views")
+	})
+	as("flopwatch_analyst", func(t *testing.T, s *Store) { refused(t, s, "SELECT * FROM flopwatch.v_gpu_devices") })
+	as("admin", apply)
+	as("flopwatch_ingest", func(t *testing.T, s *Store) {
+		if err := ingest(t.Context(), s, "c"); err != nil {
+			t.Error(err)
+		}
+		refused(t, s, "SELECT count() FROM flopwatch.gpu_samples", "SELECT bytes FROM flopwatch.quarantine", "SELECT digest FROM flopwatch.batches", "SELECT * FROM flopwatch.v_batches",
+			"INSERT INTO flopwatch.runs (cluster) SELECT 'x'", "ALTER TABLE flopwatch.gpu_samples DELETE WHERE 1", "CREATE DATABASE IF NOT EXISTS flopwatch", "SELECT * FROM flopwatch.parties")
+	})
+	as("flopwatch_detector", func(t *testing.T, s *Store) {
+		if err := judge(t.Context(), s, "c"); err != nil {
+			t.Error(err)
+		}
+		refused(t, s, noise, "SELECT bytes FROM flopwatch.quarantine", "INSERT INTO flopwatch.batches (cluster) SELECT 'x'", "ALTER TABLE flopwatch.findings DELETE WHERE 1", "TRUNCATE TABLE flopwatch.findings", "SELECT * FROM flopwatch.recordings")
+	})
+	as("flopwatch_analyst", func(t *testing.T, s *Store) {
+		views(t, s)
+		schema, err := s.Schema(t.Context())
+		if err != nil || len(schema.Relations) != len(Views) {
+			t.Errorf("sees %d tables and views, %v", len(schema.Relations), err)
+		}
+		refused(t, s, noise, "SELECT count() FROM flopwatch.gpu_samples", "SELECT * FROM flopwatch.runs", "SELECT * FROM flopwatch.parties", "SELECT reason FROM flopwatch.quarantine",
+			"INSERT INTO flopwatch.findings (cluster) SELECT 'x'", "CREATE VIEW flopwatch.v_mine AS SELECT 1", "ALTER TABLE flopwatch.v_runs MODIFY SQL SECURITY NONE", "SELECT * FROM file('/etc/passwd')")
+	})
+	as("flopwatch_auditor", func(t *testing.T, s *Store) {
+		views(t, s)
+		schema, err := ShippedSchema()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range schema.Relations {
+			if _, err := s.names(t.Context(), "SELECT toString(count()) FROM flopwatch."+r.Name); err != nil {
+				t.Errorf("%s: %v", r.Name, err)
+			}
+		}
+		for _, table := range []string{"users", "roles", "grants", "role_grants", "settings_profiles", "row_policies", "parts", "detached_parts", "mutations", "errors"} {
+			if _, err := s.names(t.Context(), "SELECT toString(count()) FROM system."+table); err != nil {
+				t.Errorf("system.%s: %v", table, err)
+			}
+		}
+		refused(t, s, noise, "INSERT INTO flopwatch.schema_migrations (number) SELECT 1", "ALTER TABLE flopwatch.batches DELETE WHERE 1", "TRUNCATE TABLE flopwatch.quarantine")
+	})
+}

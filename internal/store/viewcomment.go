@@ -1,0 +1,138 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// viewComments are of columns that views compute; "view.column" before "column". The others
+// have the comment of the table's column of that name.
+var viewComments = map[string]string{
+	"time":                   "ts_ms as a time, UTC",
+	"v_gpu_minutes.time":     "minute_ms as a time, UTC",
+	"started":                "start_ms as a time, UTC",
+	"ended":                  "end_ms as a time, UTC; NULL: it goes on as far as is known",
+	"told":                   "ts_ms as a time, UTC",
+	"judged":                 "judged_ms as a time, UTC",
+	"available":              "available_ms as a time, UTC",
+	"evidence_sufficed_from": "known_at_ms as a time, UTC: from then on the evidence sufficed",
+	"v_instruments.since":    "since when that is its state, as a time, UTC; where it was not told, when it was told",
+
+	"util_frac":               "NVML utilization, fraction of time; NULL: not measured",
+	"mem_util_frac":           "NVML memory utilization: fraction of time in which memory was read or written; NULL: not measured",
+	"power_w":                 "board power, watts; NULL: not measured",
+	"energy_j_total":          "cumulative energy, joules, may reset; NULL: not measured",
+	"sm_active_frac":          "share of time and SMs with a warp resident; NULL: not measured",
+	"sm_occupancy_frac":       "resident warps over the maximum; NULL: not measured",
+	"tensor_frac":             "share of cycles in which any tensor pipe was busy; NULL: not measured",
+	"hmma_frac":               "half-precision tensor pipe busy, share of cycles; NULL: not measured",
+	"imma_frac":               "integer tensor pipe busy, share of cycles; NULL: not measured",
+	"dfma_frac":               "double-precision tensor pipe busy, share of cycles; NULL: not measured",
+	"fp64_frac":               "FP64 pipe busy, share of cycles; NULL: not measured",
+	"fp32_frac":               "FP32 pipe busy, share of cycles; NULL: not measured",
+	"fp16_frac":               "FP16 pipe busy, share of cycles; NULL: not measured",
+	"int_frac":                "integer pipe busy, share of cycles; NULL: not measured",
+	"dram_frac":               "device memory interface busy, share of cycles; NULL: not measured",
+	"nvenc_frac":              "video encoder busy, fraction of time; NULL: not measured",
+	"nvdec_frac":              "video decoder busy, fraction of time; NULL: not measured",
+	"mma_cycles_total":        "cumulative tensor-pipe cycles, mean over the SMs, may reset; NULL: not measured",
+	"sm_cycles_elapsed_total": "cycles of the SMs, in the unit of mma_cycles_total, cumulative, may reset; NULL: not measured",
+
+	"hour":                              "start of the hour, UTC",
+	"v_node_coverage.expected_gpus":     "GPUs that the host ought to have, by the latest inventory; 0: not stated",
+	"v_node_coverage.seen_gpus":         "GPUs of which there is a minute cell in the hour",
+	"v_node_coverage.gpu_minutes":       "minutes with a cell, summed over the GPUs",
+	"v_node_coverage.coverage_frac":     "gpu_minutes over 60 times expected_gpus; NULL: nothing was expected",
+	"v_node_coverage.listed":            "whether the inventory has the host",
+	"v_node_hours.batches_stored":       "batches sealed in the hour that are stored",
+	"v_node_hours.rows_stored":          "rows of those, of all kinds",
+	"v_node_hours.ticks_stored":         "sampling ticks between stored batches that follow each other",
+	"v_node_hours.batches_quarantined":  "batches that are in quarantine alone",
+	"v_node_hours.batches_lost_full":    "batches that the spool gave up as it was full",
+	"v_node_hours.batches_lost_age":     "batches that the spool gave up as they were older than it keeps",
+	"v_node_hours.batches_lost_corrupt": "batches that the spool gave up as they were damaged on disk",
+	"v_node_hours.batches_lost_disk":    "batches that the spool gave up as the file system was full",
+	"v_node_hours.batches_missing":      "batches before a stored one of which nothing is known: on their way, or taken out",
+	"v_node_keys.key":                   "public key (Ed25519), hex",
+	"v_node_keys.spools":                "spools that signed with it",
+	"v_node_keys.batches":               "batches that are signed with it",
+	"v_node_keys.first_seen":            "when the first of them was available, UTC",
+	"v_node_keys.last_seen":             "when the last of them was available, UTC",
+}
+
+// commentViews gives the columns of views comments that they lack. A view that a migration
+// makes anew loses them, so this runs behind all migrations, each time.
+func (s *Store) commentViews(ctx context.Context) error {
+	views, err := s.viewSources(ctx)
+	if err != nil {
+		return err
+	}
+	columns, err := s.columns(ctx)
+	if err != nil {
+		return err
+	}
+	for _, view := range slices.Sorted(maps.Keys(views)) {
+		var alters []string
+		for _, c := range columns[view] {
+			if c.comment != "" {
+				continue
+			}
+			if text := viewComment(view, c.name, views[view], columns); text != "" {
+				alters = append(alters, "COMMENT COLUMN `"+c.name+"` "+quote(text))
+			}
+		}
+		if alters == nil {
+			continue
+		}
+		if err := s.conn.Exec(ctx, "ALTER TABLE "+s.table(view)+" "+strings.Join(alters, ", ")); err != nil {
+			return fmt.Errorf("comment columns of %s: %w", view, err)
+		}
+	}
+	return nil
+}
+
+func viewComment(view, column string, sources []string, columns map[string][]columnInfo) string {
+	if text := viewComments[view+"."+column]; text != "" {
+		return text
+	}
+	for _, source := range sources {
+		for _, c := range columns[source] {
+			if c.name == column && c.comment != "" {
+				return c.comment
+			}
+		}
+	}
+	return viewComments[column]
+}
+
+// viewSources returns the tables that each view reads.
+func (s *Store) viewSources(ctx context.Context) (map[string][]string, error) {
+	db := regexp.QuoteMeta(s.cfg.Database)
+	from := regexp.MustCompile("\\b(?:FROM|JOIN) (?:`" + db + "`|" + db + ")\\.`?([a-z_][a-z0-9_]*)")
+	rows, err := s.conn.Query(ctx, "SELECT name, as_select FROM system.tables WHERE database = ? AND engine = 'View'", s.cfg.Database)
+	if err != nil {
+		return nil, fmt.Errorf("read views: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	out := map[string][]string{}
+	for rows.Next() {
+		var name, text string
+		if err := rows.Scan(&name, &text); err != nil {
+			return nil, fmt.Errorf("read views: %w", err)
+		}
+		out[name] = nil
+		for _, m := range from.FindAllStringSubmatch(text, -1) {
+			if !slices.Contains(out[name], m[1]) {
+				out[name] = append(out[name], m[1])
+			}
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read views: %w", err)
+	}
+	return out, nil
+}
