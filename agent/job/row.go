@@ -54,19 +54,22 @@ func (j *Job) group(o origin) rowGroup {
 	if ok {
 		return g
 	}
-	g.name = "process"
+	// Every step that goes before another in the text is a digit: "nccl" and "of a job" would be
+	// sorted by their letters.
+	g.name = "process job 0"
+	if o.declared {
+		g.name = "process job 1"
+	}
 	switch o.nccl {
 	case absent:
+		g.name += " nccl 0"
 	case wire.SourceEBPF:
 		g.name += " nccl 2"
 	default:
 		g.name += " nccl 1 " + o.nccl.String()
 	}
-	if o.declared {
-		g.name += " of a declared job"
-	}
 	if o.exit != wire.SourceEBPF {
-		g.name += " with an exit of " + o.exit.String()
+		g.name += " exit " + o.exit.String()
 	}
 	g.names = func(b *wire.Builder) {
 		for _, f := range []uint8{fieldGPUs, fieldInstances} {
