@@ -28,7 +28,8 @@
 //
 // # Crash
 //
-// Recorder.Seal replaces names, encodes, appends, syncs. A row is taken when its frame is in
+// Recorder.Seal replaces names, encodes, signs with the node's key (LoadOrCreateNodeKey), appends,
+// syncs. A row is taken when its frame is in
 // the spool: before that (SealEvery, at most) it is lost with the process, and Ticks shows
 // it; behind it nothing is lost without a gap record. A sequence is assigned once, by the
 // spool. A recorder of a replay numbers its batches from 1 and skips those that the spool

@@ -25,6 +25,13 @@
 // column, whichever needs fewest bits. Rows sorted by entity, then time, make the
 // differences small; Builder sorts so.
 //
+// # Signatures
+//
+// A node that has a key signs the head of each batch (Head): whose it is, its place in the chain of
+// its spool, the gaps that it tells, and a digest of the rest. Key and signature are the last two
+// fields of the message, so that a frame's digest, which the next head names, covers them. Decode
+// verifies nothing, as nothing is to wait for that; Head.Verify does, with or without the frame.
+//
 // # Limits
 //
 // MaxFrameBytes, MaxDecodedBytes, MaxRows, MaxTables, MaxDictEntries and MaxStringBytes
