@@ -21,6 +21,7 @@ type Collector struct {
 	leases    jetstream.KeyValue
 	positions jetstream.KeyValue
 	leaseTTL  time.Duration
+	shares    *broker.Shares // owned by share
 	stats     stats
 
 	conditions conditions
@@ -48,6 +49,13 @@ func Open(ctx context.Context, cfg Config) (*Collector, error) {
 	if c.leases, c.leaseTTL, err = broker.OpenLeases(ctx, c.js); err != nil {
 		return nil, err // it names the bucket
 	}
+	var names []string
+	for _, p := range c.cfg.Partitions {
+		names = append(names, p.Name)
+	}
+	if c.shares, err = broker.OpenShares(ctx, c.js, "collector", c.cfg.Instance, names); err != nil {
+		return nil, err // it says what failed
+	}
 	if c.positions, err = c.js.KeyValue(ctx, broker.BucketCursor); err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", broker.BucketCursor, err)
 	}
@@ -63,31 +71,74 @@ func (c *Collector) Stats() Stats {
 // repeated by whoever comes next. Broker and store may go and come back meanwhile.
 func (c *Collector) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	turns := map[string]*turn{}
 	for _, p := range c.cfg.Partitions {
 		w, err := newWorker(c, p)
 		if err != nil {
 			return err
 		}
-		g.Go(func() error { return c.runPartition(ctx, w) })
+		t := newTurn()
+		turns[p.Name] = t
+		g.Go(func() error { return c.runPartition(ctx, w, t) })
 	}
+	g.Go(func() error { return c.share(ctx, turns) })
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("collect: %w", err)
 	}
 	return nil
 }
 
-// runPartition holds the partition again and again.
-func (c *Collector) runPartition(ctx context.Context, w *worker) error {
-	lg := c.cfg.Log.With(slog.String("partition", w.partition.Name))
+// share says, look by look, whose turn each partition is, and leaves at the end.
+func (c *Collector) share(ctx context.Context, turns map[string]*turn) error {
 	var quiet throttle
 	for ctx.Err() == nil {
-		err := c.hold(ctx, w)
+		var held []string
+		for name, t := range turns {
+			if t.holds() {
+				held = append(held, name)
+			}
+		}
+		due, err := c.shares.Look(ctx, held)
+		if err == nil {
+			c.conditions.shared(due.Members)
+			for _, name := range due.Take {
+				turns[name].give(true)
+			}
+			for _, name := range due.Release {
+				turns[name].give(false)
+			}
+			err = c.shares.Joined()
+		}
+		if err != nil && ctx.Err() == nil {
+			if n, ok := quiet.allow(time.Now()); ok {
+				c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "partitions are not shared out", slog.Any("cause", err), slog.Uint64("suppressed", n))
+			}
+		}
+		_ = wait(ctx, c.shares.LookEvery()) // its end is the loop's
+	}
+	// Giving back is worth a moment.
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := c.shares.Leave(leaving); err != nil {
+		c.cfg.Log.LogAttrs(leaving, slog.LevelDebug, "the others will find out", slog.Any("cause", err))
+	}
+	return nil
+}
+
+// runPartition holds the partition again and again, when it is its turn.
+func (c *Collector) runPartition(ctx context.Context, w *worker, t *turn) error {
+	lg := c.cfg.Log.With(slog.String("partition", w.partition.Name))
+	c.conditions.held(w.partition.Name, false, 0, time.Now())
+	var quiet throttle
+	for t.wait(ctx) {
+		err := c.hold(ctx, w, t)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // told to stop
 		}
-		if err != nil {
-			c.conditions.letGo(w.partition.Name, err, time.Now())
+		if err == nil {
+			continue // another's turn
 		}
+		c.conditions.letGo(w.partition.Name, err, time.Now())
 		if n, ok := quiet.allow(time.Now()); ok {
 			lg.LogAttrs(ctx, slog.LevelWarn, "partition let go", slog.Any("cause", err), slog.Uint64("suppressed", n))
 		}
@@ -98,16 +149,26 @@ func (c *Collector) runPartition(ctx context.Context, w *worker) error {
 	return nil
 }
 
-// hold takes the lease, works while it lasts, and gives it back.
-func (c *Collector) hold(ctx context.Context, w *worker) error {
-	c.conditions.held(w.partition.Name, false, 0, time.Now())
-	l, err := broker.AcquireLease(ctx, c.leases, w.partition.Name, c.cfg.Instance, c.leaseTTL)
+// hold takes the lease, works while it lasts and it is its turn, and gives it back. nil: another
+// has it, or is to have it.
+func (c *Collector) hold(ctx context.Context, w *worker, t *turn) error {
+	l, ok, err := broker.TryLease(ctx, c.leases, w.partition.Name, c.shares.Holder(), c.leaseTTL)
 	if err != nil {
 		return err
 	}
+	if !ok {
+		t.give(false) // until the next look
+		return nil
+	}
 	c.conditions.held(w.partition.Name, true, l.Epoch(), time.Now())
 	defer func() { c.conditions.held(w.partition.Name, false, 0, time.Now()) }()
-	g, held := errgroup.WithContext(ctx)
+	holding, drop := context.WithCancel(ctx)
+	defer drop()
+	if !t.take(drop) {
+		drop() // it was another's turn at once: the lease goes back below
+	}
+	defer t.take(nil)
+	g, held := errgroup.WithContext(holding)
 	// Either ends the other: run with an error, or with ctx, and then keep does too.
 	g.Go(func() error { return l.Keep(held) })
 	g.Go(func() error { return w.run(held, l.Epoch()) })

@@ -12,6 +12,8 @@ type Condition struct {
 	Partitions []PartitionCondition // by name
 	// QuarantinedAt is when a message went to quarantine last; zero: none did.
 	QuarantinedAt time.Time
+	// Members is how many collectors share the partitions, this one too; 0: not known yet.
+	Members int
 }
 
 // PartitionCondition says how one partition is.
@@ -34,6 +36,7 @@ type conditions struct {
 	mu            sync.Mutex
 	byName        map[string]PartitionCondition
 	quarantinedAt time.Time
+	members       int
 }
 
 func (c *conditions) change(name string, change func(*PartitionCondition)) {
@@ -78,6 +81,12 @@ func (c *conditions) storeAnswers(name string) {
 	c.change(name, func(p *PartitionCondition) { p.StoreError = "" })
 }
 
+func (c *conditions) shared(members int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members = members
+}
+
 func (c *conditions) quarantined(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,7 +97,7 @@ func (c *conditions) quarantined(now time.Time) {
 func (c *Collector) Condition() Condition {
 	c.conditions.mu.Lock()
 	defer c.conditions.mu.Unlock()
-	out := Condition{QuarantinedAt: c.conditions.quarantinedAt}
+	out := Condition{QuarantinedAt: c.conditions.quarantinedAt, Members: c.conditions.members}
 	for _, p := range c.conditions.byName {
 		out.Partitions = append(out.Partitions, p)
 	}

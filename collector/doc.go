@@ -7,6 +7,8 @@
 //
 //  1. lease: create the partition's key in a bucket whose keys expire; the revision is the
 //     fencing epoch. Renewed at a third of its life; a collector that cannot renew stops.
+//     Whose turn it is to try is broker.Shares' word: several collectors hold as many each, or one
+//     more. It is a policy alone: two that try at once are told apart by the lease.
 //  2. position: one key a stream in a bucket that does not expire: {done, from, to, epoch}.
 //     Taking over begins by writing the new epoch into it, so that every later
 //     compare-and-set of the former holder fails.
@@ -37,6 +39,7 @@
 // of a retry ends like one of any other message. A row of quarantine with reason range goes with
 // a row of `batches`, which comes last: alone it does not make a batch handled.
 //
-// Run owns all goroutines: per partition one that works and one that renews. Messages
+// Run owns all goroutines: one that shares the partitions with other collectors, and per
+// partition one that works and one that renews. Messages
 // belong to the range in hand and are dropped at its end.
 package collector

@@ -114,7 +114,7 @@ func judge(c collector.Condition, st collector.Stats, connected bool, away, now 
 		add(daemon.Degraded, "%d messages went to quarantine since the start, the last %s ago: see flopwatch quarantine ls", st.Quarantined, ago.Round(time.Second))
 	}
 	h.Details = map[string]any{
-		"partitions": len(c.Partitions), "partitions_held": held, "rows": st.Rows, "batches": st.Batches, "repeats": st.Repeats, "quarantined": st.Quarantined,
+		"partitions": len(c.Partitions), "partitions_held": held, "collectors": c.Members, "rows": st.Rows, "batches": st.Batches, "repeats": st.Repeats, "quarantined": st.Quarantined,
 	}
 	return h
 }

@@ -75,8 +75,29 @@ which prints what the daemon's configuration needs; then
 		RunE: func(*cobra.Command, []string) error { return nats.Init(dir) },
 	}
 	initialize.Flags().StringVar(&dir, "dir", natsDir, "`directory` of the server's configuration")
-	root.AddCommand(initialize, key, add, remove)
+	root.AddCommand(initialize, newNATSClusterCommand(), key, add, remove)
 	return root
+}
+
+// newNATSClusterCommand makes one server's configuration in a cluster.
+func newNATSClusterCommand() *cobra.Command {
+	var dir string
+	var c nats.Cluster
+	cmd := &cobra.Command{
+		Use: "cluster", Short: "Make the configuration of one server of a cluster, cluster.conf, beside flopwatch.conf", Args: noArgs,
+		RunE: func(*cobra.Command, []string) error { return nats.InitCluster(dir, c) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&dir, "dir", natsDir, "`directory` of the server's configuration")
+	f.StringVar(&c.Server, "server", "", "`name` of this server, other than the others'")
+	f.StringVar(&c.Name, "name", "flopwatch", "`name` of the cluster, the same on all")
+	f.StringSliceVar(&c.Peers, "peer", nil, "`host` of a server, HOST or HOST:PORT; once for each, this one too")
+	f.StringVar(&c.Listen, "listen", "0.0.0.0:6222", "`address` where the other servers find this one")
+	f.StringVar(&c.CAFile, "ca", "", "`file` of the authority that signs the servers, and nobody else")
+	f.StringVar(&c.CertFile, "cert", "", "`file` of this server's certificate")
+	f.StringVar(&c.KeyFile, "cert-key", "", "`file` of its key")
+	f.StringVar(&c.Domain, "domain", "", "JetStream `domain`, where leaf nodes join sites")
+	return cmd
 }
 
 func say(cmd *cobra.Command, line string) error {

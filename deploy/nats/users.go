@@ -158,6 +158,7 @@ func (u User) permissions() (publish, subscribe []string) {
 		for _, l := range leases {
 			publish = append(publish, "$KV."+broker.BucketLease+"."+l)
 		}
+		publish = append(publish, "$KV."+broker.BucketLease+"."+broker.MemberKeys("collector"))
 		for _, b := range []string{broker.BucketLease, broker.BucketIntent, broker.BucketCursor} {
 			publish = append(publish, get+"KV_"+b+".>")
 		}

@@ -45,23 +45,31 @@ func OpenLeases(ctx context.Context, js jetstream.JetStream) (kv jetstream.KeyVa
 // AcquireLease waits until the key is free and takes it. Instance names the holder, for
 // people.
 func AcquireLease(ctx context.Context, kv jetstream.KeyValue, key, instance string, ttl time.Duration) (*Lease, error) {
-	l := &Lease{kv: kv, key: key, value: []byte(instance), ttl: ttl, begun: time.Now()}
 	for {
-		start := time.Since(l.begun)
-		rev, err := kv.Create(ctx, key, l.value)
-		if err == nil {
-			l.epoch = rev
-			l.rev.Store(rev)
-			l.renewed.Store(int64(start))
-			return l, nil
-		}
-		if !errors.Is(err, jetstream.ErrKeyExists) {
-			return nil, fmt.Errorf("take lease %s: %w", key, err)
+		l, ok, err := TryLease(ctx, kv, key, instance, ttl)
+		if ok || err != nil {
+			return l, err
 		}
 		if err := wait(ctx, ttl/4); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// TryLease takes the key if it is free; ok is false where somebody holds it.
+func TryLease(ctx context.Context, kv jetstream.KeyValue, key, instance string, ttl time.Duration) (l *Lease, ok bool, err error) {
+	l = &Lease{kv: kv, key: key, value: []byte(instance), ttl: ttl, begun: time.Now()}
+	rev, err := kv.Create(ctx, key, l.value)
+	switch {
+	case err == nil:
+		l.epoch = rev
+		l.rev.Store(rev)
+		l.renewed.Store(0) // from before it was asked for
+		return l, true, nil
+	case IsWrongRevision(err):
+		return nil, false, nil
+	}
+	return nil, false, fmt.Errorf("take lease %s: %w", key, err)
 }
 
 // Epoch is the revision under which the lease was taken: later holders have higher ones.

@@ -99,6 +99,9 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 
 // URL is where clients connect; it contains the token: do not log it.
 func (s *Server) URL() string {
+	if s.token == "" { // of a file: users are its own
+		return s.srv.ClientURL()
+	}
 	return strings.Replace(s.srv.ClientURL(), "nats://", "nats://"+url.User(s.token).String()+"@", 1)
 }
 

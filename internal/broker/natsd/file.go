@@ -1,0 +1,66 @@
+package natsd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/flopwatch/flopwatch/internal/durable"
+)
+
+// StartFile starts a server as a file in nats-server's own language says: listeners, TLS,
+// accounts, routes to the other servers of a cluster, JetStream and its limits. It does not
+// wait for the others, so that one can be started first. durable.ErrLocked says that another
+// server of ours has the store. Stop it.
+func StartFile(ctx context.Context, path string, lg *slog.Logger) (*Server, error) {
+	opts, err := server.ProcessConfigFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read broker configuration: %w", err) // it names file and line
+	}
+	switch {
+	case !opts.JetStream:
+		return nil, fmt.Errorf("broker configuration %s: no jetstream block, and nothing keeps the streams without", path)
+	case !filepath.IsAbs(opts.StoreDir):
+		return nil, fmt.Errorf("broker configuration %s: jetstream.store_dir %q: an absolute path", path, opts.StoreDir)
+	case opts.Cluster.Name != "" && opts.ServerName == "":
+		return nil, fmt.Errorf("broker configuration %s: server_name is missing: each server of a cluster needs one of its own", path)
+	}
+	files := durable.OS{}
+	if err = files.MkdirAll(opts.StoreDir); err != nil {
+		return nil, fmt.Errorf("start broker: make directory: %w", err)
+	}
+	lock, err := files.Lock(filepath.Join(opts.StoreDir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("start broker in %s: %w", opts.StoreDir, err)
+	}
+	opts.NoSigs, opts.NoLog = true, lg == nil
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start broker: %w", err), lock.Close())
+	}
+	if lg != nil {
+		srv.SetLoggerV2(serverLog{lg}, false, false, false)
+	}
+	srv.Start() // it returns once its own goroutines run
+	s := &Server{srv: srv, lock: lock}
+	if !srv.ReadyForConnections(startTimeout) || !srv.JetStreamEnabled() {
+		return nil, errors.Join(fmt.Errorf("start broker of %s: not ready", path), s.Stop(ctx))
+	}
+	return s, nil
+}
+
+// Reload takes up what changed in the file of StartFile, such as users; what cannot change
+// while the server runs is an error, and nothing is taken up then.
+func (s *Server) Reload() error {
+	if err := s.srv.Reload(); err != nil {
+		return fmt.Errorf("reload broker configuration: %w", err)
+	}
+	return nil
+}
+
+// Name is the server's own in its cluster.
+func (s *Server) Name() string { return s.srv.Name() }
