@@ -62,6 +62,8 @@ type natsConfig struct {
 	Replicas int `toml:"replicas"`
 	// StreamMaxBytes bounds each stream. Default 1 GiB.
 	StreamMaxBytes int64 `toml:"stream_max_bytes"`
+	// LeaseTTL is how long a collector that died keeps its partitions. Default 15 s.
+	LeaseTTL time.Duration `toml:"lease_ttl"`
 }
 
 type logConfig struct {
@@ -81,7 +83,7 @@ var defaultFile string
 func defaults() config {
 	return config{
 		Migrate: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second, MaxAhead: 5 * time.Minute, MaxBehind: 90 * 24 * time.Hour,
-		NATS:    natsConfig{Partitions: wire.Partitions, Replicas: 1, StreamMaxBytes: 1 << 30},
+		NATS:    natsConfig{Partitions: wire.Partitions, Replicas: 1, StreamMaxBytes: 1 << 30, LeaseTTL: 15 * time.Second},
 		Store:   store.Config{User: "default", Database: "flopwatch", Timeout: 2 * time.Minute},
 		Metrics: metricsConfig{Listen: "127.0.0.1:9470"}, Log: logConfig{Format: "text", Level: "info"},
 	}
@@ -113,6 +115,12 @@ func (c config) validate() error {
 	}
 	if c.NATS.Partitions <= 0 || wire.Partitions%c.NATS.Partitions != 0 {
 		return fmt.Errorf("nats.partitions %d does not divide %d", c.NATS.Partitions, wire.Partitions)
+	}
+	if c.NATS.Replicas < 1 || c.NATS.Replicas > 5 || c.NATS.Replicas%2 == 0 {
+		return fmt.Errorf("nats.replicas %d: 1, 3 or 5", c.NATS.Replicas)
+	}
+	if c.NATS.LeaseTTL < time.Second || c.NATS.LeaseTTL > 10*time.Minute {
+		return fmt.Errorf("nats.lease_ttl %s: from 1s to 10m", c.NATS.LeaseTTL)
 	}
 	if c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0 {
 		return errors.New("max_messages, max_bytes and linger cannot be negative")

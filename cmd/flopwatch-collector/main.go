@@ -107,7 +107,7 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
 	}
-	if err = broker.EnsureStreams(ctx, js, broker.StreamsConfig{Partitions: cfg.NATS.Partitions, Replicas: cfg.NATS.Replicas, MaxBytes: cfg.NATS.StreamMaxBytes}); err != nil {
+	if err = broker.EnsureStreams(ctx, js, broker.StreamsConfig{Partitions: cfg.NATS.Partitions, Replicas: cfg.NATS.Replicas, MaxBytes: cfg.NATS.StreamMaxBytes, LeaseTTL: cfg.NATS.LeaseTTL}); err != nil {
 		return err // it names the stream
 	}
 	host, err := os.Hostname()

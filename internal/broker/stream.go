@@ -2,10 +2,13 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -46,6 +49,9 @@ type StreamsConfig struct {
 	DedupWindow time.Duration
 	// LeaseTTL is how long a lease lives without renewal; default 15 s.
 	LeaseTTL time.Duration
+	// Patience is how long a broker that is electing, or lacks servers for the replicas, is asked
+	// again; default 30 s, negative: not at all.
+	Patience time.Duration
 }
 
 func (c *StreamsConfig) defaults() error {
@@ -66,6 +72,9 @@ func (c *StreamsConfig) defaults() error {
 	}
 	if c.LeaseTTL == 0 {
 		c.LeaseTTL = 15 * time.Second
+	}
+	if c.Patience == 0 {
+		c.Patience = 30 * time.Second
 	}
 	return nil
 }
@@ -92,14 +101,26 @@ func (c *StreamsConfig) streams() []jetstream.StreamConfig {
 	})
 }
 
+// ErrFewerReplicas says that a stream has more replicas than the configuration wants. Who starts
+// with an old file would take the others' copies away; it is done by hand, or not.
+var ErrFewerReplicas = errors.New("it has more replicas than are configured (nats.replicas)")
+
 // EnsureStreams makes the streams and buckets, or brings them to the configuration; it may
-// be called by everyone at start.
+// be called by everyone at start. Replicas grow, and never shrink: ErrFewerReplicas.
 func EnsureStreams(ctx context.Context, js jetstream.JetStream, cfg StreamsConfig) error {
 	if err := cfg.defaults(); err != nil {
 		return fmt.Errorf("ensure streams: %w", err)
 	}
+	until := time.Now().Add(cfg.Patience)
 	for _, c := range cfg.streams() {
-		if _, err := js.CreateOrUpdateStream(ctx, c); err != nil {
+		err := patiently(ctx, until, func(ctx context.Context) error {
+			if err := mayHave(ctx, js, c.Name, cfg.Replicas); err != nil {
+				return err
+			}
+			_, err := js.CreateOrUpdateStream(ctx, c)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("ensure stream %s: %w", c.Name, err)
 		}
 	}
@@ -109,9 +130,61 @@ func EnsureStreams(ctx context.Context, js jetstream.JetStream, cfg StreamsConfi
 		{Bucket: BucketCursor, Description: "flopwatch: ranges that the store has"},
 	} {
 		c.History, c.Storage, c.Replicas = 1, jetstream.FileStorage, cfg.Replicas
-		if _, err := js.CreateOrUpdateKeyValue(ctx, c); err != nil {
+		err := patiently(ctx, until, func(ctx context.Context) error {
+			if err := mayHave(ctx, js, "KV_"+c.Bucket, cfg.Replicas); err != nil {
+				return err
+			}
+			_, err := js.CreateOrUpdateKeyValue(ctx, c)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("ensure bucket %s: %w", c.Bucket, err)
 		}
 	}
 	return nil
+}
+
+// mayHave reports ErrFewerReplicas.
+func mayHave(ctx context.Context, js jetstream.JetStream, stream string, replicas int) error {
+	s, err := js.Stream(ctx, stream)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	if n := s.CachedInfo().Config.Replicas; n > replicas {
+		return fmt.Errorf("%w: %d, not %d", ErrFewerReplicas, n, replicas)
+	}
+	return nil
+}
+
+// patiently asks again until a time while the broker cannot answer yet.
+func patiently(ctx context.Context, until time.Time, ask func(context.Context) error) error {
+	for {
+		asking, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := ask(asking)
+		cancel()
+		if err == nil || ctx.Err() != nil || !passing(err) || time.Now().After(until) {
+			return err
+		}
+		if werr := wait(ctx, 500*time.Millisecond); werr != nil {
+			return errors.Join(err, werr)
+		}
+	}
+}
+
+// passing reports whether an error may go by itself: nobody answers, or a cluster is electing.
+func passing(err error) bool {
+	const (
+		clusterIncomplete = 10004
+		noSuitablePeers   = 10005
+		notAvailable      = 10008
+		notLeader         = 10009
+		offline           = 10118
+	)
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return slices.Contains([]jetstream.ErrorCode{clusterIncomplete, noSuitablePeers, notAvailable, notLeader, offline}, api.ErrorCode)
+	}
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)
 }
