@@ -3,6 +3,8 @@ package collector_test
 import (
 	"context"
 	"encoding/json"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -38,7 +40,7 @@ func newGate(t *testing.T, target, table string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &gate{table: table, proxy: httputil.NewSingleHostReverseProxy(u), caught: make(chan struct{}), release: make(chan struct{}), through: make(chan struct{})}
+	return &gate{table: table, proxy: quietProxy(u), caught: make(chan struct{}), release: make(chan struct{}), through: make(chan struct{})}
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -178,4 +180,11 @@ func listen(t *testing.T) net.Listener {
 		t.Fatal(err)
 	}
 	return ln
+}
+
+// quietProxy passes on, and says nothing of who hangs up.
+func quietProxy(u *url.URL) http.Handler {
+	p := httputil.NewSingleHostReverseProxy(u)
+	p.ErrorLog = log.New(io.Discard, "", 0)
+	return p
 }
