@@ -56,7 +56,10 @@ type Config struct {
 	// ParkFor is the time after which a frame that the broker can never take as it is set is
 	// tried again; default 1 h.
 	ParkFor time.Duration
-	Log     *slog.Logger // nil: none
+	// Progress is called after an ack or a commit mark that brought news, by the goroutine of Run,
+	// which it holds up; nil: nobody is told.
+	Progress func()
+	Log      *slog.Logger // nil: none
 }
 
 // maxResendFactor bounds the doubling of ResendAfter.
@@ -323,6 +326,13 @@ func (s *Ship) acked() {
 	s.backoff = 0
 	s.count(func(st *Stats) { st.Acked++ })
 	s.well(f.seq)
+	s.progressed()
+}
+
+func (s *Ship) progressed() {
+	if s.cfg.Progress != nil {
+		s.cfg.Progress()
+	}
 }
 
 // wait is how long the loop may sleep without an event.
@@ -420,6 +430,7 @@ func (s *Ship) take(data []byte) {
 	close(s.changed)
 	s.changed = make(chan struct{})
 	s.mu.Unlock()
+	s.progressed()
 }
 
 // compare looks whether the collector has frames that this spool has not made: then it was put

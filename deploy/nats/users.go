@@ -226,6 +226,46 @@ func Add(dir string, u User) error {
 	})
 }
 
+// AddAll puts many users in, or gives those that are there other keys, and puts the files
+// together once.
+func AddAll(dir string, users []User) error {
+	texts, keys := make([]string, len(users)), map[string]string{}
+	for i, u := range users {
+		var err error
+		if texts[i], err = u.Stanza(); err != nil {
+			return fmt.Errorf("add user %s: %w", u.Name, err)
+		}
+		if other, taken := keys[u.Key]; taken && other != u.file() {
+			return fmt.Errorf("add user %s: %w (%s)", u.Name, ErrKeyTaken, strings.TrimSuffix(other, userSuffix))
+		}
+		keys[u.Key] = u.file()
+	}
+	return change(dir, func() error {
+		files, err := filepath.Glob(filepath.Join(dir, usersDir, "*"+userSuffix))
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			text, rerr := os.ReadFile(f)
+			if rerr != nil {
+				return rerr
+			}
+			for line := range strings.Lines(string(text)) {
+				key, is := strings.CutPrefix(strings.TrimSpace(line), "nkey: ")
+				if other, taken := keys[key]; is && taken && other != filepath.Base(f) {
+					return fmt.Errorf("%w (%s)", ErrKeyTaken, strings.TrimSuffix(filepath.Base(f), userSuffix))
+				}
+			}
+		}
+		for i, u := range users {
+			if err = write(filepath.Join(dir, usersDir, u.file()), texts[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // free reports ErrKeyTaken if a file of another user has the key.
 func free(dir string, u User) error {
 	files, err := filepath.Glob(filepath.Join(dir, usersDir, "*"+userSuffix))

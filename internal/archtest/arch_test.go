@@ -69,6 +69,8 @@ var rooms = map[string][]string{
 	"internal/broker/natsd":       {"internal/durable"}, // the server: not in the agent's process
 	"internal/store":              {"internal/unit"},
 	"internal/store/embedded/...": {"internal/durable", "internal/unit"},
+	"internal/loadgen":            {"agent", "agent/spool", "agent/ship", "internal/wire", "internal/broker", "internal/durable", "internal/store"}, // agents without hosts
+	"internal/sizing":             {}, // arithmetic
 	"internal/bundle":             {"internal/unit"},
 	"internal/bundle/score":       {"internal/bundle"}, // judges the product, so it shares no code with it
 	"internal/archtest":           {},
@@ -80,7 +82,7 @@ var rooms = map[string][]string{
 // owners says which rooms may import an outside dependency, tests included. One heavy
 // dependency, one room.
 var owners = map[string][]string{
-	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker/...", "internal/testenv/...", "internal/e2e/...", "internal/benchagent", "deploy/...", "cmd/..."},
+	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker/...", "internal/testenv/...", "internal/e2e/...", "internal/benchagent", "internal/loadgen", "deploy/...", "cmd/..."},
 	"github.com/ClickHouse/":        {"internal/store/...", "internal/testenv/...", "internal/e2e"},
 	"github.com/ebitengine/purego":  {"internal/store/embedded/..."},
 	"github.com/NVIDIA/go-nvml":     {"agent/gpu/nvml"},
