@@ -70,7 +70,7 @@ var rooms = map[string][]string{
 	"internal/store":              {"internal/unit"},
 	"internal/store/embedded/...": {"internal/durable", "internal/unit"},
 	"internal/loadgen":            {"agent", "agent/spool", "agent/ship", "internal/wire", "internal/broker", "internal/durable", "internal/store"}, // agents without hosts
-	"internal/sizing":             {}, // arithmetic
+	"internal/sizing":             {},                                                                                                               // arithmetic
 	"internal/bundle":             {"internal/unit"},
 	"internal/bundle/score":       {"internal/bundle"}, // judges the product, so it shares no code with it
 	"internal/archtest":           {},

@@ -27,14 +27,17 @@ import (
 )
 
 // brokerEnv makes this binary a broker: its directory and port.
-const brokerEnv = "FLOPWATCH_TEST_BROKER"
+const (
+	brokerEnv = "FLOPWATCH_TEST_BROKER"
+	token     = "loadgen-test" // of the broker
+)
 
 func TestMain(m *testing.M) {
 	if at, is := os.LookupEnv(brokerEnv); is {
 		dir, port, _ := strings.Cut(at, "|")
 		n, err := strconv.Atoi(port)
 		if err == nil {
-			_, err = natsd.StartServer(context.Background(), natsd.ServerConfig{Dir: dir, Port: n})
+			_, err = natsd.StartServer(context.Background(), natsd.ServerConfig{Dir: dir, Port: n, Token: token})
 		}
 		if err != nil {
 			_, _ = fmt.Fprintln(os.Stderr, err)
@@ -70,7 +73,7 @@ func newBroker(t *testing.T) *brokerProcess {
 	return b
 }
 
-func (b *brokerProcess) url() string { return "nats://127.0.0.1:" + b.port }
+func (b *brokerProcess) url() string { return "nats://" + token + "@127.0.0.1:" + b.port }
 
 func (b *brokerProcess) start() {
 	b.t.Helper()
@@ -120,12 +123,13 @@ func until(t *testing.T, ok func() bool) {
 type rig struct {
 	broker *brokerProcess
 	store  *store.Store
+	before map[string]uint64 // rows by table
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	url, user, password := testenv.ClickHouse(t)
-	st, err := store.Open(t.Context(), store.Config{URL: url, User: user, Password: password, Database: "loadgen_" + strings.ToLower(t.Name())})
+	st, err := store.Open(t.Context(), store.Config{URL: url, User: user, Password: password, Database: "loadgen"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,14 +174,15 @@ func newRig(t *testing.T) *rig {
 			t.Error(rerr)
 		}
 	})
-	return &rig{b, st}
+	return &rig{broker: b, store: st, before: map[string]uint64{}}
 }
 
 // config is a small and quick fleet. Nothing here depends on how quick the machine is: the bound
 // of lag is far away.
-func (r *rig) config(nodes int, span time.Duration) loadgen.Config {
+func (r *rig) config(t *testing.T, nodes int, span time.Duration) loadgen.Config {
+	t.Helper()
 	return loadgen.Config{
-		Broker: broker.ConnectConfig{URL: r.broker.url()}, Nodes: nodes, GPUs: 4, Rate: 5, SealEvery: time.Second, For: span, Drain: 3 * time.Minute, MaxLag: 3 * time.Minute,
+		Cluster: t.Name(), Broker: broker.ConnectConfig{URL: r.broker.url()}, Nodes: nodes, GPUs: 4, Rate: 5, SealEvery: time.Second, For: span, Drain: 3 * time.Minute, MaxLag: 3 * time.Minute,
 		Store: r.store, ProbeEvery: 200 * time.Millisecond, SpoolBytes: 4 << 20,
 	}
 }
@@ -187,9 +192,10 @@ func (r *rig) holds(t *testing.T, rep *loadgen.Report) {
 	t.Helper()
 	for table, want := range map[string]uint64{store.TableBatches: rep.Frames.Sealed, store.TableGPUSamples: rep.Rows.Samples} {
 		raw, distinct, err := r.store.Count(t.Context(), table)
-		if err != nil || distinct != want || raw < distinct || want == 0 {
-			t.Errorf("%s: %d rows, %d distinct, want %d, %v", table, raw, distinct, want, err)
+		if err != nil || distinct-r.before[table] != want || raw < distinct || want == 0 {
+			t.Errorf("%s: %d rows, %d distinct, want %d more than %d, %v", table, raw, distinct, want, r.before[table], err)
 		}
+		r.before[table] = distinct
 	}
 	if rep.Store == nil || rep.Store.Frames != rep.Frames.Sealed || rep.Store.Missing != 0 {
 		t.Errorf("store %+v, %d frames sealed", rep.Store, rep.Frames.Sealed)
@@ -199,10 +205,20 @@ func (r *rig) holds(t *testing.T, rep *loadgen.Report) {
 	}
 }
 
-// TestRun: a fleet that nothing happens to. All is committed, and stored = distinct = sealed.
-func TestRun(t *testing.T) {
+// TestFleet runs fleets against a real broker, in a process of its own, the engine and a collector.
+func TestFleet(t *testing.T) {
 	r := newRig(t)
-	cfg := r.config(12, 5*time.Second)
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, *rig)
+	}{{"run", testRun}, {"broker-is-killed", testBrokerIsKilled}, {"ended", testEnded}, {"ceiling", testCeiling}} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, r) })
+	}
+}
+
+// testRun: a fleet that nothing happens to. All is committed, and stored = distinct = sealed.
+func testRun(t *testing.T, r *rig) {
+	cfg := r.config(t, 12, 5*time.Second)
 	cfg.Watch = []loadgen.Process{{Name: "broker", PID: r.broker.cmd.Process.Pid}}
 	rep, err := loadgen.Run(t.Context(), cfg, nil)
 	if errors.Is(err, loadgen.ErrLate) {
@@ -222,11 +238,10 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestBrokerIsKilled: kill -9 of the broker in the middle, and it comes back on its directory. The
+// testBrokerIsKilled: kill -9 of the broker in the middle, and it comes back on its directory. The
 // hosts keep what they have and send it again; all is committed in the end, once.
-func TestBrokerIsKilled(t *testing.T) {
-	r := newRig(t)
-	cfg := r.config(8, 9*time.Second)
+func testBrokerIsKilled(t *testing.T, r *rig) {
+	cfg := r.config(t, 8, 9*time.Second)
 	killed := false
 	rep, err := loadgen.Run(t.Context(), cfg, func(s loadgen.Snapshot) {
 		if !killed && s.Frames > 20 {
@@ -244,12 +259,11 @@ func TestBrokerIsKilled(t *testing.T) {
 	r.holds(t, rep)
 }
 
-// TestEnded: what ends the context ends the seals, and what is on its way still arrives.
-func TestEnded(t *testing.T) {
-	r := newRig(t)
+// testEnded: what ends the context ends the seals, and what is on its way still arrives.
+func testEnded(t *testing.T, r *rig) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	rep, err := loadgen.Run(ctx, r.config(6, time.Hour), func(s loadgen.Snapshot) {
+	rep, err := loadgen.Run(ctx, r.config(t, 6, time.Hour), func(s loadgen.Snapshot) {
 		if s.Frames > 6 {
 			cancel()
 		}
@@ -295,10 +309,9 @@ func TestNoStream(t *testing.T) {
 	}
 }
 
-// TestCeiling: the search grows, ends where it is told to, and tells its steps.
-func TestCeiling(t *testing.T) {
-	r := newRig(t)
-	cfg := r.config(2, time.Second)
+// testCeiling: the search grows, ends where it is told to, and tells its steps.
+func testCeiling(t *testing.T, r *rig) {
+	cfg := r.config(t, 2, time.Second)
 	cfg.Ramp = 500 * time.Millisecond
 	var said bytes.Buffer
 	rep, err := loadgen.FindCeiling(t.Context(), cfg, loadgen.Search{Growth: 2, Step: 5 * time.Second, MaxNodes: 4}, nil, func(s loadgen.Step) { _, _ = fmt.Fprintln(&said, s.GPUs) })
