@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/flopwatch/flopwatch/deploy/clickhouse"
 	"github.com/flopwatch/flopwatch/internal/store/embedded"
 )
 
@@ -17,10 +18,14 @@ func newClickhouseCommand() *cobra.Command {
 		Use:   "clickhouse --data DIR",
 		Short: "Serve the embedded ClickHouse engine over ClickHouse's HTTP interface",
 		Long: `Clickhouse serves the embedded ClickHouse engine over ClickHouse's own HTTP interface, so that clickhouse-go,
-curl and Grafana talk to it as to a server. The password of the user is in DIR/password unless --password-file says
-otherwise, and is made on the first start.
+curl and Grafana talk to it as to a server. The password of the administrator is in DIR/password unless --password-file
+says otherwise, and is made on the first start.
 
-The engine is for one machine: it has one user, no roles, no row policies, no replication and no query log, and
+Others sign in if --users names them: a file of [[user]] with name, role, and password_file or password_sha256. The roles
+are admin, operator, ingest, detector, analyst and auditor, with the grants and limits of deploy/clickhouse/roles.sql,
+which --roles replaces. The engine itself holds each connection to its role.
+
+The engine is for one machine: SQL makes no users in it, and it has no row policies, no replication and no query log, and
 refuses statements that reach outside its data directory. Use a real ClickHouse server where you need those.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,6 +41,7 @@ refuses statements that reach outside its data directory. Use a real ClickHouse 
 					return err
 				}
 			}
+			o.Roles = clickhouse.Roles
 			return embedded.ServeProcess(cmd.Context(), o, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 		},
 	}
@@ -43,8 +49,11 @@ refuses statements that reach outside its data directory. Use a real ClickHouse 
 	f.StringVar(&o.DataDir, "data", "", "data directory, created if missing")
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:8123", "host:port to serve on")
 	f.StringVar(&o.LibPath, "lib", "", "libchdb.so (default: engine/libchdb.so beside this binary)")
-	f.StringVar(&o.User, "user", embedded.DefaultUser, "name of the user")
-	f.StringVar(&o.PasswordFile, "password-file", "", "file with the user's password, made if missing (default: DIR/password)")
+	f.StringVar(&o.User, "user", embedded.DefaultUser, "name of the administrator")
+	f.StringVar(&o.PasswordFile, "password-file", "", "file with the administrator's password, made if missing (default: DIR/password)")
+	f.StringVar(&o.UsersFile, "users", "", "file of further users (TOML)")
+	f.StringVar(&o.RolesFile, "roles", "", "SQL file with the roles of --users (default: those of deploy/clickhouse/roles.sql)")
+	f.IntVar(&o.Queries, "queries", 0, "statements at a time (default: 16, or 4 a core where that is more)")
 	f.Uint64Var(&o.MemoryBytes, "memory-bytes", 0, "bound of the engine's memory (default: 4 GiB)")
 	// What the supervisor in internal/store/embedded says to its child.
 	f.IntVar(&o.ListenFD, "listen-fd", 0, "inherited listening socket")

@@ -21,10 +21,11 @@ const module = "github.com/flopwatch/flopwatch"
 // several rows that fit a package, the longest counts.
 var rooms = map[string][]string{
 	"cmd/...":           {"cmd/flopwatch-agent/...", "agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
-	"cmd/flopwatch/...": {"cmd/flopwatch/...", "agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
+	"cmd/flopwatch/...": {"cmd/flopwatch/...", "agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats", "deploy/clickhouse"},
 
-	"deploy":      {}, // files; tests alone
-	"deploy/nats": {"internal/wire", "internal/broker", "internal/durable"},
+	"deploy":            {}, // files; tests alone
+	"deploy/clickhouse": {}, // the roles, as text
+	"deploy/nats":       {"internal/wire", "internal/broker", "internal/durable"},
 
 	"agent":              {"agent/...", "internal/wire", "internal/durable", "internal/unit"},
 	"agent/source":       {"internal/wire"},

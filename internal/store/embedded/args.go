@@ -29,8 +29,9 @@ func Main(args []string, stderr io.Writer) int {
 
 // ParseArgs reads the arguments that Start gives its child: "--name value" and the two switches. `flopwatch clickhouse` takes the same ones.
 func ParseArgs(args []string) (o Options, err error) {
-	texts := map[string]*string{"--data": &o.DataDir, "--lib": &o.LibPath, "--listen": &o.Listen, "--user": &o.User, "--password-file": &o.PasswordFile}
-	numbers := map[string]*int{"--listen-fd": &o.ListenFD, "--ready-fd": &o.ReadyFD}
+	texts := map[string]*string{"--data": &o.DataDir, "--lib": &o.LibPath, "--listen": &o.Listen, "--user": &o.User, "--password-file": &o.PasswordFile,
+		"--users": &o.UsersFile, "--roles": &o.RolesFile}
+	numbers := map[string]*int{"--listen-fd": &o.ListenFD, "--ready-fd": &o.ReadyFD, "--queries": &o.Queries}
 	switches := map[string]*bool{"--watch-stdin": &o.WatchStdin, sandboxedFlag: &o.Sandboxed}
 	for i := 0; i < len(args); i++ {
 		name := args[i]

@@ -81,7 +81,7 @@ func TestAttacks(t *testing.T) {
 		"CREATE TABLE w.u (s String) ENGINE = Kafka SETTINGS kafka_broker_list = 'LISTENER', kafka_topic_list = 'a', kafka_group_name = 'b', kafka_format = 'CSV'",
 		// The engine itself, its users and functions.
 		"SYSTEM SHUTDOWN", "SYSTEM KILL", "system/**/shutdown", "SYSTEM STOP MERGES", "SYSTEM DROP MARK CACHE", "SELECT 1 PARALLEL WITH SYSTEM SHUTDOWN", "SELECT 1; SYSTEM SHUTDOWN", "SELECT 1;\nSELECT 2", "EXECUTE AS default SELECT 1",
-		"CREATE USER x IDENTIFIED BY 'y'", "ALTER USER default IDENTIFIED BY 'y'", "GRANT ALL ON *.* TO default", "GRANT FILE ON *.* TO default WITH GRANT OPTION", "CREATE ROLE r", "SET ROLE ALL", "SET allow_ddl = 0", "USE w",
+		"CREATE USER x IDENTIFIED BY 'y'", "ALTER USER default IDENTIFIED BY 'y'", "GRANT ALL ON *.* TO default", "GRANT FILE ON *.* TO default WITH GRANT OPTION", "CREATE ROLE r", "SET ROLE ALL", "SET profile = 'default'", "SET readonly = 0", "SET log_comment = 'x'", "SET x.y", "USE nosuch", "USE w; SELECT 1",
 		"CREATE FUNCTION f AS (x) -> x", "CREATE NAMED COLLECTION c AS a = 1", "KILL QUERY WHERE 1", "DETACH TABLE w.t", "CREATE WORKLOAD all", "DROP TABLE system.one", "INSERT INTO system.zeros VALUES (0)",
 		"DROP DATABASE system", "DROP DATABASE default", "DROP DATABASE IF EXISTS `default` SYNC", "RENAME DATABASE default TO y", "DROP DATABASE information_schema", "DROP DATABASE INFORMATION_SCHEMA", "TRUNCATE DATABASE default",
 		"CREATE TABLE system.x (a UInt8) ENGINE = Memory", "CREATE VIEW system.x AS SELECT 1",
@@ -134,10 +134,10 @@ func TestAuthentication(t *testing.T) {
 		want int
 	}{
 		"none":       {func(*http.Request) {}, http.StatusUnauthorized},
-		"wrong":      {func(r *http.Request) { r.SetBasicAuth(user, password+"x") }, http.StatusUnauthorized},
-		"empty":      {func(r *http.Request) { r.SetBasicAuth(user, "") }, http.StatusUnauthorized},
-		"other user": {func(r *http.Request) { r.SetBasicAuth("admin", password) }, http.StatusUnauthorized},
-		"bearer":     {func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+password) }, http.StatusUnauthorized},
+		"wrong":      {func(r *http.Request) { r.SetBasicAuth(user, password+"x") }, http.StatusForbidden},
+		"empty":      {func(r *http.Request) { r.SetBasicAuth(user, "") }, http.StatusForbidden},
+		"other user": {func(r *http.Request) { r.SetBasicAuth("admin", password) }, http.StatusForbidden},
+		"bearer":     {func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+password) }, http.StatusForbidden},
 		"basic":      {func(r *http.Request) { r.SetBasicAuth(user, password) }, http.StatusOK},
 		"headers": {func(r *http.Request) {
 			r.Header.Set("X-ClickHouse-User", user)

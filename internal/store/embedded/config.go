@@ -7,8 +7,11 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -79,6 +82,9 @@ func defaultLimits() limits {
 	return limits{memoryBytes: 4 << 30, resultBytes: 256 << 20, queries: 16}
 }
 
+// queryBytes bounds one statement, so that a greedy one leaves room for the others and for inserts.
+func (l limits) queryBytes() uint64 { return l.memoryBytes / 4 * 3 }
+
 // grants is all that a statement may do: no sources (file, url, remote, s3, ...), no SYSTEM, no users, no functions, no dictionaries,
 // no named collections. Of table engines that reach outside none is granted; the engine grants the others by itself.
 var grants = []string{
@@ -91,20 +97,33 @@ var grants = []string{
 	"GRANT TABLE ENGINE ON Memory", "GRANT TABLE ENGINE ON Null", "GRANT TABLE ENGINE ON View", "GRANT TABLE ENGINE ON MaterializedView",
 }
 
-// frozenSettings may not be changed by a statement or a URL: each would reach outside the data directory, weaken durability or lift a bound.
+// internalRole is the front's own: it kills queries, makes snapshots and lets views run as their definers. No request gets it.
+const internalRole = "flopwatch_front"
+
+// temporaryTables everybody may have: external tables of a request and those of a session. They end with the connection.
+var temporaryTables = []string{"GRANT CREATE TEMPORARY TABLE ON *.*", "GRANT TABLE ENGINE ON Memory"}
+
+// frozenSettings may not be changed by a statement or a URL: each would reach outside the data directory, run text that the guard has not seen, or
+// weaken durability.
 var frozenSettings = []string{
 	"format_schema", "format_schema_source", "output_format_schema", "format_template_resultset", "format_template_row", "format_avro_schema_registry_url",
 	"fsync_metadata", "allow_introspection_functions", "implicit_select",
+	// Other languages than the one that the guard reads, and statements made of strings or by chance.
+	"dialect", "polyglot_dialect", "allow_experimental_kusto_dialect", "allow_experimental_prql_dialect", "allow_experimental_polyglot_dialect",
+	"allow_experimental_eval_table_function", "allow_python_table_function", "allow_fuzz_query_functions", "ast_fuzzer_runs", "ast_fuzzer_any_query",
+	// Other hosts and files.
+	"allow_experimental_ai_functions", "url_base", "s3_allow_server_credentials_in_user_queries", "rename_files_after_processing", "into_outfile_create_parent_directories",
+	"dynamic_disk_allow_from_env", "dynamic_disk_allow_from_zk", "dynamic_disk_allow_include", "jemalloc_enable_profiler", "allow_get_client_http_header",
+	// Memory that is not counted.
+	"max_untracked_memory", "memory_profiler_step",
 }
 
+// bounds are the most that anybody may ask for.
+var bounds = []limit{{name: "max_threads", high: "64"}, {name: "max_insert_threads", high: "16"}, {name: "max_final_threads", high: "64"}, {name: "max_download_threads", high: "16"}}
+
 // writeConfig writes config.xml and users.xml and returns the former's path.
-func (d layout) writeConfig(lim limits) (string, error) {
+func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
 	var b bytes.Buffer
-	esc := func(s string) string {
-		var e bytes.Buffer
-		_ = xml.EscapeText(&e, []byte(s)) // a bytes.Buffer does not fail
-		return e.String()
-	}
 	fmt.Fprintf(&b, `<clickhouse>
   <path>%[1]s/</path>
   <tmp_path>%[2]s/</tmp_path>
@@ -127,6 +146,12 @@ func (d layout) writeConfig(lim limits) (string, error) {
   <background_common_pool_size>2</background_common_pool_size>
   <background_fetches_pool_size>1</background_fetches_pool_size>
   <background_move_pool_size>1</background_move_pool_size>
+  <access_control_improvements>
+    <table_engines_require_grant>true</table_engines_require_grant>
+    <select_from_system_db_requires_grant>true</select_from_system_db_requires_grant>
+    <select_from_information_schema_requires_grant>true</select_from_information_schema_requires_grant>
+    <settings_constraints_replace_previous>true</settings_constraints_replace_previous>
+  </access_control_improvements>
   <merge_tree>
     <fsync_after_insert>1</fsync_after_insert>
     <fsync_part_directory>1</fsync_part_directory>
@@ -145,22 +170,111 @@ func (d layout) writeConfig(lim limits) (string, error) {
 	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
 		return "", fmt.Errorf("write engine configuration %s: %w", path, err)
 	}
-	b.Reset()
-	b.WriteString("<clickhouse>\n  <profiles><default>\n    <async_insert>0</async_insert>\n    <implicit_select>0</implicit_select>\n    <constraints>\n")
-	for _, s := range frozenSettings {
-		fmt.Fprintf(&b, "      <%[1]s><readonly/></%[1]s>\n", s)
-	}
-	b.WriteString("    </constraints>\n  </default></profiles>\n  <users><default>\n    <password></password>\n    <networks><ip>::/0</ip></networks>\n" +
-		"    <profile>default</profile>\n    <quota>default</quota>\n    <access_management>0</access_management>\n    <grants>\n")
-	for _, g := range grants {
-		fmt.Fprintf(&b, "      <query>%s</query>\n", esc(g))
-	}
-	b.WriteString("    </grants>\n  </default></users>\n  <quotas><default></default></quotas>\n</clickhouse>\n")
 	path2 := filepath.Join(d.config(), "users.xml")
-	if err := os.WriteFile(path2, b.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(path2, usersXML(lim, roles), 0o600); err != nil {
 		return "", fmt.Errorf("write engine configuration %s: %w", path2, err)
 	}
 	return path, nil
+}
+
+func esc(s string) string {
+	var e bytes.Buffer
+	_ = xml.EscapeText(&e, []byte(s)) // a bytes.Buffer does not fail
+	return e.String()
+}
+
+// profileName is the settings profile by which a connection is held to a role's limits.
+func (r *role) profileName() string { return "held_" + r.name }
+
+// usersXML writes the one user that connections have, the roles that it can be held to, and their profiles. The engine knows no other way to
+// tell one connection from another: the front takes on a request's role (SET ROLE) before it runs anything for it.
+func usersXML(lim limits, roles *roleSet) []byte {
+	var b bytes.Buffer
+	constraints := func(p *profile) {
+		b.WriteString("      <log_comment><readonly/></log_comment>\n")
+		for _, s := range frozenSettings {
+			fmt.Fprintf(&b, "      <%[1]s><readonly/></%[1]s>\n", s)
+		}
+		set := append([]limit{{name: "max_memory_usage", low: "1"}}, bounds...)
+		if p != nil {
+			set = append(set, p.settings...)
+		}
+		written := map[string]bool{}
+		for _, s := range slices.Backward(set) {
+			if s.name == "max_memory_usage" {
+				s.high = smaller(s.high, lim.queryBytes())
+			}
+			if written[s.name] || slices.Contains(frozenSettings, s.name) || !s.fixed && s.low == "" && s.high == "" {
+				continue
+			}
+			written[s.name] = true
+			fmt.Fprintf(&b, "      <%s>", s.name)
+			if s.fixed {
+				b.WriteString("<readonly/>")
+			}
+			if s.low != "" {
+				fmt.Fprintf(&b, "<min>%s</min>", esc(s.low))
+			}
+			if s.high != "" {
+				fmt.Fprintf(&b, "<max>%s</max>", esc(s.high))
+			}
+			fmt.Fprintf(&b, "</%s>\n", s.name)
+		}
+	}
+	list := func(grants []string) {
+		b.WriteString("    <grants>\n")
+		for _, g := range grants {
+			fmt.Fprintf(&b, "      <query>%s</query>\n", esc(g))
+		}
+		b.WriteString("    </grants>\n")
+	}
+	fmt.Fprintf(&b, "<clickhouse>\n  <profiles>\n    <default><async_insert>0</async_insert><implicit_select>0</implicit_select><max_memory_usage>%d</max_memory_usage></default>\n", lim.queryBytes())
+	all := append([]*role{{name: adminRole, grants: slices.Concat(grants, roles.definerGrants())}}, roles.roles...)
+	for _, r := range all {
+		fmt.Fprintf(&b, "    <%s><constraints>\n", r.profileName())
+		constraints(r.profile)
+		fmt.Fprintf(&b, "    </constraints></%s>\n", r.profileName())
+	}
+	b.WriteString("  </profiles>\n  <users>\n  <default>\n    <password></password>\n    <networks><ip>::/0</ip></networks>\n    <profile>default</profile>\n    <quota>default</quota>\n    <access_management>0</access_management>\n")
+	can := []string{"GRANT " + internalRole}
+	for _, r := range all {
+		can = append(can, "GRANT "+r.name)
+	}
+	list(can)
+	b.WriteString("  </default>\n")
+	for _, name := range slices.Sorted(maps.Keys(roles.definers)) {
+		fmt.Fprintf(&b, "  <%s>\n    <no_password></no_password>\n    <networks><host>none.invalid</host></networks>\n    <profile>default</profile>\n    <quota>default</quota>\n", name)
+		list(roles.definers[name])
+		fmt.Fprintf(&b, "  </%s>\n", name)
+	}
+	b.WriteString("  </users>\n  <roles>\n")
+	fmt.Fprintf(&b, "  <%s>\n", internalRole)
+	list([]string{"GRANT ALL ON *.*"})
+	fmt.Fprintf(&b, "  </%s>\n", internalRole)
+	for _, r := range all {
+		fmt.Fprintf(&b, "  <%s>\n", r.name)
+		list(append(slices.Clip(r.grants), temporaryTables...))
+		fmt.Fprintf(&b, "  </%s>\n", r.name)
+	}
+	b.WriteString("  </roles>\n  <quotas><default></default></quotas>\n</clickhouse>\n")
+	return b.Bytes()
+}
+
+// definerGrants let an administrator make views that run as the definers.
+func (s *roleSet) definerGrants() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(s.definers)) {
+		out = append(out, "GRANT SET DEFINER ON "+name)
+	}
+	return out
+}
+
+// smaller is the smaller of a bound, "" for none, and n.
+func smaller(bound string, n uint64) string {
+	if v, err := strconv.ParseUint(bound, 10, 64); err == nil && v < n {
+		return bound
+	}
+	return strconv.FormatUint(n, 10)
 }
 
 // args are the engine's command-line arguments.

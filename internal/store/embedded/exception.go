@@ -28,10 +28,20 @@ const (
 	codeLogicalError    = 49
 	codeAuthentication  = 516
 	codeUnsupportedUser = 344
+	codeAborted         = 236
+	codeTimeout         = 159
+	codeUnknownTable    = 60
+	codeUnknownDatabase = 81
+	codeSameQueryID     = 216
+	codeCancelled       = 394
+	codeNotGranted      = 512
 )
 
 // exception is an error in ClickHouse's own words: "Code: N. DB::Exception: ... (NAME)".
-type exception struct{ text string }
+type exception struct {
+	text string
+	http int // 0: by the code
+}
 
 func (e *exception) Error() string { return e.text }
 
@@ -49,7 +59,7 @@ func (e *exception) code() int {
 
 // refuse makes an exception of this front's own.
 func refuse(code int, name, format string, args ...any) *exception {
-	return &exception{fmt.Sprintf("Code: %d. DB::Exception: %s. (%s)", code, fmt.Sprintf(format, args...), name)}
+	return &exception{text: fmt.Sprintf("Code: %d. DB::Exception: %s. (%s)", code, fmt.Sprintf(format, args...), name)}
 }
 
 // asException gives err as an exception; errors that are not the engine's become UNKNOWN_EXCEPTION.
@@ -74,10 +84,13 @@ func (e *exception) wire(version string) string {
 
 // status is the HTTP status a ClickHouse server gives for the code.
 func (e *exception) status() int {
+	if e.http != 0 {
+		return e.http
+	}
 	switch e.code() {
-	case 193, 194, 192, codeAuthentication: // wrong password, required password, unknown user
+	case 194: // required password
 		return http.StatusUnauthorized
-	case codeAccessDenied, codeReadOnly:
+	case 193, 192, codeAuthentication, codeNotGranted, codeAccessDenied, codeReadOnly: // wrong password, unknown user
 		return http.StatusForbidden
 	case 6, 26, 27, 28, 38, 41, 43, 53, 54, 62, 70, 72, 117, 130, 131, 158, 167, 168, 321, 386, 396, 456, 457, 636, codeBadArguments:
 		// What cannot be parsed, wrong types, values out of range, a result beyond its bound: the request is at fault.
@@ -91,7 +104,7 @@ func (e *exception) status() int {
 		return http.StatusRequestEntityTooLarge
 	case codeNotImplemented:
 		return http.StatusNotImplemented
-	case 209, 252: // socket timeout, too many parts
+	case 209, 252, codeAborted: // socket timeout, too many parts, the engine stops: come again
 		return http.StatusServiceUnavailable
 	case codeTooManyQueries:
 		return http.StatusTooManyRequests

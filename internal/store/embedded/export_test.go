@@ -12,7 +12,7 @@ func OpenEngine(lib, dir string) (*Engine, error) {
 	if err := d.create(); err != nil {
 		return nil, err
 	}
-	config, err := d.writeConfig(defaultLimits())
+	config, err := d.writeConfig(defaultLimits(), &roleSet{})
 	if err != nil {
 		return nil, err
 	}
@@ -21,6 +21,9 @@ func OpenEngine(lib, dir string) (*Engine, error) {
 		return nil, err
 	}
 	s, err := l.open(d.args(config))
+	if err == nil {
+		err = s.run("SET ROLE " + adminRole)
+	}
 	return &Engine{l.version, s}, err
 }
 

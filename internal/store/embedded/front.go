@@ -3,8 +3,6 @@ package embedded
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,10 +21,10 @@ import (
 )
 
 const (
-	maxStatementBytes = 4 << 20  // of a statement without data
-	headBytes         = 64 << 10 // how much of a body is read at first to find the end of an insert's head
-	appendBytes       = 1 << 20  // how much insert data is handed to the engine at a time
-	maxExternalBytes  = 256 << 20
+	maxStatementBytes = 4 << 20   // of a statement without data
+	headBytes         = 64 << 10  // how much of a body is read at first to find the end of an insert's head
+	appendBytes       = 1 << 20   // how much insert data is handed to the engine at a time
+	maxExternalBytes  = 64 << 20  // of the external tables of a request, which lie in memory
 	maxDrainBytes     = 256 << 20 // of a refused request's body
 	helloQuery        = "SELECT displayName(), version(), revision(), timezone()"
 	helloRevision     = 54460 // the protocol revision in which clickhouse-go decodes the answer to helloQuery
@@ -34,6 +32,9 @@ const (
 	timeZone          = "UTC"
 	displayName       = "flopwatch"
 	queueTimeout      = 30 * time.Second
+	maxQueue          = 256             // requests that wait for their turn; more are told at once
+	receiveTimeout    = time.Minute     // for a client that says it sends and does not
+	sendTimeout       = 5 * time.Minute // for one that takes nothing of its result
 	defaultDatabase   = "default"
 )
 
@@ -44,12 +45,17 @@ type front struct {
 	args     []string // of a connection
 	version  string   // of the engine, as SELECT version() gives it
 	lim      limits
-	user     string
-	secret   [sha256.Size]byte
-	slots    chan struct{}
+	data     layout
+	user     string // who signs in without a name
+	accounts []account
+	roles    *roleSet
+	turns    turns
 	confined bool            // by Landlock
+	draining <-chan struct{} // closed when nothing new is to begin
 	stopped  <-chan struct{} // closed when what still runs is to be killed
 	held     sessions
+	running  registry
+	gate     gate
 }
 
 // reserved are the URL parameters that are no settings.
@@ -57,6 +63,7 @@ var reserved = []string{
 	"query", "database", "default_format", "query_id", "session_id", "session_timeout", "session_check", "user", "password", "quota_key", "role",
 	"compress", "decompress", "buffer_size", "wait_end_of_query", "stacktrace", "client_protocol_version", "enable_http_compression",
 	"http_write_exception_in_output_format", "http_response_headers", "send_progress_in_http_headers", "log_comment", "add_http_cors_header",
+	"replace_running_query", "http_headers_progress_interval_ms", "cancel_http_readonly_queries_on_client_close",
 }
 
 var settingName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]{0,127}$`)
@@ -67,7 +74,10 @@ type request struct {
 	w        http.ResponseWriter
 	r        *http.Request
 	q        url.Values
+	ctx      context.Context //nolint:containedctx // of one request: ended by its client, by KILL QUERY, by its end
+	account  *account
 	id       string
+	comment  string // by which the engine knows the query
 	params   []param
 	settings []param
 	began    time.Time
@@ -84,7 +94,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=UTF-8")
 		_, _ = io.WriteString(w, "Ok.\n") // the client's business
 		return
-	case r.URL.Path != "/" && r.URL.Path != "/query":
+	case r.URL.Path != "/" && r.URL.Path != "/query" && r.URL.Path != backupPath:
 		http.Error(w, "There is no handle "+r.URL.Path, http.StatusNotFound)
 		return
 	case r.Method != http.MethodGet && r.Method != http.MethodPost && r.Method != http.MethodHead:
@@ -100,16 +110,82 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-ClickHouse-Server-Display-Name", displayName)
 	h.Set("X-ClickHouse-Query-Id", headerSafe(req.id))
 	h.Set("X-ClickHouse-Timezone", timeZone)
-	if !f.authentic(r, q) {
-		if _, _, basic := r.BasicAuth(); basic || r.Header.Get("Authorization") == "" {
-			h.Set("WWW-Authenticate", `Basic realm="ClickHouse server HTTP API"`)
-		}
-		req.fail(refuse(codeAuthentication, "AUTHENTICATION_FAILED", "Authentication failed: password is incorrect, or there is no user with such name"))
+	given, err := credentialsOf(r, q)
+	if err == nil {
+		req.account = f.authenticate(given)
+	}
+	if req.account == nil {
+		req.refuseStranger(given, err)
 		return
 	}
-	if err := req.serve(); err != nil {
+	if isClosed(f.draining) {
+		req.fail(errStopping())
+		return
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	req.ctx = ctx
+	if r.URL.Path == backupPath {
+		req.backup()
+		return
+	}
+	done, err := f.running.enter(req, cancel)
+	if err == nil {
+		err = req.serve()
+		done()
+	}
+	if err != nil {
 		req.fail(asException(err))
 	}
+}
+
+// holdDefiners lets views run as their definers again after a statement that may have made one anew. What it cannot do leaves readers with less.
+func (f *front) holdDefiners(text string) {
+	if len(f.roles.security) == 0 || text != "" && !strings.Contains(strings.ToUpper(text), "VIEW") {
+		return
+	}
+	s, err := f.lib.open(f.args)
+	if err != nil {
+		return
+	}
+	defer s.close()
+	for _, sql := range f.roles.security {
+		// ALTER TABLE db.view ...: one statement makes one view.
+		if ts := tokens(sql); text != "" && len(ts) > 4 && !strings.Contains(text, ts[4].value) {
+			continue
+		}
+		if err = s.run(sql); err != nil && asException(err).code() != codeUnknownTable && asException(err).code() != codeUnknownDatabase {
+			f.lg.LogAttrs(context.Background(), slog.LevelWarn, "let a view run as its definer", slog.Any("err", err))
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func errStopping() *exception { return refuse(codeAborted, "ABORTED", "The engine is stopping") }
+
+// refuseStranger answers as a server does: 401 to one who gave no name at all, so that browsers ask for it, else 403.
+func (r *request) refuseStranger(given credentials, why error) {
+	name, text := given.user, "password is incorrect, or there is no user with such name"
+	if name == "" {
+		name = r.f.user
+	}
+	if why != nil {
+		text = why.Error()
+	}
+	e := refuse(codeAuthentication, "AUTHENTICATION_FAILED", "%s: Authentication failed: %s", headerSafe(name), text)
+	if !given.given {
+		r.w.Header().Set("WWW-Authenticate", `Basic realm="ClickHouse server HTTP API"`)
+		e.http = http.StatusUnauthorized
+	}
+	r.fail(e)
 }
 
 func headerSafe(s string) string {
@@ -119,24 +195,6 @@ func headerSafe(s string) string {
 		}
 		return c
 	}, s)
-}
-
-// authentic checks the user and password of a request, given as Basic, as headers or as parameters.
-func (f *front) authentic(r *http.Request, q url.Values) bool {
-	user, password, ok := r.BasicAuth()
-	switch {
-	case ok:
-	case r.Header.Get("X-ClickHouse-User") != "" || r.Header.Get("X-ClickHouse-Key") != "":
-		user, password = r.Header.Get("X-ClickHouse-User"), r.Header.Get("X-ClickHouse-Key")
-	default:
-		user, password = q.Get("user"), q.Get("password")
-	}
-	if user == "" {
-		user = f.user
-	}
-	sum := sha256.Sum256([]byte(password))
-	same := subtle.ConstantTimeCompare(sum[:], f.secret[:]) == 1
-	return subtle.ConstantTimeCompare([]byte(user), []byte(f.user)) == 1 && same
 }
 
 // fail sends an error before any of the body has been sent.
@@ -150,6 +208,7 @@ func (r *request) fail(e *exception) {
 	h.Del("Content-Length")
 	// Otherwise the server closes the connection on a client that still sends, which then sees the close and not the error.
 	if e.code() != codeAuthentication { // strangers are not listened to
+		r.patience(receiveTimeout)
 		_, _ = io.CopyN(io.Discard, r.r.Body, maxDrainBytes) // what is left may be cut
 	}
 	r.w.WriteHeader(e.status())
@@ -159,12 +218,37 @@ func (r *request) fail(e *exception) {
 	}
 }
 
+// patience gives the client so long to send something.
+func (r *request) patience(d time.Duration) {
+	_ = http.NewResponseController(r.w).SetReadDeadline(time.Now().Add(d)) // a writer that cannot is a test's
+}
+
+// upload is a request's body, each piece of which must come in time.
+type upload struct{ r *request }
+
+func (u upload) Read(p []byte) (int, error) {
+	if err := context.Cause(u.r.ctx); err != nil {
+		return 0, err
+	}
+	u.r.patience(receiveTimeout)
+	n, err := u.r.r.Body.Read(p)
+	if cause := context.Cause(u.r.ctx); err != nil && cause != nil {
+		return n, cause // killed: that is why the read ended
+	}
+	return n, err
+}
+
 // serve runs the request. An error returned means that nothing of the body has been sent.
 func (r *request) serve() error {
 	if err := r.readSettings(); err != nil {
 		return err
 	}
-	body, free, err := decodeBody(r.r.Body, r.r.Header.Get("Content-Encoding"), r.q.Get("decompress") == "1")
+	turn, err := r.f.turns.take(r.ctx, r.account.role.readOnly(), r.f.draining)
+	if err != nil {
+		return err
+	}
+	defer turn()
+	body, free, err := decodeBody(upload{r}, r.r.Header.Get("Content-Encoding"), r.q.Get("decompress") == "1")
 	if err != nil {
 		return err
 	}
@@ -172,7 +256,7 @@ func (r *request) serve() error {
 	var tables []external
 	query := r.q.Get("query")
 	if strings.HasPrefix(r.r.Header.Get("Content-Type"), "multipart/form-data") {
-		if tables, query, err = r.readExternal(query); err != nil {
+		if tables, query, err = r.readExternal(query, body); err != nil {
 			return err
 		}
 		body = bytes.NewReader(nil)
@@ -184,45 +268,44 @@ func (r *request) serve() error {
 	if r.q.Has("client_protocol_version") && strings.TrimRight(strings.TrimSpace(st.text), ";") == helloQuery {
 		return r.hello()
 	}
-
-	ctx := r.r.Context()
-	wait := time.NewTimer(queueTimeout)
-	defer wait.Stop()
-	select {
-	case r.f.slots <- struct{}{}:
-		defer func() { <-r.f.slots }()
-	case <-ctx.Done():
-		return nil
-	case <-wait.C:
-		return refuse(codeTooManyQueries, "TOO_MANY_SIMULTANEOUS_QUERIES", "Too many simultaneous queries. Maximum: %d", cap(r.f.slots))
-	}
 	s, release, err := r.session()
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err = r.prepare(s); err != nil {
-		return err
-	}
 	for _, t := range tables {
-		if err = t.create(s); err != nil {
+		if err = t.create(s.session); err != nil {
 			return err
 		}
-		defer t.drop(s)
+		defer t.drop(s.session)
 	}
-	class, err := guard{s, r.f.confined}.check(st)
+	if own, oerr := r.ownStatement(s, st.text); own || oerr != nil {
+		return oerr
+	}
+	class, err := guard{s.session, r.f.confined}.check(st)
 	if err != nil {
 		return err
 	}
 	if r.readOnly() && class != classReadOnly {
-		return refuse(codeReadOnly, "READONLY", "Cannot execute query in readonly mode")
+		return refuse(codeReadOnly, "READONLY", "%s: Cannot execute query in readonly mode", r.account.name)
+	}
+	if class != classReadOnly {
+		leave, gerr := r.f.gate.enter(r.ctx)
+		if gerr != nil {
+			return gerr
+		}
+		defer leave()
 	}
 	ended := r.killWhenGone()
 	defer ended()
 	if st.insert {
-		return r.insert(s, st, data)
+		return r.insert(s.session, st, data)
 	}
-	return r.selects(s, st, class)
+	err = r.selects(s.session, st, class)
+	if class != classReadOnly {
+		r.f.holdDefiners(st.text)
+	}
+	return err
 }
 
 func (r *request) readOnly() bool {
@@ -244,6 +327,8 @@ func (r *request) readSettings() error {
 		case strings.HasPrefix(k, "param_"):
 			r.params = append(r.params, param{strings.TrimPrefix(k, "param_"), v})
 		case multipart && (strings.HasSuffix(k, "_structure") || strings.HasSuffix(k, "_types") || strings.HasSuffix(k, "_format")):
+		case k == "profile":
+			return refuse(codeAccessDenied, "ACCESS_DENIED", "The settings profile is the role's and cannot be changed")
 		case !settingName.MatchString(k):
 			return refuse(115, "UNKNOWN_SETTING", "Unknown setting %q", k)
 		case k == "readonly" && v == "0":
@@ -251,7 +336,10 @@ func (r *request) readSettings() error {
 			r.settings = append(r.settings, param{k, v})
 		}
 	}
-	if r.r.Method != http.MethodPost && r.q.Get("readonly") == "" {
+	if own := r.account.role.name; r.q.Has("role") && r.q.Get("role") != own {
+		return refuse(codeNotGranted, "SET_NON_GRANTED_ROLE", "Role %s should be granted to set as a current: this user's is %s", headerSafe(r.q.Get("role")), own)
+	}
+	if r.r.Method != http.MethodPost && r.q.Get("readonly") == "" && !r.account.role.readOnly() {
 		r.settings = append(r.settings, param{"readonly", "2"})
 	}
 	return nil
@@ -314,37 +402,9 @@ func readLimited(r io.Reader, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// prepare gives the connection the database and settings of the request.
-func (r *request) prepare(s *session) error {
-	db := r.q.Get("database")
-	if db == "" {
-		db = r.r.Header.Get("X-ClickHouse-Database")
-	}
-	if db != "" && db != defaultDatabase {
-		if err := s.run("USE " + quoteName(db)); err != nil {
-			return err
-		}
-	}
-	var b strings.Builder
-	// The engine takes no query id: the comment stands in its place, so that the query can be found and killed.
-	b.WriteString("SET log_comment = " + quoteString(r.id))
-	readonly := ""
-	for _, p := range r.settings {
-		if p.name == "readonly" { // must come last, it forbids the others
-			readonly = p.value
-			continue
-		}
-		b.WriteString(", " + quoteName(p.name) + " = " + quoteString(p.value))
-	}
-	if readonly != "" {
-		b.WriteString(", readonly = " + quoteString(readonly))
-	}
-	return s.run(b.String())
-}
-
 // killWhenGone kills the request's query when its client goes away. The returned function ends the watch and waits for it.
 func (r *request) killWhenGone() func() {
-	ctx, done := r.r.Context(), make(chan struct{})
+	ctx, done := r.ctx, make(chan struct{})
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
@@ -354,6 +414,7 @@ func (r *request) killWhenGone() func() {
 		case <-ctx.Done():
 		case <-r.f.stopped:
 		}
+		_ = http.NewResponseController(r.w).SetReadDeadline(time.Now()) // wakes an insert that waits for its client
 		s, err := r.f.lib.open(r.f.args)
 		if err != nil {
 			return
@@ -362,7 +423,7 @@ func (r *request) killWhenGone() func() {
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for { // again and again: the query may be between two stages when the first KILL looks for it
-			if err = s.run("KILL QUERY WHERE Settings['log_comment'] = " + quoteString(r.id) + " ASYNC"); err != nil {
+			if err = s.run("KILL QUERY WHERE Settings['log_comment'] = " + quoteString(r.comment) + " ASYNC"); err != nil {
 				r.f.lg.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "kill abandoned query", slog.Any("err", err))
 			}
 			select {
@@ -544,6 +605,7 @@ func (r *request) send(first []byte, next func() ([]byte, error)) error {
 func (r *request) pour(enc encoder, first []byte, next func() ([]byte, error)) {
 	flush := http.NewResponseController(r.w)
 	for b := first; len(b) > 0; {
+		r.allow(sendTimeout)
 		if _, err := enc.Write(b); err != nil || next == nil {
 			return
 		}
@@ -553,11 +615,17 @@ func (r *request) pour(enc encoder, first []byte, next func() ([]byte, error)) {
 		var err error
 		if b, err = next(); err != nil {
 			if r.r.Context().Err() == nil {
+				r.allow(sendTimeout)
 				_ = enc.Plain(appendMidStream(nil, r.tag, asException(err).wire(r.f.version))) // the client may be gone
 			}
 			return
 		}
 	}
+}
+
+// allow gives the client so long to take what is written next.
+func (r *request) allow(d time.Duration) {
+	_ = http.NewResponseController(r.w).SetWriteDeadline(time.Now().Add(d)) // a writer that cannot is a test's
 }
 
 // hello answers clickhouse-go's first question by hand: it decodes the answer in its own revision, which the engine cannot write,

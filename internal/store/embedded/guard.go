@@ -38,15 +38,23 @@ func (g guard) check(st statement) (statementClass, error) {
 		return a.class, g.syntaxError(text)
 	case a.statements != 1:
 		return a.class, refuse(codeSyntax, "SYNTAX_ERROR", "Multi-statements are not allowed")
+	case a.class == classControl && temporary(text):
+		a.class = classMutating // held to the session, which is to be kept or ends with the request
 	case a.class == classControl:
 		return a.class, refuse(codeAccessDenied, "ACCESS_DENIED",
-			"The embedded engine does not take session, file, backup and SYSTEM statements (SET, USE, ATTACH, DETACH, KILL, BACKUP, INTO OUTFILE, INSERT INTO FUNCTION, ...) over HTTP: give settings and the database as URL parameters")
+			"The embedded engine does not take session, file, backup and SYSTEM statements (SET ROLE, ATTACH, DETACH, BACKUP, INTO OUTFILE, INSERT INTO FUNCTION, ...) over HTTP: `flopwatch clickhouse backup` and restore, SETTINGS and URL parameters do what is wanted of them")
 	}
 	if a.class == classMutatingGlobal {
 		return a.class, refuse(codeAccessDenied, "ACCESS_DENIED",
 			"The embedded engine has no users, roles, functions and named collections of SQL's making, and its system tables are not to be changed")
 	}
 	return a.class, checkTokens(text, g.confined)
+}
+
+// temporary says whether a statement makes or drops a temporary table.
+func temporary(text string) bool {
+	ts := tokens(text)
+	return words(ts, "CREATE", "TEMPORARY", "TABLE") || words(ts, "DROP", "TEMPORARY", "TABLE") || words(ts, "CREATE", "OR", "REPLACE", "TEMPORARY", "TABLE")
 }
 
 // syntaxError asks the engine's parser what is wrong with text, without running it.
@@ -71,7 +79,9 @@ func checkTokens(text string, confined bool) error {
 		return refuse(codeAccessDenied, "ACCESS_DENIED", "INSERT ... FROM INFILE is not allowed (nor the word in an INSERT)")
 	}
 	toks := tokens(text)
+	settings := false
 	for i, t := range toks {
+		settings = settings || t.is("SETTINGS")
 		name, named := t.name()
 		next := i+1 < len(toks) && toks[i+1].punct('(')
 		applied := i > 0 && (toks[i-1].is("APPLY") || toks[i-1].punct('(') && i > 1 && toks[i-2].is("APPLY"))
@@ -81,6 +91,8 @@ func checkTokens(text string, confined bool) error {
 			return refuse(codeAccessDenied, "ACCESS_DENIED", "The table function %s is not allowed where the kernel cannot confine the engine", name)
 		case named && next && (strings.EqualFold(name, "Executable") || strings.EqualFold(name, "ExecutablePool")):
 			return refuse(codeAccessDenied, "ACCESS_DENIED", "Running programs (Executable) is not allowed")
+		case named && name == "profile" && i > 0 && i+1 < len(toks) && toks[i+1].punct('=') && (toks[i-1].is("SETTINGS") || toks[i-1].punct(',') && settings):
+			return refuse(codeAccessDenied, "ACCESS_DENIED", "The settings profile is the role's and cannot be changed")
 		case t.is("OUTFILE"):
 			return refuse(codeAccessDenied, "ACCESS_DENIED", "INTO OUTFILE is not allowed")
 		case named && (next || applied) && (strings.EqualFold(name, "file") || strings.EqualFold(name, "catboostEvaluate")),

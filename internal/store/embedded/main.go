@@ -27,7 +27,11 @@ type Options struct {
 	LibPath      string // libchdb.so
 	User         string // "" is DefaultUser
 	PasswordFile string // "" is <DataDir>/password; minted if missing
+	UsersFile    string // who else may sign in (TOML); "" is nobody
+	RolesFile    string // SQL with the roles of UsersFile, as for a real server; "" is Roles
+	Roles        string // the text itself
 	MemoryBytes  uint64 // bound of the engine's memory; 0 is 4 GiB
+	Queries      int    // statements at a time; 0 is 16, or four a core where that is more
 
 	ListenFD   int  // > 0: an inherited listening socket
 	ReadyFD    int  // > 0: an inherited pipe that gets one line when requests are taken
@@ -66,10 +70,45 @@ func (o *Options) complete() (err error) {
 	if o.PasswordFile == "" {
 		o.PasswordFile = layout{o.DataDir}.password()
 	}
-	if o.PasswordFile, err = filepath.Abs(o.PasswordFile); err != nil {
-		return fmt.Errorf("resolve path: %w", err)
+	for _, p := range []*string{&o.PasswordFile, &o.UsersFile, &o.RolesFile} {
+		if *p == "" {
+			continue
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
+			return fmt.Errorf("resolve path: %w", err)
+		}
 	}
 	return nil
+}
+
+// people reads the roles, and who may sign in beside the user that always exists.
+func (o *Options) people(password string) ([]account, *roleSet, error) {
+	text, name := o.Roles, "roles"
+	if o.RolesFile != "" {
+		b, err := os.ReadFile(o.RolesFile)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read roles: %w", err)
+		}
+		text, name = string(b), o.RolesFile
+	}
+	roles, err := parseRoles(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	accounts := []account{{name: o.User, secret: sha256.Sum256([]byte(password)), role: &role{name: adminRole}}}
+	if o.UsersFile == "" {
+		return accounts, roles, nil
+	}
+	more, err := loadUsers(o.UsersFile, roles)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, a := range more {
+		if a.name == o.User {
+			return nil, nil, fmt.Errorf("users file %s: user %q is the administrator that always exists", o.UsersFile, a.name)
+		}
+	}
+	return append(accounts, more...), roles, nil
 }
 
 // Run serves ClickHouse's HTTP interface until ctx ends, then stops in order: HTTP, connections, engine.
@@ -95,8 +134,14 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	if o.MemoryBytes > 0 {
 		lim.memoryBytes = o.MemoryBytes
 	}
-	lim.queries = max(lim.queries, 4*runtime.GOMAXPROCS(0))
-	configFile, err := d.writeConfig(lim)
+	if lim.queries = max(lim.queries, 4*runtime.GOMAXPROCS(0)); o.Queries > 0 {
+		lim.queries = o.Queries
+	}
+	accounts, roles, err := o.people(password)
+	if err != nil {
+		return err
+	}
+	configFile, err := d.writeConfig(lim, roles)
 	if err != nil {
 		return err
 	}
@@ -119,11 +164,12 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 		anchor.close()
 		return fmt.Errorf("ask engine for its version: %w", err)
 	}
-	stopped := make(chan struct{})
-	stop := sync.OnceFunc(func() { close(stopped) })
+	stopped, draining := make(chan struct{}), make(chan struct{})
+	stop, drain := sync.OnceFunc(func() { close(stopped) }), sync.OnceFunc(func() { close(draining) })
 	defer stop()
-	f := &front{lg: lg, lib: lib, args: args, version: version, lim: lim, user: o.User, secret: sha256.Sum256([]byte(password)),
-		slots: make(chan struct{}, lim.queries), confined: o.Sandboxed, stopped: stopped}
+	f := &front{lg: lg, lib: lib, args: args, version: version, lim: lim, user: o.User, accounts: accounts, roles: roles, data: d,
+		turns: newTurns(lim.queries), confined: o.Sandboxed, stopped: stopped, draining: draining}
+	f.holdDefiners("")
 	srv := &http.Server{Handler: f, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 4 << 20, ErrorLog: slog.NewLogLogger(lg.Handler(), slog.LevelWarn)}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
@@ -139,22 +185,28 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	case <-ctx.Done():
 	case err = <-served:
 	}
-	return errors.Join(err, f.shutdown(srv, anchor, stop))
+	return errors.Join(err, f.shutdown(srv, anchor, drain, stop))
 }
 
-// shutdown stops HTTP, kills what still runs after drainTimeout, closes every connection and then the engine.
-func (f *front) shutdown(srv *http.Server, anchor *session, stop func()) error {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	err := srv.Shutdown(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
+// shutdown lets what runs come to its end while it tells newcomers to come again, kills what still runs after drainTimeout, closes every connection and
+// then the engine.
+func (f *front) shutdown(srv *http.Server, anchor *session, drain, stop func()) error {
+	ctx := context.Background()
+	drain()
+	if !f.running.idle(drainTimeout) {
 		stop() // handlers kill their queries
-		grace, done := context.WithTimeout(context.Background(), drainTimeout)
+	}
+	grace, done := context.WithTimeout(ctx, drainTimeout)
+	err := srv.Shutdown(grace)
+	done()
+	if errors.Is(err, context.DeadlineExceeded) {
+		stop()
+		grace, done = context.WithTimeout(ctx, drainTimeout)
 		err = srv.Shutdown(grace)
 		done()
-		if err != nil {
-			err = errors.Join(err, srv.Close())
-		}
+	}
+	if err != nil {
+		err = errors.Join(err, srv.Close())
 	}
 	f.held.close()
 	anchor.close()

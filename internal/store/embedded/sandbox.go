@@ -62,10 +62,11 @@ func confine(o Options, args, env []string) error {
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
 	}
-	rules := []struct {
+	type rule struct {
 		path   string
 		rights uint64
-	}{
+	}
+	rules := []rule{
 		{o.DataDir, landlockWrite}, {filepath.Dir(o.PasswordFile), landlockWrite},
 		// The process may execute itself and the loader, and nothing else.
 		{exe, landlockExec}, {"/lib64/ld-linux-x86-64.so.2", landlockExec}, {o.LibPath, landlockRead},
@@ -74,6 +75,20 @@ func confine(o Options, args, env []string) error {
 		{"/dev/null", landlockRead | unix.LANDLOCK_ACCESS_FS_WRITE_FILE}, {"/dev/urandom", landlockRead}, {"/dev/random", landlockRead},
 		{"/proc/self", landlockRead}, {"/proc/meminfo", landlockRead}, {"/proc/cpuinfo", landlockRead}, {"/proc/stat", landlockRead}, {"/proc/sys/vm", landlockRead},
 		{"/sys/fs/cgroup", landlockRead}, {"/sys/devices/system", landlockRead}, {"/sys/kernel/mm", landlockRead},
+	}
+	for _, path := range []string{o.UsersFile, o.RolesFile} {
+		if path != "" {
+			rules = append(rules, rule{path, landlockRead})
+		}
+	}
+	if o.UsersFile != "" {
+		files, uerr := passwordFiles(o.UsersFile)
+		if uerr != nil {
+			return uerr
+		}
+		for _, path := range files {
+			rules = append(rules, rule{path, landlockRead})
+		}
 	}
 	for _, r := range rules {
 		if err = allow(int(fd), r.path, r.rights&attr.Handled_access_fs); err != nil {

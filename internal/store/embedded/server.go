@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,10 @@ type Config struct {
 	Listen  string   // host:port, "" or port 0 picks a free one on the loopback
 	User    string   // "" is DefaultUser
 
+	UsersFile string // who else may sign in; see Options
+	RolesFile string // the roles that it names
+
+	Queries     int    // statements at a time; 0 is the default
 	MemoryBytes uint64 // bound of the engine's memory; 0 is the default
 	Logger      *slog.Logger
 }
@@ -193,6 +198,14 @@ func (s *Server) launch(ctx context.Context) (*child, error) {
 	args = append(args, "--data", s.cfg.DataDir, "--lib", s.cfg.LibPath, "--user", s.cfg.User, "--listen-fd", "3", "--ready-fd", "4", "--watch-stdin")
 	if s.cfg.MemoryBytes > 0 {
 		args = append(args, "--memory-bytes", fmt.Sprint(s.cfg.MemoryBytes))
+	}
+	for _, o := range [][2]string{{"--users", s.cfg.UsersFile}, {"--roles", s.cfg.RolesFile}} {
+		if o[1] != "" {
+			args = append(args, o[0], o[1])
+		}
+	}
+	if s.cfg.Queries > 0 {
+		args = append(args, "--queries", strconv.Itoa(s.cfg.Queries))
 	}
 	cmd := exec.Command(s.cfg.Exe, args...) //nolint:noctx // our own binary; its end is ordered in end, a context would kill it unasked
 	cmd.ExtraFiles = []*os.File{s.socket, readyW}

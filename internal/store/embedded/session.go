@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"errors"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 const (
@@ -17,30 +20,126 @@ const (
 	maxSessions           = 64
 )
 
-// sessions are the connections that clients keep by session_id: temporary tables and settings live in them.
+// sessions are the connections that clients keep by session_id: temporary tables and settings live in them. Each belongs to one user.
 type sessions struct {
 	mu     sync.Mutex
-	byID   map[string]*heldSession
+	byID   map[sessionKey]*heldSession
 	closed bool
+	timer  *time.Timer
 }
 
+type sessionKey struct{ user, id string }
+
 type heldSession struct {
-	s       *session
-	busy    bool
-	timeout time.Duration
-	expires time.Time
+	s        *session
+	comment  string            // by which the engine knows its queries
+	settings map[string]string // what SET statements set
+	database string
+	busy     bool
+	timeout  time.Duration
+	expires  time.Time
+}
+
+// connection is the engine's connection of a request, held to its role, with its settings and its database.
+type connection struct {
+	*session
+	held *heldSession // nil: it ends with the request
 }
 
 // session gives the connection for a request: a fresh one, or the one its session_id names.
-func (r *request) session() (*session, func(), error) {
+func (r *request) session() (*connection, func(), error) {
 	id := r.q.Get("session_id")
 	if id == "" {
 		s, err := r.f.lib.open(r.f.args)
 		if err != nil {
 			return nil, nil, err
 		}
-		return s, s.close, nil
+		r.comment = r.id
+		if err = errors.Join(r.assume(s), r.use(s, r.database()), r.set(s, r.settings)); err != nil {
+			s.close()
+			return nil, nil, err
+		}
+		return &connection{session: s}, s.close, nil
 	}
+	held, release, err := r.hold(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.comment = held.comment
+	undo, err := r.enterHeld(held)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return &connection{held.s, held}, func() { undo(); release() }, nil
+}
+
+// assume holds a fresh connection to the request's role: its grants, its profile's values, its profile's bounds. The query's comment is set before the
+// bounds, which fix it: the engine takes no query id, and by the comment an abandoned query is found and killed.
+func (r *request) assume(s *session) error {
+	role := r.account.role
+	if err := s.run("SET ROLE " + quoteName(role.name)); err != nil {
+		return err
+	}
+	var b strings.Builder
+	b.WriteString("SET log_comment = " + quoteString(r.comment))
+	if role.profile != nil {
+		for _, l := range role.profile.settings {
+			v := l.value
+			if l.name == "max_memory_usage" {
+				v = smaller(v, r.f.lim.queryBytes())
+			}
+			if l.name == "max_concurrent_queries_for_user" {
+				continue // all connections are of one user: the front bounds readers (see turns)
+			}
+			// In a kept session it could never be taken back; there the front alone sees to it (see serve).
+			if l.name != "readonly" || r.q.Get("session_id") == "" {
+				b.WriteString(", " + quoteName(l.name) + " = " + quoteString(v))
+			}
+		}
+	}
+	if err := s.run(b.String()); err != nil {
+		return err
+	}
+	return s.run("SET profile = " + quoteString(role.profileName()))
+}
+
+func (r *request) database() string {
+	if db := r.q.Get("database"); db != "" {
+		return db
+	}
+	return r.r.Header.Get("X-ClickHouse-Database")
+}
+
+func (*request) use(s *session, db string) error {
+	if db == "" || db == defaultDatabase {
+		return nil
+	}
+	return s.run("USE " + quoteName(db))
+}
+
+// set gives a connection settings; readonly comes last, it forbids the others.
+func (*request) set(s *session, settings []param) error {
+	var list []string
+	readonly := ""
+	for _, p := range settings {
+		if p.name == "readonly" {
+			readonly = p.value
+			continue
+		}
+		list = append(list, quoteName(p.name)+" = "+quoteString(p.value))
+	}
+	if readonly != "" {
+		list = append(list, "readonly = "+quoteString(readonly))
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return s.run("SET " + strings.Join(list, ", "))
+}
+
+// hold finds or makes the session id of the request's user.
+func (r *request) hold(id string) (*heldSession, func(), error) {
 	timeout := defaultSessionTimeout
 	if v := r.q.Get("session_timeout"); v != "" {
 		n, err := strconv.ParseUint(v, 10, 32)
@@ -49,14 +148,15 @@ func (r *request) session() (*session, func(), error) {
 		}
 		timeout = time.Duration(n) * time.Second
 	}
+	key := sessionKey{r.account.name, id}
 	h := &r.f.held
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.expire(time.Now())
-	held := h.byID[id]
+	held := h.byID[key]
 	switch {
 	case h.closed:
-		return nil, nil, refuse(codeSessionUnknown, "SESSION_NOT_FOUND", "The engine is stopping")
+		return nil, nil, errStopping()
 	case held == nil && r.q.Get("session_check") == "1":
 		return nil, nil, refuse(codeSessionUnknown, "SESSION_NOT_FOUND", "Session %q not found", id)
 	case held == nil && len(h.byID) >= maxSessions:
@@ -66,24 +166,96 @@ func (r *request) session() (*session, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		held = &heldSession{s: s}
-		if h.byID == nil {
-			h.byID = make(map[string]*heldSession)
+		held = &heldSession{s: s, comment: "session " + uuid.NewString(), settings: map[string]string{}}
+		r.comment = held.comment
+		if err = r.assume(s); err != nil {
+			s.close()
+			return nil, nil, err
 		}
-		h.byID[id] = held
+		if h.byID == nil {
+			h.byID = make(map[sessionKey]*heldSession)
+		}
+		h.byID[key] = held
 	case held.busy:
 		return nil, nil, refuse(codeSessionLocked, "SESSION_IS_LOCKED", "Session %q is locked by a concurrent client", id)
 	}
 	held.busy, held.timeout = true, timeout
-	return held.s, func() {
+	return held, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		held.busy, held.expires = false, time.Now().Add(held.timeout)
 		if h.closed {
 			held.s.close()
-			delete(h.byID, id)
+			delete(h.byID, key)
+			return
 		}
+		if h.timer != nil {
+			h.timer.Stop()
+		}
+		h.timer = time.AfterFunc(held.timeout+time.Second, h.sweep)
 	}, nil
+}
+
+// enterHeld gives a kept connection the database and settings of one request; the function it gives takes them back, since a server's end with the query, too.
+func (r *request) enterHeld(held *heldSession) (func(), error) {
+	var mine []param
+	for _, p := range r.settings {
+		if p.name != "readonly" { // the front sees to it
+			mine = append(mine, p)
+		}
+	}
+	undo := func() {
+		for _, p := range mine {
+			back := "DEFAULT"
+			if v, ok := held.settings[p.name]; ok {
+				back = quoteString(v)
+			} else if v, ok = r.account.role.value(p.name); ok {
+				back = quoteString(v)
+			}
+			_ = held.s.run("SET " + quoteName(p.name) + " = " + back) // at worst it stays as long as the session
+		}
+		if db := r.database(); db != "" {
+			back := held.database
+			if back == "" {
+				back = defaultDatabase
+			}
+			_ = held.s.run("USE " + quoteName(back)) // the database may be gone
+		}
+	}
+	if err := errors.Join(r.use(held.s, r.database()), r.set(held.s, mine)); err != nil {
+		undo()
+		return nil, err
+	}
+	return undo, nil
+}
+
+// value is what the role's profile sets name to.
+func (r *role) value(name string) (string, bool) {
+	if r.profile != nil {
+		for _, l := range r.profile.settings {
+			if l.name == name {
+				return l.value, true
+			}
+		}
+	}
+	return "", false
+}
+
+// sweep closes what has expired and comes back for the rest.
+func (h *sessions) sweep() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	h.expire(now)
+	next := time.Duration(0)
+	for _, s := range h.byID {
+		if d := s.expires.Sub(now); !s.busy && (next == 0 || d < next) {
+			next = d
+		}
+	}
+	if next > 0 && !h.closed {
+		h.timer = time.AfterFunc(next+time.Second, h.sweep)
+	}
 }
 
 // expire closes the sessions whose time is over. The caller holds mu.
@@ -101,6 +273,9 @@ func (h *sessions) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
+	if h.timer != nil {
+		h.timer.Stop()
+	}
 	for id, s := range h.byID {
 		if !s.busy {
 			s.s.close()
@@ -116,12 +291,12 @@ type external struct {
 }
 
 // readExternal reads the parts of a multipart body: a field "query" and the tables.
-func (r *request) readExternal(query string) ([]external, string, error) {
+func (r *request) readExternal(query string, body io.Reader) ([]external, string, error) {
 	_, ps, err := mime.ParseMediaType(r.r.Header.Get("Content-Type"))
 	if err != nil || ps["boundary"] == "" {
 		return nil, "", refuse(codeBadArguments, "BAD_ARGUMENTS", "multipart/form-data without a boundary")
 	}
-	mr := multipart.NewReader(http.MaxBytesReader(r.w, r.r.Body, maxExternalBytes), ps["boundary"])
+	mr := multipart.NewReader(http.MaxBytesReader(r.w, io.NopCloser(body), maxExternalBytes), ps["boundary"])
 	var tables []external
 	for {
 		p, perr := mr.NextPart()
