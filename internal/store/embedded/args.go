@@ -32,7 +32,7 @@ func ParseArgs(args []string) (o Options, err error) {
 	texts := map[string]*string{"--data": &o.DataDir, "--lib": &o.LibPath, "--listen": &o.Listen, "--user": &o.User, "--password-file": &o.PasswordFile,
 		"--users": &o.UsersFile, "--roles": &o.RolesFile}
 	numbers := map[string]*int{"--listen-fd": &o.ListenFD, "--ready-fd": &o.ReadyFD, "--queries": &o.Queries}
-	switches := map[string]*bool{"--watch-stdin": &o.WatchStdin, sandboxedFlag: &o.Sandboxed}
+	switches := map[string]*bool{"--watch-stdin": &o.WatchStdin, "--restoring": &o.Restoring, sandboxedFlag: &o.Sandboxed}
 	for i := 0; i < len(args); i++ {
 		name := args[i]
 		if on, ok := switches[name]; ok {

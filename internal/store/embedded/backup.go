@@ -26,7 +26,7 @@ const (
 	backupFormat  = 1
 	backupHead    = "flopwatch-backup.json"
 	backupEnd     = "flopwatch-backup.end"
-	shadowPrefix  = "flopwatch-"
+	shadowPrefix  = "flopwatch_"     // the engine escapes a dash
 	gatePatience  = 30 * time.Second // how long a snapshot waits for statements that change data
 	maxHeadBytes  = 64 << 20
 	maxCountBytes = 32

@@ -18,12 +18,14 @@ import (
 // layout are the paths under one data directory.
 type layout struct{ root string }
 
-func (d layout) engine() string   { return filepath.Join(d.root, "engine") }   // the engine's own tree
-func (d layout) config() string   { return filepath.Join(d.root, "config") }   // generated at each start
-func (d layout) empty() string    { return filepath.Join(d.root, "empty") }    // where the engine may look for files: nothing is ever put there
-func (d layout) tmp() string      { return filepath.Join(d.root, "tmp") }      // spilled sorts and aggregations
-func (d layout) lock() string     { return filepath.Join(d.root, "lock") }     // flock of the running child, holding its pid
-func (d layout) password() string { return filepath.Join(d.root, "password") } // of the user `default`, mode 0600
+func (d layout) engine() string    { return filepath.Join(d.root, "engine") }    // the engine's own tree
+func (d layout) config() string    { return filepath.Join(d.root, "config") }    // generated at each start
+func (d layout) empty() string     { return filepath.Join(d.root, "empty") }     // where the engine may look for files: nothing is ever put there
+func (d layout) tmp() string       { return filepath.Join(d.root, "tmp") }       // spilled sorts and aggregations
+func (d layout) restoring() string { return filepath.Join(d.root, "restoring") } // a restore is under way, or was cut off
+func (d layout) owner() string     { return filepath.Join(d.root, "version") }   // of the engine that ran here last
+func (d layout) lock() string      { return filepath.Join(d.root, "lock") }      // flock of the running child, holding its pid
+func (d layout) password() string  { return filepath.Join(d.root, "password") }  // of the user `default`, mode 0600
 
 // create makes the directories that are missing.
 func (d layout) create() error {
@@ -76,6 +78,7 @@ type limits struct {
 	memoryBytes uint64 // max_server_memory_usage
 	resultBytes uint64 // of a result that cannot be streamed
 	queries     int    // statements at a time
+	noMerges    bool   // while rows are counted
 }
 
 func defaultLimits() limits {
@@ -124,6 +127,11 @@ var bounds = []limit{{name: "max_threads", high: "64"}, {name: "max_insert_threa
 // writeConfig writes config.xml and users.xml and returns the former's path.
 func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
 	var b bytes.Buffer
+	still := ""
+	if lim.noMerges {
+		still = "\n    <max_bytes_to_merge_at_max_space_in_pool>1</max_bytes_to_merge_at_max_space_in_pool>\n    <max_bytes_to_merge_at_min_space_in_pool>1</max_bytes_to_merge_at_min_space_in_pool>" +
+			"\n    <max_number_of_merges_with_ttl_in_pool>0</max_number_of_merges_with_ttl_in_pool>"
+	}
 	fmt.Fprintf(&b, `<clickhouse>
   <path>%[1]s/</path>
   <tmp_path>%[2]s/</tmp_path>
@@ -162,10 +170,10 @@ func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
     <max_suspicious_broken_parts_bytes>1099511627776</max_suspicious_broken_parts_bytes>
     <number_of_free_entries_in_pool_to_execute_mutation>2</number_of_free_entries_in_pool_to_execute_mutation>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>2</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
-    <number_of_free_entries_in_pool_to_lower_max_size_of_merge>2</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
+    <number_of_free_entries_in_pool_to_lower_max_size_of_merge>2</number_of_free_entries_in_pool_to_lower_max_size_of_merge>%[6]s
   </merge_tree>
 </clickhouse>
-`, esc(d.engine()), esc(d.tmp()), esc(d.empty()), esc(filepath.Join(d.config(), "users.xml")), lim.memoryBytes)
+`, esc(d.engine()), esc(d.tmp()), esc(d.empty()), esc(filepath.Join(d.config(), "users.xml")), lim.memoryBytes, still)
 	path := filepath.Join(d.config(), "config.xml")
 	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
 		return "", fmt.Errorf("write engine configuration %s: %w", path, err)

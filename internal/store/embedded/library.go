@@ -1,9 +1,15 @@
 package embedded
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"github.com/ebitengine/purego"
@@ -27,10 +33,53 @@ type library struct {
 // errNoAVX2 is returned where the processor lacks what the engine was compiled for; without the check it dies of SIGILL.
 var errNoAVX2 = errors.New("the embedded ClickHouse engine needs an x86-64-v3 processor (AVX2, BMI2, FMA); this one lacks it: configure a ClickHouse server instead")
 
+// libraryVersion is what chdb_version says of the library that engine/fetch.sh fetches.
+const libraryVersion = "26.7.3"
+
+var errFetch = errors.New("`make engine` fetches the right one")
+
+func checkCPU(has ...bool) error {
+	if slices.Contains(has, false) {
+		return errNoAVX2
+	}
+	return nil
+}
+
+// checkLibrary looks at the file before it is loaded: a truncated library kills the process that loads it.
+func checkLibrary(path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return missingLibrary(path)
+	}
+	if err != nil {
+		return fmt.Errorf("find engine library: %w", err)
+	}
+	// The package and its digest, as the fetch found them, and the size.
+	if stamp, serr := os.ReadFile(filepath.Join(filepath.Dir(path), "stamp")); serr == nil {
+		if f := strings.Fields(string(stamp)); len(f) == 3 && f[2] != strconv.FormatInt(info.Size(), 10) {
+			return fmt.Errorf("load engine library %s: it has %d bytes, and had %s when it was fetched: %w", path, info.Size(), f[2], errFetch)
+		}
+	}
+	e, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("load engine library %s: no library, or truncated: %w: %w", path, err, errFetch)
+	}
+	defer func() { _ = e.Close() }() // only read
+	if e.Machine != elf.EM_X86_64 || e.Type != elf.ET_DYN {
+		return fmt.Errorf("load engine library %s: a %s %s, not a library for x86-64: %w", path, e.Machine, e.Type, errFetch)
+	}
+	for _, p := range e.Progs {
+		if p.Type == elf.PT_LOAD && p.Off+p.Filesz > uint64(info.Size()) {
+			return fmt.Errorf("load engine library %s: truncated: %d bytes, and its segments need %d: %w", path, info.Size(), p.Off+p.Filesz, errFetch)
+		}
+	}
+	return nil
+}
+
 // openLibrary loads libchdb from path, an absolute file name. Signal handlers are switched off before anything else is called: the engine's would replace Go's.
 func openLibrary(path string) (*library, error) {
-	if !cpu.X86.HasAVX2 || !cpu.X86.HasBMI2 || !cpu.X86.HasFMA {
-		return nil, errNoAVX2
+	if err := checkCPU(cpu.X86.HasAVX2, cpu.X86.HasBMI2, cpu.X86.HasFMA); err != nil {
+		return nil, err
 	}
 	handle, err := purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_LOCAL)
 	if err != nil {
@@ -58,7 +107,9 @@ func openLibrary(path string) (*library, error) {
 	}
 	purego.SyscallN(l.signalHandlers, 0)
 	v, _, _ := purego.SyscallN(l.versionFn)
-	l.version = goString(v)
+	if l.version = goString(v); l.version != libraryVersion {
+		return nil, fmt.Errorf("engine library %s is libchdb %s, and this program is made for %s: %w", path, l.version, libraryVersion, errFetch)
+	}
 	return l, nil
 }
 

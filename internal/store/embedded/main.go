@@ -37,6 +37,7 @@ type Options struct {
 	ReadyFD    int  // > 0: an inherited pipe that gets one line when requests are taken
 	WatchStdin bool // stop when stdin ends, as it does when the parent dies
 	Sandboxed  bool // the process runs confined already
+	Restoring  bool // the data directory's mark of a restore is this process's own
 }
 
 // DefaultUser is the user that always exists.
@@ -61,8 +62,8 @@ func (o *Options) complete() (err error) {
 			return fmt.Errorf("resolve path: %w", err)
 		}
 	}
-	if _, err = os.Stat(o.LibPath); err != nil {
-		return missingLibrary(o.LibPath)
+	if err = checkLibrary(o.LibPath); err != nil {
+		return err
 	}
 	if o.User == "" {
 		o.User = DefaultUser
@@ -126,11 +127,15 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }() // the kernel frees the lock in any case
+	if err = d.mayStart(o.Restoring); err != nil {
+		return err
+	}
 	password, err := loadPassword(o.PasswordFile)
 	if err != nil {
 		return err
 	}
 	lim := defaultLimits()
+	lim.noMerges = o.Restoring
 	if o.MemoryBytes > 0 {
 		lim.memoryBytes = o.MemoryBytes
 	}
@@ -154,6 +159,12 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err = d.mayRun(lib.version); err != nil {
+		return err
+	}
+	if err = d.removeSnapshots(); err != nil {
+		return err
+	}
 	args := d.args(configFile)
 	anchor, err := lib.open(args)
 	if err != nil {
@@ -163,6 +174,10 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	if err != nil {
 		anchor.close()
 		return fmt.Errorf("ask engine for its version: %w", err)
+	}
+	if err = os.WriteFile(d.owner(), []byte(lib.version+"\n"), 0o600); err != nil {
+		anchor.close()
+		return fmt.Errorf("note the engine's version: %w", err)
 	}
 	stopped, draining := make(chan struct{}), make(chan struct{})
 	stop, drain := sync.OnceFunc(func() { close(stopped) }), sync.OnceFunc(func() { close(draining) })
@@ -186,6 +201,34 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	case err = <-served:
 	}
 	return errors.Join(err, f.shutdown(srv, anchor, drain, stop))
+}
+
+// mayStart refuses a data directory into which a restore is under way, or was cut off.
+func (d layout) mayStart(restoring bool) error {
+	switch _, err := os.Lstat(d.restoring()); {
+	case errors.Is(err, os.ErrNotExist) && restoring:
+		return fmt.Errorf("data directory %s is not being restored", d.root)
+	case err == nil && !restoring:
+		return fmt.Errorf("data directory %s holds a restore that was cut off, or is under way: `flopwatch clickhouse restore` into it again, or remove it", d.root)
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("look at data directory: %w", err)
+	}
+	return nil
+}
+
+// mayRun refuses a data directory that a later engine wrote.
+func (d layout) mayRun(version string) error {
+	b, err := os.ReadFile(d.owner())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the engine's version: %w", err)
+	}
+	if was := strings.TrimSpace(string(b)); older(version, was) {
+		return fmt.Errorf("data directory %s was written by engine %s, and this one is %s: run the later one (`make engine` fetches what the program is made for), or restore a backup into a new directory", d.root, was, version)
+	}
+	return nil
 }
 
 // shutdown lets what runs come to its end while it tells newcomers to come again, kills what still runs after drainTimeout, closes every connection and

@@ -43,6 +43,8 @@ type Config struct {
 	Queries     int    // statements at a time; 0 is the default
 	MemoryBytes uint64 // bound of the engine's memory; 0 is the default
 	Logger      *slog.Logger
+
+	restoring bool // see Restore
 }
 
 // Server is a supervised engine process. The listening socket belongs to the supervisor and outlives crashes of the child: clients that
@@ -95,8 +97,8 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.LibPath, err = filepath.Abs(cfg.LibPath); err != nil {
 		return nil, fmt.Errorf("resolve engine library: %w", err)
 	}
-	if _, err = os.Stat(cfg.LibPath); err != nil {
-		return nil, missingLibrary(cfg.LibPath)
+	if err = checkLibrary(cfg.LibPath); err != nil {
+		return nil, err
 	}
 	d := layout{cfg.DataDir}
 	if err = d.create(); err != nil {
@@ -196,6 +198,9 @@ func (s *Server) launch(ctx context.Context) (*child, error) {
 	defer func() { _ = readyR.Close() }() // read side, nothing can be lost
 	args := append([]string{}, s.cfg.Args...)
 	args = append(args, "--data", s.cfg.DataDir, "--lib", s.cfg.LibPath, "--user", s.cfg.User, "--listen-fd", "3", "--ready-fd", "4", "--watch-stdin")
+	if s.cfg.restoring {
+		args = append(args, "--restoring")
+	}
 	if s.cfg.MemoryBytes > 0 {
 		args = append(args, "--memory-bytes", fmt.Sprint(s.cfg.MemoryBytes))
 	}
