@@ -3,11 +3,10 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
-	"github.com/flopwatch/flopwatch/deploy/clickhouse"
+	shipped "github.com/flopwatch/flopwatch/deploy/clickhouse"
 	"github.com/flopwatch/flopwatch/internal/store/embedded"
 )
 
@@ -32,16 +31,12 @@ refuses statements that reach outside its data directory. Use a real ClickHouse 
 			if o.DataDir == "" {
 				return usageError{Err: fmt.Errorf("--data DIR is required")}
 			}
-			if o.LibPath == "" {
-				exe, err := os.Executable()
-				if err != nil {
-					return fmt.Errorf("find own binary: %w", err)
-				}
-				if o.LibPath, err = embedded.FindLibrary(exe); err != nil {
-					return err
-				}
+			cfg, err := engineConfig(o.DataDir, o.LibPath)
+			if err != nil {
+				return err
 			}
-			o.Roles = clickhouse.Roles
+			o.LibPath = cfg.LibPath
+			o.Roles = shipped.Roles
 			return embedded.ServeProcess(cmd.Context(), o, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 		},
 	}
@@ -60,8 +55,10 @@ refuses statements that reach outside its data directory. Use a real ClickHouse 
 	f.IntVar(&o.ReadyFD, "ready-fd", 0, "inherited pipe that is told when requests are taken")
 	f.BoolVar(&o.WatchStdin, "watch-stdin", false, "stop when stdin ends")
 	f.BoolVar(&o.Sandboxed, "sandboxed", false, "the process is confined already")
-	for _, name := range []string{"listen-fd", "ready-fd", "watch-stdin", "sandboxed"} {
+	f.BoolVar(&o.Restoring, "restoring", false, "a restore runs this")
+	for _, name := range []string{"listen-fd", "ready-fd", "watch-stdin", "sandboxed", "restoring"} {
 		f.Lookup(name).Hidden = true
 	}
+	cmd.AddCommand(newBackupCommand(), newRestoreCommand())
 	return cmd
 }

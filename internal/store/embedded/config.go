@@ -23,6 +23,7 @@ func (d layout) config() string    { return filepath.Join(d.root, "config") }   
 func (d layout) empty() string     { return filepath.Join(d.root, "empty") }     // where the engine may look for files: nothing is ever put there
 func (d layout) tmp() string       { return filepath.Join(d.root, "tmp") }       // spilled sorts and aggregations
 func (d layout) restoring() string { return filepath.Join(d.root, "restoring") } // a restore is under way, or was cut off
+func (d layout) url() string       { return filepath.Join(d.root, "url") }       // of the engine that runs, or ran, here
 func (d layout) owner() string     { return filepath.Join(d.root, "version") }   // of the engine that ran here last
 func (d layout) lock() string      { return filepath.Join(d.root, "lock") }      // flock of the running child, holding its pid
 func (d layout) password() string  { return filepath.Join(d.root, "password") }  // of the user `default`, mode 0600

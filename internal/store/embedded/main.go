@@ -175,6 +175,10 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 		anchor.close()
 		return fmt.Errorf("ask engine for its version: %w", err)
 	}
+	if err = os.WriteFile(d.url(), []byte("http://"+reachable(ln.Addr())+"\n"), 0o600); err != nil {
+		anchor.close()
+		return fmt.Errorf("note the engine's address: %w", err)
+	}
 	if err = os.WriteFile(d.owner(), []byte(lib.version+"\n"), 0o600); err != nil {
 		anchor.close()
 		return fmt.Errorf("note the engine's version: %w", err)
@@ -201,6 +205,15 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	case err = <-served:
 	}
 	return errors.Join(err, f.shutdown(srv, anchor, drain, stop))
+}
+
+// reachable is an address by which this machine reaches a listener.
+func reachable(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return a.String()
 }
 
 // mayStart refuses a data directory into which a restore is under way, or was cut off.

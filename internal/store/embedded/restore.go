@@ -107,6 +107,42 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// BackupDir is Backup for the data directory of cfg: of the engine that runs there, or of one that is started for it.
+func BackupDir(ctx context.Context, cfg Config, dest string) (h BackupHead, err error) {
+	if cfg.DataDir, err = filepath.Abs(cfg.DataDir); err != nil {
+		return h, fmt.Errorf("resolve data directory: %w", err)
+	}
+	d := layout{cfg.DataDir}
+	if _, err = os.Stat(d.engine()); err != nil {
+		return h, fmt.Errorf("no engine ever ran on %s: %w", cfg.DataDir, err)
+	}
+	lock, err := os.OpenFile(d.lock(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return h, fmt.Errorf("look whether an engine runs: %w", err)
+	}
+	busy := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil
+	if err = lock.Close(); err != nil {
+		return h, fmt.Errorf("look whether an engine runs: %w", err)
+	}
+	if !busy {
+		err = withEngine(ctx, cfg, func(a Access) error {
+			var berr error
+			h, berr = Backup(ctx, a, dest)
+			return berr
+		})
+		return h, err
+	}
+	at, err := os.ReadFile(d.url())
+	if err != nil {
+		return h, fmt.Errorf("find the engine that runs on %s: %w", cfg.DataDir, err)
+	}
+	password, err := os.ReadFile(d.password())
+	if err != nil {
+		return h, fmt.Errorf("read password: %w", err)
+	}
+	return Backup(ctx, Access{strings.TrimSpace(string(at)), DefaultUser, strings.TrimSpace(string(password))}, dest)
+}
+
 // CheckBackup reads a backup through and says what is in it, or what is wrong with it.
 func CheckBackup(path string) (BackupHead, error) {
 	f, err := os.Open(path)
