@@ -158,9 +158,11 @@ func (o *loadgenOptions) check(cmd *cobra.Command) error {
 		return errors.New("--rate must be more than 0")
 	}
 	// A host has a connection, and a broker or engine in this tree has its own limit.
-	if err := enoughFiles(c, o.find, o.search.MaxNodes); err != nil {
+	most, err := enoughFiles(c, o.find && cmd.Flags().Changed("max-nodes"), o.search.MaxNodes)
+	if err != nil {
 		return err
 	}
+	o.search.MaxNodes = min(o.search.MaxNodes, most)
 	return c.Validate()
 }
 

@@ -82,14 +82,15 @@ func (l *lastSnapshot) Collect(ch chan<- prometheus.Metric) {
 // spareFiles are open files besides the hosts' connections.
 const spareFiles = 200
 
-// enoughFiles raises the bound of open files as far as it goes, and says if that is not enough.
-func enoughFiles(c *loadgen.Config, find bool, most int) error {
+// enoughFiles raises the bound of open files as far as it goes, and says how many hosts it is
+// enough for; an error is that it is not enough for those that were asked for.
+func enoughFiles(c *loadgen.Config, most bool, maxNodes int) (hosts int, err error) {
 	if c.Connections > 0 {
-		return nil
+		return maxNodes, nil
 	}
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("read the bound of open files: %w", err)
+		return 0, fmt.Errorf("read the bound of open files: %w", err)
 	}
 	if l.Cur < l.Max {
 		up := l
@@ -98,13 +99,14 @@ func enoughFiles(c *loadgen.Config, find bool, most int) error {
 			l = up
 		}
 	}
-	need := uint64(max(c.Nodes, 0)) + spareFiles
-	if find {
-		need = max(need, uint64(min(max(most, 0), 1_000_000))+spareFiles)
+	hosts = int(min(l.Cur, 1<<30)) - spareFiles
+	need, hint := c.Nodes, ""
+	if most && maxNodes > need {
+		need, hint = maxNodes, ", or end at fewer with --max-nodes"
 	}
-	if l.Cur < need {
-		return fmt.Errorf("%d hosts with a connection each need %d open files, and this process may have %d: raise `ulimit -n`, or let them share with --connections 64%s",
-			need-spareFiles, need, l.Cur, map[bool]string{true: ", or end at fewer with --max-nodes"}[find])
+	if need > hosts {
+		return 0, fmt.Errorf("%d hosts with a connection each need %d open files, and this process may have %d: raise `ulimit -n`, or let them share with --connections 64%s",
+			need, need+spareFiles, l.Cur, hint)
 	}
-	return nil
+	return hosts, nil
 }

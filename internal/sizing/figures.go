@@ -26,22 +26,22 @@ var (
 	SealSeconds = Figure{"seconds between two frames of a host", 20, "s", Set, "seal_every, flopwatch-agent -print-config", "2026-11-22"}
 	Proven      = Figure{"largest fleet that was loaded", 4800, "GPUs at 1 Hz", Measured, "flopwatch loadgen --local DIR --nodes 600 --for 5m", "2026-11-22"}
 
-	RowsPerSample  = Figure{"rows of all kinds for a sample of a GPU", 2.6, "", Measured, "the same: rows of all kinds over samples", "2026-11-22"}
-	BytesPerSample = Figure{"bytes on the wire for a sample of a GPU, with all that goes with it", 45, "B", Measured, "the same; the sample alone 27 B (make bench-agent WINDOW=100s)", "2026-11-22"}
+	RowsPerSample  = Figure{"rows of all kinds for a sample of a GPU", 2.5, "", Measured, "the same: rows of all kinds over samples; half are ports of the network", "2026-11-22"}
+	BytesPerSample = Figure{"bytes on the wire for a sample of a GPU, with all that goes with it", 50, "B", Measured, "the same; the sample alone 27 B (make bench-agent WINDOW=100s)", "2026-11-22"}
 
-	BrokerMicros      = Figure{"broker, CPU a frame: publish, store, deliver, ack", 700, "µs", Measured, "the same: nats", "2026-11-22"}
+	BrokerMicros      = Figure{"broker, CPU a frame: publish, store, deliver, ack", 1000, "µs", Measured, "the same: nats, 6.4 µs a sample of which a frame has 160", "2026-11-22"}
 	BrokerConnection  = Figure{"broker, memory a connection", 60, "KiB", Measured, "the same: nats, MiB", "2026-11-22"}
 	BrokerConnections = Figure{"connections of a broker's server at most", 50_000, "", Assumed, "never run; a choice of ours", "2026-11-22"}
 
 	CollectorMicros = Figure{"collector, CPU a row", 0.9, "µs", Measured, "go test -run XXX -bench NATSToInsert -benchtime 1x ./collector", "2026-11-22"}
 	InsertBytes     = Figure{"bytes to the store a row, uncompressed columns", 250, "B", Assumed, "schema: 28 integer columns of a GPU's row, fewer of others", "2026-11-22"}
 
-	EngineMicros = Figure{"store, CPU a row with merges", 10, "µs", Measured, "the same: clickhouse", "2026-11-22"}
+	EngineMicros = Figure{"store, CPU a row with merges", 33, "µs", Measured, "the same: clickhouse; at 12,000 rows a second what a single insert costs weighs most, larger fleets take less a row", "2026-11-22"}
 	QueryShare   = Figure{"store, CPU of queries over that of inserts", 0.5, "", Assumed, "detector and analysts; not measured", "2026-11-22"}
 
-	DiskPerSample      = Figure{"disk a sample of a GPU, 25 values", 30, "B", Assumed, "the bound of DESIGN.md 6, 1.2 B a value; being measured", "2026-11-22"}
-	OtherDiskPerSample = Figure{"disk of the other rows that go with a sample", 20, "B", Assumed, "not measured", "2026-11-22"}
-	CellBytes          = Figure{"disk a GPU's minute in features and roll-ups", 200, "B", Assumed, "not measured", "2026-11-22"}
+	DiskPerSample      = Figure{"disk a sample of a GPU", 21, "B", Measured, "the same, then bytes_on_disk of system.parts by table; values are invented, 28 of them", "2026-11-22"}
+	OtherDiskPerSample = Figure{"disk of the other rows that go with a sample", 17, "B", Measured, "the same; most of it ports of the network", "2026-11-22"}
+	CellBytes          = Figure{"disk a GPU's minute in features", 175, "B", Measured, "flopwatch replay deploy/recordings/clean-mix --data DIR, then system.parts: 7,504 minutes of a GPU at 164 B, with hosts' and communicators'", "2026-11-22"}
 	DiskFill           = Figure{"share of a disk that is used, merges need the rest", 0.7, "", Assumed, "", "2026-11-22"}
 
 	DetectorMinutes = Figure{"detector, a day of 100,000 GPUs judged on two cores", 10, "min", Assumed, "the bound of DESIGN.md 6; not measured", "2026-11-22"}

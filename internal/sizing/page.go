@@ -69,6 +69,7 @@ func (n *Need) Lines() []Line {
 		{"NATS", fmt.Sprintf("%d × (R%d), %s cores in all", n.BrokerServers, f.BrokerReplicas, number(n.BrokerCores))},
 		{"NATS, memory of connections", size(n.BrokerMemory)},
 		{"NATS, disk of a server for the outage", size(n.BrokerDisk)},
+		{"nats.stream_max_bytes for it, of 16 streams", size(n.StreamBytes)},
 		{"NATS, network in and out of all", size(n.BrokerNetPerS) + "/s"},
 		{"collectors", fmt.Sprintf("%d, %s cores in all", n.Collectors, number(n.CollectorCores))},
 		{"rows a second of one of 16 partitions", group(n.PartitionRows)},

@@ -99,6 +99,7 @@ type Need struct {
 	BrokerServers   int
 	BrokerMemory    float64 // bytes, of all servers
 	BrokerDisk      float64 // bytes, of one server
+	StreamBytes     float64 // of one of the 16 streams: the collector's nats.stream_max_bytes
 	BrokerNetPerS   float64 // bytes, in and out of all servers
 	CollectorCores  float64
 	Collectors      int
@@ -121,6 +122,9 @@ type Need struct {
 // wire contract.
 const partitions = 16
 
+// streamSlack is for hosts' names that do not spread evenly over partitions.
+const streamSlack = 1.25
+
 // Compute does the arithmetic.
 func Compute(f Fleet) (Need, error) {
 	if err := f.Check(); err != nil {
@@ -142,6 +146,8 @@ func Compute(f Fleet) (Need, error) {
 	servers = math.Max(servers, math.Ceil(float64(n.Hosts)/BrokerConnections.Value))
 	n.BrokerServers = int(servers)
 	n.BrokerDisk = n.WireBytesPerS * f.OutageHours * 3600 * float64(f.BrokerReplicas) / servers
+
+	n.StreamBytes = n.WireBytesPerS * f.OutageHours * 3600 / partitions * streamSlack
 
 	n.CollectorCores = n.RowsPerS * CollectorMicros.Value / 1e6
 	n.Collectors = max(int(math.Ceil(n.CollectorCores/capacity)), min(f.StoreReplicas, 2))
@@ -185,6 +191,6 @@ func (n *Need) note() {
 		say("a partition is read by one goroutine, and %s rows a second are more than half of what one core does: divide the fleet into clusters with a broker each", group(n.PartitionRows))
 	}
 	if float64(n.Hosts) > BrokerConnections.Value {
-		say("%d connections are shared out over %d servers; leaf nodes near the hosts are the other way", n.Hosts, n.BrokerServers)
+		say("%s connections are shared out over %d servers; leaf nodes near the hosts are the other way", group(float64(n.Hosts)), n.BrokerServers)
 	}
 }
