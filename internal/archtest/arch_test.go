@@ -104,7 +104,7 @@ var owners = map[string][]string{
 
 // pure rooms turn values into values: no clock, no files, no logger, no chance.
 var (
-	pure        = []string{"detector/feature", "detector/run", "detector/workload", "detector/flops", "detector/threshold", "detector/forecast", "internal/unit"}
+	pure        = []string{"detector/feature", "detector/run", "detector/workload", "detector/flops", "detector/threshold", "detector/forecast", "internal/unit", "internal/sizing"}
 	pureImports = []string{
 		"bytes", "cmp", "container/heap", "crypto/sha256", "embed", "encoding/binary", "encoding/csv", "encoding/hex", "encoding/json", "errors",
 		"fmt", "hash/fnv", "io", "iter", "maps", "math", "math/bits", "math/cmplx", "path", "regexp",

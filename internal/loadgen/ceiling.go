@@ -212,7 +212,7 @@ func (s *search) step(ctx context.Context, n int) (Step, error) {
 		if err := f.watch(ctx, min(time.Until(end), lookEvery), s.say); err != nil {
 			return st, err
 		}
-		if f.Snapshot().Oldest > 3*f.cfg.MaxLag { // it will not get better
+		if f.oldest() > 3*f.cfg.MaxLag { // it will not get better
 			break
 		}
 	}

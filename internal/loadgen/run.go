@@ -23,6 +23,8 @@ const (
 	lateMost = 2 * time.Second
 	// lookEvery is how often the fleet is looked at.
 	lookEvery = time.Second
+	// manyHosts are looked at less often.
+	manyHosts = 500
 	// patience is how long nothing may be acknowledged, if the broker says why, before the run
 	// ends.
 	patience = 15 * time.Second
@@ -165,10 +167,19 @@ func (f *Fleet) probing() (stop func()) {
 // fleet that cannot go on, or a broker that takes nothing and says why.
 func (f *Fleet) watch(ctx context.Context, span time.Duration, say func(Snapshot)) error {
 	end := time.Now().Add(span)
+	last := time.Now()
 	for time.Now().Before(end) && sleep(ctx, min(time.Until(end), lookEvery)) {
 		if err := f.Failed(); err != nil {
 			return err
 		}
+		f.mu.Lock()
+		hosts := len(f.nodes)
+		f.mu.Unlock()
+		// A look at thousands of hosts takes a part of a processor, which others want.
+		if hosts > manyHosts && time.Since(last) < 5*lookEvery {
+			continue
+		}
+		last = time.Now()
 		s := f.Snapshot()
 		if say != nil {
 			say(s)
@@ -193,7 +204,9 @@ func (f *Fleet) settle(ctx context.Context, most time.Duration, say func(Snapsho
 		if s.Waiting == 0 || !time.Now().Before(end) {
 			return nil
 		}
-		sleep(ctx, lookEvery/4)
+		if sleep(ctx, lookEvery/4); s.Hosts > manyHosts {
+			sleep(ctx, lookEvery)
+		}
 	}
 }
 

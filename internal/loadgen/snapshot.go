@@ -73,6 +73,20 @@ func (f *Fleet) Snapshot() Snapshot {
 	return s
 }
 
+// oldest is how long the frame waits that waits longest: cheaper to know than a Snapshot.
+func (f *Fleet) oldest() (most time.Duration) {
+	f.mu.Lock()
+	nodes := slices.Clone(f.nodes)
+	f.mu.Unlock()
+	now := time.Now()
+	for _, n := range nodes {
+		if at, frames := n.oldest(); frames > 0 {
+			most = max(most, now.Sub(at))
+		}
+	}
+	return most
+}
+
 // window begins to count lag anew.
 func (f *Fleet) window() {
 	f.count.ackNow.reset()
