@@ -11,7 +11,7 @@ KUBEVALIDATE := .cache/bin/kubectl-validate-v0.0.4
 ENGINE_FETCH := internal/store/embedded/engine/fetch.sh
 FUZZTIME ?= 10s
 # What tests may not skip for want of.
-REQUIRE ?= engine,nats,cc
+REQUIRE ?= engine,nats,cc,jsclient
 OUT ?= out
 # NVIDIA's header marks functions as deprecated that the binding wraps and nobody here calls.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
@@ -49,16 +49,20 @@ no-stub:
 engine: ## the embedded ClickHouse engine: an npm package of pinned version and digest
 	bash $(ENGINE_FETCH)
 
+.PHONY: jsclient
+jsclient: ## ClickHouse's JavaScript client for the tests: an npm package of pinned version and digest
+	@sh internal/store/embedded/jsclient/fetch.sh
+
 .PHONY: demo
 demo: build ## build, then the main job on the two recordings that the project ships
 	bin/flopwatch demo
 
 .PHONY: test
-test: engine ## every test, against the real embedded servers; ends with what was skipped and why
+test: engine jsclient ## every test, against the real embedded servers; ends with what was skipped and why
 	FLOPWATCH_REQUIRE=$(REQUIRE) $(GO) test -timeout 25m -json ./... | $(GO) run ./internal/testenv/skips
 
 .PHONY: race
-race: engine ## the tests under the race detector, the longest left out (needs a C compiler)
+race: engine jsclient ## the tests under the race detector, the longest left out (needs a C compiler)
 	FLOPWATCH_REQUIRE=$(REQUIRE) CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -json ./... | $(GO) run ./internal/testenv/skips
 
 .PHONY: generate

@@ -210,6 +210,7 @@ func (r *request) fail(e *exception) {
 	if e.code() != codeAuthentication { // strangers are not listened to
 		r.patience(receiveTimeout)
 		_, _ = io.CopyN(io.Discard, r.r.Body, maxDrainBytes) // what is left may be cut
+		r.patience(0)
 	}
 	r.w.WriteHeader(e.status())
 	_, _ = io.WriteString(r.w, text+"\n") // the client may be gone
@@ -218,9 +219,13 @@ func (r *request) fail(e *exception) {
 	}
 }
 
-// patience gives the client so long to send something.
+// patience gives the client so long to send something; 0 for as long as it likes, which must follow, since the server reads ahead to see whether it is gone.
 func (r *request) patience(d time.Duration) {
-	_ = http.NewResponseController(r.w).SetReadDeadline(time.Now().Add(d)) // a writer that cannot is a test's
+	until := time.Time{}
+	if d > 0 {
+		until = time.Now().Add(d)
+	}
+	_ = http.NewResponseController(r.w).SetReadDeadline(until) // a writer that cannot is a test's
 }
 
 // upload is a request's body, each piece of which must come in time.
@@ -232,6 +237,7 @@ func (u upload) Read(p []byte) (int, error) {
 	}
 	u.r.patience(receiveTimeout)
 	n, err := u.r.r.Body.Read(p)
+	u.r.patience(0)
 	if cause := context.Cause(u.r.ctx); err != nil && cause != nil {
 		return n, cause // killed: that is why the read ended
 	}
@@ -414,7 +420,6 @@ func (r *request) killWhenGone() func() {
 		case <-ctx.Done():
 		case <-r.f.stopped:
 		}
-		_ = http.NewResponseController(r.w).SetReadDeadline(time.Now()) // wakes an insert that waits for its client
 		s, err := r.f.lib.open(r.f.args)
 		if err != nil {
 			return

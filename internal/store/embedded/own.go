@@ -88,6 +88,10 @@ func (r *request) setStatement(c *connection, ts []token) (bool, error) {
 func (r *request) killStatement(c *connection, ts []token) (bool, error) {
 	only := refuse(codeNotImplemented, "NOT_IMPLEMENTED", "Of KILL QUERY the embedded engine takes WHERE query_id = '...' and WHERE query_id IN ('...'), with SYNC, ASYNC or TEST")
 	wait, test := false, false
+	format := ""
+	if n := len(ts); n > 2 && ts[n-2].is("FORMAT") {
+		format, ts = ts[n-1].value, ts[:n-2]
+	}
 	if n := len(ts); n > 0 {
 		last := ts[n-1]
 		if wait, test = last.is("SYNC"), last.is("TEST"); wait || test || last.is("ASYNC") {
@@ -129,6 +133,6 @@ func (r *request) killStatement(c *connection, ts []token) (bool, error) {
 	for i, id := range killed {
 		quoted[i] = quoteString(id)
 	}
-	st := statement{text: "SELECT " + quoteString(status) + " AS kill_status, arrayJoin(CAST([" + strings.Join(quoted, ", ") + "], 'Array(String)')) AS query_id"}
+	st := statement{format: format, text: "SELECT " + quoteString(status) + " AS kill_status, arrayJoin(CAST([" + strings.Join(quoted, ", ") + "], 'Array(String)')) AS query_id"}
 	return true, r.selects(c.session, st, classReadOnly)
 }
