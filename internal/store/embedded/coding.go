@@ -2,17 +2,20 @@ package embedded
 
 import (
 	"bufio"
+	"compress/bzip2"
 	"compress/zlib"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/ClickHouse/ch-go/compress"
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 )
 
 // frameBytes is how much of a result goes into one compressed frame.
@@ -44,6 +47,10 @@ func decodeBody(body io.Reader, encoding string, native bool) (io.Reader, func()
 		body, free = z, z.Close
 	case "br":
 		body = brotli.NewReader(body)
+	case "lz4":
+		body = lz4.NewReader(body)
+	case "bz2":
+		body = bzip2.NewReader(body)
 	default:
 		return nil, free, refuse(codeNotImplemented, "NOT_IMPLEMENTED", "Content-Encoding %q is not supported", encoding)
 	}
@@ -99,15 +106,30 @@ func newEncoder(w http.ResponseWriter, native bool, method, acceptEncoding strin
 			return nil, refuse(codeBadArguments, "BAD_ARGUMENTS", "Unknown network_compression_method %q", method)
 		}
 		return &nativeEncoder{w: w, c: compress.NewWriter(compress.LevelZero, m)}, nil
-	case acceptEncoding == "gzip":
-		w.Header().Set("Content-Encoding", "gzip")
-		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
-		if err != nil {
-			return nil, fmt.Errorf("gzip response: %w", err)
-		}
-		return &gzipEncoder{z}, nil
+	case acceptEncoding == "":
+		return plainEncoder{w}, nil
 	}
-	return plainEncoder{w}, nil
+	w.Header().Set("Content-Encoding", acceptEncoding)
+	var z flusher
+	var err error
+	switch acceptEncoding {
+	case "gzip":
+		z, err = gzip.NewWriterLevel(w, gzip.BestSpeed)
+	case "zstd":
+		z, err = zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
+	case "deflate":
+		z, err = zlib.NewWriterLevel(w, zlib.BestSpeed)
+	case "br":
+		z = brotli.NewWriterLevel(w, brotliLevel)
+	default:
+		l := lz4.NewWriter(w)
+		err = l.Apply(lz4.BlockSizeOption(lz4.Block256Kb))
+		z = l
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s response: %w", acceptEncoding, err)
+	}
+	return wholeEncoder{z}, nil
 }
 
 type plainEncoder struct{ io.Writer }
@@ -116,9 +138,15 @@ func (e plainEncoder) Plain(b []byte) error { _, err := e.Write(b); return err }
 func (plainEncoder) Flush() error           { return nil }
 func (plainEncoder) Close() error           { return nil }
 
-type gzipEncoder struct{ *gzip.Writer }
+// flusher is what the encodings of a whole body have in common.
+type flusher interface {
+	io.WriteCloser
+	Flush() error
+}
 
-func (e *gzipEncoder) Plain(b []byte) error { _, err := e.Write(b); return err }
+type wholeEncoder struct{ flusher }
+
+func (e wholeEncoder) Plain(b []byte) error { _, err := e.Write(b); return err }
 
 // nativeEncoder writes ClickHouse's compressed frames.
 type nativeEncoder struct {
@@ -151,13 +179,24 @@ func (e *nativeEncoder) Plain(b []byte) error {
 func (*nativeEncoder) Flush() error { return nil }
 func (*nativeEncoder) Close() error { return nil }
 
-// acceptable picks the response's HTTP encoding of an Accept-Encoding header: gzip or none.
+// brotliLevel is quick rather than small.
+const brotliLevel = 2
+
+// encodings are those of a response, the cheapest first.
+var encodings = []string{"zstd", "lz4", "gzip", "deflate", "br"}
+
+// acceptable picks the response's HTTP encoding of an Accept-Encoding header, "" for none.
 func acceptable(header string) string {
+	best := len(encodings)
 	for part := range strings.SplitSeq(header, ",") {
 		name, q, _ := strings.Cut(strings.TrimSpace(part), ";")
-		if strings.EqualFold(strings.TrimSpace(name), "gzip") && strings.ReplaceAll(q, " ", "") != "q=0" {
-			return "gzip"
+		never := strings.Trim(strings.ReplaceAll(q, " ", ""), "q=0.") == "" && strings.TrimSpace(q) != ""
+		if i := slices.Index(encodings, strings.ToLower(strings.TrimSpace(name))); i >= 0 && i < best && !never {
+			best = i
 		}
 	}
-	return ""
+	if best == len(encodings) {
+		return ""
+	}
+	return encodings[best]
 }
