@@ -354,7 +354,7 @@ func (a *Agent) tick(t source.Tick) []<-chan struct{} {
 		a.wantSealed()
 	}
 	a.prev = t
-	a.sink.begin(t.Seq)
+	a.sink.begin(t.Seq, a.missed)
 	a.watch(t)
 	for _, st := range a.board.tell(t, a.cfg.TellEvery.Milliseconds(), a.sink) {
 		level := slog.LevelWarn

@@ -204,7 +204,7 @@ func TestStepSealsEveryTenSeconds(t *testing.T) {
 		t.Errorf("statuses %q", statuses)
 	}
 	_, all := batches(t, r.spool)
-	if len(all) != 2 || all[0].Ticks != 10 || all[1].Ticks != 15 {
+	if len(all) != 2 || all[0].Ticks != 10 || all[0].FirstTick != 1 || all[1].Ticks != 15 || all[1].FirstTick != 11 || all[1].MissedTicks != 0 {
 		t.Errorf("%d batches: %+v", len(all), all)
 	}
 }

@@ -33,6 +33,8 @@ type Recorder struct {
 	cfg      RecorderConfig
 	sealed   uint64 // batches of a replay so far
 	ticks    uint64
+	first    uint64 // tick of what is sealed; 0: not stated
+	missed   uint64 // of ticks
 	bytes    uint64 // of the frames sealed since NewRecorder
 	unsynced int
 	frame    []byte
@@ -54,8 +56,11 @@ func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 // Tick counts a sampling tick, whether it gave rows or not.
 func (r *Recorder) Tick() { r.ticks++ }
 
-// TickTo counts all ticks up to the n-th.
-func (r *Recorder) TickTo(n uint64) { r.ticks = max(r.ticks, n) }
+// TickTo counts all ticks up to the n-th. What is sealed from here on is of first and later ones;
+// missed of the n passed without a sample.
+func (r *Recorder) TickTo(first, n, missed uint64) {
+	r.ticks, r.first, r.missed = max(r.ticks, n), first, missed
+}
 
 // Seal makes a batch of the tables and puts it into the spool. It returns the batch's
 // sequence, and 0 if there was nothing to seal. The tables stay the caller's and are not
@@ -118,7 +123,7 @@ func (r *Recorder) encode(seq uint64, availableMs int64, tables []wire.Table) er
 	b := &r.batch
 	*b = wire.Batch{
 		Version: wire.Version, Cluster: r.cfg.Cluster, Node: r.cfg.Node, Spool: r.cfg.Spool.ID(), Sequence: seq,
-		BootID: r.cfg.BootID, Ticks: r.ticks, AvailableMs: availableMs, PrevDigest: r.cfg.Spool.LastDigest(), Tables: b.Tables[:0],
+		BootID: r.cfg.BootID, Ticks: r.ticks, FirstTick: r.first, MissedTicks: r.missed, AvailableMs: availableMs, PrevDigest: r.cfg.Spool.LastDigest(), Tables: b.Tables[:0],
 	}
 	if r.cfg.Clock != nil {
 		b.SealedWallMs, b.SealedBootMs = r.cfg.Clock()

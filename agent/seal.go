@@ -78,7 +78,7 @@ func (s *sealer) note(ctx context.Context, err error) {
 // one seals a cut, in as many batches as it takes. What is sealed leaves the cut at once, so
 // that another attempt seals nothing twice.
 func (s *sealer) one(ctx context.Context, c *cut) error {
-	s.rec.TickTo(c.to)
+	s.rec.TickTo(c.from, c.to, c.missed)
 	most := sealTables
 	var tables []wire.Table
 	for len(c.parts) > 0 {

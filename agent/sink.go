@@ -29,6 +29,7 @@ type part struct {
 // cut is what was measured from one tick to another and is not in the spool yet.
 type cut struct {
 	from, to uint64 // ticks
+	missed   uint64 // ticks up to to that passed without a sample
 	parts    []part
 }
 
@@ -66,6 +67,7 @@ type sink struct {
 	mu      sync.Mutex // guards below
 	tick    uint64     // the last one begun
 	from    uint64     // the first of the open tables
+	missed  uint64     // of the ticks so far
 	open    map[tableKey]*wire.Builder
 	spares  map[tableKey]*spare
 	queue   []*cut
@@ -126,10 +128,11 @@ func (s *sink) Row(kind wire.Kind, src wire.Source, group string, prepare, fill 
 // Status implements source.Sink.
 func (s *sink) Status(st source.Status) { s.board.set(st) }
 
-// begin says which tick the rows that follow belong to.
-func (s *sink) begin(tick uint64) {
+// begin says which tick the rows that follow belong to, and how many up to it passed without a
+// sample.
+func (s *sink) begin(tick, missed uint64) {
 	s.mu.Lock()
-	s.tick = tick
+	s.tick, s.missed = tick, missed
 	s.mu.Unlock()
 }
 
@@ -141,7 +144,7 @@ func (s *sink) cut() {
 }
 
 func (s *sink) cutLocked() {
-	c := &cut{from: s.from, to: s.tick}
+	c := &cut{from: s.from, to: s.tick, missed: s.missed}
 	// In an order that does not depend on chance.
 	keys := slices.SortedFunc(maps.Keys(s.open), compareKeys)
 	for _, key := range keys {

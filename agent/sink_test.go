@@ -11,7 +11,7 @@ import (
 func TestSinkGivesUpTheOldest(t *testing.T) {
 	s := newSink(1000, 10, newBoard())
 	put := func(tick uint64, rows int) {
-		s.begin(tick)
+		s.begin(tick, 0)
 		for range rows {
 			s.Row(wire.KindHost, wire.SourceProcfs, "", nil, func(b *wire.Builder) { b.SetInt(1, int64(tick)) })
 		}

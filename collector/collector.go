@@ -28,12 +28,13 @@ type Collector struct {
 }
 
 type stats struct {
-	rows, batches, repeats, quarantined, inserts, ranges atomic.Uint64
+	rows, batches, repeats, conflicts, quarantined, inserts, ranges atomic.Uint64
 }
 
-// Stats counts since Open. Rows are those of batches that are wholly stored.
+// Stats counts since Open. Rows are those of batches that are wholly stored; Conflicts, which are
+// Quarantined too, had other content under an identity that was taken.
 type Stats struct {
-	Rows, Batches, Repeats, Quarantined, Inserts, Ranges uint64
+	Rows, Batches, Repeats, Conflicts, Quarantined, Inserts, Ranges uint64
 }
 
 // Open opens the buckets. It reads no message: see Run.
@@ -64,7 +65,7 @@ func Open(ctx context.Context, cfg Config) (*Collector, error) {
 
 // Stats returns the counters.
 func (c *Collector) Stats() Stats {
-	return Stats{c.stats.rows.Load(), c.stats.batches.Load(), c.stats.repeats.Load(), c.stats.quarantined.Load(), c.stats.inserts.Load(), c.stats.ranges.Load()}
+	return Stats{c.stats.rows.Load(), c.stats.batches.Load(), c.stats.repeats.Load(), c.stats.conflicts.Load(), c.stats.quarantined.Load(), c.stats.inserts.Load(), c.stats.ranges.Load()}
 }
 
 // Run works until ctx ends, and then returns nil: the range in hand is dropped, to be

@@ -35,6 +35,11 @@
 //     and counts as stored from its row of `batches` on; refused, nothing is added, as it is kept;
 //   - nobody has it: it is a new message.
 //
+// A repeat is one by its content: where the store has another message under the identity, the one
+// in hand goes to quarantine under reason conflict, beside the other, once. Its spool is told that it
+// is handled. So a spool that was put back to an earlier state, or a forger, changes nothing, loses
+// nothing without a word, and shows.
+//
 // So the header, which anybody may set, gains nobody anything, and a crash between any two steps
 // of a retry ends like one of any other message. A row of quarantine with reason range goes with
 // a row of `batches`, which comes last: alone it does not make a batch handled.

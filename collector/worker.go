@@ -47,6 +47,8 @@ type worker struct {
 	spools    map[store.SpoolKey]*spoolState
 	dirty     []store.SpoolKey            // marks to publish after the range in hand
 	inHand    map[store.BatchKey]struct{} // batches that the range in hand brings, for retries in it
+	repeats   []repeat                    // of the range in hand
+	brought   map[store.BatchKey][32]byte // digests of the messages that the range in hand brings
 }
 
 // spoolState is what the store has of a spool, kept while the partition is held: nobody
@@ -56,6 +58,13 @@ type spoolState struct {
 	mark   wire.CommitMark // and what the spool gave up itself: what it need not send
 	dirty  bool            // changed by the range in hand
 	taken  *sequences      // in `batches`; nil: no retry has asked yet
+}
+
+// repeat is a message whose identity the store, or the range in hand, has already.
+type repeat struct {
+	message batch.Message
+	outcome batch.Outcome
+	digest  [32]byte
 }
 
 type message struct {
@@ -87,7 +96,7 @@ func (w *worker) run(ctx context.Context, leaseEpoch uint64) error {
 
 // takeOver fences the former holder and starts reading where the store is.
 func (w *worker) takeOver(ctx context.Context, leaseEpoch uint64) error {
-	w.spools, w.inHand = map[store.SpoolKey]*spoolState{}, map[store.BatchKey]struct{}{}
+	w.spools, w.inHand, w.brought = map[store.SpoolKey]*spoolState{}, map[store.BatchKey]struct{}{}, map[store.BatchKey][32]byte{}
 	w.dirty, w.ahead, w.delivered, w.lastSeq = nil, nil, 0, 0
 	p, err := loadPosition(ctx, w.c.positions, w.partition.Stream)
 	if err != nil {
@@ -266,20 +275,27 @@ func (w *worker) store(ctx context.Context, msgs []message) error {
 		return w.known(ctx, k, spool, sequence, retry)
 	}
 	clear(w.inHand)
+	clear(w.brought)
+	w.repeats = w.repeats[:0]
 	reasons := map[string]int{}
 	for _, m := range msgs {
-		o, err := w.builder.Add(batch.Message{
+		bm := batch.Message{
 			Stream: w.partition.Stream, Partition: w.partition.Name, Seq: m.seq, Subject: m.msg.Subject(), Data: m.msg.Data(), BrokerMs: m.brokerMs, Retry: m.retry,
-		}, known)
+		}
+		o, err := w.builder.Add(bm, known)
 		if err != nil {
 			return fmt.Errorf("take message %d of %s: %w", m.seq, w.partition.Stream, err)
 		}
+		digest := wire.Digest(m.msg.Data())
 		if o.Repeat {
-			w.c.stats.repeats.Add(1)
+			o.Gaps = nil // good until the next Add
+			w.repeats = append(w.repeats, repeat{bm, o, digest})
 			continue
 		}
-		digest := wire.Digest(m.msg.Data())
 		_, _ = content.Write(digest[:]) // a hash's Write does not fail
+		if o.Sequence != 0 {
+			w.brought[o.BatchKey] = digest
+		}
 		if o.Reason != "" {
 			reasons[o.Reason]++
 		}
@@ -301,6 +317,12 @@ func (w *worker) store(ctx context.Context, msgs []message) error {
 			}
 		}
 	}
+	if err := w.conflicts(ctx, func(digest [32]byte) {
+		_, _ = content.Write(digest[:])
+		reasons[batch.ReasonConflict]++
+	}); err != nil {
+		return err
+	}
 	if len(reasons) > 0 {
 		if n, ok := w.warned.allow(time.Now()); ok {
 			w.lg.LogAttrs(ctx, slog.LevelWarn, "messages in quarantine", slog.Any("reasons", reasons), slog.Uint64("suppressed", n))
@@ -308,6 +330,53 @@ func (w *worker) store(ctx context.Context, msgs []message) error {
 	}
 	w.inserts = w.builder.Rest(w.inserts[:0])
 	return w.insert(ctx, token)
+}
+
+// conflicts looks whether the repeats of the range in hand are what the store has under their
+// identities. Those that are not go to quarantine, once each: nothing of them is stored, and nobody
+// may learn that by chance.
+func (w *worker) conflicts(ctx context.Context, told func(digest [32]byte)) error {
+	const atOnce = 500
+	var found map[store.BatchKey][][32]byte // conflicts of this range
+	for rest := w.repeats; len(rest) > 0; {
+		some := rest[:min(atOnce, len(rest))]
+		rest = rest[len(some):]
+		keys := make([]store.BatchKey, 0, len(some))
+		for i := range some {
+			keys = append(keys, some[i].outcome.BatchKey)
+		}
+		var has map[store.BatchKey][][32]byte
+		if err := w.ask(ctx, func() (err error) {
+			has, err = w.c.cfg.Store.Digests(ctx, keys)
+			return err
+		}); err != nil {
+			return err
+		}
+		for i := range some {
+			r := &some[i]
+			k := r.outcome.BatchKey
+			all := has[k]
+			if d, ok := w.brought[k]; ok {
+				all = append(all, d)
+			}
+			if len(all) == 0 || slices.Contains(all, r.digest) || slices.Contains(found[k], r.digest) {
+				w.c.stats.repeats.Add(1)
+				continue
+			}
+			was := all[0]
+			if !w.builder.Conflict(r.message, &r.outcome, fmt.Sprintf("the store has %x under this sequence, this is %x", was[:6], r.digest[:6])) {
+				continue
+			}
+			if found == nil {
+				found = map[store.BatchKey][][32]byte{}
+			}
+			found[k] = append(found[k], r.digest)
+			w.c.stats.conflicts.Add(1)
+			told(r.digest)
+		}
+	}
+	clear(w.repeats) // messages belong to the range
+	return nil
 }
 
 func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)[:12]) }

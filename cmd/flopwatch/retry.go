@@ -124,7 +124,7 @@ func (o *retryOptions) meant(ctx context.Context, a *asked, names []string) (out
 		f := o.filter(a.cluster)
 		f.Stored = false
 		err = a.store.QuarantineMessages(ctx, f, false, func(m store.QuarantineMessage) error {
-			if m.Reason != batch.ReasonRange || o.reason != "" { // else it is stored
+			if m.Reason != batch.ReasonRange && m.Reason != batch.ReasonConflict || o.reason != "" { // else it is stored, or another is in its place
 				out = append(out, m)
 			}
 			return nil

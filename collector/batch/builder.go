@@ -21,10 +21,11 @@ const (
 	ReasonFuture    = "future"    // samples, or the seal, ahead of the broker's clock
 	ReasonPast      = "past"      // samples, or the seal, long before the broker's clock: a host that believes it is 1970
 	ReasonAvailable = "available" // states its own availability where that is not accepted
+	ReasonConflict  = "conflict"  // another message has its identity: a spool that was put back to an earlier state, or a forger
 )
 
 // Reasons lists the reasons, for counters.
-var Reasons = [...]string{ReasonSize, ReasonSubject, ReasonVersion, ReasonDecode, ReasonRange, ReasonFuture, ReasonPast, ReasonAvailable}
+var Reasons = [...]string{ReasonSize, ReasonSubject, ReasonVersion, ReasonDecode, ReasonRange, ReasonFuture, ReasonPast, ReasonAvailable, ReasonConflict}
 
 // Config sets the checks at the door.
 type Config struct {
@@ -240,7 +241,7 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 	row := store.BatchRow{
 		BatchKey: o.BatchKey, Partition: m.Partition, Stream: m.Stream, StreamSeq: m.Seq, Epoch: b.epoch, Digest: wire.Digest(m.Data), PrevDigest: w.PrevDigest,
 		BodyDigest: w.BodyDigest, NodeKey: w.Key, Signature: w.Signature, SealedWallMs: w.SealedWallMs, SealedBootMs: w.SealedBootMs,
-		BootID: w.BootID, Ticks: w.Ticks, WireVersion: w.Version, Bytes: uint32(len(m.Data)), AvailableMs: available,
+		BootID: w.BootID, Ticks: w.Ticks, FirstTick: w.FirstTick, MissedTicks: w.MissedTicks, WireVersion: w.Version, Bytes: uint32(len(m.Data)), AvailableMs: available,
 	}
 	seen := b.survey(&row, w)
 	if w.AvailableMs == 0 {
@@ -273,6 +274,17 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 	b.decoded += b.decoder.DecodedBytes
 	o.Rows, o.Gaps = rows, w.Gaps
 	return o, nil
+}
+
+// Conflict sets a message aside that Add called a repeat, and that has other content than what the
+// store has under its identity. It returns false for a message that is no repeat.
+func (b *Builder) Conflict(m Message, o *Outcome, detail string) bool {
+	if !o.Repeat || o.Sequence == 0 {
+		return false
+	}
+	o.Repeat, o.fate = false, Fresh
+	b.setAside(&m, o, ReasonConflict, detail, 0)
+	return true
 }
 
 func (b *Builder) identify(o *Outcome, w *wire.Batch) {

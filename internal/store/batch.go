@@ -34,6 +34,8 @@ type BatchRow struct {
 	Gaps                []BatchGap // what it said that its spool had given up
 	BootID              string
 	Ticks               uint64
+	// FirstTick and MissedTicks are the batch's own word, as on the wire.
+	FirstTick, MissedTicks uint64
 	// SealedWallMs and SealedBootMs are the host's clocks at the seal; 0: not stated.
 	SealedWallMs, SealedBootMs int64
 	WireVersion                uint32
@@ -58,6 +60,7 @@ type BatchGap struct {
 type batchBlock struct {
 	cluster, node, spool, partition, stream, bootID proto.ColStr
 	sequence, streamSeq, epoch, ticks               proto.ColUInt64
+	firstTick, missedTicks                          proto.ColUInt64
 	digest, prevDigest, bodyDigest, key, signature  proto.ColFixedStr
 	gaps                                            gapColumns
 	sealedWall, sealedBoot                          proto.ColInt64
@@ -76,6 +79,7 @@ func (b *batchBlock) input() proto.Input {
 		{Name: "cluster", Data: &b.cluster}, {Name: "node", Data: &b.node}, {Name: "spool", Data: &b.spool}, {Name: "sequence", Data: &b.sequence},
 		{Name: "partition", Data: &b.partition}, {Name: "stream", Data: &b.stream}, {Name: "stream_seq", Data: &b.streamSeq}, {Name: "epoch", Data: &b.epoch},
 		{Name: "digest", Data: &b.digest}, {Name: "prev_digest", Data: &b.prevDigest}, {Name: "boot_id", Data: &b.bootID}, {Name: "ticks", Data: &b.ticks},
+		{Name: "first_tick", Data: &b.firstTick}, {Name: "missed_ticks", Data: &b.missedTicks},
 		{Name: "wire_version", Data: &b.wireVersion}, {Name: "bytes", Data: &b.bytes},
 		{Name: "min_ts_ms", Data: &b.minTs}, {Name: "max_ts_ms", Data: &b.maxTs}, {Name: "minutes", Data: b.minutes}, {Name: "available_ms", Data: &b.available},
 		{Name: "targets", Data: b.targets}, {Name: "body_digest", Data: &b.bodyDigest}, {Name: "node_key", Data: &b.key}, {Name: "signature", Data: &b.signature},
@@ -112,6 +116,8 @@ func BatchBlock(rows []BatchRow) Block {
 		b.gaps.append(r.Gaps)
 		b.bootID.Append(r.BootID)
 		b.ticks.Append(r.Ticks)
+		b.firstTick.Append(r.FirstTick)
+		b.missedTicks.Append(r.MissedTicks)
 		b.wireVersion.Append(r.WireVersion)
 		b.bytes.Append(r.Bytes)
 		for k := range BatchKinds {
@@ -226,8 +232,8 @@ type SequenceRange struct{ From, To uint64 }
 
 // Handled is which sequences of a spool need never be sent again, in ascending ranges.
 type Handled struct {
-	// Stored are in `batches`, or in quarantine instead. Reason range does not count: those rows
-	// go with a row of `batches`, which comes last.
+	// Stored are in `batches`, or in quarantine instead. Reasons range and conflict do not count:
+	// those rows go with a row of `batches`, which comes last, or beside one.
 	Stored  []SequenceRange
 	GivenUp []SequenceRange // reported lost by the spool itself; may overlap
 }
@@ -254,7 +260,7 @@ func (s *Store) Handled(ctx context.Context, spools []SpoolKey) (map[SpoolKey]Ha
 		"SELECT cluster, node, spool, sequence, sequence - row_number() OVER (PARTITION BY cluster, node, spool ORDER BY sequence) AS island FROM (" +
 		"SELECT DISTINCT cluster, node, spool, sequence FROM (" +
 		"SELECT cluster, node, spool, sequence FROM " + s.table(TableBatches) + in.String() +
-		" UNION ALL SELECT cluster, node, spool, sequence FROM " + s.table(TableQuarantine) + in.String() + " AND reason != 'range')))" +
+		" UNION ALL SELECT cluster, node, spool, sequence FROM " + s.table(TableQuarantine) + in.String() + " AND reason NOT IN ('range', 'conflict'))))" +
 		" GROUP BY cluster, node, spool, island" +
 		" UNION ALL SELECT cluster, node, spool, from_sequence AS lo, to_sequence AS hi, toUInt8(1) AS gap FROM " + s.table(TableGaps) + in.String()
 	var cluster, node, spool textColumn

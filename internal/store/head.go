@@ -54,34 +54,87 @@ type HeadRow struct {
 	Signature                               [64]byte
 	Gaps                                    []BatchGap
 	AvailableMs                             int64
+	InsertedMs                              int64 // when the row came into the store, by its clock
+	// Of the tally of ticks, as on the wire.
+	BootID                        string
+	Ticks, FirstTick, MissedTicks uint64
+	SealedWallMs, SealedBootMs    int64
+	MaxTsMs                       int64
 }
 
-// Heads calls each with the heads of a cluster's nodes, of those that became available in
-// (after, to], by node, spool and sequence, one row each. node "": of all; toAvailableMs 0: no
-// bound. Rows that a re-send brought a second time come once. An error of each ends it.
-func (s *Store) Heads(ctx context.Context, cluster, node string, afterAvailableMs, toAvailableMs int64, each func(HeadRow) error) error {
-	sql := "SELECT node, spool, sequence, digest, prev_digest, body_digest, node_key, signature, gap_from, gap_to, gap_reason, gap_digest, available_ms FROM " + s.table(TableBatches) +
-		" WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND available_ms > %d", afterAvailableMs)
-	if node != "" {
-		sql += " AND node = " + quote(node)
+// HeadQuery says which heads are meant.
+type HeadQuery struct {
+	Cluster string
+	Nodes   []string // nil: all
+	// FromMs and ToMs bound when they became available, [from, to); 0: no bound.
+	FromMs, ToMs int64
+	// Keys, if not nil, are the identities meant, in place of Nodes and a time.
+	Keys []BatchKey
+	// Spools, if not nil, are the spools meant, in place of Nodes and a time: of these the heads that
+	// tell of gaps.
+	Spools []SpoolKey
+}
+
+// Heads calls each with the heads meant, by node, spool and sequence, one row each. Rows that a
+// re-send brought a second time come once. An error of each ends it.
+func (s *Store) Heads(ctx context.Context, q HeadQuery, each func(HeadRow) error) error {
+	where := " WHERE cluster = " + quote(q.Cluster)
+	switch {
+	case q.Keys != nil:
+		if len(q.Keys) == 0 {
+			return nil
+		}
+		where += " AND (cluster, node, spool, sequence) IN " + tuples(q.Keys, BatchKey.tuple)
+	case q.Spools != nil:
+		if len(q.Spools) == 0 {
+			return nil
+		}
+		where += " AND (cluster, node, spool) IN " + tuples(q.Spools, SpoolKey.tuple) + " AND notEmpty(gap_from)"
+	default:
+		where += among(q.Nodes)
+		if q.FromMs != 0 {
+			where += fmt.Sprintf(" AND available_ms >= %d", q.FromMs)
+		}
+		if q.ToMs != 0 {
+			where += fmt.Sprintf(" AND available_ms < %d", q.ToMs)
+		}
 	}
-	if toAvailableMs != 0 {
-		sql += fmt.Sprintf(" AND available_ms <= %d", toAvailableMs)
+	return s.heads(ctx, q.Cluster, where+" ORDER BY node, spool, sequence, available_ms LIMIT 1 BY node, spool, sequence", each)
+}
+
+// HeadBefore returns the last head of a spool before a sequence.
+func (s *Store) HeadBefore(ctx context.Context, k BatchKey) (h HeadRow, ok bool, err error) {
+	where := " WHERE cluster = " + quote(k.Cluster) + " AND node = " + quote(k.Node) + " AND spool = " + quote(k.Spool) + fmt.Sprintf(" AND sequence < %d", k.Sequence)
+	err = s.heads(ctx, k.Cluster, where+" ORDER BY sequence DESC LIMIT 1", func(r HeadRow) error { h, ok = r, true; return nil })
+	return h, ok, err
+}
+
+func (s *Store) heads(ctx context.Context, cluster, where string, each func(HeadRow) error) error {
+	var sel selection
+	names, spools, boot := sel.text("node"), sel.text("spool"), sel.text("boot_id")
+	fixed := func(name string, size int) *proto.ColFixedStr {
+		c := &proto.ColFixedStr{Size: size}
+		sel.add(name, name, c)
+		return c
 	}
-	sql += " ORDER BY node, spool, sequence, available_ms LIMIT 1 BY node, spool, sequence"
-	var names, spools textColumn
-	var sequence proto.ColUInt64
-	var available proto.ColInt64
-	digest, prev, body, key := proto.ColFixedStr{Size: 32}, proto.ColFixedStr{Size: 32}, proto.ColFixedStr{Size: 32}, proto.ColFixedStr{Size: 32}
-	signature, gaps := proto.ColFixedStr{Size: 64}, newGapColumns()
-	err := s.native.query(ctx, sql, proto.Results{
-		{Name: "node", Data: &names}, {Name: "spool", Data: &spools}, {Name: "sequence", Data: &sequence}, {Name: "digest", Data: &digest}, {Name: "prev_digest", Data: &prev},
-		{Name: "body_digest", Data: &body}, {Name: "node_key", Data: &key}, {Name: "signature", Data: &signature},
-		{Name: "gap_from", Data: gaps.from}, {Name: "gap_to", Data: gaps.to}, {Name: "gap_reason", Data: gaps.reason}, {Name: "gap_digest", Data: gaps.digest},
-		{Name: "available_ms", Data: &available},
-	}, func(rows int) error {
+	number := func(name string) *proto.ColUInt64 {
+		c := new(proto.ColUInt64)
+		sel.add(name, name, c)
+		return c
+	}
+	sequence, ticks, first, missed := number("sequence"), number("ticks"), number("first_tick"), number("missed_ticks")
+	digest, prev, body, key, signature := fixed("digest", 32), fixed("prev_digest", 32), fixed("body_digest", 32), fixed("node_key", 32), fixed("signature", 64)
+	gaps := newGapColumns()
+	sel.add("gap_from", "gap_from", gaps.from)
+	sel.add("gap_to", "gap_to", gaps.to)
+	sel.add("gap_reason", "gap_reason", gaps.reason)
+	sel.add("gap_digest", "gap_digest", gaps.digest)
+	available, wall, bootMs, maxTs, inserted := sel.int("available_ms"), sel.int("sealed_wall_ms"), sel.int("sealed_boot_ms"), sel.int("max_ts_ms"), new(proto.ColInt64)
+	sel.add("inserted_ms", "toUnixTimestamp64Milli(inserted_at)", inserted)
+	err := s.native.query(ctx, sel.sql()+" FROM "+s.table(TableBatches)+where, sel.res, func(rows int) error {
 		for i := range rows {
-			r := HeadRow{BatchKey: BatchKey{cluster, names.at(i), spools.at(i), sequence[i]}, Gaps: gaps.row(i), AvailableMs: available[i]}
+			r := HeadRow{BatchKey: BatchKey{cluster, names.at(i), spools.at(i), (*sequence)[i]}, Gaps: gaps.row(i), AvailableMs: (*available)[i], InsertedMs: (*inserted)[i],
+				BootID: boot.at(i), Ticks: (*ticks)[i], FirstTick: (*first)[i], MissedTicks: (*missed)[i], SealedWallMs: (*wall)[i], SealedBootMs: (*bootMs)[i], MaxTsMs: (*maxTs)[i]}
 			copy(r.Digest[:], digest.Row(i))
 			copy(r.PrevDigest[:], prev.Row(i))
 			copy(r.BodyDigest[:], body.Row(i))
@@ -100,12 +153,9 @@ func (s *Store) Heads(ctx context.Context, cluster, node string, afterAvailableM
 }
 
 // QuarantinedFrames returns the digests of a cluster's messages that are in quarantine and not
-// stored, as far as their identity is to be believed. node "": of all.
-func (s *Store) QuarantinedFrames(ctx context.Context, cluster, node string) (map[BatchKey][32]byte, error) {
-	sql := "SELECT node, spool, sequence, SHA256(bytes) AS digest FROM " + s.table(TableQuarantine) + " WHERE sequence > 0 AND reason != 'range' AND cluster = " + quote(cluster)
-	if node != "" {
-		sql += " AND node = " + quote(node)
-	}
+// stored, as far as their identity is to be believed. Nodes nil: of all.
+func (s *Store) QuarantinedFrames(ctx context.Context, cluster string, nodes []string) (map[BatchKey][32]byte, error) {
+	sql := "SELECT node, spool, sequence, digest FROM " + s.table(TableQuarantine) + " WHERE sequence > 0 AND reason NOT IN ('range', 'conflict') AND cluster = " + quote(cluster) + among(nodes)
 	var names, spools textColumn
 	var sequence proto.ColUInt64
 	digest := proto.ColFixedStr{Size: 32}
@@ -122,7 +172,7 @@ func (s *Store) QuarantinedFrames(ctx context.Context, cluster, node string) (ma
 	return out, nil
 }
 
-// NodeHour is what became of a host's batches of an hour, see the view v_node_hours.
+// NodeHour is what became of a host's batches and ticks of an hour, see the view v_node_hours.
 type NodeHour struct {
 	Node   string
 	HourMs int64 // Unix ms of its beginning
@@ -132,30 +182,39 @@ type NodeHour struct {
 	Quarantined  uint64
 	// Batches that the spool gave up: it was full, they were too old, damaged, or the disk had no room.
 	LostFull, LostAge, LostCorrupt, LostDisk uint64
-	Missing                                  int64 // neither of these
+	// Conflicting had other content under a sequence that was taken.
+	Conflicting uint64
+	Missing     int64 // neither of these
+	// Of TicksDue, those that are not in Ticks: without a sample, given up before they came to the
+	// spool, lost with batches.
+	TicksDue, TicksMissed, TicksGivenUp, TicksLost int64
 }
 
 // NodeHours returns the hours of a cluster's hosts in [fromMs, toMs), by node and hour. toMs 0: no
 // bound.
 func (s *Store) NodeHours(ctx context.Context, cluster string, fromMs, toMs int64) ([]NodeHour, error) {
-	sql := "SELECT node, toUnixTimestamp64Milli(toDateTime64(hour, 3, 'UTC')) AS hour_ms, ticks_stored, batches_missing, batches_stored, rows_stored, batches_quarantined, batches_lost_full, batches_lost_age, batches_lost_corrupt, batches_lost_disk FROM " +
-		s.table("v_node_hours") + " WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND hour_ms >= %d", fromMs)
+	var sel selection
+	node, hour := sel.text("node"), new(proto.ColInt64)
+	sel.add("hour_ms", "toUnixTimestamp64Milli(toDateTime64(hour, 3, 'UTC'))", hour)
+	var ints [6]proto.ColInt64
+	for i, name := range []string{"ticks_stored", "batches_missing", "ticks_due", "ticks_missed", "ticks_given_up", "ticks_lost"} {
+		sel.add(name, name, &ints[i])
+	}
+	var counts [8]proto.ColUInt64
+	for i, name := range []string{"batches_stored", "rows_stored", "batches_quarantined", "batches_lost_full", "batches_lost_age", "batches_lost_corrupt", "batches_lost_disk", "batches_conflicting"} {
+		sel.add(name, name, &counts[i])
+	}
+	sql := sel.sql() + " FROM " + s.table("v_node_hours") + " WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND hour_ms >= %d", fromMs)
 	if toMs != 0 {
 		sql += fmt.Sprintf(" AND hour_ms < %d", toMs)
 	}
 	sql += " ORDER BY node, hour_ms"
-	var node textColumn
-	var hour, ticks, missing proto.ColInt64
-	var counts [7]proto.ColUInt64
-	res := proto.Results{{Name: "node", Data: &node}, {Name: "hour_ms", Data: &hour}, {Name: "ticks_stored", Data: &ticks}, {Name: "batches_missing", Data: &missing}}
-	for i, name := range []string{"batches_stored", "rows_stored", "batches_quarantined", "batches_lost_full", "batches_lost_age", "batches_lost_corrupt", "batches_lost_disk"} {
-		res = append(res, proto.ResultColumn{Name: name, Data: &counts[i]})
-	}
 	var out []NodeHour
-	err := s.native.query(ctx, sql, res, func(rows int) error {
+	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
-			out = append(out, NodeHour{Node: node.at(i), HourMs: hour[i], Stored: counts[0][i], Rows: counts[1][i], Ticks: ticks[i], Quarantined: counts[2][i],
-				LostFull: counts[3][i], LostAge: counts[4][i], LostCorrupt: counts[5][i], LostDisk: counts[6][i], Missing: missing[i]})
+			out = append(out, NodeHour{Node: node.at(i), HourMs: (*hour)[i], Stored: counts[0][i], Rows: counts[1][i], Quarantined: counts[2][i],
+				LostFull: counts[3][i], LostAge: counts[4][i], LostCorrupt: counts[5][i], LostDisk: counts[6][i], Conflicting: counts[7][i],
+				Ticks: ints[0][i], Missing: ints[1][i], TicksDue: ints[2][i], TicksMissed: ints[3][i], TicksGivenUp: ints[4][i], TicksLost: ints[5][i]})
 		}
 		return nil
 	})

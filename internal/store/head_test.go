@@ -61,7 +61,7 @@ func TestHeads(t *testing.T) {
 	}
 
 	var got []store.HeadRow
-	if err = s.Heads(t.Context(), "c", "n", 0, 0, func(h store.HeadRow) error { got = append(got, h); return nil }); err != nil {
+	if err = s.Heads(t.Context(), store.HeadQuery{Cluster: "c", Nodes: []string{"n"}}, func(h store.HeadRow) error { got = append(got, h); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if len(got) != len(rows) {
@@ -69,17 +69,21 @@ func TestHeads(t *testing.T) {
 	}
 	for i, h := range got {
 		r := rows[i]
-		want := store.HeadRow{BatchKey: r.BatchKey, Digest: r.Digest, PrevDigest: r.PrevDigest, BodyDigest: r.BodyDigest, NodeKey: r.NodeKey, Signature: r.Signature, Gaps: r.Gaps, AvailableMs: r.AvailableMs}
+		if h.InsertedMs < start {
+			t.Errorf("inserted at %d", h.InsertedMs)
+		}
+		h.InsertedMs = 0
+		want := store.HeadRow{BootID: r.BootID, Ticks: r.Ticks, SealedWallMs: r.SealedWallMs, SealedBootMs: r.SealedBootMs, BatchKey: r.BatchKey, Digest: r.Digest, PrevDigest: r.PrevDigest, BodyDigest: r.BodyDigest, NodeKey: r.NodeKey, Signature: r.Signature, Gaps: r.Gaps, AvailableMs: r.AvailableMs}
 		if !reflect.DeepEqual(h, want) {
 			t.Errorf("got  %+v\nwant %+v", h, want)
 		}
 	}
 	count := 0
-	if err = s.Heads(t.Context(), "c", "", start+1010, start+hour+1010, func(store.HeadRow) error { count++; return nil }); err != nil || count != 2 {
+	if err = s.Heads(t.Context(), store.HeadQuery{Cluster: "c", FromMs: start + 1011, ToMs: start + hour + 1011}, func(store.HeadRow) error { count++; return nil }); err != nil || count != 2 {
 		t.Errorf("%d heads of a stretch, %v", count, err)
 	}
 
-	aside, err := s.QuarantinedFrames(t.Context(), "c", "")
+	aside, err := s.QuarantinedFrames(t.Context(), "c", nil)
 	abc := [32]byte{0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea, 0x41, 0x41, 0x40, 0xde, 0x5d, 0xae, 0x22, 0x23, 0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17, 0x7a, 0x9c, 0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00, 0x15, 0xad}
 	if err != nil || !reflect.DeepEqual(aside, map[store.BatchKey][32]byte{key(6): abc}) {
 		t.Errorf("in quarantine: %x, %v", aside, err)
@@ -87,8 +91,8 @@ func TestHeads(t *testing.T) {
 
 	hours, err := s.NodeHours(t.Context(), "c", 0, 0)
 	want := []store.NodeHour{
-		{Node: "n", HourMs: start, Stored: 2, Rows: 360, Ticks: 40 - 20 + 1, Quarantined: 1},
-		{Node: "n", HourMs: start + hour, Stored: 2, Rows: 360, Ticks: 1 + 20, LostDisk: 3, Missing: 2},
+		{Node: "n", HourMs: start, Stored: 2, Rows: 360, Ticks: 40 - 20 + 1, TicksDue: 21, Quarantined: 1},
+		{Node: "n", HourMs: start + hour, Stored: 2, Rows: 360, Ticks: 1 + 20, TicksDue: 160, TicksLost: 139, LostDisk: 3, Missing: 2},
 	}
 	if err != nil || !reflect.DeepEqual(hours, want) {
 		t.Errorf("hours: %+v\nwant   %+v\n%v", hours, want, err)

@@ -39,7 +39,8 @@ type QuarantineFilter struct {
 	Stream    string
 	StreamSeq uint64
 	// Stored are wanted too: those that came again and are in the store since. Those of reason
-	// range, whose rows always are, count as not stored here.
+	// range, whose rows always are, and of reason conflict, whose identity another message has,
+	// count as not stored here.
 	Stored bool
 	Most   int // 0: no bound
 }
@@ -50,7 +51,7 @@ type QuarantineFilter struct {
 // clear whoever sent them.
 func (s *Store) quarantineFrom(f QuarantineFilter) string {
 	batches, quarantine := s.table(TableBatches), s.table(TableQuarantine)
-	sql := " FROM (SELECT *, splitByChar('.', subject) AS tokens, reason != 'range' AND if(sequence > 0," +
+	sql := " FROM (SELECT *, splitByChar('.', subject) AS tokens, reason NOT IN ('range', 'conflict') AND if(sequence > 0," +
 		" (toString(cluster), toString(node), toString(spool), sequence) IN (SELECT toString(cluster), toString(node), toString(spool), sequence FROM " + batches +
 		" WHERE (cluster, node, spool, sequence) IN (SELECT cluster, node, spool, sequence FROM " + quarantine + " WHERE sequence > 0))," +
 		" reason != 'subject' AND SHA256(bytes) IN (SELECT digest FROM " + batches + " WHERE inserted_at >= (SELECT min(inserted_at) FROM " + quarantine + " WHERE sequence = 0))) AS stored" +

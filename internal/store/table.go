@@ -32,6 +32,11 @@ const (
 	TableGaps       = "gaps"
 	TableQuarantine = "quarantine"
 
+	TableNodeKeys       = "node_keys"
+	TableChainHours     = "chain_hours"
+	TableLosses         = "losses"
+	TableChainPositions = "chain_positions"
+
 	TableGPUMinute  = "features_gpu_minute"
 	TableNodeMinute = "features_node_minute"
 	TableCommMinute = "features_comm_minute"
@@ -59,7 +64,8 @@ func RawTables() []string { return slices.Sorted(maps.Keys(rawTables)) }
 func isTable(name string) bool {
 	switch name {
 	case TableBatches, TableGaps, TableQuarantine, TableGPUMinute, TableNodeMinute, TableCommMinute, TableFlowMinute,
-		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts, TablePositions, TableRecordings:
+		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts, TablePositions, TableRecordings,
+		TableNodeKeys, TableChainHours, TableLosses, TableChainPositions:
 		return true
 	}
 	_, ok := rawTables[name]

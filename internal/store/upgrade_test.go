@@ -354,6 +354,9 @@ func defaults(t *testing.T, s *Store, tables []string, had map[string][]columnIn
 		if len(was) > 0 {
 			t.Errorf("%s lost columns: %v", table, slices.Sorted(maps.Keys(was)))
 		}
+		if len(wrong) == 0 { // what is new is computed
+			continue
+		}
 		var bad []uint8
 		if err := s.conn.QueryRow(t.Context(), "SELECT [toUInt8(ifNull("+strings.Join(wrong, ", 0)), toUInt8(ifNull(")+", 0))] FROM "+s.table(table)).Scan(&bad); err != nil {
 			t.Fatal(err)

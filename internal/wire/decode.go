@@ -246,7 +246,7 @@ func (d *Decoder) batch(m []byte, b *Batch) (err error) {
 		switch f.num {
 		case 2, 3, 4, 6, 11, 12, 13, 14, 15:
 			typ = protowire.BytesType
-		case 1, 5, 7, 8, 9, 10:
+		case 1, 5, 7, 8, 9, 10, 16, 17:
 		default:
 			d.UnknownFields++
 			continue
@@ -290,6 +290,10 @@ func (d *Decoder) batch(m []byte, b *Batch) (err error) {
 				return fmt.Errorf("%w: a signature without a key before it", ErrCorrupt)
 			}
 			err = fixed(b.Signature[:], f.bytes, "signature")
+		case 16:
+			b.FirstTick = f.value
+		case 17:
+			b.MissedTicks = f.value
 		}
 		if err != nil {
 			return err

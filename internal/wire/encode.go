@@ -97,6 +97,8 @@ func (e *encoder) batch(b *Batch) {
 	m = appendUint(m, 8, protowire.EncodeZigZag(b.SealedWallMs))
 	m = appendUint(m, 9, protowire.EncodeZigZag(b.SealedBootMs))
 	m = appendUint(m, 10, protowire.EncodeZigZag(b.AvailableMs))
+	m = appendUint(m, 16, b.FirstTick)
+	m = appendUint(m, 17, b.MissedTicks)
 	if b.PrevDigest != [32]byte{} {
 		m = appendBytes(m, 11, b.PrevDigest[:])
 	}

@@ -232,6 +232,11 @@ type Batch struct {
 	// Ticks counts sampling ticks since the agent started: a jump between two batches
 	// shows what was lost before the spool.
 	Ticks uint64
+	// FirstTick is the first tick whose rows can be in the batch; 0: not stated. Between the Ticks
+	// of the batch before it and this one's FirstTick lies what was given up before it came to the
+	// spool. MissedTicks are those of Ticks that passed without a sample: the host was suspended,
+	// or overloaded.
+	FirstTick, MissedTicks uint64
 	// SealedWallMs and SealedBootMs are both clocks when the batch was sealed; 0: not known.
 	SealedWallMs, SealedBootMs int64
 	// AvailableMs is set by replays alone: the running maximum of event time, which takes

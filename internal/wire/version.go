@@ -10,6 +10,7 @@ import (
 //
 //   - 1: 2026-11-21: columnar batches, kinds 1-6 and 32-34, gaps, commit marks.
 //     2026-11-22: kinds 7-17 and further fields; a reader that does not know them keeps the batch.
+//     Then key and signature of the head, first_tick and missed_ticks of a batch.
 const Version = 1
 
 // Limits of a frame. They are checked by encoder and decoder alike.

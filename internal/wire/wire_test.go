@@ -113,6 +113,7 @@ func TestRoundTrip(t *testing.T) {
 // TestProtobuf holds the hand-written codec to batch.proto, in both directions.
 func TestProtobuf(t *testing.T) {
 	want := sample(t)
+	want.FirstTick, want.MissedTicks = 2, 1
 	frame := encode(t, want)
 	var pb wirepb.Batch
 	if err := proto.Unmarshal(inflate(t, frame), &pb); err != nil {
@@ -122,7 +123,7 @@ func TestProtobuf(t *testing.T) {
 		t.Errorf("%d bytes unknown to batch.proto", n)
 	}
 	if pb.GetNode() != want.Node || pb.GetSequence() != want.Sequence || pb.GetTables()[0].GetRows() != 70 ||
-		pb.GetSealedBootMs() != -3 || pb.GetGaps()[1].GetReason() != uint32(GapCorrupt) {
+		pb.GetSealedBootMs() != -3 || pb.GetFirstTick() != 2 || pb.GetMissedTicks() != 1 || pb.GetGaps()[1].GetReason() != uint32(GapCorrupt) {
 		t.Errorf("read by generated code: %v", &pb)
 	}
 	out, err := proto.Marshal(&pb)

@@ -42,7 +42,9 @@ type Batch struct {
 	PrevDigest   []byte                 `protobuf:"bytes,11,opt,name=prev_digest,json=prevDigest,proto3" json:"prev_digest,omitempty"`           // 32 bytes; absent for the first frame of a spool
 	Tables       []*Table               `protobuf:"bytes,12,rep,name=tables,proto3" json:"tables,omitempty"`
 	Gaps         []*Gap                 `protobuf:"bytes,13,rep,name=gaps,proto3" json:"gaps,omitempty"`
-	// The last two fields, both or neither. The signature is of the head (head.go), whose
+	FirstTick    uint64                 `protobuf:"varint,16,opt,name=first_tick,json=firstTick,proto3" json:"first_tick,omitempty"`       // the first tick whose rows can be in it: between the batch before it and this, ticks were lost before the spool; 0: not stated
+	MissedTicks  uint64                 `protobuf:"varint,17,opt,name=missed_ticks,json=missedTicks,proto3" json:"missed_ticks,omitempty"` // of ticks, those that passed without a sample
+	// The last two fields of a message, both or neither. The signature is of the head (head.go), whose
 	// body digest is the SHA-256 of all fields before these.
 	Key           []byte `protobuf:"bytes,14,opt,name=key,proto3" json:"key,omitempty"`             // 32 bytes, Ed25519
 	Signature     []byte `protobuf:"bytes,15,opt,name=signature,proto3" json:"signature,omitempty"` // 64 bytes
@@ -169,6 +171,20 @@ func (x *Batch) GetGaps() []*Gap {
 		return x.Gaps
 	}
 	return nil
+}
+
+func (x *Batch) GetFirstTick() uint64 {
+	if x != nil {
+		return x.FirstTick
+	}
+	return 0
+}
+
+func (x *Batch) GetMissedTicks() uint64 {
+	if x != nil {
+		return x.MissedTicks
+	}
+	return 0
 }
 
 func (x *Batch) GetKey() []byte {
@@ -563,7 +579,7 @@ var File_batch_proto protoreflect.FileDescriptor
 
 const file_batch_proto_rawDesc = "" +
 	"\n" +
-	"\vbatch.proto\x12\x11flopwatch.wire.v1\"\xce\x03\n" +
+	"\vbatch.proto\x12\x11flopwatch.wire.v1\"\x90\x04\n" +
 	"\x05Batch\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -579,7 +595,10 @@ const file_batch_proto_rawDesc = "" +
 	"\vprev_digest\x18\v \x01(\fR\n" +
 	"prevDigest\x120\n" +
 	"\x06tables\x18\f \x03(\v2\x18.flopwatch.wire.v1.TableR\x06tables\x12*\n" +
-	"\x04gaps\x18\r \x03(\v2\x16.flopwatch.wire.v1.GapR\x04gaps\x12\x10\n" +
+	"\x04gaps\x18\r \x03(\v2\x16.flopwatch.wire.v1.GapR\x04gaps\x12\x1d\n" +
+	"\n" +
+	"first_tick\x18\x10 \x01(\x04R\tfirstTick\x12!\n" +
+	"\fmissed_ticks\x18\x11 \x01(\x04R\vmissedTicks\x12\x10\n" +
 	"\x03key\x18\x0e \x01(\fR\x03key\x12\x1c\n" +
 	"\tsignature\x18\x0f \x01(\fR\tsignature\"Y\n" +
 	"\x03Gap\x12\x12\n" +
