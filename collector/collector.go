@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/flopwatch/flopwatch/collector/chain"
 	"github.com/flopwatch/flopwatch/internal/broker"
 )
 
@@ -25,6 +27,9 @@ type Collector struct {
 	stats     stats
 
 	conditions conditions
+
+	checkMu sync.Mutex
+	checker *chain.Checker // nil: this collector has not checked chains
 }
 
 type stats struct {
@@ -83,6 +88,9 @@ func (c *Collector) Run(ctx context.Context) error {
 		g.Go(func() error { return c.runPartition(ctx, w, t) })
 	}
 	g.Go(func() error { return c.share(ctx, turns) })
+	if c.cfg.CheckEvery > 0 {
+		g.Go(func() error { return c.runChecks(ctx) })
+	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("collect: %w", err)
 	}

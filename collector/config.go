@@ -50,6 +50,10 @@ type Config struct {
 	Linger      time.Duration
 
 	Batch batch.Config
+
+	// CheckEvery is how often what hosts signed is verified, off the way of any ack, by one of all
+	// collectors. Default an hour; negative: never.
+	CheckEvery time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -61,6 +65,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Linger == 0 {
 		c.Linger = time.Second
+	}
+	if c.CheckEvery == 0 {
+		c.CheckEvery = time.Hour
 	}
 	return c
 }

@@ -44,7 +44,11 @@
 // of a retry ends like one of any other message. A row of quarantine with reason range goes with
 // a row of `batches`, which comes last: alone it does not make a batch handled.
 //
-// Run owns all goroutines: one that shares the partitions with other collectors, and per
-// partition one that works and one that renews. Messages
-// belong to the range in hand and are dropped at its end.
+// Run owns all goroutines: one that shares the partitions with other collectors, per partition one
+// that works and one that renews, and two more where this collector checks chains. Messages belong
+// to the range in hand and are dropped at its end.
+//
+// Every hour one of all collectors, by a lease of its own, verifies what hosts signed of what came
+// into the store since (collector/chain), and stores what it found and what is lost. It is here as it
+// reads and writes the ledger that the collector keeps, and judges nothing; no ack waits for it.
 package collector

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -69,6 +71,7 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 	if err != nil {
 		return err // it names the file
 	}
+	lg.LogAttrs(ctx, slog.LevelInfo, "signing batches", slog.String("public_key", hex.EncodeToString(key[ed25519.PublicKeySize:])))
 	sp, err := openSpool(ctx, cfg, node, lg)
 	if err != nil {
 		return err // it names the directory

@@ -35,8 +35,10 @@ type config struct {
 	// lies beyond goes to quarantine. Defaults: 5 minutes, 90 days.
 	MaxAhead  time.Duration `toml:"max_ahead"`
 	MaxBehind time.Duration `toml:"max_behind"`
-	Metrics   metricsConfig `toml:"metrics"`
-	Log       logConfig     `toml:"log"`
+	// CheckChains has this collector take its turn at verifying what hosts signed. Default true.
+	CheckChains bool          `toml:"check_chains"`
+	Metrics     metricsConfig `toml:"metrics"`
+	Log         logConfig     `toml:"log"`
 }
 
 type metricsConfig struct {
@@ -82,7 +84,7 @@ var defaultFile string
 // defaults are what the file need not say. Where broker and store are, it must.
 func defaults() config {
 	return config{
-		Migrate: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second, MaxAhead: 5 * time.Minute, MaxBehind: 90 * 24 * time.Hour,
+		Migrate: true, CheckChains: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second, MaxAhead: 5 * time.Minute, MaxBehind: 90 * 24 * time.Hour,
 		NATS:    natsConfig{Partitions: wire.Partitions, Replicas: 1, StreamMaxBytes: 1 << 30, LeaseTTL: 15 * time.Second},
 		Store:   store.Config{User: "default", Database: "flopwatch", Timeout: 2 * time.Minute},
 		Metrics: metricsConfig{Listen: "127.0.0.1:9470"}, Log: logConfig{Format: "text", Level: "info"},

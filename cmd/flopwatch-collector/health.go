@@ -121,9 +121,10 @@ func judge(c collector.Condition, st collector.Stats, connected bool, away, now 
 
 // exporter gives the counters to Prometheus as they are when it asks.
 type exporter struct {
-	w     *watch
-	descs map[string]*prometheus.Desc
-	held  *prometheus.Desc
+	w      *watch
+	descs  map[string]*prometheus.Desc
+	held   *prometheus.Desc
+	chains *chainDescs
 }
 
 // numbers are the metrics without labels.
@@ -134,6 +135,7 @@ var numbers = []struct {
 	{"rows_total", "Rows of batches that are wholly stored.", func(s collector.Stats) uint64 { return s.Rows }},
 	{"batches_total", "Batches that are wholly stored.", func(s collector.Stats) uint64 { return s.Batches }},
 	{"repeats_total", "Batches that the store had already.", func(s collector.Stats) uint64 { return s.Repeats }},
+	{"conflicts_total", "Messages with other content under an identity that was taken; they went to quarantine.", func(s collector.Stats) uint64 { return s.Conflicts }},
 	{"quarantined_total", "Messages that went to quarantine.", func(s collector.Stats) uint64 { return s.Quarantined }},
 	{"inserts_total", "Inserts into the store.", func(s collector.Stats) uint64 { return s.Inserts }},
 	{"ranges_total", "Ranges of messages taken from the broker.", func(s collector.Stats) uint64 { return s.Ranges }},
@@ -147,6 +149,7 @@ func newExporter(w *watch) *exporter {
 	e.descs["broker_up"] = prometheus.NewDesc("flopwatch_collector_broker_up", "1: the broker is connected.", nil, nil)
 	e.descs["store_up"] = prometheus.NewDesc("flopwatch_collector_store_up", "0: the store refuses inserts.", nil, nil)
 	e.held = prometheus.NewDesc("flopwatch_collector_partition_held", "1: this collector holds the partition.", []string{"partition"}, nil)
+	e.chains = newChainDescs()
 	return e
 }
 
@@ -156,6 +159,7 @@ func (e *exporter) Describe(ch chan<- *prometheus.Desc) {
 		ch <- d
 	}
 	ch <- e.held
+	e.chains.describe(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -168,6 +172,9 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	st := c.Stats()
 	for _, n := range numbers {
 		ch <- prometheus.MustNewConstMetric(e.descs[n.name], prometheus.CounterValue, float64(n.of(st)))
+	}
+	if checks, ok := c.Checks(); ok {
+		e.chains.collect(ch, checks)
 	}
 	answers := true
 	for _, p := range c.Condition().Partitions {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -114,8 +115,13 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	if err != nil {
 		return fmt.Errorf("name this collector: %w", err)
 	}
+	checkEvery := time.Hour
+	if !cfg.CheckChains {
+		checkEvery = -1
+	}
 	c, err := collector.Open(ctx, collector.Config{
-		Conn: nc, Store: s, Partitions: collector.Partitions(cfg.NATS.Partitions), Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Log: lg,
+		CheckEvery: checkEvery,
+		Conn:       nc, Store: s, Partitions: collector.Partitions(cfg.NATS.Partitions), Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Log: lg,
 		MaxMessages: cfg.MaxMessages, MaxBytes: cfg.MaxBytes, Linger: cfg.Linger,
 		Batch: batch.Config{MaxAheadMs: cfg.MaxAhead.Milliseconds(), MaxBehindMs: cfg.MaxBehind.Milliseconds()},
 	})

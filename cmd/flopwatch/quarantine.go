@@ -32,7 +32,8 @@ func newQuarantineCommand() *cobra.Command {
   future     samples, or the host's clock at the seal, more than 5 minutes ahead of the broker's
   past       the same more than 90 days behind: a host that believes it is 1970
   available  it states its own availability, as recordings do
-  range      stored, without values that no instrument can show`,
+  range      stored, without values that no instrument can show
+  conflict   another message has its host, spool and number: a spool that was put back to an earlier state, or a forger`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(newQuarantineListCommand(), newQuarantineShowCommand(), newQuarantineRetryCommand())
 	return cmd

@@ -54,22 +54,17 @@ func without(all []store.HeadRow, seqs ...uint64) []store.HeadRow {
 }
 
 func TestVerify(t *testing.T) {
-	trust := func(says map[byte]bool) chain.Trust {
-		return func(_ string, key [32]byte, _ int64) (trusted, said bool) {
-			for n, ok := range says {
-				if [32]byte(keyOf(n)[32:]) == key {
-					return ok, true
-				}
-			}
-			return false, false
-		}
+	note := func(key byte, trusted bool, fromMs int64) store.KeyNote {
+		return store.KeyNote{Node: "n", Key: [32]byte(keyOf(key)[32:]), Trusted: trusted, FromMs: fromMs, By: "ann", NotedMs: fromMs}
 	}
 	for name, tt := range map[string]struct {
-		heads func() []store.HeadRow
-		aside map[uint64][32]byte
-		trust chain.Trust
-		want  string // kind from-to, ...
-		sum   string // stored signed quarantined given-up missing
+		heads  func() []store.HeadRow
+		aside  map[uint64][32]byte
+		notes  []store.KeyNote
+		whole  bool
+		others []store.Conflict
+		want   string // kind from-to, ...
+		sum    string // stored signed quarantined given-up missing
 	}{
 		"undisturbed":             {heads: func() []store.HeadRow { return heads(5) }, sum: "5 5 0 0 0"},
 		"a batch taken out":       {heads: func() []store.HeadRow { return without(heads(5), 3) }, want: "missing 3-3", sum: "4 4 0 0 1"},
@@ -92,7 +87,7 @@ func TestVerify(t *testing.T) {
 			all := without(heads(4), 2)
 			all[1].Gaps = []store.BatchGap{{From: 2, To: 2, Reason: 1, Digest: digest(2)}}
 			return all
-		}, want: "signature 3-3", sum: "3 2 0 1 0"},
+		}, want: "signature 3-3, missing 2-2", sum: "3 2 0 0 1"},
 		"given up": {heads: func() []store.HeadRow {
 			all := without(heads(6), 2, 3)
 			all[3].Gaps = []store.BatchGap{{From: 2, To: 3, Reason: 1, Digest: digest(3)}} // told later
@@ -134,8 +129,8 @@ func TestVerify(t *testing.T) {
 			return all
 		}, want: "unsigned 3-3", sum: "3 2 0 0 0"},
 		"signed by another":                         {heads: func() []store.HeadRow { all := heads(3); sign(&all[2], keyOf(2)); return all }, want: "key 3-3", sum: "3 3 0 0 0"},
-		"signed by another that an operator trusts": {heads: func() []store.HeadRow { all := heads(3); sign(&all[2], keyOf(2)); return all }, trust: trust(map[byte]bool{2: true}), sum: "3 3 0 0 0"},
-		"its key was withdrawn":                     {heads: func() []store.HeadRow { return heads(2) }, trust: trust(map[byte]bool{1: false}), want: "key 1-1, key 2-2", sum: "2 2 0 0 0"},
+		"signed by another that an operator trusts": {heads: func() []store.HeadRow { all := heads(3); sign(&all[2], keyOf(2)); return all }, notes: []store.KeyNote{note(2, true, 3)}, sum: "3 3 0 0 0"},
+		"its key was withdrawn":                     {heads: func() []store.HeadRow { return heads(2) }, notes: []store.KeyNote{note(1, false, 0)}, want: "key 1-1, key 2-2", sum: "2 2 0 0 0"},
 		"a beginning that names another": {heads: func() []store.HeadRow {
 			all := heads(2)
 			all[0].PrevDigest = digest(50)
@@ -143,11 +138,41 @@ func TestVerify(t *testing.T) {
 			return all
 		}, want: "link 1-1", sum: "2 2 0 0 0"},
 		"read from the middle on": {heads: func() []store.HeadRow { return heads(6)[3:] }, sum: "3 3 0 0 0"},
+		"the beginning taken out": {heads: func() []store.HeadRow { return heads(6)[3:] }, whole: true, want: "missing 1-3", sum: "3 3 0 0 3"},
+		"the beginning given up": {heads: func() []store.HeadRow {
+			all := heads(6)[3:]
+			all[1].Gaps = []store.BatchGap{{From: 1, To: 3, Reason: 2, Digest: digest(3)}}
+			sign(&all[1], keyOf(1))
+			return all
+		}, whole: true, sum: "3 3 0 3 0"},
+		"pinned, and signed with it":    {heads: func() []store.HeadRow { return heads(3) }, notes: []store.KeyNote{note(1, true, 0)}, sum: "3 3 0 0 0"},
+		"pinned, and signed by another": {heads: func() []store.HeadRow { return heads(3) }, notes: []store.KeyNote{note(2, true, 2)}, want: "key 2-2, key 3-3", sum: "3 3 0 0 0"},
+		"pinned, and not signed": {heads: func() []store.HeadRow {
+			all := heads(2)
+			for i := range all {
+				all[i].NodeKey, all[i].Signature = [32]byte{}, [64]byte{}
+			}
+			return all
+		}, notes: []store.KeyNote{note(1, true, 0)}, want: "unsigned 1-1, unsigned 2-2", sum: "2 0 0 0 0"},
+		"a key that was changed, as an operator says": {heads: func() []store.HeadRow {
+			all := heads(4)
+			sign(&all[2], keyOf(2))
+			sign(&all[3], keyOf(2))
+			return all
+		}, notes: []store.KeyNote{note(1, true, 0), note(1, false, 3), note(2, true, 3)}, sum: "4 4 0 0 0"},
+		"withdrawn from a moment on": {heads: func() []store.HeadRow { return heads(3) }, notes: []store.KeyNote{note(1, true, 0), note(1, false, 3)}, want: "key 3-3", sum: "3 3 0 0 0"},
+		"a gap put in by another's key": {heads: func() []store.HeadRow {
+			all := without(heads(4), 2)
+			all[1].Gaps = []store.BatchGap{{From: 2, To: 2, Reason: 1, Digest: digest(2)}}
+			sign(&all[1], keyOf(9))
+			return all
+		}, want: "key 3-3, missing 2-2", sum: "3 3 0 0 1"},
+		"other content under a taken sequence": {heads: func() []store.HeadRow { return heads(3) }, others: []store.Conflict{{BatchKey: store.BatchKey{Sequence: 2}, Stream: "S", StreamSeq: 7}}, want: "content 2-2", sum: "3 3 0 0 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []chain.Spool
-			v := chain.Verifier{Trust: tt.trust, Each: func(s chain.Spool) error { got = append(got, s); return nil }}
-			if err := v.Begin(tt.aside); err != nil {
+			v := chain.Verifier{Notes: chain.NewNotes(tt.notes), Whole: tt.whole, Each: func(s chain.Spool) error { got = append(got, s); return nil }}
+			if err := v.Begin(tt.aside, tt.others); err != nil {
 				t.Fatal(err)
 			}
 			for _, h := range tt.heads() {

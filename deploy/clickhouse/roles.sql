@@ -25,7 +25,7 @@ GRANT INSERT ON flopwatch.node_keys TO flopwatch_operator;
 GRANT INSERT ON flopwatch.recordings TO flopwatch_operator;
 GRANT INSERT ON flopwatch.schema_migrations TO flopwatch_operator;
 
--- Ingest: the collector, with `migrate = false`. It writes telemetry and its ledger, and reads back only which batches are there.
+-- Ingest: the collector, with `migrate = false`. It writes telemetry and its ledger, and reads back only which batches are there, and their heads.
 GRANT INSERT ON flopwatch.allocations TO flopwatch_ingest;
 GRANT INSERT ON flopwatch.bmc_samples TO flopwatch_ingest;
 GRANT INSERT ON flopwatch.checkpoints TO flopwatch_ingest;
@@ -49,9 +49,14 @@ GRANT INSERT ON flopwatch.tcp_samples TO flopwatch_ingest;
 GRANT INSERT ON flopwatch.batches TO flopwatch_ingest;
 GRANT INSERT ON flopwatch.gaps TO flopwatch_ingest;
 GRANT INSERT ON flopwatch.quarantine TO flopwatch_ingest;
-GRANT SELECT(cluster, node, spool, sequence) ON flopwatch.batches TO flopwatch_ingest;
-GRANT SELECT(cluster, node, spool, sequence, reason) ON flopwatch.quarantine TO flopwatch_ingest;
+GRANT SELECT(cluster, node, spool, sequence, digest, prev_digest, body_digest, node_key, signature, gap_from, gap_to, gap_reason, gap_digest, available_ms, inserted_at, boot_id, ticks, first_tick, missed_ticks, sealed_wall_ms, sealed_boot_ms, max_ts_ms) ON flopwatch.batches TO flopwatch_ingest;
+GRANT SELECT(cluster, node, spool, sequence, reason, digest, broker_ms, stream, stream_seq, inserted_at) ON flopwatch.quarantine TO flopwatch_ingest;
 GRANT SELECT(cluster, node, spool, from_sequence, to_sequence) ON flopwatch.gaps TO flopwatch_ingest;
+-- The hourly check of chains is the collector's: heads of batches and notes on keys in, what it found out. No telemetry.
+GRANT SELECT ON flopwatch.node_keys TO flopwatch_ingest;
+GRANT SELECT, INSERT ON flopwatch.chain_hours TO flopwatch_ingest;
+GRANT SELECT, INSERT ON flopwatch.chain_positions TO flopwatch_ingest;
+GRANT SELECT, INSERT ON flopwatch.losses TO flopwatch_ingest;
 
 -- Detector: reads telemetry and its own words, writes its own words. Not quarantine, which holds messages that nobody could check.
 GRANT SELECT ON flopwatch.allocations TO flopwatch_detector;
@@ -76,6 +81,7 @@ GRANT SELECT ON flopwatch.rdma_objects TO flopwatch_detector;
 GRANT SELECT ON flopwatch.tcp_samples TO flopwatch_detector;
 GRANT SELECT ON flopwatch.batches TO flopwatch_detector;
 GRANT SELECT ON flopwatch.gaps TO flopwatch_detector;
+GRANT SELECT ON flopwatch.losses TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.detector_positions TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.evidence_gpu TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.evidence_host TO flopwatch_detector;
@@ -94,6 +100,7 @@ GRANT SELECT ON flopwatch.v_node_hours TO flopwatch_detector;
 CREATE USER IF NOT EXISTS flopwatch_views NOT IDENTIFIED HOST NONE;
 GRANT SELECT ON flopwatch.batches TO flopwatch_views;
 GRANT SELECT ON flopwatch.bmc_samples TO flopwatch_views;
+GRANT SELECT ON flopwatch.chain_hours TO flopwatch_views;
 GRANT SELECT ON flopwatch.checkpoints TO flopwatch_views;
 GRANT SELECT ON flopwatch.features_gpu_minute TO flopwatch_views;
 GRANT SELECT ON flopwatch.findings TO flopwatch_views;
@@ -106,6 +113,7 @@ GRANT SELECT ON flopwatch.gpu_instances TO flopwatch_views;
 GRANT SELECT ON flopwatch.gpu_samples TO flopwatch_views;
 GRANT SELECT ON flopwatch.instrument_status TO flopwatch_views;
 GRANT SELECT ON flopwatch.inventory TO flopwatch_views;
+GRANT SELECT ON flopwatch.losses TO flopwatch_views;
 GRANT SELECT ON flopwatch.node_facts TO flopwatch_views;
 GRANT SELECT ON flopwatch.rdma_objects TO flopwatch_views;
 GRANT SELECT ON flopwatch.runs TO flopwatch_views;
@@ -113,6 +121,7 @@ GRANT SELECT ON flopwatch.tcp_samples TO flopwatch_views;
 GRANT SELECT(cluster, node, spool, sequence, rows, reason, broker_ms) ON flopwatch.quarantine TO flopwatch_views;
 ALTER TABLE flopwatch.v_batches MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_bmc_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_chain_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_checkpoints MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_findings MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_devices MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -123,6 +132,7 @@ ALTER TABLE flopwatch.v_gpu_instances MODIFY SQL SECURITY DEFINER DEFINER = flop
 ALTER TABLE flopwatch.v_gpu_minutes MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_instruments MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_losses MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_node_coverage MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_node_facts MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_node_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -134,6 +144,7 @@ ALTER TABLE flopwatch.v_tcp_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwa
 -- Analyst: the views, and nothing else.
 GRANT SELECT ON flopwatch.v_batches TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_bmc_samples TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_chain_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_checkpoints TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_findings TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_devices TO flopwatch_analyst;
@@ -144,6 +155,7 @@ GRANT SELECT ON flopwatch.v_gpu_instances TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_minutes TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_samples TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_instruments TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_losses TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_coverage TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_facts TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_hours TO flopwatch_analyst;

@@ -43,9 +43,9 @@ var rooms = map[string][]string{
 	"agent/ship":         {"agent/spool", "internal/wire", "internal/broker"},
 	"agent/playback":     {"internal/bundle", "internal/wire", "internal/unit"}, // an instrument that reads a recording
 	"bpf/...":            {},
-	"collector":          {"collector/batch", "internal/wire", "internal/broker", "internal/store", "internal/durable", "internal/unit"},
+	"collector":          {"collector/batch", "collector/chain", "internal/wire", "internal/broker", "internal/store", "internal/durable", "internal/unit"},
 	"collector/batch":    {"internal/wire", "internal/store", "internal/unit"},
-	"collector/chain":    {"internal/wire", "internal/store"}, // pure: heads in, faults out
+	"collector/chain":    {"internal/wire", "internal/store"}, // heads in, faults out; the hourly check
 	"detector":           {"detector/...", "internal/store", "internal/unit"},
 	"detector/feature":   {"internal/unit"},
 	"detector/run":       {"detector/feature", "internal/unit"},

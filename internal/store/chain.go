@@ -474,3 +474,44 @@ func (s *Store) SeenKeys(ctx context.Context, cluster, node string) ([]SeenKey, 
 	}
 	return out, nil
 }
+
+// Clock is the store's own, in Unix milliseconds: that by which it stamps rows.
+func (s *Store) Clock(ctx context.Context) (int64, error) {
+	var ms proto.ColInt64
+	out := int64(0)
+	err := s.native.query(ctx, "SELECT toUnixTimestamp64Milli(now64(3)) AS ms", proto.Results{{Name: "ms", Data: &ms}}, func(rows int) error {
+		for i := range rows {
+			out = ms[i]
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask the store for the time: %w", err)
+	}
+	return out, nil
+}
+
+// HeadNodes lists the hosts of a cluster of which batches, or messages with other content, became
+// available in [fromMs, toMs); toMs 0: no bound.
+func (s *Store) HeadNodes(ctx context.Context, cluster string, fromMs, toMs int64) ([]string, error) {
+	of := func(table, at, where string) string {
+		sql := "SELECT DISTINCT toString(node) AS node FROM " + s.table(table) + " WHERE cluster = " + quote(cluster) + where + fmt.Sprintf(" AND %s >= %d", at, fromMs)
+		if toMs != 0 {
+			sql += fmt.Sprintf(" AND %s < %d", at, toMs)
+		}
+		return sql
+	}
+	var node textColumn
+	var out []string
+	sql := "SELECT DISTINCT node FROM (" + of(TableBatches, "available_ms", "") + " UNION ALL " + of(TableQuarantine, "broker_ms", " AND reason = 'conflict'") + ") ORDER BY node"
+	err := s.native.query(ctx, sql, proto.Results{{Name: "node", Data: &node}}, func(rows int) error {
+		for i := range rows {
+			out = append(out, node.at(i))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list hosts: %w", err)
+	}
+	return out, nil
+}

@@ -255,7 +255,7 @@ func TestRolesSuffice(t *testing.T) {
 		if err := ingest(t.Context(), s, "c"); err != nil {
 			t.Error(err)
 		}
-		refused(t, s, "SELECT count() FROM flopwatch.gpu_samples", "SELECT bytes FROM flopwatch.quarantine", "SELECT digest FROM flopwatch.batches", "SELECT * FROM flopwatch.v_batches",
+		refused(t, s, "SELECT count() FROM flopwatch.gpu_samples", "SELECT bytes FROM flopwatch.quarantine", "SELECT targets FROM flopwatch.batches", "SELECT * FROM flopwatch.v_batches",
 			"INSERT INTO flopwatch.runs (cluster) SELECT 'x'", "ALTER TABLE flopwatch.gpu_samples DELETE WHERE 1", "CREATE DATABASE IF NOT EXISTS flopwatch", "SELECT * FROM flopwatch.parties")
 	})
 	as("flopwatch_detector", func(t *testing.T, s *Store) {

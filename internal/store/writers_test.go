@@ -42,6 +42,37 @@ func ingest(ctx context.Context, s *Store, cluster string) error {
 			return err
 		}
 	}
+	// The hourly check of chains.
+	key := BatchKey{Cluster: cluster, Node: "n", Spool: "s", Sequence: 1}
+	hours, losses := make([]ChainHour, 2), make([]Loss, 2)
+	for i := range int64(2) {
+		hours[i] = ChainHour{Node: "n", HourMs: i * HourMs, Status: "verified", Reasons: []string{"key"}, Batches: 1, SeenMs: 1, KnownMs: 121_000}
+		losses[i] = Loss{Node: "n", Spool: "s", FromSequence: uint64(3 + i), ToSequence: uint64(3 + i), Reason: "bytes", Batches: 1, FromMs: 1, ToMs: 2, KnownMs: 3}
+	}
+	for _, step := range []func() error{
+		func() error { return s.PutChainHours(ctx, cluster, hours) },
+		func() error { return s.PutLosses(ctx, cluster, losses) },
+		func() error {
+			return s.PutChainPosition(ctx, cluster, ChainPosition{ThroughMs: 1, SeenMs: 1, Instance: "i"})
+		},
+		func() error { return s.PutChainPosition(ctx, cluster+" 2", ChainPosition{ThroughMs: 1, SeenMs: 1}) },
+		func() error { _, err := s.ChainHours(ctx, cluster, "n", 0, 1<<40); return err },
+		func() error { _, err := s.LossesOf(ctx, cluster, []string{"n"}, 0); return err },
+		func() error { _, err := s.ChainPositions(ctx, 0); return err },
+		func() error { _, err := s.DueHours(ctx, cluster, 0, 1<<40, 1<<40, 10); return err },
+		func() error { _, err := s.KeyNotes(ctx, cluster, "n"); return err },
+		func() error { _, err := s.Digests(ctx, []BatchKey{key}); return err },
+		func() error { _, err := s.Conflicts(ctx, cluster, []string{"n"}, 0, 1<<40); return err },
+		func() error { _, err := s.QuarantinedFrames(ctx, cluster, []string{"n"}); return err },
+		func() error {
+			return s.Heads(ctx, HeadQuery{Cluster: cluster, Keys: []BatchKey{key}}, func(HeadRow) error { return nil })
+		},
+		func() error { _, _, err := s.HeadBefore(ctx, key); return err },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
 	handled, err := s.Handled(ctx, []SpoolKey{{cluster, "n", "s"}})
 	if err != nil {
 		return err
@@ -106,6 +137,8 @@ func judge(ctx context.Context, s *Store, cluster string) error {
 		func() error { _, err := s.BatchesInserted(ctx, cluster, 0, 1<<40); return err },
 		func() error { _, _, _, err := s.FirstData(ctx, cluster, 0); return err },
 		func() error { _, err := s.NodeHours(ctx, cluster, 0, 1<<40); return err },
+		func() error { _, err := s.Losses(ctx, as); return err },
+		func() error { _, err := s.LossesMark(ctx, cluster); return err },
 		func() error { return s.PutCells(ctx, cells, p) },
 		func() error { return s.PutRuns(ctx, cluster, runs) },
 		func() error { return s.PutRunMembers(ctx, cluster, members) },
