@@ -141,7 +141,7 @@ func (u User) permissions() (publish, subscribe []string) {
 		// The account holds nothing but flopwatch's.
 		publish = []string{api + "INFO", api + "STREAM.INFO.*", api + "STREAM.CREATE.*", api + "STREAM.UPDATE.*"}
 		streams := []string{broker.ProviderStream}
-		leases := []string{"collector-provider"}
+		leases := []string{"collector-provider", "collector-chain"}
 		for p := range wire.Partitions {
 			streams = append(streams, broker.NodeStream(p))
 			leases = append(leases, "collector-"+strconv.Itoa(p))

@@ -83,7 +83,7 @@ func (n *node) seal(t *tables) error {
 	}
 	tabs, rows, samples := t.build()
 	defer t.reset()
-	n.rec.TickTo(n.drawn)
+	n.rec.TickTo(from, n.drawn, 0)
 	s := sealed{at: time.Now(), rows: rows, samples: samples}
 	// It waits before it is in the spool: the ship may be quicker than what comes behind Seal.
 	s.seq = n.spool.NextSequence()
