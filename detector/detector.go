@@ -67,6 +67,7 @@ type Store interface {
 	AllocationRows(ctx context.Context, a store.AsOf) ([]store.AllocationRow, error)
 	OrderRows(ctx context.Context, a store.AsOf) ([]store.OrderRow, error)
 	InventoryRows(ctx context.Context, a store.AsOf) ([]store.InventoryRow, error)
+	Losses(ctx context.Context, a store.AsOf) ([]store.Loss, error)
 	DeviceRows(ctx context.Context, a store.AsOf) ([]store.DeviceRow, error)
 	FabricRates(ctx context.Context, q store.RowQuery) (map[string]float64, error)
 	PutCells(ctx context.Context, c store.Cells, p store.Provenance) error
@@ -137,9 +138,11 @@ func New(cfg Config, st Store, parties *identity.Graph) *Detector {
 	if cfg.WaitMs == 0 {
 		cfg.WaitMs = WaitMs
 	}
+	memory := newState()
+	memory.waitMs = cfg.WaitMs
 	return &Detector{
 		left: map[string]bool{}, runsAt: map[string]int64{}, copied: map[string]map[string]span{},
-		cfg: cfg, store: st, parties: parties, profiles: profiles, st: newState(),
+		cfg: cfg, store: st, parties: parties, profiles: profiles, st: memory,
 		prev: map[string]report.Finding{}, withdrawn: map[string]report.Finding{}, raised: map[string]int64{}, written: map[string]string{}, runs: map[string]string{},
 		pending: newPending(), peaks: map[string]peak{},
 	}

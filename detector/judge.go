@@ -104,6 +104,9 @@ func (d *Detector) line(ev *feature.Evidence, a judged) RunLine {
 	for i, m := range a.run.Members {
 		l.Members[i] = MemberLine{Node: m.Node, GPU: m.GPU, StartMs: m.StartMs, EndMs: m.EndMs}
 	}
+	for _, x := range a.est.Lost {
+		l.Lost = append(l.Lost, LostLine(x))
+	}
 	for _, k := range a.run.Links {
 		l.Links = append(l.Links, LinkLine{Kind: k.Kind, Weight: round(k.Weight, 3), Reason: k.Reason})
 	}

@@ -297,7 +297,7 @@ func (d *Detector) goesOn(l *RunLine, atMs int64) bool {
 	}
 	var was RunLine
 	return json.Unmarshal([]byte(d.runs[l.Run]), &was) == nil && was.EndedMs == nil && was.Class == l.Class && len(was.Members) == len(l.Members) && slices.Equal(was.Accounts, l.Accounts) &&
-		slices.Equal(was.Basis, l.Basis) && math.Abs(was.CoverageFrac-l.CoverageFrac) < coverageMoved &&
+		slices.Equal(was.Basis, l.Basis) && slices.Equal(was.Lost, l.Lost) && math.Abs(was.CoverageFrac-l.CoverageFrac) < coverageMoved &&
 		math.Abs(l.FLOPsModel.Best-was.FLOPsModel.Best) <= runGrew*was.FLOPsModel.Best && math.Abs(l.FLOPsExecuted.Best-was.FLOPsExecuted.Best) <= runGrew*was.FLOPsExecuted.Best &&
 		slices.EqualFunc(was.Thresholds, l.Thresholds, func(a, b ThresholdLine) bool {
 			return a.Profile == b.Profile && math.Abs(a.Probability-b.Probability) < probabilityMoved && (a.Probability < 0.5) == (b.Probability < 0.5)

@@ -48,6 +48,8 @@ type LiveStore interface {
 	RunsAsOf(ctx context.Context, cluster string, version uint64) ([]store.RunRow, error)
 	FindingsAsOf(ctx context.Context, cluster string, version uint64) ([]store.FindingRow, error)
 	PartiesMark(ctx context.Context) (string, error)
+	// LossesMark changes when what is lost does.
+	LossesMark(ctx context.Context, cluster string) (string, error)
 	Register
 }
 
@@ -93,6 +95,7 @@ type Follower struct {
 	seen     map[store.BatchKey]int64
 	facts    bool // to be read again
 	parties  string
+	losses   string // mark of what is lost; "": not read yet
 	ratesAt  int64
 	reports  reportQueue
 	crowded  bool   // told that there are more cells than memory may hold
@@ -347,6 +350,14 @@ func (f *Follower) readFacts(ctx context.Context, at, hi int64) error {
 		}
 		f.d.parties, f.parties = graph, mark
 		f.d.due = f.d.due || f.judgedMs != 0
+	}
+	if mark, err = f.store.LossesMark(ctx, f.d.cfg.Cluster); err != nil {
+		return err
+	}
+	if mark != f.losses {
+		// Hours after their time: no step finds it in its own minute.
+		f.d.due = f.d.due || f.losses != "" && f.judgedMs != 0
+		f.losses, f.facts = mark, true
 	}
 	if f.d.ratesMissing && hi < maxMs && hi-f.ratesAt >= ratesMs {
 		rates, err := f.store.FabricRates(ctx, store.RowQuery{Cluster: f.d.cfg.Cluster, FromMs: hi - 2*ratesMs, ToMs: hi})

@@ -284,6 +284,10 @@ func (l *liveMemory) LatestFindings(ctx context.Context, cluster string) ([]stor
 
 func (l *liveMemory) PartiesMark(context.Context) (string, error) { return "", nil }
 
+func (l *liveMemory) LossesMark(context.Context, string) (string, error) {
+	return fmt.Sprint("mark ", l.losses), nil
+}
+
 func (l *liveMemory) PutParties(context.Context, []store.PartyRow) error { return nil }
 
 func (l *liveMemory) PutPartyAccounts(context.Context, []store.PartyAccountRow) error { return nil }

@@ -87,6 +87,18 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 	slices.SortStableFunc(d.st.orders, func(a, b feature.Order) int {
 		return cmp.Or(cmp.Compare(a.AmendedMs, b.AmendedMs), cmp.Compare(a.Order, b.Order))
 	})
+	losses, err := d.store.Losses(ctx, all)
+	if err != nil {
+		return err
+	}
+	d.st.losses = d.st.losses[:0]
+	for i := range losses {
+		r := &losses[i]
+		d.st.losses = append(d.st.losses, feature.Loss{Node: r.Node, FromMs: r.FromMs, ToMs: r.ToMs, Reason: r.Reason, Batches: int64(r.Batches), Ticks: int64(r.Ticks), KnownMs: r.KnownMs})
+	}
+	slices.SortStableFunc(d.st.losses, func(a, b feature.Loss) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.FromMs, b.FromMs), cmp.Compare(a.ToMs, b.ToMs), cmp.Compare(a.Reason, b.Reason))
+	})
 	return nil
 }
 

@@ -27,6 +27,7 @@ type memory struct {
 	batches     []store.BatchRow
 	devices     []store.DeviceRow
 	rates       map[string]float64
+	losses      []store.Loss
 
 	runs     map[string]store.RunRow     // latest version
 	findings map[string]store.FindingRow // latest version
@@ -188,6 +189,8 @@ func (m *memory) AllocationRows(context.Context, store.AsOf) ([]store.Allocation
 func (m *memory) OrderRows(context.Context, store.AsOf) ([]store.OrderRow, error) {
 	return m.orders, nil
 }
+
+func (m *memory) Losses(context.Context, store.AsOf) ([]store.Loss, error) { return m.losses, nil }
 
 func (m *memory) InventoryRows(context.Context, store.AsOf) ([]store.InventoryRow, error) {
 	return m.inventory, nil

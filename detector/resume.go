@@ -76,7 +76,7 @@ func (f *Follower) reset() {
 	f.d = New(cfg, f.store, parties)
 	f.d.write, f.d.profiles = write, profiles
 	f.d.ahead = ahead{map[string]store.RunRow{}, map[string]store.FindingRow{}}
-	f.started, f.resumed, f.judgedMs, f.availMs, f.seenMs, f.facts, f.ratesAt = false, false, 0, 0, 0, true, 0
+	f.started, f.resumed, f.judgedMs, f.availMs, f.seenMs, f.facts, f.ratesAt, f.losses = false, false, 0, 0, 0, true, 0, ""
 	clear(f.seen)
 	f.reports = newReportQueue()
 }

@@ -24,6 +24,8 @@ type state struct {
 	processes   []feature.Process
 	allocations []feature.Allocation
 	orders      []feature.Order
+	losses      []feature.Loss // by node, then time
+	waitMs      int64          // how far behind what has arrived a moment is judged
 }
 
 type nodeMinute struct {
@@ -222,6 +224,11 @@ func (s *state) evidence(startMs, atMs int64, last bool) *feature.Evidence {
 	for _, o := range s.orders {
 		if o.AmendedMs <= atMs {
 			ev.Orders = append(ev.Orders, o)
+		}
+	}
+	for _, l := range s.losses {
+		if l.FromMs <= atMs && (last || l.KnownMs <= atMs+s.waitMs) {
+			ev.Losses = append(ev.Losses, l)
 		}
 	}
 	return ev

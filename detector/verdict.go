@@ -44,6 +44,18 @@ type RunLine struct {
 	// it; IfOneRun is what they would have computed together, null without any.
 	Alternatives []AlternativeLine `json:"alternatives"`
 	IfOneRun     *MergedLine       `json:"if_one_run"`
+	// Lost is what is lost of the telemetry of the run's hosts, and why; left out where nothing is.
+	Lost []LostLine `json:"lost,omitempty"`
+}
+
+// LostLine is what is lost for one reason. Coverage is less by the share of the time.
+type LostLine struct {
+	Reason  string `json:"reason"`
+	Batches int64  `json:"batches"`
+	Ticks   int64  `json:"ticks"`
+	Nodes   int    `json:"nodes"`
+	FromMs  int64  `json:"from_ms"`
+	ToMs    int64  `json:"to_ms"`
 }
 
 // AlternativeLine is another run that may be one with this.

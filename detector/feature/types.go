@@ -204,6 +204,18 @@ type Node struct {
 	SeenCount int
 }
 
+// Loss is a stretch of time of which a host's telemetry, or a part of it, is lost: sampled, or due,
+// and not stored.
+type Loss struct {
+	Node         string
+	FromMs, ToMs int64
+	// Reason is why, of the closed set of the store's table: bytes, age, corrupt, disk, memory,
+	// quarantine, conflict, missing.
+	Reason         string
+	Batches, Ticks int64
+	KnownMs        int64 // from when on it could be known
+}
+
 // GPUKey names a GPU.
 type GPUKey struct {
 	Node string
@@ -222,4 +234,5 @@ type Evidence struct {
 	Processes      []Process
 	Allocations    []Allocation
 	Orders         []Order // all versions visible so far
+	Losses         []Loss  // by node, then time
 }

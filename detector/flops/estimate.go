@@ -22,7 +22,12 @@ const (
 
 // Of estimates what the members of a class did.
 func Of(in Input) Estimate {
-	return Measure(in).Estimate(in.Class)
+	out := Measure(in).Estimate(in.Class)
+	by, share := lost(in.Ev, clip(in))
+	if out.Lost = by; share > 0 {
+		out.CoverageFrac = min(out.CoverageFrac, 1-share)
+	}
+	return out
 }
 
 // Estimate turns what was seen into FLOPs for a class.

@@ -29,6 +29,7 @@ type Estimate struct {
 	// LogSD is the standard deviation of ln(Model); Executed has its own.
 	LogSD, ExecutedLogSD float64
 	Basis                []string // tiers that contributed, best first
-	CoverageFrac         float64  // share of the GPU-time with a signal that some tier can use
+	CoverageFrac         float64  // share of the GPU-time with a signal that some tier can use, less what is lost
+	Lost                 []Lost   // of the hosts' telemetry, by reason; nil: nothing is
 	Series               []Point  // ascending; its last point equals the best values
 }

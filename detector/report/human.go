@@ -223,6 +223,11 @@ func coverage(p printer, f *Folder) {
 	default:
 		p("A signal that some tier can use covers %.0f %% of the run's GPU-time. What was not measured is not counted as idle: it widens the interval.\n", 100*f.Run.Est.CoverageFrac)
 	}
+	if f.Run != nil {
+		if text := lostText(f.Run.Est.Lost); text != "" {
+			p("%s\n", text)
+		}
+	}
 }
 
 func alternatives(f *Folder) []string {

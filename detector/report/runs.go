@@ -110,6 +110,9 @@ func (v *view) actual(r *runView, p *Profile, crossedMs int64) {
 	f := v.runFinding(r, p, Actual, "high")
 	f.Explanation = fmt.Sprintf("The model FLOPs of run %s exceed the limit of %s FLOP: best value %s, 90 %% interval %s to %s, from %s over %.0f %% of its GPU-time.",
 		r.Run.ID, flop(p.LimitFLOP), flop(m.Best), flop(m.Low), flop(m.High), words(r.Est.Basis), 100*r.Est.CoverageFrac)
+	if text := lostText(r.Est.Lost); text != "" {
+		f.Explanation += " " + text
+	}
 	v.raise(f, p, r.Run.ID, r.Run.Supersedes, max(crossedMs, v.PrevAtMs))
 }
 

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -75,6 +76,11 @@ func (v *view) onTelemetry() {
 		if len(lines) == 0 {
 			continue // late rows have filled what was missing
 		}
+		for i := range lines {
+			if quiet(lines[i].Kind) {
+				lines[i].Lost = strings.Join(v.lossesIn(lines[i]), ",")
+			}
+		}
 		slices.SortFunc(lines, func(a, b Evidence) int {
 			return cmp.Or(cmp.Compare(a.FromMs, b.FromMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Kind, b.Kind))
 		})
@@ -90,8 +96,15 @@ func (v *view) onTelemetry() {
 func telemetryText(account string, lines []Evidence) string {
 	silent, dark, odd := 0, 0, 0
 	nodes := map[string]bool{}
+	lost, reasons := 0, map[string]bool{}
 	for _, e := range lines {
 		nodes[e.Node] = true
+		if e.Lost != "" {
+			lost++
+			for r := range strings.SplitSeq(e.Lost, ",") {
+				reasons[r] = true
+			}
+		}
 		switch e.Kind {
 		case kindSilence:
 			silent++
@@ -111,7 +124,15 @@ func telemetryText(account string, lines []Evidence) string {
 	if odd > 0 {
 		what = append(what, fmt.Sprintf("%d stretch(es) in which signals contradict each other (power against activity, counters against rates, GPUs against the host's meter)", odd))
 	}
-	return fmt.Sprintf("On %d node(s) whose GPUs account %s held: %s. The account held the GPUs; that says nothing about who caused it.", len(nodes), account, strings.Join(what, "; "))
+	text := fmt.Sprintf("On %d node(s) whose GPUs account %s held: %s. The account held the GPUs; that says nothing about who caused it.", len(nodes), account, strings.Join(what, "; "))
+	if lost > 0 {
+		var why []string
+		for _, r := range slices.Sorted(maps.Keys(reasons)) {
+			why = append(why, lossWord(r))
+		}
+		text += fmt.Sprintf(" In %d of these stretches samples are known to be lost: %s.", lost, strings.Join(why, "; "))
+	}
+	return text
 }
 
 // quiet reports whether a kind of evidence is the absence of samples.

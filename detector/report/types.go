@@ -19,6 +19,9 @@ type Evidence struct {
 	FromMs   int64  `json:"from_ms"`
 	ToMs     int64  `json:"to_ms"`
 	Strength string `json:"strength"` // measured, derived, declared
+	// Lost are the reasons for which the host's telemetry of the stretch is lost, where it is known to
+	// be: sorted, separated by commas. Left out where it is not.
+	Lost string `json:"lost,omitempty"`
 }
 
 // Finding is one line of findings.jsonl. Its identity is (Profile, Limb, subject).
