@@ -345,12 +345,9 @@ func tally(a, b *store.HeadRow) (t ticks) {
 		return t
 	}
 	t.sameRun = a != nil && a.BootID == b.BootID && b.Ticks >= a.Ticks
-	base := int64(0)
-	switch {
-	case t.sameRun:
-		base = int64(a.Ticks)
-	case a == nil && b.Sequence > 1 && b.FirstTick > 0: // what was before is nobody's word
-		base = int64(b.FirstTick) - 1
+	base, late := int64(0), int64(b.MissedTicks)
+	if t.sameRun {
+		base, late = int64(a.Ticks), late-int64(a.MissedTicks)
 	}
 	if b.FirstTick == 0 { // of an agent that did not say
 		t.due, t.got = 1, 1
@@ -364,13 +361,7 @@ func tally(a, b *store.HeadRow) (t ticks) {
 	}
 	t.due = int64(b.Ticks) - base
 	own := min(int64(b.Ticks)-max(base, int64(b.FirstTick)-1), t.due)
-	switch {
-	case t.sameRun:
-		t.late = int64(b.MissedTicks) - int64(a.MissedTicks)
-	case a != nil || b.Sequence == 1:
-		t.late = int64(b.MissedTicks)
-	}
-	t.late = min(max(t.late, 0), t.due)
+	t.late = min(max(late, 0), t.due)
 	t.got = max(own-t.late, 0)
 	return t
 }

@@ -110,10 +110,10 @@ FROM
     (
         SELECT cluster, node, fate, rows, at_ms, toInt64(sequence) - toInt64(previous) - 1 AS absent, fate != 'stored' OR stored_before + 1 = sequence AS whole,
             fate = 'stored' AND stored_before > 0 AND boot_id = boot_before AND total_ticks >= ticks_before AS same_run,
-            multiIf(same_run, toInt64(ticks_before), stored_before = 0 AND sequence > 1 AND first_tick > 0, toInt64(first_tick) - 1, toInt64(0)) AS base,
+            if(same_run, toInt64(ticks_before), toInt64(0)) AS base,
             multiIf(fate != 'stored' OR total_ticks = 0, toInt64(0), same_run OR first_tick > 0, toInt64(total_ticks) - base, toInt64(1)) AS due,
             multiIf(first_tick > 0, toInt64(total_ticks) - greatest(base, toInt64(first_tick) - 1), same_run AND whole, due, toInt64(1)) AS own_ticks,
-            if(first_tick = 0, toInt64(0), greatest(toInt64(missed_ticks) - if(same_run, toInt64(missed_before), if(stored_before = 0 AND sequence > 1, toInt64(missed_ticks), toInt64(0))), 0)) AS late_ticks
+            if(first_tick = 0, toInt64(0), greatest(toInt64(missed_ticks) - if(same_run, toInt64(missed_before), toInt64(0)), 0)) AS late_ticks
         FROM
         (
             SELECT *, lagInFrame(sequence, 1, 0) OVER up_to AS previous,
