@@ -126,6 +126,18 @@ bench-agent: binaries stub ## what agent and child cost on 8 fake GPUs, side by 
 soak-agent: binaries stub ## MINUTES (30) of the agent with faults on fake GPUs: does memory, or anything, grow?
 	$(GO) run ./internal/benchagent soak -minutes $(MINUTES) -out $(OUT)
 
+# Faults on a small fleet of real processes: their number, and that of the first. ONLY="kill": kinds
+# that begin so.
+FAULTS ?= 200
+SEED ?= 1
+ONLY ?=
+WORLDS ?= 3
+
+.PHONY: chaos
+chaos: binaries engine stub ## FAULTS (200) faults from SEED (1) on: is everything stored once? (root: partitions and full disks too)
+	$(GO) build -o .cache/chaos ./internal/chaos/cmd
+	.cache/chaos -faults $(FAULTS) -seed $(SEED) -only "$(ONLY)" -worlds $(WORLDS) -out $(OUT)/chaos
+
 .PHONY: install
 install: ## what `make build` made: binaries, units, configuration (DESTDIR, PREFIX, SYSCONFDIR, COMPONENTS; deploy/README.md)
 	@BUILD="$(CURDIR)/bin" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" COMPONENTS="$(COMPONENTS)" bash deploy/install.sh install

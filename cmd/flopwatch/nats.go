@@ -75,10 +75,19 @@ func serveNATS(ctx context.Context, dir, tokenFile string, port int, lg *slog.Lo
 		return err
 	}
 	lg.LogAttrs(ctx, slog.LevelInfo, "broker ready", slog.Int("port", port), slog.String("data", dir))
-	<-ctx.Done()
+	var full error // who keeps it running starts it again
+	select {
+	case <-ctx.Done():
+	case full = <-s.WasFull():
+	}
+	return stopNATS(ctx, s, full)
+}
+
+// stopNATS stops a server for a reason; nil: it was told to.
+func stopNATS(ctx context.Context, s *natsd.Server, why error) error {
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), serverStop)
 	defer cancel()
-	return s.Stop(stopping)
+	return errors.Join(why, s.Stop(stopping))
 }
 
 // serveFleetNATS serves what a configuration file says until ctx ends.
@@ -94,9 +103,9 @@ func serveFleetNATS(ctx context.Context, config string, lg *slog.Logger) error {
 	for {
 		select {
 		case <-ctx.Done():
-			stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), serverStop)
-			defer cancel()
-			return s.Stop(stopping)
+			return stopNATS(ctx, s, nil)
+		case full := <-s.WasFull():
+			return stopNATS(ctx, s, full) // whoever keeps it running starts it again
 		case <-hup:
 			if err := s.Reload(); err != nil {
 				lg.LogAttrs(ctx, slog.LevelError, "the configuration was not taken up; the old one holds", slog.Any("err", err))

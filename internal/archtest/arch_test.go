@@ -77,13 +77,14 @@ var rooms = map[string][]string{
 	"internal/archtest":           {},
 	"internal/testenv/...":        {"internal/..."},
 	"internal/e2e/...":            {"agent/...", "collector/...", "detector/...", "internal/...", "deploy/nats"},
-	"internal/benchagent":         {"agent/gpu/nvmlstub", "internal/broker/...", "internal/daemon", "internal/wire"}, // measures the agent's processes from outside
+	"internal/chaos/...":          {"internal/chaos", "agent/gpu/nvmlstub", "agent/spool", "internal/store", "internal/wire"}, // breaks the commands' processes from outside
+	"internal/benchagent":         {"agent/gpu/nvmlstub", "internal/broker/...", "internal/daemon", "internal/wire"},          // measures the agent's processes from outside
 }
 
 // owners says which rooms may import an outside dependency, tests included. One heavy
 // dependency, one room.
 var owners = map[string][]string{
-	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker/...", "internal/testenv/...", "internal/e2e/...", "internal/benchagent", "internal/loadgen", "deploy/...", "cmd/..."},
+	"github.com/nats-io/":           {"agent/ship", "collector", "detector", "internal/broker/...", "internal/testenv/...", "internal/e2e/...", "internal/chaos", "internal/benchagent", "internal/loadgen", "deploy/...", "cmd/..."},
 	"github.com/ClickHouse/":        {"internal/store/...", "internal/testenv/...", "internal/e2e"},
 	"github.com/ebitengine/purego":  {"internal/store/embedded/..."},
 	"github.com/NVIDIA/go-nvml":     {"agent/gpu/nvml"},

@@ -235,6 +235,23 @@ func number(s string) uint64 {
 // verifySpool looks at a spool from outside.
 func verifySpool(dir string) (spool.Report, error) { return spool.Verify(dir, nil) }
 
+// working reports who is not back: every process runs, and every node has taken something since.
+func (w *world) working(since map[string]uint64) error {
+	for _, p := range w.processes() {
+		if p.pid() == 0 {
+			return fmt.Errorf("%s does not run", p.name)
+		}
+	}
+	w.oracle.mu.Lock()
+	defer w.oracle.mu.Unlock()
+	for _, name := range w.nodes() {
+		if !slices.ContainsFunc(w.oracle.spools[name], func(s string) bool { return w.oracle.last[s] > since[s] }) {
+			return fmt.Errorf("%s takes nothing", name)
+		}
+	}
+	return nil
+}
+
 // atRest reports what is not at rest: every spool has to be free up to the cut, as the
 // collectors' marks told it.
 func (w *world) atRest(cut map[string]uint64) error {

@@ -26,8 +26,10 @@ type Plan struct {
 	// Seed is that of the first fault; each next one has the next number.
 	Seed   uint64
 	Faults int
-	// Only draws faults whose kind begins so; "": all.
-	Only string
+	// Only draws faults whose kind begins so; "": all. Kinds are those of the faults one after the
+	// other; none: they are drawn.
+	Only  string
+	Kinds []string
 	// Round is after how many faults a new world begins; Worlds how many there are at once.
 	Round, Worlds int
 	// Evidence is where what is left of a failed round is kept.
@@ -191,10 +193,17 @@ func (r *round) run(ctx context.Context, each func(Outcome)) (err error) {
 	return err
 }
 
+// patience is how long the system may take for what it surely does.
+const patience = 3 * time.Minute
+
 // one makes a fault and judges what is left of it.
 func (r *round) one(ctx context.Context, e *excused, seed uint64) Outcome {
 	w := r.w
-	name, f := draw(w, e, seed, r.p.Only)
+	only := r.p.Only
+	if i := seed - r.p.Seed; i < uint64(len(r.p.Kinds)) {
+		only = r.p.Kinds[i]
+	}
+	name, f := draw(w, e, seed, only)
 	x := Outcome{Seed: seed, Kind: name, What: f.what}
 	began := time.Now()
 	before := map[*process]int{}
@@ -206,11 +215,14 @@ func (r *round) one(ctx context.Context, e *excused, seed uint64) Outcome {
 	}
 	ended := time.Now()
 	cut := w.oracle.cut()
-	patience := 3 * time.Minute
-	err := until(ctx, patience, "everything is at rest", func() error {
-		w.measure()
-		return w.atRest(cut)
-	})
+	err := until(ctx, patience, "everything works again", func() error { return w.working(cut) })
+	cut = w.oracle.cut()
+	if err == nil {
+		err = until(ctx, patience, "everything is at rest", func() error {
+			w.measure()
+			return w.atRest(cut)
+		})
+	}
 	if err == nil && f.after != nil {
 		err = f.after(ctx)
 		cut = w.oracle.cut()

@@ -128,7 +128,12 @@ func openWorld(ctx context.Context, o Options) (w *world, err error) {
 	at := w.net.places
 	w.engine = w.process("engine", at["engine"], w.bin("flopwatch"), "clickhouse", "--data", w.path("engine"), "--lib", w.bin("engine/libchdb.so"),
 		"--listen", net.JoinHostPort(at["engine"].ip, strconv.Itoa(w.enginePort)), "--password-file", w.path("password"), "--memory-bytes", strconv.Itoa(engineMemory))
-	w.broker = w.process("broker", at["broker"], w.bin("flopwatch"), "nats", "--data", w.path("broker"), "--host", at["broker"].ip, "--port", strconv.Itoa(w.natsPort), "--token-file", w.path("token"))
+	w.broker = w.process("broker", at["broker"], w.bin("flopwatch"), "nats", "--config", w.path("broker.conf"))
+	conf := fmt.Sprintf("server_name: chaos\nlisten: %q\nauthorization { token: %q }\njetstream { store_dir: %q, max_file: 1GB, max_mem: 64MB }\n",
+		net.JoinHostPort(at["broker"].ip, strconv.Itoa(w.natsPort)), w.token, w.path("broker"))
+	if err = os.WriteFile(w.path("broker.conf"), []byte(conf), 0o600); err != nil {
+		return nil, fmt.Errorf("write configuration: %w", err)
+	}
 	for _, p := range []*process{w.engine, w.broker} {
 		if err = p.start(); err != nil {
 			return nil, err
@@ -219,12 +224,13 @@ url = %q
 token_file = %q
 partitions = %d
 stream_max_bytes = %d
+lease_ttl = %q
 [store]
 url = %q
 timeout = "20s"
 [metrics]
 listen = ""
-`, w.path("password"), w.natsURL(), w.path("token"), partitions, streamMax, w.engineURL())
+`, w.path("password"), w.natsURL(), w.path("token"), partitions, streamMax, leaseTTL, w.engineURL())
 	if err := os.WriteFile(w.path(name+".toml"), []byte(config), 0o600); err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}

@@ -42,11 +42,11 @@ func StartFile(ctx context.Context, path string, lg *slog.Logger) (*Server, erro
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start broker: %w", err), lock.Close())
 	}
+	s := &Server{srv: srv, lock: lock, full: newFullDisk(opts.StoreDir)}
 	if lg != nil {
-		srv.SetLoggerV2(serverLog{lg}, false, false, false)
+		srv.SetLoggerV2(serverLog{lg, s.full}, false, false, false)
 	}
 	srv.Start() // it returns once its own goroutines run
-	s := &Server{srv: srv, lock: lock}
 	if !srv.ReadyForConnections(startTimeout) || !srv.JetStreamEnabled() {
 		return nil, errors.Join(fmt.Errorf("start broker of %s: not ready", path), s.Stop(ctx))
 	}

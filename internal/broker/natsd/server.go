@@ -40,6 +40,7 @@ type Server struct {
 	srv   *server.Server
 	lock  io.Closer
 	token string
+	full  *fullDisk
 }
 
 // startTimeout bounds how long recovering the streams may take.
@@ -86,11 +87,11 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start broker: %w", err), lock.Close())
 	}
+	s := &Server{srv: srv, lock: lock, token: cfg.Token, full: newFullDisk(cfg.Dir)}
 	if cfg.Log != nil {
-		srv.SetLoggerV2(serverLog{cfg.Log}, false, false, false)
+		srv.SetLoggerV2(serverLog{cfg.Log, s.full}, false, false, false)
 	}
 	srv.Start() // it returns once its own goroutines run
-	s := &Server{srv: srv, lock: lock, token: cfg.Token}
 	if !srv.ReadyForConnections(startTimeout) || !srv.JetStreamEnabled() {
 		return nil, errors.Join(errors.New("start broker: not ready"), s.Stop(ctx))
 	}
@@ -110,6 +111,7 @@ func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.srv) }
 
 // Stop stops the server and waits for it, at most as long as ctx.
 func (s *Server) Stop(ctx context.Context) error {
+	s.full.stop()
 	s.srv.Shutdown()
 	done := make(chan struct{})
 	go func() { // ends with the server
@@ -128,10 +130,17 @@ func (s *Server) Stop(ctx context.Context) error {
 }
 
 // serverLog hands the server's warnings and errors on. Its notices are start-up banners.
-type serverLog struct{ lg *slog.Logger }
+type serverLog struct {
+	lg   *slog.Logger
+	full *fullDisk
+}
 
 func (l serverLog) log(level slog.Level, format string, args ...any) {
-	l.lg.LogAttrs(context.Background(), level, "broker", slog.String("text", fmt.Sprintf(format, args...)))
+	text := fmt.Sprintf(format, args...)
+	l.lg.LogAttrs(context.Background(), level, "broker", slog.String("text", text))
+	if level >= slog.LevelWarn {
+		l.full.heard(text)
+	}
 }
 
 func (l serverLog) Noticef(format string, v ...any) { l.log(slog.LevelDebug, format, v...) }

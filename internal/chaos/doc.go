@@ -1,0 +1,71 @@
+// Package chaos breaks a small fleet of real processes again and again, and holds what is stored to
+// what was taken.
+//
+// # What it owns
+//
+// Worlds of three nodes: flopwatch-agent with flopwatch-nvml over the stub of the driver's library,
+// `flopwatch nats`, two flopwatch-collector that contend, `flopwatch clickhouse`, all as they ship,
+// each in a network namespace of its own behind one router, spools, streams and tables each on a
+// disk of a size; faults, each drawn from a number; and the verdict. It must not know how any of
+// them works inside. Without root there are no namespaces and no sizes, and the faults that need
+// them are left out.
+//
+//	make chaos                     200 faults, three worlds at a time
+//	make chaos SEED=17 FAULTS=1    fault 17 alone, in a new world
+//
+// All of a fault comes from its own number, but for the moment at which it meets the others' work,
+// which is the machine's. After each fault the world goes on; every 25 faults, and behind a failure,
+// a new one begins. `make test` has ten faults of fixed kinds.
+//
+// # Faults
+//
+//   - kill -9 of an agent, its NVML child, the broker, a collector, the engine, several or all at once,
+//     up to three times in a row, down for up to four seconds; SIGTERM
+//   - SIGSTOP of each, briefly; of collectors past their lease (5 s here); of the engine for 40 s and
+//     more, while streams of 96 KiB fill and frames pile up in the spools
+//   - partitions agent-broker, collector-broker, collector-engine: both ways or one, silent or answered
+//     by "unreachable", with and without all connections reset
+//   - no room: on the broker's disk, a spool's (with and without the broker out of reach), the engine's
+//   - the wall clock of one process, its children with it, an hour or seven seconds forward or back, or
+//     to the seventies, several times to and fro
+//   - bytes flipped in frames that lie in a spool alone, with and without a restart
+//   - forged messages: noise, frames cut short, with a bit changed, on another node's subject
+//   - messages again, up to 220 at once, in another order, under their id, another or none, also while
+//     collectors stand still, so that a range has both
+//   - inserts refused by a limit of parts
+//   - a fourth of all: two of these at once
+//
+// # Verdict
+//
+// After each fault, once every spool is free up to what was taken when the fault ended:
+//
+//   - every frame taken since the world began is stored once, with its digest, and in each table with
+//     as many rows of one key as it had; or in quarantine because its own or the broker's clock was wrong;
+//     or given up for a reason that a fault explains, and told. Messages that a clock of the broker
+//     had put aside are stored after `flopwatch quarantine retry`
+//   - nothing is stored that was not taken; of a frame without a row in batches there is no row at all
+//   - quarantine has the intruder's messages, and no other
+//   - no sequence has ever been two frames
+//   - `flopwatch chain verify --all` finds nothing, but beside frames that were damaged on disk
+//   - no process has passed its bound of memory, none has panicked
+//
+// At the end of a round agents are stopped by SIGTERM, and all of it holds of the last frame too.
+//
+// What was taken the package knows from the spools' files, which it reads beside the agents every
+// 20 ms with code of its own, and from nothing else.
+//
+// # Not covered
+//
+// Loss of what the kernel has and the disk has not (agent/spool's power tests do that for the spool;
+// the broker's stream, which is synced every two minutes, relies on sending again after ten, which
+// agent/ship tests and this package does not wait for). Clusters of brokers (internal/e2e/cluster) and
+// of ClickHouse. Media errors. A clock that changes its rate. A clock of the kernel: what is stepped is
+// the clock that a process reads (clock.go), on amd64 alone. Spools that age. Compression bombs and
+// newer versions (collector's tests). Rows lost in memory before a frame was made: they were never
+// taken; up to seal_every of samples go with a killed agent.
+//
+// # Goroutines and buffers
+//
+// A world owns a goroutine a process, which holds the thread that started it, and one a spool. close
+// ends all of them. The oracle keeps a digest and row counts of each frame of a world.
+package chaos
