@@ -267,6 +267,7 @@ func (a *Agent) pace(ctx context.Context) {
 	a.mu.Unlock()
 	due := boot + untilPhase(a.cfg.Node, wall, every)
 	ticked, moment := boot, 0 // the last tick, and how many moments of a burst came behind it
+	times := new(wallTimes)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -295,7 +296,7 @@ func (a *Agent) pace(ctx context.Context) {
 		if boot < due {
 			if next < due && boot >= next {
 				moment = int((boot - ticked) / burst.Spacing.Milliseconds()) // those that passed are not made up for
-				a.between(source.Tick{Seq: seq, Burst: moment, WallMs: wall, BootMs: boot})
+				a.between(source.Tick{Seq: seq, Burst: moment, WallMs: times.take(wall), BootMs: boot})
 			}
 			continue
 		}
@@ -303,7 +304,7 @@ func (a *Agent) pace(ctx context.Context) {
 		seq += uint64(slots)
 		due += slots * every
 		ticked, moment = boot, 0
-		a.tick(source.Tick{Seq: seq, WallMs: wall, BootMs: boot})
+		a.tick(source.Tick{Seq: seq, WallMs: times.take(wall), BootMs: boot})
 	}
 }
 
