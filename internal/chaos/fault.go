@@ -352,7 +352,7 @@ func clockOf(role string) func(*world, *excused, *rand.Rand) *fault {
 				e.aside[i].retried = true
 			}
 			_, err := w.flopwatch(ctx, "engine", append([]string{"quarantine", "retry", "--reason", "future", "--nats", w.natsURL(), "--nats-token-file", w.path("token")}, w.storeFlags()...)...)
-			if err != nil && strings.Contains(err.Error(), "future") { // an agent's, which are still ahead
+			if err != nil && strings.Contains(err.Error(), "refused again") { // an agent's own, which are still ahead
 				return nil
 			}
 			return err
