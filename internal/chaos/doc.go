@@ -15,7 +15,7 @@
 //
 // All of a fault comes from its own number, but for the moment at which it meets the others' work,
 // which is the machine's. After each fault the world goes on; every 25 faults, and behind a failure,
-// a new one begins. `make test` has ten faults of fixed kinds.
+// a new one begins. `make test` has seven faults of fixed kinds.
 //
 // # Faults
 //

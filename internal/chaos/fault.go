@@ -233,6 +233,10 @@ func partition(w *world, _ *excused, r *rand.Rand) *fault {
 	return f
 }
 
+// fillPause is behind each mebibyte, so that a disk fills as fast as a fast disk is written to. The
+// engine keeps room free for what it has begun to write, and not for what takes all in no time.
+const fillPause = 2 * time.Millisecond
+
 // fill leaves no room on a disk.
 func fill(dir string) error {
 	f, err := os.OpenFile(filepath.Join(dir, "filler"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
@@ -250,6 +254,7 @@ func fill(dir string) error {
 		} else if err != nil {
 			return fmt.Errorf("fill disk: %w", err)
 		}
+		pause(fillPause)
 	}
 	return nil
 }

@@ -178,6 +178,9 @@ func (r *round) run(ctx context.Context, each func(Outcome)) (err error) {
 	var failed *Outcome
 	for r.done < r.n && failed == nil && ctx.Err() == nil {
 		x := r.one(ctx, e, r.first+uint64(r.done))
+		if ctx.Err() != nil {
+			break // it was not let finish
+		}
 		r.done++
 		if len(x.Wrong) > 0 {
 			failed = &x
@@ -364,6 +367,18 @@ func keep(ctx context.Context, w *world, dir string, x *Outcome, a answers, chai
 	put("quarantine.tsv", a.quarantine)
 	put("gaps.tsv", a.gaps)
 	put("chain.json", chain)
+	for name, sql := range map[string]string{
+		"engine-parts.tsv":    "SELECT table, name, active, rows, level, bytes_on_disk, modification_time FROM system.parts WHERE database = 'flopwatch' ORDER BY table, name",
+		"engine-detached.tsv": "SELECT * FROM system.detached_parts",
+		"engine-errors.tsv":   "SELECT name, value, last_error_time, last_error_message FROM system.errors",
+	} {
+		text, aerr := w.ask(ctx, sql)
+		put(name, fmt.Sprintln(text, aerr))
+	}
+	look := exec.CommandContext(ctx, "sh", "-c", "find engine/engine/store -name '*.cmrk*' | xargs ls -l; find engine/engine/store -name 'deduplication_log_*' | xargs tail -n 300")
+	look.Dir = w.o.Dir
+	files, _ := look.CombinedOutput() // what can be had
+	put("engine-files.txt", string(files))
 	logs, gerr := filepath.Glob(w.path("*.log"))
 	err = errors.Join(err, gerr)
 	for _, name := range logs {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // layout are the paths under one data directory.
@@ -133,6 +134,10 @@ func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
 		still = "\n    <max_bytes_to_merge_at_max_space_in_pool>1</max_bytes_to_merge_at_max_space_in_pool>\n    <max_bytes_to_merge_at_min_space_in_pool>1</max_bytes_to_merge_at_min_space_in_pool>" +
 			"\n    <max_number_of_merges_with_ttl_in_pool>0</max_number_of_merges_with_ttl_in_pool>"
 	}
+	room, err := reserve(d.root)
+	if err != nil {
+		return "", err
+	}
 	fmt.Fprintf(&b, `<clickhouse>
   <path>%[1]s/</path>
   <tmp_path>%[2]s/</tmp_path>
@@ -161,6 +166,7 @@ func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
     <select_from_information_schema_requires_grant>true</select_from_information_schema_requires_grant>
     <settings_constraints_replace_previous>true</settings_constraints_replace_previous>
   </access_control_improvements>
+  <storage_configuration><disks><default><keep_free_space_bytes>%[7]d</keep_free_space_bytes></default></disks></storage_configuration>
   <merge_tree>
     <fsync_after_insert>1</fsync_after_insert>
     <fsync_part_directory>1</fsync_part_directory>
@@ -174,7 +180,7 @@ func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
     <number_of_free_entries_in_pool_to_lower_max_size_of_merge>2</number_of_free_entries_in_pool_to_lower_max_size_of_merge>%[6]s
   </merge_tree>
 </clickhouse>
-`, esc(d.engine()), esc(d.tmp()), esc(d.empty()), esc(filepath.Join(d.config(), "users.xml")), lim.memoryBytes, still)
+`, esc(d.engine()), esc(d.tmp()), esc(d.empty()), esc(filepath.Join(d.config(), "users.xml")), lim.memoryBytes, still, room)
 	path := filepath.Join(d.config(), "config.xml")
 	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
 		return "", fmt.Errorf("write engine configuration %s: %w", path, err)
@@ -184,6 +190,20 @@ func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
 		return "", fmt.Errorf("write engine configuration %s: %w", path2, err)
 	}
 	return path, nil
+}
+
+// mostReserve bounds what is kept free of a disk.
+const mostReserve = 256 << 20
+
+// reserve is how much of a disk the engine leaves free: an eighth, and no more than mostReserve. It refuses inserts and merges
+// beyond that. This build of it must never meet a full disk: it answers an insert with success whose files it could not write, and
+// puts a merge without its files in the place of what it merged (internal/chaos found that; a start sets such parts aside).
+func reserve(dir string) (uint64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("look at the disk of %s: %w", dir, err)
+	}
+	return min(st.Blocks*uint64(st.Bsize)/8, mostReserve), nil
 }
 
 func esc(s string) string {
