@@ -136,7 +136,7 @@ type serverLog struct {
 }
 
 func (l serverLog) log(level slog.Level, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text := fmt.Sprintf(format, args...) // it names stream and file
 	l.lg.LogAttrs(context.Background(), level, "broker", slog.String("text", text))
 	if level >= slog.LevelWarn {
 		l.full.heard(text)

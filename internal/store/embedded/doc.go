@@ -21,6 +21,10 @@
 // answered may be there or not, as a whole for each table, and is to be sent again with the same insert_deduplication_token. If the parent dies,
 // the child is killed by the kernel, and ends by itself when its stdin ends. One flock guards the data directory against a second engine.
 //
+// Full disk: an eighth of the disk, at most 256 MiB, is kept free: inserts are refused beyond that (code 243), and merges wait. This build of the
+// engine must not meet a disk without any room: on a tmpfs it answers with success what it could not write. Who fills such a disk by 256 MiB while
+// an insert of some milliseconds is under way still gets that; give the engine a disk of its own.
+//
 // Limits: 4 GiB for the engine, 256 MiB for a result that cannot be streamed, 16 statements at a time or four a core. Idle it holds some 220 MB resident, most of it
 // pages of the library; a connection costs 0.3 ms.
 package embedded
