@@ -16,7 +16,7 @@ import (
 // TestTell is no test: it is a process that is asked for the time.
 func TestTell(t *testing.T) {
 	if os.Getenv("FLOPWATCH_CHAOS_TELL") == "" {
-		t.Skip("a helper of TestStepClock")
+		return
 	}
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		fmt.Println("now", time.Now().UnixMilli())
