@@ -99,11 +99,12 @@ type Need struct {
 	BrokerServers   int
 	BrokerMemory    float64 // bytes, of all servers
 	BrokerDisk      float64 // bytes, of one server
-	StreamBytes     float64 // of one of the 16 streams: the collector's nats.stream_max_bytes
+	StreamBytes     float64 // of one stream: the collector's nats.stream_max_bytes
 	BrokerNetPerS   float64 // bytes, in and out of all servers
 	CollectorCores  float64
 	Collectors      int
-	PartitionRows   float64 // rows a second of one of the 16 partitions
+	Partitions      int     // streams: the collector's nats.partitions
+	PartitionRows   float64 // rows a second of one of them
 	StoreNetPerS    float64 // bytes, collectors to store, and between replicas
 	EngineCores     float64 // of one replica of everything: inserts and merges
 	Shards          int
@@ -118,8 +119,8 @@ type Need struct {
 	Notes           []string
 }
 
-// partitions is the number of streams, and so of collectors that work at a time: a part of the
-// wire contract.
+// partitions is the number of streams of a fleet, and so of collectors that work at a time: a part
+// of the wire contract. A small fleet has one.
 const partitions = 16
 
 // streamSlack is for hosts' names that do not spread evenly over partitions.
@@ -132,6 +133,7 @@ func Compute(f Fleet) (Need, error) {
 	}
 	f = f.withDefaults()
 	n := Need{Fleet: f, Hosts: int(math.Ceil(float64(f.GPUs) / float64(f.GPUsPerHost)))}
+	n.Partitions = map[bool]int{false: 1, true: partitions}[f.GPUs > smallFleet]
 	n.SamplesPerS = float64(f.GPUs) * f.Hz
 	n.RowsPerS = n.SamplesPerS * RowsPerSample.Value
 	n.FramesPerS = float64(n.Hosts) / SealSeconds.Value
@@ -147,15 +149,15 @@ func Compute(f Fleet) (Need, error) {
 	n.BrokerServers = int(servers)
 	n.BrokerDisk = n.WireBytesPerS * f.OutageHours * 3600 * float64(f.BrokerReplicas) / servers
 
-	n.StreamBytes = n.WireBytesPerS * f.OutageHours * 3600 / partitions * streamSlack
+	n.StreamBytes = n.WireBytesPerS * f.OutageHours * 3600 / float64(n.Partitions) * streamSlack
 
 	n.CollectorCores = n.RowsPerS * CollectorMicros.Value / 1e6
 	n.Collectors = max(int(math.Ceil(n.CollectorCores/capacity)), min(f.StoreReplicas, 2))
-	n.PartitionRows = n.RowsPerS / partitions
+	n.PartitionRows = n.RowsPerS / float64(n.Partitions)
 	n.StoreNetPerS = n.RowsPerS * InsertBytes.Value * float64(f.StoreReplicas)
 
 	// Every replica inserts, or fetches, and merges: that it merges as much as the first is assumed.
-	n.EngineCores = n.RowsPerS * EngineMicros.Value / 1e6 * (1 + QueryShare.Value)
+	n.EngineCores = (n.RowsPerS*EngineMicros.Value/1e6 + float64(n.Partitions)*EngineInsert.Value) * (1 + QueryShare.Value)
 	perDay := 86_400.0
 	n.RawBytes = perDay * float64(f.RawDays) * n.SamplesPerS * (DiskPerSample.Value + OtherDiskPerSample.Value)
 	n.CellBytes = perDay / 60 * float64(f.CellDays) * float64(f.GPUs) * CellBytes.Value
@@ -179,13 +181,13 @@ func Compute(f Fleet) (Need, error) {
 func (n *Need) note() {
 	say := func(format string, args ...any) { n.Notes = append(n.Notes, fmt.Sprintf(format, args...)) }
 	if n.SamplesPerS > Proven.Value {
-		say("never run at this size: the largest fleet that was loaded had %s GPUs at 1 Hz (%s)", group(Proven.Value), Proven.Command)
+		say("never run at this size: the largest fleet that was loaded had %s GPUs at 1 Hz (%s)", group(Proven.Value), provenBy)
 	}
 	if n.Fleet.BrokerReplicas > 1 || n.Fleet.StoreReplicas > 1 {
 		say("replicas multiply what one server was measured to take; a replicated store was never run, a broker of three was run as a test, not measured")
 	}
-	if n.Collectors > partitions {
-		say("%d collectors are more than the %d partitions: the rest wait", n.Collectors, partitions)
+	if n.Collectors > n.Partitions && n.Partitions > 1 {
+		say("%d collectors are more than the %d partitions: the rest wait", n.Collectors, n.Partitions)
 	}
 	if n.PartitionRows*CollectorMicros.Value/1e6 > 0.5 {
 		say("a partition is read by one goroutine, and %s rows a second are more than half of what one core does: divide the fleet into clusters with a broker each", group(n.PartitionRows))

@@ -16,7 +16,7 @@ func TestCompute(t *testing.T) {
 	raw := 200_000 * 864_000 * (DiskPerSample.Value + OtherDiskPerSample.Value)
 	cells := 100_000 * 144_000 * CellBytes.Value
 	rows := 200_000 * RowsPerSample.Value
-	engine := rows * EngineMicros.Value / 1e6 * (1 + QueryShare.Value)
+	engine := (rows*EngineMicros.Value/1e6 + 16*EngineInsert.Value) * (1 + QueryShare.Value)
 	for _, c := range []struct {
 		what      string
 		got, want float64
