@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -131,17 +132,28 @@ func (l *local) start(name, path string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
-	c := &localChild{name: name, cmd: exec.Command(path, args...), log: log, ended: make(chan error, 1)}
+	cmd := exec.Command(path, args...) //nolint:gosec,noctx // a program of ours; its end is stop's, a context would kill it unasked
+	c := &localChild{name: name, cmd: cmd, log: log, ended: make(chan error, 1)}
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	// A Ctrl-C at the terminal is for loadgen, which stops them when it is done with them.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if c.stdin, err = c.cmd.StdinPipe(); err == nil {
-		err = c.cmd.Start()
-	}
-	if err != nil {
+	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return errors.Join(fmt.Errorf("start %s: %w", name, err), log.Close())
 	}
-	go func() { c.ended <- c.cmd.Wait() }() // ends with the child
+	started := make(chan error)
+	go func() { // ends with the child
+		// The kernel ends the child with the thread that started it, so that thread has to stay.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		serr := c.cmd.Start()
+		started <- serr
+		if serr == nil {
+			c.ended <- c.cmd.Wait()
+		}
+	}()
+	if err = <-started; err != nil {
+		return errors.Join(fmt.Errorf("start %s: %w", name, err), log.Close())
+	}
 	l.children = append(l.children, c)
 	l.watch = append(l.watch, loadgen.Process{Name: name, PID: c.cmd.Process.Pid})
 	return nil
