@@ -138,6 +138,11 @@ chaos: binaries engine stub ## FAULTS (200) faults from SEED (1) on: is everythi
 	$(GO) build -o .cache/chaos ./internal/chaos/cmd
 	.cache/chaos -faults $(FAULTS) -seed $(SEED) -only "$(ONLY)" -worlds $(WORLDS) -out $(OUT)/chaos
 
+.PHONY: ceiling
+ceiling: binaries engine ## how many GPUs this machine's broker, engine and collector bear: a simulated fleet that grows (10 to 20 minutes)
+	rm -rf $(OUT)/ceiling
+	bin/flopwatch loadgen --local $(OUT)/ceiling --find-ceiling --nodes 200
+
 .PHONY: install
 install: ## what `make build` made: binaries, units, configuration (DESTDIR, PREFIX, SYSCONFDIR, COMPONENTS; deploy/README.md)
 	@BUILD="$(CURDIR)/bin" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" COMPONENTS="$(COMPONENTS)" bash deploy/install.sh install
