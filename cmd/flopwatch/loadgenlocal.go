@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,7 +95,7 @@ func startLocal(ctx context.Context, o localOptions, stderr io.Writer) (_ *local
 	}
 	if err = l.await(ctx, func(ctx context.Context) error {
 		_, code, aerr := up.AskHTTP(ctx, l.store.URL+"/ping")
-		if aerr == nil && code != 200 {
+		if aerr == nil && code != http.StatusOK {
 			aerr = fmt.Errorf("ask %s: %d", l.store.URL, code)
 		}
 		return aerr

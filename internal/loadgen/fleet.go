@@ -65,7 +65,7 @@ type Fleet struct {
 	count   counts
 	workers []*worker
 	shared  []link
-	ctx     context.Context // of all its goroutines
+	ctx     context.Context //nolint:containedctx // of all its goroutines, ended by Close: hosts are started after Open has returned
 	cancel  context.CancelCauseFunc
 	running sync.WaitGroup // workers
 

@@ -38,7 +38,7 @@ func (f Fleet) withDefaults() Fleet {
 			*v = d
 		}
 	}
-	real := func(v *float64, d float64) {
+	share := func(v *float64, d float64) {
 		if *v == 0 {
 			*v = d
 		}
@@ -50,10 +50,10 @@ func (f Fleet) withDefaults() Fleet {
 	def(&f.StoreReplicas, map[bool]int{false: 1, true: 2}[large])
 	def(&f.BrokerReplicas, map[bool]int{false: 1, true: 3}[large])
 	def(&f.Cores, 16)
-	real(&f.Hz, 1)
-	real(&f.OutageHours, 6)
-	real(&f.DiskTB, 8)
-	real(&f.Load, 0.5)
+	share(&f.Hz, 1)
+	share(&f.OutageHours, 6)
+	share(&f.DiskTB, 8)
+	share(&f.Load, 0.5)
 	return f
 }
 
