@@ -10,10 +10,10 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -232,11 +232,7 @@ func (o *oracle) fault(format string, args ...any) {
 func (o *oracle) cut() map[string]uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	c := map[string]uint64{}
-	for spool, last := range o.last {
-		c[spool] = last
-	}
-	return c
+	return maps.Clone(o.last)
 }
 
 // newest returns where the last frames of a node lie, newest first.
@@ -255,21 +251,4 @@ func (o *oracle) newest(node string, n int) (keys []frameKey, spots []spot) {
 		}
 	}
 	return keys, spots
-}
-
-// count tells how many frames and rows were taken.
-func (o *oracle) count() (frames, rows int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, n := range o.rows {
-		rows += n
-	}
-	return len(o.frames), rows
-}
-
-// told returns what the oracle itself found wrong.
-func (o *oracle) told() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return strings.Join(o.faults, "\n")
 }

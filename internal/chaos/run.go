@@ -119,13 +119,15 @@ func show(out io.Writer, x *Outcome) {
 	if len(x.Wrong) > 0 {
 		word = "FAILED"
 	}
-	fmt.Fprintf(out, "seed %-6d %-9s %5.1f s (rest %4.1f s)  %s: %s\n", x.Seed, word, x.Took.Seconds(), x.Rest.Seconds(), x.Kind, x.What)
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %-6d %-9s %5.1f s (rest %4.1f s)  %s: %s\n", x.Seed, word, x.Took.Seconds(), x.Rest.Seconds(), x.Kind, x.What)
 	for _, s := range x.Wrong {
-		fmt.Fprintf(out, "    %s\n", s)
+		fmt.Fprintf(&b, "    %s\n", s)
 	}
 	for _, s := range x.Unasked {
-		fmt.Fprintf(out, "    ended unasked: %s\n", s)
+		fmt.Fprintf(&b, "    ended unasked: %s\n", s)
 	}
+	_, _ = io.WriteString(out, b.String()) // a terminal that is gone changes no verdict
 }
 
 // round is a stretch of faults in one world.
@@ -135,10 +137,9 @@ type round struct {
 	n     int
 	index int
 
-	done  int
-	w     *world
-	last  *verdict
-	notes []string
+	done int
+	w    *world
+	last *verdict
 }
 
 func (r *round) sum(rep *Report) {
@@ -454,21 +455,24 @@ func (r *Report) Print(out io.Writer) {
 			l.survived++
 		}
 	}
-	tw := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "KIND\tFAULTS\tSURVIVED")
+	var b, table strings.Builder
+	fmt.Fprintln(&table, "KIND\tFAULTS\tSURVIVED")
 	for _, k := range slices.Sorted(maps.Keys(byKind)) {
-		fmt.Fprintf(tw, "%s\t%d\t%d\n", k, byKind[k].n, byKind[k].survived)
+		fmt.Fprintf(&table, "%s\t%d\t%d\n", k, byKind[k].n, byKind[k].survived)
 	}
-	fmt.Fprintf(tw, "all\t%d\t%d\n", len(r.Outcomes), r.Survived())
-	_ = tw.Flush()
+	fmt.Fprintf(&table, "all\t%d\t%d\n", len(r.Outcomes), r.Survived())
+	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	_, _ = io.WriteString(tw, table.String())
+	_ = tw.Flush() // both write to memory
 	t := r.Totals
-	fmt.Fprintf(out, "taken %d frames with %d rows; stored %d with %d; in quarantine for a clock %d, given up and told %d %v; of intruders in quarantine %d; batches written twice, seen once %d\n",
+	fmt.Fprintf(&b, "taken %d frames with %d rows; stored %d with %d; in quarantine for a clock %d, given up and told %d %v; of intruders in quarantine %d; batches written twice, seen once %d\n",
 		t.Frames, t.Rows, t.Stored, t.StoredRows, t.Aside, t.Lost, t.LostReasons, t.Injected, t.Repeats)
 	for _, name := range slices.Sorted(maps.Keys(r.Peaks)) {
-		fmt.Fprintf(out, "most memory of %s: %d MiB\n", name, r.Peaks[name]>>20)
+		fmt.Fprintf(&b, "most memory of %s: %d MiB\n", name, r.Peaks[name]>>20)
 	}
 	for _, s := range r.Notes {
-		fmt.Fprintln(out, s)
+		fmt.Fprintln(&b, s)
 	}
-	fmt.Fprintf(out, "%d of %d survived in %s\n", r.Survived(), len(r.Outcomes), r.Took.Round(time.Second))
+	fmt.Fprintf(&b, "%d of %d survived in %s\n", r.Survived(), len(r.Outcomes), r.Took.Round(time.Second))
+	_, _ = io.WriteString(out, b.String()) // the same as in show
 }
