@@ -55,8 +55,10 @@ refuses statements that reach outside its data directory. Use a real ClickHouse 
 	f.IntVar(&o.ReadyFD, "ready-fd", 0, "inherited pipe that is told when requests are taken")
 	f.BoolVar(&o.WatchStdin, "watch-stdin", false, "stop when stdin ends")
 	f.BoolVar(&o.Sandboxed, "sandboxed", false, "the process is confined already")
+	f.IntVar(&o.AccountsFD, "accounts-fd", 0, "inherited file with the accounts")
+	f.BoolVar(&o.Unconfined, "unconfined", false, "do without Landlock")
 	f.BoolVar(&o.Restoring, "restoring", false, "a restore runs this")
-	for _, name := range []string{"listen-fd", "ready-fd", "watch-stdin", "sandboxed", "restoring"} {
+	for _, name := range []string{"listen-fd", "ready-fd", "watch-stdin", "sandboxed", "restoring", "accounts-fd", "unconfined"} {
 		f.Lookup(name).Hidden = true
 	}
 	cmd.AddCommand(newBackupCommand(), newRestoreCommand())

@@ -31,8 +31,8 @@ func Main(args []string, stderr io.Writer) int {
 func ParseArgs(args []string) (o Options, err error) {
 	texts := map[string]*string{"--data": &o.DataDir, "--lib": &o.LibPath, "--listen": &o.Listen, "--user": &o.User, "--password-file": &o.PasswordFile,
 		"--users": &o.UsersFile, "--roles": &o.RolesFile}
-	numbers := map[string]*int{"--listen-fd": &o.ListenFD, "--ready-fd": &o.ReadyFD, "--queries": &o.Queries}
-	switches := map[string]*bool{"--watch-stdin": &o.WatchStdin, "--restoring": &o.Restoring, sandboxedFlag: &o.Sandboxed}
+	numbers := map[string]*int{"--listen-fd": &o.ListenFD, "--ready-fd": &o.ReadyFD, "--queries": &o.Queries, accountsFlag: &o.AccountsFD}
+	switches := map[string]*bool{"--watch-stdin": &o.WatchStdin, "--restoring": &o.Restoring, "--unconfined": &o.Unconfined, sandboxedFlag: &o.Sandboxed}
 	for i := 0; i < len(args); i++ {
 		name := args[i]
 		if on, ok := switches[name]; ok {

@@ -123,11 +123,17 @@ var frozenSettings = []string{
 	"max_untracked_memory", "memory_profiler_step",
 }
 
+// plainValues: the data of INSERT ... VALUES are values, not expressions, which could call what the guard has not seen. For all but an administrator whom
+// the kernel confines.
+var plainValues = []limit{
+	{name: "input_format_values_interpret_expressions", value: "0", fixed: true}, {name: "input_format_values_deduce_templates_of_expressions", value: "0", fixed: true},
+}
+
 // bounds are the most that anybody may ask for.
 var bounds = []limit{{name: "max_threads", high: "64"}, {name: "max_insert_threads", high: "16"}, {name: "max_final_threads", high: "64"}, {name: "max_download_threads", high: "16"}}
 
 // writeConfig writes config.xml and users.xml and returns the former's path.
-func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
+func (d layout) writeConfig(lim limits, roles *roleSet, confined bool) (string, error) {
 	var b bytes.Buffer
 	still := ""
 	if lim.noMerges {
@@ -186,7 +192,7 @@ func (d layout) writeConfig(lim limits, roles *roleSet) (string, error) {
 		return "", fmt.Errorf("write engine configuration %s: %w", path, err)
 	}
 	path2 := filepath.Join(d.config(), "users.xml")
-	if err := os.WriteFile(path2, usersXML(lim, roles), 0o600); err != nil {
+	if err := os.WriteFile(path2, usersXML(lim, roles, confined), 0o600); err != nil {
 		return "", fmt.Errorf("write engine configuration %s: %w", path2, err)
 	}
 	return path, nil
@@ -217,14 +223,17 @@ func (r *role) profileName() string { return "held_" + r.name }
 
 // usersXML writes the one user that connections have, the roles that it can be held to, and their profiles. The engine knows no other way to
 // tell one connection from another: the front takes on a request's role (SET ROLE) before it runs anything for it.
-func usersXML(lim limits, roles *roleSet) []byte {
+func usersXML(lim limits, roles *roleSet, lax bool) []byte {
 	var b bytes.Buffer
-	constraints := func(p *profile) {
+	constraints := func(p *profile, strict bool) {
 		b.WriteString("      <log_comment><readonly/></log_comment>\n")
 		for _, s := range frozenSettings {
 			fmt.Fprintf(&b, "      <%[1]s><readonly/></%[1]s>\n", s)
 		}
 		set := append([]limit{{name: "max_memory_usage", low: "1"}}, bounds...)
+		if strict {
+			set = append(set, plainValues...)
+		}
 		if p != nil {
 			set = append(set, p.settings...)
 		}
@@ -261,7 +270,7 @@ func usersXML(lim limits, roles *roleSet) []byte {
 	all := append([]*role{{name: adminRole, grants: slices.Concat(grants, roles.definerGrants())}}, roles.roles...)
 	for _, r := range all {
 		fmt.Fprintf(&b, "    <%s><constraints>\n", r.profileName())
-		constraints(r.profile)
+		constraints(r.profile, !lax || r.name != adminRole)
 		fmt.Fprintf(&b, "    </constraints></%s>\n", r.profileName())
 	}
 	b.WriteString("  </profiles>\n  <users>\n  <default>\n    <password></password>\n    <networks><ip>::/0</ip></networks>\n    <profile>default</profile>\n    <quota>default</quota>\n    <access_management>0</access_management>\n")

@@ -12,7 +12,7 @@ func OpenEngine(lib, dir string) (*Engine, error) {
 	if err := d.create(); err != nil {
 		return nil, err
 	}
-	config, err := d.writeConfig(defaultLimits(), &roleSet{})
+	config, err := d.writeConfig(defaultLimits(), &roleSet{}, true)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -11,12 +12,19 @@ var formatName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
 // fileCall finds a call of a scalar function that reads files of the host in the text of a string, where a table function would evaluate it as a default expression.
 var fileCall = regexp.MustCompile(`(?i)\b(file|catboostEvaluate)\b\W{0,8}\(`)
 
+// engines of tables and databases that keep what they have in the data directory, or in no place.
+var engines = []string{
+	"MergeTree", "ReplacingMergeTree", "AggregatingMergeTree", "SummingMergeTree", "CollapsingMergeTree", "VersionedCollapsingMergeTree", "CoalescingMergeTree",
+	"Memory", "Null", "View", "MaterializedView", "Merge", "Log", "TinyLog", "StripeLog", "Set", "Join", "Buffer", "Atomic",
+}
+
 // guard judges statements before they run. The engine accepts several statements in a text, statements that stop it, and clauses by which it
 // reads and writes files as this process; its own parser (classify) says what a statement is, so that the guard and the engine cannot disagree on syntax.
 // A second layer are the grants of users.xml, a third the Landlock rules of the process (see sandbox.go).
 type guard struct {
 	s        *session
 	confined bool // the process is under Landlock
+	admin    bool // may read whatever the process may
 }
 
 // check refuses st or returns its class.
@@ -48,7 +56,17 @@ func (g guard) check(st statement) (statementClass, error) {
 		return a.class, refuse(codeAccessDenied, "ACCESS_DENIED",
 			"The embedded engine has no users, roles, functions and named collections of SQL's making, and its system tables are not to be changed")
 	}
-	return a.class, checkTokens(text, g.confined)
+	lax := g.confined && g.admin
+	if err = checkTokens(text, lax); err != nil || lax {
+		return a.class, err
+	}
+	// The statement as the engine's own parser reads it, so that nothing can be hidden from the lexer.
+	r, err := g.s.exec("SELECT formatQuery({query:String})", "TabSeparatedRaw", []param{{"query", escapeParam(text)}})
+	defer r.destroy()
+	if err != nil {
+		return a.class, err
+	}
+	return a.class, checkTokens(string(r.data()), lax)
 }
 
 // temporary says whether a statement makes or drops a temporary table.
@@ -70,9 +88,9 @@ func (g guard) syntaxError(text string) error {
 	return refuse(codeSyntax, "SYNTAX_ERROR", "The statement does not parse")
 }
 
-// checkTokens refuses what the classes do not cover: files read by INSERT ... FROM INFILE and by scalar functions. A process that is not confined
-// also loses the table functions that take column definitions as a string, since the string can be put together so that no check of the text sees a call in it.
-func checkTokens(text string, confined bool) error {
+// checkTokens refuses what the classes do not cover: files read by INSERT ... FROM INFILE and by scalar functions, engines and disks that reach outside, and frozen
+// settings in a subquery, which the engine does not check. All but an administrator of a confined process also lose the table functions that take column definitions as a string, since the string can be put together so that no check of the text sees a call in it.
+func checkTokens(text string, lax bool) error {
 	lower := strings.ToLower(text)
 	if strings.Contains(lower, "infile") && strings.Contains(lower, "insert") {
 		// By substring, so that no trick of quoting can hide it; a false alarm costs a renamed alias.
@@ -80,19 +98,34 @@ func checkTokens(text string, confined bool) error {
 	}
 	toks := tokens(text)
 	settings := false
+	made := len(toks) > 0 && (toks[0].is("CREATE") || toks[0].is("ATTACH") || toks[0].is("REPLACE"))
 	for i, t := range toks {
-		settings = settings || t.is("SETTINGS")
+		settings = settings || t.is("SETTINGS") || t.is("SETTING")
 		name, named := t.name()
 		next := i+1 < len(toks) && toks[i+1].punct('(')
 		applied := i > 0 && (toks[i-1].is("APPLY") || toks[i-1].punct('(') && i > 1 && toks[i-2].is("APPLY"))
 		source := i > 0 && (toks[i-1].is("FROM") || toks[i-1].is("JOIN") || toks[i-1].punct(','))
 		switch {
-		case !confined && named && next && source && (strings.EqualFold(name, "format") || strings.EqualFold(name, "input") || strings.EqualFold(name, "values")):
-			return refuse(codeAccessDenied, "ACCESS_DENIED", "The table function %s is not allowed where the kernel cannot confine the engine", name)
+		case !lax && named && next && source && (strings.EqualFold(name, "format") || strings.EqualFold(name, "input") || strings.EqualFold(name, "values")):
+			return refuse(codeAccessDenied, "ACCESS_DENIED", "The table function %s is an administrator's, where the kernel confines the engine", name)
 		case named && next && (strings.EqualFold(name, "Executable") || strings.EqualFold(name, "ExecutablePool")):
 			return refuse(codeAccessDenied, "ACCESS_DENIED", "Running programs (Executable) is not allowed")
-		case named && name == "profile" && i > 0 && i+1 < len(toks) && toks[i+1].punct('=') && (toks[i-1].is("SETTINGS") || toks[i-1].punct(',') && settings):
-			return refuse(codeAccessDenied, "ACCESS_DENIED", "The settings profile is the role's and cannot be changed")
+		case named && i > 0 && i+1 < len(toks) && toks[i+1].punct('=') && (toks[i-1].is("SETTINGS") || toks[i-1].is("SETTING") || toks[i-1].punct(',') && settings) &&
+			(name == "profile" || name == "log_comment" || slices.Contains(frozenSettings, name)):
+			return refuse(codeAccessDenied, "ACCESS_DENIED", "The setting %s cannot be changed", name)
+		case named && next && (strings.EqualFold(name, "disk") || strings.EqualFold(name, "eval")):
+			return refuse(codeAccessDenied, "ACCESS_DENIED", "%s(...) is not allowed: the engine keeps its data in its own directory, and runs what it is sent", name)
+		case made && t.is("ENGINE") && i+1 < len(toks):
+			e := toks[i+1]
+			if e.punct('=') && i+2 < len(toks) {
+				e = toks[i+2]
+			}
+			if en, ok := e.name(); ok && !slices.Contains(engines, en) {
+				return refuse(codeAccessDenied, "ACCESS_DENIED", "The engine %s is not allowed: there are %s", en, strings.Join(engines, ", "))
+			}
+			made = false
+		case made && t.is("SELECT"):
+			made = false // an engine's name comes before the query
 		case t.is("OUTFILE"):
 			return refuse(codeAccessDenied, "ACCESS_DENIED", "INTO OUTFILE is not allowed")
 		case named && (next || applied) && (strings.EqualFold(name, "file") || strings.EqualFold(name, "catboostEvaluate")),

@@ -1,6 +1,10 @@
 package embedded
 
-import "strings"
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
 
 // tokenKind says what a token of ClickHouse's SQL is.
 type tokenKind uint8
@@ -34,6 +38,15 @@ func isSpace(c byte) bool {
 	return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v' || c == 0
 }
 
+// blank is the length of the white space beyond ASCII that s begins with: all that the engine skips, and what looks like it.
+func blank(s string) int {
+	r, n := utf8.DecodeRuneInString(s)
+	if unicode.IsSpace(r) || r == 0x180e || r >= 0x200b && r <= 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x2060 && r <= 0x206f || r == 0xfeff {
+		return n
+	}
+	return 0
+}
+
 func isWord(c byte) bool {
 	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
@@ -48,11 +61,8 @@ func (l *lexer) next() (token, bool) {
 		case isSpace(c):
 			l.at++
 			continue
-		case strings.HasPrefix(s[start:], "\u00a0") || strings.HasPrefix(s[start:], "\ufeff"):
-			l.at += len("\u00a0")
-			if c == 0xef {
-				l.at = start + len("\ufeff")
-			}
+		case c >= utf8.RuneSelf && blank(s[start:]) > 0:
+			l.at += blank(s[start:])
 			continue
 		case strings.HasPrefix(s[start:], "--") || strings.HasPrefix(s[start:], "# ") || strings.HasPrefix(s[start:], "#!") || strings.HasPrefix(s[start:], "//"):
 			if n := strings.IndexByte(s[start:], '\n'); n >= 0 {

@@ -1,6 +1,8 @@
 package embedded
 
 import (
+	"encoding/xml"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -85,6 +87,73 @@ func FuzzSplit(f *testing.F) {
 		}
 		if err := checkTokens(text, true); err == nil && strings.Contains(strings.ToLower(text), "infile") && strings.Contains(strings.ToLower(text), "insert") {
 			t.Fatal("FROM INFILE slipped through")
+		}
+	})
+}
+
+// FuzzTokens shows that no text makes the lexer fail, that tokens follow each other through it, and that a judgement does not hang on the white space between
+// them: a tool that hides a call by blanks or comments hides nothing.
+func FuzzTokens(f *testing.F) {
+	for _, s := range []string{
+		"SELECT file('x')", "SELECT file\u2003('x')", "SELECT `fil\\x65`/**/('x')", "a--b\n#!c\nd", "$a$ file( $a$", "INSERT INTO t FROM\u200bINFILE 'x'", "SELECT 1 SETTINGS a=1, dialect='x'", "CREATE TABLE t ENGINE=File(CSV)", "\xff\xfe$", "'\\x4", "/*/**/", "1.5e-3",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		toks := tokens(text)
+		at := 0
+		var spread strings.Builder
+		for i, k := range toks {
+			if k.start < at || k.end <= k.start || k.end > len(text) {
+				t.Fatalf("token %d of %q: [%d, %d) after %d", i, text, k.start, k.end, at)
+			}
+			if k.kind == tokenBroken && i != len(toks)-1 {
+				t.Fatalf("%q: a broken token is not the last", text)
+			}
+			at = k.end
+			spread.WriteString(text[k.start:k.end] + "\n")
+		}
+		if n := len(toks); n > 0 && toks[n-1].kind == tokenBroken {
+			return // it runs to the end of whatever follows
+		}
+		again := tokens(spread.String())
+		if len(again) != len(toks) {
+			t.Fatalf("%q: %d tokens, and %d when spread", text, len(toks), len(again))
+		}
+		for i := range again {
+			if again[i].kind != toks[i].kind || again[i].value != toks[i].value {
+				t.Fatalf("%q: token %d is %+v, and %+v when spread", text, i, toks[i], again[i])
+			}
+		}
+		if strings.Contains(strings.ToLower(text), "infile") {
+			return // judged by substring
+		}
+		for _, lax := range []bool{true, false} {
+			if a, b := checkTokens(text, lax), checkTokens(spread.String(), lax); (a == nil) != (b == nil) {
+				t.Fatalf("%q: %v, and %v when spread", text, a, b)
+			}
+		}
+		_ = temporary(text)
+	})
+}
+
+// FuzzRoles shows that no text makes the reader of roles fail otherwise than by an error, and that what it takes makes well-formed XML.
+func FuzzRoles(f *testing.F) {
+	f.Add("CREATE ROLE a;\nGRANT SELECT ON x.y TO a;\nCREATE SETTINGS PROFILE p SETTINGS b = 1 MIN 0 MAX 2, c = 'd' CONST TO a;")
+	f.Add("CREATE USER v NOT IDENTIFIED; GRANT SELECT ON `<x>`.\"&\" TO v; ALTER TABLE a.b MODIFY SQL SECURITY DEFINER DEFINER = v")
+	f.Fuzz(func(t *testing.T, text string) {
+		roles, err := parseRoles(text)
+		if err != nil {
+			return
+		}
+		d := xml.NewDecoder(strings.NewReader(string(usersXML(defaultLimits(), roles, true))))
+		for {
+			if _, err = d.Token(); err == io.EOF {
+				return
+			}
+			if err != nil {
+				t.Fatalf("%q: %v", text, err)
+			}
 		}
 	})
 }

@@ -33,10 +33,12 @@ type Options struct {
 	MemoryBytes  uint64 // bound of the engine's memory; 0 is 4 GiB
 	Queries      int    // statements at a time; 0 is 16, or four a core where that is more
 
+	AccountsFD int  // > 0: an inherited file with the accounts
 	ListenFD   int  // > 0: an inherited listening socket
 	ReadyFD    int  // > 0: an inherited pipe that gets one line when requests are taken
 	WatchStdin bool // stop when stdin ends, as it does when the parent dies
 	Sandboxed  bool // the process runs confined already
+	Unconfined bool // do without Landlock, as on a kernel that has none
 	Restoring  bool // the data directory's mark of a restore is this process's own
 }
 
@@ -82,34 +84,46 @@ func (o *Options) complete() (err error) {
 	return nil
 }
 
-// people reads the roles, and who may sign in beside the user that always exists.
-func (o *Options) people(password string) ([]account, *roleSet, error) {
+// roles reads the roles.
+func (o *Options) roles() (*roleSet, error) {
 	text, name := o.Roles, "roles"
 	if o.RolesFile != "" {
 		b, err := os.ReadFile(o.RolesFile)
 		if err != nil {
-			return nil, nil, fmt.Errorf("read roles: %w", err)
+			return nil, fmt.Errorf("read roles: %w", err)
 		}
 		text, name = string(b), o.RolesFile
 	}
 	roles, err := parseRoles(text)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return roles, nil
+}
+
+// accounts reads who may sign in: from files, or in a confined process, to which passwords are out of reach, from what it was handed.
+func (o *Options) accounts(roles *roleSet) ([]account, error) {
+	if o.AccountsFD > 0 {
+		return receiveAccounts(os.NewFile(uintptr(o.AccountsFD), "accounts"), roles)
+	}
+	password, err := loadPassword(o.PasswordFile)
+	if err != nil {
+		return nil, err
 	}
 	accounts := []account{{name: o.User, secret: sha256.Sum256([]byte(password)), role: &role{name: adminRole}}}
 	if o.UsersFile == "" {
-		return accounts, roles, nil
+		return accounts, nil
 	}
 	more, err := loadUsers(o.UsersFile, roles)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, a := range more {
 		if a.name == o.User {
-			return nil, nil, fmt.Errorf("users file %s: user %q is the administrator that always exists", o.UsersFile, a.name)
+			return nil, fmt.Errorf("users file %s: user %q is the administrator that always exists", o.UsersFile, a.name)
 		}
 	}
-	return append(accounts, more...), roles, nil
+	return append(accounts, more...), nil
 }
 
 // Run serves ClickHouse's HTTP interface until ctx ends, then stops in order: HTTP, connections, engine.
@@ -130,10 +144,6 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	if err = d.mayStart(o.Restoring); err != nil {
 		return err
 	}
-	password, err := loadPassword(o.PasswordFile)
-	if err != nil {
-		return err
-	}
 	lim := defaultLimits()
 	lim.noMerges = o.Restoring
 	if o.MemoryBytes > 0 {
@@ -142,11 +152,15 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	if lim.queries = max(lim.queries, 4*runtime.GOMAXPROCS(0)); o.Queries > 0 {
 		lim.queries = o.Queries
 	}
-	accounts, roles, err := o.people(password)
+	roles, err := o.roles()
 	if err != nil {
 		return err
 	}
-	configFile, err := d.writeConfig(lim, roles)
+	accounts, err := o.accounts(roles)
+	if err != nil {
+		return err
+	}
+	configFile, err := d.writeConfig(lim, roles, o.Sandboxed)
 	if err != nil {
 		return err
 	}
@@ -360,7 +374,10 @@ func ServeProcess(ctx context.Context, o Options, lg *slog.Logger) error {
 		if err := (layout{o.DataDir}).create(); err != nil {
 			return err
 		}
-		err := confine(o, os.Args, childEnv())
+		err := errNoLandlock
+		if !o.Unconfined {
+			err = confine(o, os.Args, childEnv())
+		}
 		if !errors.Is(err, errNoLandlock) {
 			return err
 		}

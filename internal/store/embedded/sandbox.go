@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -13,7 +13,10 @@ import (
 )
 
 // sandboxedFlag tells the process that it has been confined already.
-const sandboxedFlag = "--sandboxed"
+const (
+	sandboxedFlag = "--sandboxed"
+	accountsFlag  = "--accounts-fd"
+)
 
 // errNoLandlock says that the kernel cannot confine the process.
 var errNoLandlock = errors.New("the kernel offers no Landlock")
@@ -25,6 +28,7 @@ const (
 		unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_MAKE_SYM | unix.LANDLOCK_ACCESS_FS_REFER | unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	// landlockFile are the rights that a rule on a file, not a directory, may carry.
 	landlockFile = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	landlockNote = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	// landlockAll is everything that the first version of Landlock governs.
 	landlockAll = 1<<13 - 1
 )
@@ -62,12 +66,36 @@ func confine(o Options, args, env []string) error {
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
 	}
+	d := layout{o.DataDir}
+	roles, err := o.roles()
+	if err != nil {
+		return err
+	}
+	accounts, err := o.accounts(roles)
+	if err != nil {
+		return err
+	}
+	hand, err := handAccounts(accounts)
+	if err != nil {
+		return err
+	}
+	for _, p := range []string{d.lock(), d.url(), d.owner()} { // which the confined process cannot make
+		f, oerr := os.OpenFile(p, os.O_RDWR|os.O_CREATE, 0o600)
+		if oerr != nil {
+			return fmt.Errorf("prepare data directory: %w", oerr)
+		}
+		if err = f.Close(); err != nil {
+			return fmt.Errorf("prepare data directory: %w", err)
+		}
+	}
 	type rule struct {
 		path   string
 		rights uint64
 	}
 	rules := []rule{
-		{o.DataDir, landlockWrite}, {filepath.Dir(o.PasswordFile), landlockWrite},
+		// Not the data directory itself, in which the password lies.
+		{d.engine(), landlockWrite}, {d.tmp(), landlockWrite}, {d.config(), landlockWrite}, {d.empty(), landlockRead},
+		{d.lock(), landlockNote}, {d.url(), landlockNote}, {d.owner(), landlockNote},
 		// The process may execute itself and the loader, and nothing else.
 		{exe, landlockExec}, {"/lib64/ld-linux-x86-64.so.2", landlockExec}, {o.LibPath, landlockRead},
 		{"/lib", landlockRead}, {"/lib64", landlockRead}, {"/usr/lib", landlockRead}, {"/usr/lib64", landlockRead}, {"/usr/share/zoneinfo", landlockRead},
@@ -76,19 +104,8 @@ func confine(o Options, args, env []string) error {
 		{"/proc/self", landlockRead}, {"/proc/meminfo", landlockRead}, {"/proc/cpuinfo", landlockRead}, {"/proc/stat", landlockRead}, {"/proc/sys/vm", landlockRead},
 		{"/sys/fs/cgroup", landlockRead}, {"/sys/devices/system", landlockRead}, {"/sys/kernel/mm", landlockRead},
 	}
-	for _, path := range []string{o.UsersFile, o.RolesFile} {
-		if path != "" {
-			rules = append(rules, rule{path, landlockRead})
-		}
-	}
-	if o.UsersFile != "" {
-		files, uerr := passwordFiles(o.UsersFile)
-		if uerr != nil {
-			return uerr
-		}
-		for _, path := range files {
-			rules = append(rules, rule{path, landlockRead})
-		}
+	if o.RolesFile != "" {
+		rules = append(rules, rule{o.RolesFile, landlockRead})
 	}
 	for _, r := range rules {
 		if err = allow(int(fd), r.path, r.rights&attr.Handled_access_fs); err != nil {
@@ -105,7 +122,7 @@ func confine(o Options, args, env []string) error {
 	if err = syscall.Close(int(fd)); err != nil {
 		return fmt.Errorf("close landlock rules: %w", err)
 	}
-	return fmt.Errorf("run %s confined: %w", exe, syscall.Exec(exe, append(args, sandboxedFlag), env))
+	return fmt.Errorf("run %s confined: %w", exe, syscall.Exec(exe, append(args, sandboxedFlag, accountsFlag, strconv.Itoa(int(hand.Fd()))), env))
 }
 
 // allow adds a rule; a path that does not exist needs none.

@@ -6,6 +6,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,8 +84,15 @@ func (r *request) assume(s *session) error {
 	}
 	var b strings.Builder
 	b.WriteString("SET log_comment = " + quoteString(r.comment))
+	var settings []limit
 	if role.profile != nil {
-		for _, l := range role.profile.settings {
+		settings = role.profile.settings
+	}
+	if role.name != adminRole || !r.f.confined {
+		settings = append(slices.Clip(settings), plainValues...)
+	}
+	if len(settings) > 0 {
+		for _, l := range settings {
 			v := l.value
 			if l.name == "max_memory_usage" {
 				v = smaller(v, r.f.lim.queryBytes())
@@ -362,6 +370,9 @@ func splitTypes(s string) []string {
 // valid refuses names and structures that would change the statement they are put into: a structure is words, punctuation and strings in closed brackets.
 func (t external) valid() error {
 	bad := refuse(codeBadArguments, "BAD_ARGUMENTS", "The external table %q has no usable name, structure or format", t.name)
+	if strings.EqualFold(t.format, "Values") { // whose data are expressions
+		return refuse(codeBadArguments, "BAD_ARGUMENTS", "The external table %q may not come as Values: TSV, CSV, JSONEachRow and Native are taken", t.name)
+	}
 	if !settingName.MatchString(t.name) || strings.Contains(t.name, ".") || !formatName.MatchString(t.format) || t.structure == "" {
 		return bad
 	}

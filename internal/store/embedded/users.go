@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+	"golang.org/x/sys/unix"
 )
 
 // account is one who may sign in.
@@ -31,21 +33,6 @@ type usersFile struct {
 		PasswordFile   string `toml:"password_file"`
 		PasswordSHA256 string `toml:"password_sha256"`
 	} `toml:"user"`
-}
-
-// passwordFiles gives the files that a users file names, absolute, for the rules of the process's confinement.
-func passwordFiles(path string) ([]string, error) {
-	f, err := readUsersFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, u := range f.User {
-		if u.PasswordFile != "" {
-			out = append(out, beside(path, u.PasswordFile))
-		}
-	}
-	return out, nil
 }
 
 func beside(path, name string) string {
@@ -120,6 +107,54 @@ func loadUsers(path string, roles *roleSet) ([]account, error) {
 				return fail("password_sha256: that is the digest of an empty password")
 			}
 		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// handed is an account as it is handed to the confined process: no password, its digest.
+type handed struct {
+	Name, Role string
+	Secret     []byte
+}
+
+// handAccounts writes the accounts to a file without a name, which the process that takes this one's place inherits.
+func handAccounts(accounts []account) (*os.File, error) {
+	var list []handed
+	for _, a := range accounts {
+		list = append(list, handed{a.name, a.role.name, a.secret[:]})
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return nil, fmt.Errorf("hand over accounts: %w", err)
+	}
+	fd, err := unix.MemfdCreate("accounts", 0)
+	if err != nil {
+		return nil, fmt.Errorf("hand over accounts: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "accounts")
+	if _, err = f.WriteAt(b, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("hand over accounts: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// receiveAccounts reads them and closes the file, before the engine is there to read it.
+func receiveAccounts(f *os.File, roles *roleSet) ([]account, error) {
+	var list []handed
+	err := json.NewDecoder(f).Decode(&list)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("take over accounts: %w", err)
+	}
+	var out []account
+	for _, h := range list {
+		a := account{name: h.Name, role: &role{name: adminRole}}
+		if h.Role != adminRole {
+			if a.role = roles.role(h.Role); a.role == nil {
+				return nil, fmt.Errorf("take over accounts: there is no role %s", h.Role)
+			}
+		}
+		copy(a.secret[:], h.Secret)
 		out = append(out, a)
 	}
 	return out, nil
