@@ -42,3 +42,6 @@ func (e *Engine) Class(query string) (int, error) {
 
 // Close ends the connection.
 func (e *Engine) Close() { e.s.close() }
+
+// CheckCPU is the judgement of a processor.
+var CheckCPU = checkCPU

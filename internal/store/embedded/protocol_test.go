@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"bytes"
 	"compress/gzip"
+	"compress/zlib"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,9 @@ import (
 	"testing"
 
 	"github.com/ClickHouse/ch-go/proto"
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 
 	"github.com/flopwatch/flopwatch/internal/testenv"
 )
@@ -269,5 +273,75 @@ func TestCurl(t *testing.T) {
 	}
 	if got := run("SELECT a FROM c.t ORDER BY a", s.URL(), "--compressed", "--data-binary", "@-"); got != "1\n2\n3\n" {
 		t.Errorf("compressed gave %q", got)
+	}
+}
+
+// TestCurlCompression asks for and sends each encoding as curl and scripts do, with an error in the middle of a compressed result.
+func TestCurlCompression(t *testing.T) {
+	t.Parallel()
+	s := testenv.ClickHouseServer(t, t.TempDir())
+	ask(t, s, "CREATE DATABASE c")
+	ask(t, s, "CREATE TABLE c.t (a UInt64) ENGINE = MergeTree ORDER BY a")
+	do := func(q url.Values, encoding, accept string, body []byte) (*http.Response, []byte) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL()+"/?"+q.Encode(), bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(s.Auth())
+		req.Header.Set("Accept-Encoding", accept)
+		if encoding != "" {
+			req.Header.Set("Content-Encoding", encoding)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		if cerr := resp.Body.Close(); err != nil || cerr != nil {
+			t.Fatal(err, cerr)
+		}
+		return resp, b
+	}
+	codecs := map[string]struct {
+		w func(io.Writer) io.WriteCloser
+		r func(io.Reader) io.Reader
+	}{
+		"gzip":    {func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }, func(r io.Reader) io.Reader { z, _ := gzip.NewReader(r); return z }},
+		"deflate": {func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) }, func(r io.Reader) io.Reader { z, _ := zlib.NewReader(r); return z }},
+		"br":      {func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) }, func(r io.Reader) io.Reader { return brotli.NewReader(r) }},
+		"zstd":    {func(w io.Writer) io.WriteCloser { z, _ := zstd.NewWriter(w); return z }, func(r io.Reader) io.Reader { z, _ := zstd.NewReader(r); return z }},
+		"lz4":     {func(w io.Writer) io.WriteCloser { return lz4.NewWriter(w) }, func(r io.Reader) io.Reader { return lz4.NewReader(r) }},
+	}
+	n := 0
+	for name, c := range codecs {
+		var b bytes.Buffer
+		w := c.w(&b)
+		for range 1000 {
+			n++
+			if _, err := fmt.Fprintln(w, n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if resp, text := do(url.Values{"query": {"INSERT INTO c.t FORMAT TSV"}}, name, "", b.Bytes()); resp.StatusCode != http.StatusOK {
+			t.Errorf("insert by %s: %s: %s", name, resp.Status, text)
+		}
+		if resp, text := do(url.Values{"query": {"INSERT INTO c.t FORMAT TSV"}}, name, "", b.Bytes()[:b.Len()/2]); resp.StatusCode == http.StatusOK {
+			t.Errorf("half an insert by %s: %s: %s", name, resp.Status, text)
+		}
+		resp, body := do(nil, "", name, []byte("SELECT throwIf(number = 50000, 'boom'), number FROM numbers(100000) SETTINGS max_block_size = 100, max_threads = 1"))
+		plain, _ := io.ReadAll(c.r(bytes.NewReader(body)))
+		tag := resp.Header.Get("X-ClickHouse-Exception-Tag")
+		if resp.Header.Get("Content-Encoding") != name || !strings.Contains(string(plain), "0\t49000\n") || !strings.HasSuffix(string(plain), " "+tag+"\r\n__exception__\r\n") || !strings.Contains(string(plain), "Code: 395.") {
+			t.Errorf("error within %s (%s): ends %q", name, resp.Header.Get("Content-Encoding"), plain[max(0, len(plain)-200):])
+		}
+	}
+	if got := ask(t, s, "SELECT count(), uniqExact(a) FROM c.t"); got != fmt.Sprintf("%d\t%[1]d\n", n) {
+		t.Errorf("the table has %q, want %d", got, n)
+	}
+	if resp, body := do(nil, "xz", "", []byte("x")); resp.StatusCode != http.StatusNotImplemented {
+		t.Errorf("xz: %s: %s", resp.Status, body)
 	}
 }
