@@ -123,10 +123,10 @@ func (n *network) reset(ctx context.Context, at, with string) error {
 // command is a command at a place.
 func (p *place) command(name string, args ...string) *exec.Cmd {
 	if p.ns == "" {
-		return exec.Command(name, args...) //nolint:noctx // it is ended by the world
+		return exec.Command(name, args...) // it is ended by the world
 	}
 	// It becomes the command: the id of the process stays.
-	return exec.Command("ip", append([]string{"netns", "exec", p.ns, name}, args...)...) //nolint:noctx // it is ended by the world
+	return exec.Command("ip", append([]string{"netns", "exec", p.ns, name}, args...)...) // it is ended by the world
 }
 
 // dial connects from within a place, so that no partition is in the way of who looks on.

@@ -338,7 +338,7 @@ func (f *fault) run(ctx context.Context, w *world) error {
 func (w *world) panics() []string {
 	var all []string
 	for _, p := range w.processes() {
-		out, _ := exec.Command("grep", "-n", "-m3", "-E", "^panic:|^fatal error:|DATA RACE|SIGSEGV", p.logPath).Output() //nolint:noctx // 1: it found none
+		out, _ := exec.Command("grep", "-n", "-m3", "-E", "^panic:|^fatal error:|DATA RACE|SIGSEGV", p.logPath).Output() // 1: it found none
 		for line := range strings.Lines(string(out)) {
 			all = append(all, p.name+" wrote "+strings.TrimSpace(line))
 		}
