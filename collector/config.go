@@ -21,6 +21,7 @@ const consumerName = "collector"
 type Partition struct {
 	Name   string // [A-Za-z0-9_-]+, the key of its lease
 	Stream string
+	Shard  int // of the store, modulo their number: the same for the same nodes for ever
 }
 
 // Partitions lists what a broker with n streams of nodes has to be read, the provider's
@@ -28,7 +29,7 @@ type Partition struct {
 func Partitions(n int) []Partition {
 	all := []Partition{{Name: "collector-provider", Stream: broker.ProviderStream}}
 	for p := range n {
-		all = append(all, Partition{Name: "collector-" + strconv.Itoa(p), Stream: broker.NodeStream(p)})
+		all = append(all, Partition{Name: "collector-" + strconv.Itoa(p), Stream: broker.NodeStream(p), Shard: p})
 	}
 	return all
 }

@@ -32,6 +32,7 @@ const maxSpools = 200_000
 type worker struct {
 	c         *Collector
 	partition Partition
+	into      *store.Store // the shard's
 	lg        *slog.Logger
 	builder   *batch.Builder
 	inserts   []batch.Insert
@@ -79,7 +80,7 @@ func newWorker(c *Collector, p Partition) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare partition %s: %w", p.Name, err)
 	}
-	return &worker{c: c, partition: p, builder: b, lg: c.cfg.Log.With(slog.String("partition", p.Name))}, nil
+	return &worker{c: c, partition: p, into: c.cfg.Store.Shard(p.Shard), builder: b, lg: c.cfg.Log.With(slog.String("partition", p.Name))}, nil
 }
 
 // run works under a lease until ctx ends (nil) or something fails that a new hold may mend.
@@ -386,7 +387,7 @@ func (w *worker) insert(ctx context.Context, token func(batch.Insert) string) er
 	for _, in := range w.inserts {
 		pause := 100 * time.Millisecond
 		for {
-			err := w.c.cfg.Store.Insert(ctx, in.Table, token(in), in.Block)
+			err := w.into.Insert(ctx, in.Table, token(in), in.Block)
 			if err == nil {
 				break
 			}

@@ -68,8 +68,8 @@ func newStoreMigrateCommand() *cobra.Command {
 where it was cut off. Collectors do that themselves at their start; where their users may not create tables (see
 deploy/clickhouse/README.md), set "migrate = false" there and run this before an upgrade.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.data != "" && o.clickhouse.Replicated {
-				return usageError{Err: errors.New("--replicated is for the server that --clickhouse names: the embedded engine has no replicas")}
+			if o.data != "" && (o.clickhouse.Replicated || o.clickhouse.Cluster != "") {
+				return usageError{Err: errors.New("--replicated and --store-cluster are for the server that --clickhouse names: the embedded engine has no replicas")}
 			}
 			return o.withStore(cmd, func(ctx context.Context, st *store.Store) error {
 				if err := st.Migrate(ctx); err != nil {
@@ -85,6 +85,7 @@ deploy/clickhouse/README.md), set "migrate = false" there and run this before an
 	o.registerStore(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&o.clickhouse.Replicated, "replicated", false, "make replicated tables, as replicated = true does in the collector's configuration")
+	f.StringVar(&o.clickhouse.Cluster, "store-cluster", "", "`name` in the servers' remote_servers: make tables on all shards, as cluster does in the collector's configuration")
 	cmd.Args = noArgs
 	return cmd
 }

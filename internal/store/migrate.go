@@ -65,13 +65,8 @@ func (c Config) statements(m migration) ([]string, error) {
 		settings += "non_replicated_deduplication_window = 10000"
 	}
 	t, err := template.New(m.name).Funcs(template.FuncMap{
-		"replacing": func(version string) string {
-			if c.Replicated {
-				return "ReplicatedReplacingMergeTree(" + version + ")"
-			}
-			return "ReplacingMergeTree(" + version + ")"
-		},
-		"settings": func() string { return settings },
+		"replacing": c.engine,
+		"settings":  func() string { return settings },
 	}).Parse(m.text)
 	if err != nil {
 		return nil, fmt.Errorf("parse migration %s: %w", m.name, err)
@@ -88,8 +83,17 @@ func (c Config) statements(m migration) ([]string, error) {
 				lines = append(lines, line)
 			}
 		}
-		if sql := strings.TrimSpace(strings.Join(lines, "")); sql != "" {
+		sql := strings.TrimSpace(strings.Join(lines, ""))
+		switch {
+		case sql == "":
+		case c.Cluster == "":
 			out = append(out, sql)
+		default:
+			several, err := c.overCluster(sql)
+			if err != nil {
+				return nil, fmt.Errorf("migration %s: %w", m.name, err)
+			}
+			out = append(out, several...)
 		}
 	}
 	return out, nil
@@ -112,15 +116,21 @@ func (s *Store) Migrate(ctx context.Context) error {
 // migrate applies what the database lacks of all. done, where there is one, hears of each
 // statement after it has run, by migration and number from 1 on; its error ends the work there.
 func (s *Store) migrate(ctx context.Context, all []migration, done func(m migration, statement int) error) error {
-	err := s.conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+s.cfg.Database+"`")
-	if err != nil {
-		return fmt.Errorf("create database %s: %w", s.cfg.Database, err)
+	databases := []string{s.cfg.Database}
+	if s.cfg.Cluster != "" {
+		databases = append(databases, s.cfg.localDatabase())
 	}
-	engine := "ReplacingMergeTree"
-	if s.cfg.Replicated {
-		engine = "ReplicatedReplacingMergeTree"
+	for _, db := range databases {
+		if err := s.conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+db+"`"+s.cfg.onCluster()); err != nil {
+			return fmt.Errorf("create database %s: %w", db, err)
+		}
 	}
-	err = s.conn.Exec(ctx, "CREATE TABLE IF NOT EXISTS "+s.table(tableMigrations)+
+	// Of a cluster without replication the server that migrates keeps the ledger.
+	engine := strings.TrimSuffix(s.cfg.placed(s.cfg.engine(""), ""), "()")
+	if s.cfg.Cluster != "" && !s.cfg.Replicated {
+		engine = "ReplacingMergeTree"
+	}
+	err := s.conn.Exec(ctx, "CREATE TABLE IF NOT EXISTS "+s.table(tableMigrations)+s.cfg.onCluster()+
 		" (`number` UInt32 COMMENT 'number of the migration', `name` String COMMENT 'its file', `digest` String COMMENT 'SHA-256 of its text', `applied_at` DateTime64(3) DEFAULT now64(3) COMMENT 'wall time')"+
 		" ENGINE = "+engine+" ORDER BY number SETTINGS fsync_after_insert = 1, fsync_part_directory = 1 COMMENT 'Migrations that were applied.'")
 	if err != nil {

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/ch-go"
@@ -39,44 +41,82 @@ func (e *Error) Error() string {
 
 const maxErrorText = 2048
 
-func tlsConfig(host string) *tls.Config {
-	return &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+// tlsConfig verifies the name of the server; of several each has its own.
+func tlsConfig(u *url.URL, addrs []string) *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if len(addrs) == 1 {
+		c.ServerName = u.Hostname()
+	}
+	return c
 }
 
+func newNative(u *url.URL, addrs []string, cfg Config) native {
+	switch u.Scheme {
+	case "http", "https":
+		return newHTTPNative(u, addrs, cfg)
+	}
+	return &tcpNative{addrs: addrs, cfg: cfg}
+}
+
+// httpNative asks one server until it cannot be reached, then the next. A statement that may have
+// arrived is not sent again by it: who asked knows whether it may be.
 type httpNative struct {
-	base   string
+	scheme string
+	addrs  []string
+	at     atomic.Uint32 // of addrs, modulo their number
 	cfg    Config
 	client *http.Client
 }
 
-func newHTTPNative(u *url.URL, cfg Config, addr string) *httpNative {
+func newHTTPNative(u *url.URL, addrs []string, cfg Config) *httpNative {
 	tr := &http.Transport{
 		MaxIdleConnsPerHost: 8, IdleConnTimeout: 30 * time.Second, WriteBufferSize: 256 << 10, ReadBufferSize: 256 << 10,
 		DisableCompression: true,
 	}
 	if u.Scheme == "https" {
-		tr.TLSClientConfig = tlsConfig(u.Hostname())
+		tr.TLSClientConfig = tlsConfig(u, addrs)
 	}
-	return &httpNative{base: u.Scheme + "://" + addr + "/", cfg: cfg, client: &http.Client{Transport: tr, Timeout: cfg.Timeout}}
+	return &httpNative{scheme: u.Scheme, addrs: addrs, cfg: cfg, client: &http.Client{Transport: tr, Timeout: cfg.Timeout}}
 }
 
 func (h *httpNative) close() { h.client.CloseIdleConnections() }
 
 func (h *httpNative) post(ctx context.Context, params url.Values, body []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.base+"?"+params.Encode(), bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
+	if h.cfg.Cluster != "" {
+		for name, v := range h.cfg.settings() {
+			params.Set(name, v)
+		}
 	}
-	req.Header.Set("X-ClickHouse-User", h.cfg.User)
-	req.Header.Set("X-ClickHouse-Key", h.cfg.Password)
-	req.Header.Set("Content-Type", "application/octet-stream")
-	resp, err := h.client.Do(req)
-	if err != nil {
+	var resp *http.Response
+	var last error
+	for range h.addrs {
+		at := h.at.Load()
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.scheme+"://"+h.addrs[int(at)%len(h.addrs)]+"/?"+params.Encode(), bytes.NewReader(body))
+		if err != nil {
+			return nil, fmt.Errorf("make request: %w", err)
+		}
+		req.Header.Set("X-ClickHouse-User", h.cfg.User)
+		req.Header.Set("X-ClickHouse-Key", h.cfg.Password)
+		req.Header.Set("Content-Type", "application/octet-stream")
+		resp, err = h.client.Do(req)
+		if err == nil {
+			break
+		}
+		if ctx.Err() == nil {
+			h.at.CompareAndSwap(at, at+1)
+		}
 		// The url holds the statement: too long for a log line, and of no use there.
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
-		return nil, fmt.Errorf("post to store: %w", err)
+		err = fmt.Errorf("post to store: %w", err)
+		if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" {
+			return nil, err
+		}
+		last = err // nothing was sent
+	}
+	if resp == nil {
+		return nil, last
 	}
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-ClickHouse-Exception-Code") != "" {
 		defer func() { _ = resp.Body.Close() }()
@@ -174,8 +214,8 @@ func (h *httpNative) query(ctx context.Context, sql string, res proto.Results, o
 // tcpNative speaks the native protocol, a connection per statement. For real servers;
 // the embedded engine has HTTP alone.
 type tcpNative struct {
-	addr string
-	cfg  Config
+	addrs []string
+	cfg   Config
 }
 
 func (t *tcpNative) close() {}
@@ -183,9 +223,19 @@ func (t *tcpNative) close() {}
 func (t *tcpNative) do(ctx context.Context, q ch.Query) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
 	defer cancel()
-	c, err := ch.Dial(ctx, ch.Options{Address: t.addr, User: t.cfg.User, Password: t.cfg.Password})
+	var c *ch.Client
+	for _, addr := range t.addrs {
+		if c, err = ch.Dial(ctx, ch.Options{Address: addr, User: t.cfg.User, Password: t.cfg.Password}); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("dial store: %w", err)
+	}
+	if t.cfg.Cluster != "" {
+		for name, v := range t.cfg.settings() {
+			q.Settings = append(q.Settings, ch.Setting{Key: name, Value: v, Important: true})
+		}
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	if err := c.Do(ctx, q); err != nil {

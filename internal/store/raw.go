@@ -171,7 +171,7 @@ func (s *Store) Insert(ctx context.Context, table, token string, b Block) error 
 	}
 	in := b.input()
 	var sql strings.Builder
-	sql.WriteString("INSERT INTO " + s.table(table) + " (")
+	sql.WriteString("INSERT INTO " + s.into(table) + " (")
 	for i, c := range in {
 		if i > 0 {
 			sql.WriteString(", ")
@@ -179,7 +179,7 @@ func (s *Store) Insert(ctx context.Context, table, token string, b Block) error 
 		sql.WriteString("`" + c.Name + "`")
 	}
 	sql.WriteString(")")
-	if err := s.native.insert(ctx, sql.String(), s.insertSettings(token), in, b.scratch()); err != nil {
+	if err := s.inserts.insert(ctx, sql.String(), s.insertSettings(token), in, b.scratch()); err != nil {
 		return fmt.Errorf("insert %d rows into %s: %w", b.Rows(), table, err)
 	}
 	return nil

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -17,6 +15,10 @@ type Store struct {
 	cfg    Config
 	conn   driver.Conn
 	native native
+	// inserts go here: native, or the servers of the shard that this is for (see Shard).
+	inserts native
+	shards  []native
+	local   bool // inserts go to the shard's local tables
 }
 
 // Open connects and checks that the server answers. It creates nothing: see Migrate.
@@ -25,46 +27,43 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	u, err := url.Parse(cfg.URL)
+	u, addrs, err := servers(cfg.URL)
 	if err != nil {
-		return nil, fmt.Errorf("parse store url: %w", err)
+		return nil, fmt.Errorf("store url: %w", err)
 	}
 	opt := &clickhouse.Options{
 		// No database in the connection: Migrate creates it. Statements qualify tables.
-		Addr:        []string{u.Host},
+		Addr:        addrs,
 		Auth:        clickhouse.Auth{Username: cfg.User, Password: cfg.Password},
 		Protocol:    clickhouse.HTTP,
 		ReadTimeout: cfg.Timeout,
-		// A real server queues inserts unless told not to; an ack must mean stored.
-		Settings: clickhouse.Settings{"async_insert": 0},
+		Settings:    clickhouse.Settings{},
 	}
-	var n native
+	for name, v := range cfg.settings() {
+		opt.Settings[name] = v
+	}
 	switch u.Scheme {
-	case "http", "https":
-		if u.Port() == "" {
-			port := "8123"
-			if u.Scheme == "https" {
-				port = "8443"
-			}
-			opt.Addr = []string{net.JoinHostPort(u.Hostname(), port)}
-		}
-		if u.Scheme == "https" {
-			opt.TLS = tlsConfig(u.Hostname())
-		}
-		n = newHTTPNative(u, cfg, opt.Addr[0])
+	case "http":
+	case "https":
+		opt.TLS = tlsConfig(u, addrs)
 	default:
-		if u.Port() == "" {
-			opt.Addr = []string{net.JoinHostPort(u.Hostname(), "9000")}
-		}
 		opt.Protocol = clickhouse.Native
-		n = &tcpNative{addr: opt.Addr[0], cfg: cfg}
+	}
+	n := newNative(u, addrs, cfg)
+	var shards []native
+	for _, text := range strings.Fields(cfg.Shards) {
+		at, of, serr := servers(text)
+		if serr != nil {
+			return nil, fmt.Errorf("store shards: %w", serr)
+		}
+		shards = append(shards, newNative(at, of, cfg))
 	}
 	conn, err := clickhouse.Open(opt)
 	if err != nil {
 		n.close()
 		return nil, fmt.Errorf("open store %s: %w", u.Host, err)
 	}
-	s := &Store{cfg: cfg, conn: conn, native: n}
+	s := &Store{cfg: cfg, conn: conn, native: n, inserts: n, shards: shards}
 	if err := conn.Ping(ctx); err != nil {
 		_ = s.Close()
 		if refused(err) {
@@ -91,6 +90,9 @@ func refused(err error) bool {
 // Close releases connections. It is idempotent.
 func (s *Store) Close() error {
 	s.native.close()
+	for _, n := range s.shards {
+		n.close()
+	}
 	if err := s.conn.Close(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}

@@ -98,7 +98,7 @@ func (s *Store) commentViews(ctx context.Context) error {
 		if alters == nil {
 			continue
 		}
-		if err := s.conn.Exec(ctx, "ALTER TABLE "+s.table(view)+" "+strings.Join(alters, ", ")); err != nil {
+		if err := s.conn.Exec(ctx, "ALTER TABLE "+s.table(view)+s.cfg.onCluster()+" "+strings.Join(alters, ", ")); err != nil {
 			return fmt.Errorf("comment columns of %s: %w", view, err)
 		}
 	}
