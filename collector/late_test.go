@@ -188,3 +188,37 @@ func quietProxy(u *url.URL) http.Handler {
 	p.ErrorLog = log.New(io.Discard, "", 0)
 	return p
 }
+
+// TestMoveToAnotherBroker: hosts move to another broker while batches are under way. Collectors of
+// both write into one store; what was sent to both is there once.
+func TestMoveToAnotherBroker(t *testing.T) {
+	was := newBench(t)
+	is := newBroker(t)
+	is.store = was.store
+	send := func(b *bench, from, to uint64) {
+		for q := from; q <= to; q++ {
+			w, frame := newFrame(t, 0, q, nil)
+			b.publish(t, w, frame)
+		}
+	}
+	send(was, 1, 10)
+	first := was.collector(t, "first", nil)
+	start(t, first)
+	send(is, 6, 20) // 6 to 10 had no commit mark yet
+	second := is.collector(t, "second", nil)
+	start(t, second)
+	idle(t, first)
+	idle(t, second)
+	send(is, 1, 3) // sent again, long after
+	idle(t, second)
+	for table, per := range rowsOf {
+		_, distinct, err := was.store.Count(t.Context(), table)
+		if err != nil || distinct != 20*per {
+			t.Errorf("%s: %d distinct, want %d, %v", table, distinct, 20*per, err)
+		}
+	}
+	rows, err := was.store.BatchesAfter(t.Context(), cluster, 0, 0)
+	if err != nil || len(rows) != 20 {
+		t.Errorf("%d batches listed, %v", len(rows), err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -369,6 +370,71 @@ func TestTwoDetectors(t *testing.T) {
 	}
 	if err := second.cmd.Wait(); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
+	}
+}
+
+// TestStoppedLeader: a leader stands still for longer than its lease lives. The other takes over; the
+// first knows when it goes on, stands by, and what it would still say is refused.
+func TestStoppedLeader(t *testing.T) {
+	s := newSite(t)
+	now := time.Now().UnixMilli() / 60_000 * 60_000
+	from := now - 40*60_000
+	for i := range int64(20) {
+		s.sample(t, uint64(i+1), from+i*60_000)
+	}
+	first := s.start(t)
+	a := first.until(t, "the first leads and has judged", func(a answer) bool { return a.Details.Leader && a.Details.JudgedMs >= now-4*60_000 })
+	second := s.start(t)
+	second.until(t, "the second stands by", func(a answer) bool { return a.Details.Phase == string(standby) })
+	before, err := s.store.LatestRuns(t.Context(), cluster)
+	if err != nil || len(before) == 0 {
+		t.Fatalf("%d runs, %v", len(before), err)
+	}
+	if err = first.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	b := second.until(t, "the second takes over", func(b answer) bool { return b.Details.Leader && b.Details.JudgedMs >= a.Details.JudgedMs })
+	if b.Details.Epoch <= a.Details.Epoch {
+		t.Errorf("epochs %d, then %d", a.Details.Epoch, b.Details.Epoch)
+	}
+	for i := range int64(5) { // something to judge for whoever thinks that he leads
+		s.sample(t, uint64(50+i), from+(20+i)*60_000)
+	}
+	if err = first.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	first.until(t, "the first stands by", func(a answer) bool { return a.Details.Phase == string(standby) && !a.Details.Leader })
+	cells := func() int {
+		rows, rerr := s.store.GPUCells(t.Context(), store.RowQuery{Cluster: cluster, FromMs: from, ToMs: now})
+		if rerr != nil {
+			t.Fatal(rerr)
+		}
+		return len(rows)
+	}
+	for deadline := time.Now().Add(90 * time.Second); cells() < 25 && time.Now().Before(deadline); {
+		timer := time.NewTimer(100 * time.Millisecond)
+		<-timer.C
+	}
+	if n := cells(); n != 25 {
+		t.Errorf("%d minutes have cells, want 25", n)
+	}
+	// What the first had in hand when it was stopped, said after all.
+	for i := range before {
+		before[i].Provenance.Epoch, before[i].Provenance.Version, before[i].Class = a.Details.Epoch, before[i].Provenance.Version+1000*60_000, "stale"
+	}
+	if err = s.store.PutRuns(t.Context(), cluster, before); !errors.Is(err, store.ErrStaleEpoch) {
+		t.Errorf("verdicts of a stale epoch: %v", err)
+	}
+	if err = s.store.PutPosition(t.Context(), cluster, store.PositionRow{Epoch: a.Details.Epoch, JudgedMs: now}); !errors.Is(err, store.ErrStaleEpoch) {
+		t.Errorf("the position of a stale epoch: %v", err)
+	}
+	p, ok, err := s.store.Position(t.Context(), cluster)
+	if err != nil || !ok || p.Epoch != b.Details.Epoch {
+		t.Errorf("position %+v, %v, %v", p, ok, err)
+	}
+	after, err := s.store.LatestRuns(t.Context(), cluster)
+	if err != nil || len(after) == 0 || after[0].RunID != before[0].RunID || after[0].Class == "stale" {
+		t.Errorf("runs %v, %v", after, err)
 	}
 }
 

@@ -29,6 +29,11 @@ func StartFile(ctx context.Context, path string, lg *slog.Logger) (*Server, erro
 	case opts.Cluster.Name != "" && opts.ServerName == "":
 		return nil, fmt.Errorf("broker configuration %s: server_name is missing: each server of a cluster needs one of its own", path)
 	}
+	if opts.Cluster.Name != "" {
+		if err = wasAlone(opts.StoreDir); err != nil {
+			return nil, fmt.Errorf("broker configuration %s: %w", path, err)
+		}
+	}
 	files := durable.OS{}
 	if err = files.MkdirAll(opts.StoreDir); err != nil {
 		return nil, fmt.Errorf("start broker: make directory: %w", err)
@@ -51,6 +56,26 @@ func StartFile(ctx context.Context, path string, lg *slog.Logger) (*Server, erro
 		return nil, errors.Join(fmt.Errorf("start broker of %s: not ready", path), s.Stop(ctx))
 	}
 	return s, nil
+}
+
+// ErrWasAlone says that a store is that of a server without a cluster. In a cluster nobody knows of
+// its streams, and the server deletes them as left over (nats-server 2.15.2, tried).
+var ErrWasAlone = errors.New("the store has streams of a server that was alone, which a cluster would delete: start with an empty one, and see deploy/nats/README.md, From one server to three")
+
+// wasAlone looks for streams in a store without the journal of a cluster.
+func wasAlone(dir string) error {
+	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*"))
+	if err != nil {
+		return fmt.Errorf("look into %s: %w", dir, err)
+	}
+	journals, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "_js_", "_meta_"))
+	if err != nil {
+		return fmt.Errorf("look into %s: %w", dir, err)
+	}
+	if len(streams) > 0 && len(journals) == 0 {
+		return ErrWasAlone
+	}
+	return nil
 }
 
 // Reload takes up what changed in the file of StartFile, such as users; what cannot change
