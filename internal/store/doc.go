@@ -30,6 +30,9 @@
 // deploy/clickhouse/roles.sql grants what the statements here need: tests run them with the
 // grants of each role alone.
 //
-// Native TCP URLs (clickhouse://) and replicated tables are golden-tested as text only:
-// the embedded engine has neither.
+// On a cluster (cluster.go) a table of nodes' rows is two, local and Distributed; the migrations
+// are rewritten for it.
+//
+// Native TCP URLs (clickhouse://) are untested, and replicated tables are golden-tested as text only:
+// the embedded engine has neither. Distributed ones are tried over one shard.
 package store
