@@ -20,7 +20,7 @@ import (
 
 // sharded tables are spread over the shards by node.
 var sharded = func() map[string]bool {
-	all := map[string]bool{TableBatches: true, TableGaps: true, TableQuarantine: true, TableGPUMinute: true, TableNodeMinute: true, TableCommMinute: true, TableFlowMinute: true}
+	all := map[string]bool{TableChainHours: true, TableLosses: true, TableBatches: true, TableGaps: true, TableQuarantine: true, TableGPUMinute: true, TableNodeMinute: true, TableCommMinute: true, TableFlowMinute: true}
 	for name, t := range rawTables {
 		all[name] = t.perNode
 	}
