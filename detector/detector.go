@@ -97,6 +97,7 @@ type Detector struct {
 	withdrawn map[string]report.Finding // findings on runs that an earlier verdict had and the last has not
 	due       bool                      // something came since the moment judged last
 	prevAtMs  int64                     // that moment; 0: none
+	hoursMs   int64                     // hours that end by then were rolled up; 0: none
 	raised    map[string]int64          // finding id -> watermark at which it was raised first
 	written   map[string]string         // finding id -> line last written
 	runs      map[string]string         // run id -> line last written

@@ -98,6 +98,9 @@ func (d *Detector) flush(ctx context.Context, startMs, atMs int64, last, runs bo
 	if err := d.putOnce(ctx, "store cells", func(ctx context.Context) error { return d.store.PutCells(ctx, cells, d.provenance(atMs)) }); err != nil {
 		return err
 	}
+	if err := d.flushHours(ctx, startMs, atMs, last); err != nil {
+		return err
+	}
 	if runs {
 		if err := d.flushRuns(ctx, startMs, atMs, last); err != nil {
 			return err

@@ -30,7 +30,7 @@ func (f *Follower) resume(ctx context.Context) error {
 		return f.claim(ctx)
 	}
 	d := f.d
-	d.startMs, d.cutMs, d.prevAtMs, d.newestMs, d.due = p.StartMs, p.CutMs, p.LastMs, p.NewestMs, p.Due
+	d.startMs, d.cutMs, d.prevAtMs, d.hoursMs, d.newestMs, d.due = p.StartMs, p.CutMs, p.LastMs, p.JudgedMs, p.NewestMs, p.Due
 	f.judgedMs, f.availMs, f.seenMs = p.JudgedMs, p.AvailableMs, p.SeenMs
 	if err = f.readFacts(ctx, p.JudgedMs, min(p.AvailableMs, p.JudgedMs+d.cfg.WaitMs)); err != nil {
 		return err

@@ -12,7 +12,7 @@ CREATE ROLE IF NOT EXISTS flopwatch_auditor;
 -- Operator: runs `flopwatch store migrate`, replays recordings, vouches for keys of nodes. No DROP, no DELETE: migrations need neither.
 -- CREATE OR REPLACE VIEW asks for DROP VIEW; it makes the new view under another name, which it must drop as a table, and renames
 -- it, which asks for INSERT into the view: nothing can be inserted into one.
-GRANT CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP VIEW, ALTER ADD COLUMN, ALTER MODIFY COLUMN, ALTER COMMENT COLUMN, ALTER MODIFY COMMENT, ALTER ADD INDEX, SHOW ON flopwatch.* TO flopwatch_operator;
+GRANT CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP VIEW, ALTER ADD COLUMN, ALTER MODIFY COLUMN, ALTER TTL, ALTER SETTINGS, ALTER COMMENT COLUMN, ALTER MODIFY COMMENT, ALTER ADD INDEX, SHOW ON flopwatch.* TO flopwatch_operator;
 GRANT DROP TABLE ON flopwatch._tmp_replace_* TO flopwatch_operator;
 GRANT INSERT ON flopwatch.v_* TO flopwatch_operator;
 GRANT SELECT ON flopwatch.* TO flopwatch_operator;
@@ -87,6 +87,7 @@ GRANT SELECT, INSERT ON flopwatch.evidence_gpu TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.evidence_host TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.features_comm_minute TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.features_flow_minute TO flopwatch_detector;
+GRANT SELECT, INSERT ON flopwatch.features_gpu_hour TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.features_gpu_minute TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.features_node_minute TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.findings TO flopwatch_detector;
@@ -98,10 +99,12 @@ GRANT SELECT ON flopwatch.v_node_hours TO flopwatch_detector;
 
 -- Views run with the rights of this user, which nobody can sign in as, so that analysts need no grant on a table.
 CREATE USER IF NOT EXISTS flopwatch_views NOT IDENTIFIED HOST NONE;
+GRANT SELECT ON flopwatch.allocations TO flopwatch_views;
 GRANT SELECT ON flopwatch.batches TO flopwatch_views;
 GRANT SELECT ON flopwatch.bmc_samples TO flopwatch_views;
 GRANT SELECT ON flopwatch.chain_hours TO flopwatch_views;
 GRANT SELECT ON flopwatch.checkpoints TO flopwatch_views;
+GRANT SELECT ON flopwatch.features_gpu_hour TO flopwatch_views;
 GRANT SELECT ON flopwatch.features_gpu_minute TO flopwatch_views;
 GRANT SELECT ON flopwatch.findings TO flopwatch_views;
 GRANT SELECT ON flopwatch.gaps TO flopwatch_views;
@@ -119,15 +122,18 @@ GRANT SELECT ON flopwatch.rdma_objects TO flopwatch_views;
 GRANT SELECT ON flopwatch.runs TO flopwatch_views;
 GRANT SELECT ON flopwatch.tcp_samples TO flopwatch_views;
 GRANT SELECT(cluster, node, spool, sequence, rows, reason, broker_ms) ON flopwatch.quarantine TO flopwatch_views;
+ALTER TABLE flopwatch.v_account_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_batches MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_bmc_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_chain_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_checkpoints MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_findings MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_fleet_now MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_devices MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_events MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_health MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_holds MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_gpu_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_instances MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_minutes MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -142,15 +148,18 @@ ALTER TABLE flopwatch.v_runs MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_vie
 ALTER TABLE flopwatch.v_tcp_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 
 -- Analyst: the views, and nothing else.
+GRANT SELECT ON flopwatch.v_account_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_batches TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_bmc_samples TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_chain_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_checkpoints TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_findings TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_fleet_now TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_devices TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_events TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_health TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_holds TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_gpu_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_instances TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_minutes TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_samples TO flopwatch_analyst;

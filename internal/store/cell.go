@@ -28,6 +28,12 @@ type GPUCellRow struct {
 	EnergyJ, MMACycles    CounterRow
 }
 
+// GPUHourRow is one GPU in one hour, made of its minute cells: MinuteMs is the start of the hour.
+type GPUHourRow struct {
+	GPUCellRow
+	Presence uint64 // which minutes of the hour have a cell: bit 0 is the first
+}
+
 // NodeCellRow is one host in one minute. NaN, and a CoverMs of 0: not measured.
 type NodeCellRow struct {
 	Node                                     string
@@ -78,6 +84,7 @@ type Cells struct {
 	Node    []NodeCellRow
 	Comm    []CommCellRow
 	Flow    []FlowCellRow
+	Hour    []GPUHourRow
 }
 
 // nullFloat is a Nullable(Float64) column that takes NaN for NULL.
@@ -179,13 +186,42 @@ func (s *Store) PutCells(ctx context.Context, c Cells, p Provenance) error {
 			return err
 		}
 	}
+	for from := 0; from < len(c.Hour); from += cellChunk {
+		b, err := gpuHourBlock(c.Cluster, c.Hour[from:min(from+cellChunk, len(c.Hour))], p)
+		if err != nil {
+			return err
+		}
+		if err := s.Insert(ctx, TableGPUHour, "", b); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 func gpuCellBlock(cluster string, rows []GPUCellRow, p Provenance) (Block, error) {
 	var w writer
+	if err := w.gpuCells("minute_ms", cluster, len(rows), func(i int) *GPUCellRow { return &rows[i] }, p); err != nil {
+		return nil, err
+	}
+	return &columnsBlock{in: w.in}, nil
+}
+
+func gpuHourBlock(cluster string, rows []GPUHourRow, p Provenance) (Block, error) {
+	var w writer
+	presence := w.u64("presence")
+	for i := range rows {
+		presence.Append(rows[i].Presence)
+	}
+	if err := w.gpuCells("hour_ms", cluster, len(rows), func(i int) *GPUCellRow { return &rows[i].GPUCellRow }, p); err != nil {
+		return nil, err
+	}
+	return &columnsBlock{in: w.in}, nil
+}
+
+// gpuCells writes what minutes and hours have in common; start is the column of their time.
+func (w *writer) gpuCells(start, cluster string, rows int, row func(int) *GPUCellRow, p Provenance) error {
 	pv := w.provenance()
-	node, gpu, minute, available, samples := w.text("node"), w.int("gpu"), w.int("minute_ms"), w.int("available_ms"), w.u32("samples")
+	node, gpu, minute, available, samples := w.text("node"), w.int("gpu"), w.int(start), w.int("available_ms"), w.u32("samples")
 	n := len(CellSignals)
 	mean, sd, cover := make([]*nullFloat, n), make([]*nullFloat, n), make([]*proto.ColUInt32, n)
 	for i, name := range CellSignals {
@@ -194,9 +230,9 @@ func gpuCellBlock(cluster string, rows []GPUCellRow, p Provenance) (Block, error
 	clock, clockMs := w.float("tensor_clock_mhz"), w.u32("tensor_clock_ms")
 	energy, cycles := w.counter("energy_j"), w.counter("mma_cycles")
 	for i := range rows {
-		r := &rows[i]
+		r := row(i)
 		if len(r.Mean) != n || len(r.SD) != n || len(r.CoverMs) != n {
-			return nil, fmt.Errorf("put cell of %s gpu %d: %d means, %d sds, %d covers, wanted %d of each", r.Node, r.GPU, len(r.Mean), len(r.SD), len(r.CoverMs), n)
+			return fmt.Errorf("put cell of %s gpu %d: %d means, %d sds, %d covers, wanted %d of each", r.Node, r.GPU, len(r.Mean), len(r.SD), len(r.CoverMs), n)
 		}
 		pv.add(cluster, p)
 		node.Append(r.Node)
@@ -215,7 +251,7 @@ func gpuCellBlock(cluster string, rows []GPUCellRow, p Provenance) (Block, error
 		energy.add(r.EnergyJ)
 		cycles.add(r.MMACycles)
 	}
-	return &columnsBlock{in: w.in}, nil
+	return nil
 }
 
 func nodeCellBlock(cluster string, rows []NodeCellRow, p Provenance) Block {

@@ -40,8 +40,26 @@ func (c counterReader) at(i int) CounterRow {
 // GPUCells reads the latest version of cells whose minute starts in [FromMs, ToMs), sorted
 // by node, GPU and minute. AvailableToMs bounds the availability of the version read.
 func (s *Store) GPUCells(ctx context.Context, q RowQuery) ([]GPUCellRow, error) {
+	var out []GPUCellRow
+	err := s.gpuCells(ctx, TableGPUMinute, "minute_ms", q, nil, func(r GPUCellRow, _ int) { out = append(out, r) })
+	return out, err
+}
+
+// GPUHours does the same for roll-ups of hours that start in [FromMs, ToMs).
+func (s *Store) GPUHours(ctx context.Context, q RowQuery) ([]GPUHourRow, error) {
+	var out []GPUHourRow
+	presence := new(proto.ColUInt64)
+	err := s.gpuCells(ctx, TableGPUHour, "hour_ms", q, presence, func(r GPUCellRow, i int) { out = append(out, GPUHourRow{r, (*presence)[i]}) })
+	return out, err
+}
+
+// gpuCells hands each cell to put, with its number in the block that presence, where it is asked for, holds.
+func (s *Store) gpuCells(ctx context.Context, table, start string, q RowQuery, presence *proto.ColUInt64, put func(r GPUCellRow, i int)) error {
 	var sel selection
-	node, gpu, minute, available, samples := sel.text("node"), sel.int("gpu"), sel.int("minute_ms"), sel.int("available_ms"), sel.u32("samples")
+	node, gpu, minute, available, samples := sel.text("node"), sel.int("gpu"), sel.int(start), sel.int("available_ms"), sel.u32("samples")
+	if presence != nil {
+		sel.add("presence", "presence", presence)
+	}
 	n := len(CellSignals)
 	mean, sd, cover := make([]*nullable[float64], n), make([]*nullable[float64], n), make([]*proto.ColUInt32, n)
 	for i, name := range CellSignals {
@@ -49,12 +67,11 @@ func (s *Store) GPUCells(ctx context.Context, q RowQuery) ([]GPUCellRow, error) 
 	}
 	clock, clockMs := sel.float64("tensor_clock_mhz"), sel.u32("tensor_clock_ms")
 	energy, cycles := sel.counter("energy_j"), sel.counter("mma_cycles")
-	sql := sel.sql() + " FROM " + s.table(TableGPUMinute) + " WHERE " + q.where("minute_ms") + " ORDER BY node, gpu, minute_ms, version DESC"
+	sql := sel.sql() + " FROM " + s.table(table) + " WHERE " + q.where(start) + " ORDER BY node, gpu, " + start + ", version DESC"
 	type key struct {
 		node string
 		gpu  int64
 	}
-	var out []GPUCellRow
 	var once lastKey[key]
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		floats, ints := make([]float64, 0, 2*n*rows), make([]int64, 0, n*rows)
@@ -70,18 +87,18 @@ func (s *Store) GPUCells(ctx context.Context, q RowQuery) ([]GPUCellRow, error) 
 				floats = append(floats, sd[k].at(i))
 				ints = append(ints, int64((*cover[k])[i]))
 			}
-			out = append(out, GPUCellRow{
+			put(GPUCellRow{
 				Node: node.at(i), GPU: int((*gpu)[i]), MinuteMs: (*minute)[i], AvailableMs: (*available)[i], Samples: int((*samples)[i]),
 				Mean: floats[f : f+n : f+n], SD: floats[f+n : f+2*n : f+2*n], CoverMs: ints[c : c+n : c+n],
 				TensorClockMHz: clock.at(i), TensorClockMs: int64((*clockMs)[i]), EnergyJ: energy.at(i), MMACycles: cycles.at(i),
-			})
+			}, i)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read gpu cells: %w", err)
+		return fmt.Errorf("read gpu cells: %w", err)
 	}
-	return out, nil
+	return nil
 }
 
 // NodeCells reads the latest version of cells, sorted by node and minute.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"math"
+	"math/bits"
 
 	"github.com/ClickHouse/ch-go/proto"
 )
@@ -15,6 +16,8 @@ type rawColumn interface {
 	ints(values []int64, present []uint64) int
 	// bound narrows what ints takes.
 	bound(lo, hi int64)
+	// keep says how exactly ints are kept.
+	keep(p precision)
 	// strings appends rows references into dict.
 	strings(dict []string, ref []uint32, present []uint64)
 }
@@ -28,6 +31,7 @@ type intColumn[T number] struct {
 	typ      proto.ColumnType
 	nullable bool
 	hi, lo   int64 // inclusive bounds of what the type holds
+	exact    precision
 	encode   func(v []T, b *proto.Buffer)
 	nulls    proto.ColUInt8
 	vals     []T
@@ -94,7 +98,34 @@ func (c *intColumn[T]) ints(values []int64, present []uint64) int {
 			vals[i], nulls[i] = T(v), 0
 		}
 	}
+	if c.exact != (precision{}) {
+		for i, v := range vals {
+			if r := c.exact.round(uint64(v)); r <= uint64(c.hi) {
+				vals[i] = T(r)
+			}
+		}
+	}
 	return outside
+}
+
+func (c *intColumn[T]) keep(p precision) { c.exact = p }
+
+// precision is how exactly numbers that are not negative are kept. The zero value: as they are.
+type precision struct {
+	step   int // to multiples of 2^step
+	digits int // or to so many binary digits
+}
+
+// round returns the nearest number that is kept: what it leaves out is at most half a step.
+func (p precision) round(v uint64) uint64 {
+	step := p.step
+	if p.digits > 0 {
+		step = max(bits.Len64(v)-p.digits, 0)
+	}
+	if step == 0 {
+		return v
+	}
+	return (v + 1<<(step-1)) >> step << step
 }
 
 func (c *intColumn[T]) bound(lo, hi int64) { c.lo, c.hi = max(c.lo, lo), min(c.hi, hi) }
@@ -162,6 +193,8 @@ func (c *lcColumn) absent(rows int) {
 }
 
 func (c *lcColumn) bound(int64, int64) {}
+
+func (c *lcColumn) keep(precision) {}
 
 func (c *lcColumn) ints([]int64, []uint64) int { return 0 }
 

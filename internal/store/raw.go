@@ -76,6 +76,9 @@ func NewRawBlock(table string) (*RawBlock, error) {
 	add("available_ms", b.meta.available)
 	for i, f := range t.fields {
 		c := f.typ.make()
+		if p, ok := precisions[f.name]; ok && table == TableGPUSamples {
+			c.keep(p)
+		}
 		b.columns = append(b.columns, c)
 		b.byName[f.name] = i
 		add(f.name, c)

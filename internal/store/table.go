@@ -41,6 +41,7 @@ const (
 	TableNodeMinute = "features_node_minute"
 	TableCommMinute = "features_comm_minute"
 	TableFlowMinute = "features_flow_minute"
+	TableGPUHour    = "features_gpu_hour"
 
 	TableRuns         = "runs"
 	TableRunMembers   = "run_members"
@@ -63,7 +64,7 @@ func RawTables() []string { return slices.Sorted(maps.Keys(rawTables)) }
 
 func isTable(name string) bool {
 	switch name {
-	case TableBatches, TableGaps, TableQuarantine, TableGPUMinute, TableNodeMinute, TableCommMinute, TableFlowMinute,
+	case TableBatches, TableGaps, TableQuarantine, TableGPUMinute, TableNodeMinute, TableCommMinute, TableFlowMinute, TableGPUHour,
 		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts, TablePositions, TableRecordings,
 		TableNodeKeys, TableChainHours, TableLosses, TableChainPositions:
 		return true
@@ -184,6 +185,14 @@ var rawTables = map[string]rawTable{
 		{"order", tLC}, {"amended_ms", tI64}, {"account", tNLC}, {"gpu_model", tNLC}, {"gpu_count", tNI64}, {"fabric_mbps", tNI64},
 		{"start_ms", tNI64}, {"end_ms", tNI64}, {"declared_use", tNLC},
 	}},
+}
+
+// precisions say how exactly columns of gpu_samples are kept, where that is less than they come in: noise
+// in the last digits of a sensor is most of what a sample takes on disk. CODECS.md has the figures,
+// the columns' comments the bounds.
+var precisions = map[string]precision{
+	"power_mw": {step: 6}, "energy_mj": {step: 7}, "mma_cycles": {step: 10}, "sm_cycles_elapsed": {step: 10},
+	"pcie_tx_bps": {digits: 11}, "pcie_rx_bps": {digits: 11}, "nvlink_tx_bps": {digits: 11}, "nvlink_rx_bps": {digits: 11},
 }
 
 // GPUMeasures are the names of GPURow.Values in order, natural units at the end of each.

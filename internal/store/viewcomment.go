@@ -14,6 +14,9 @@ import (
 var viewComments = map[string]string{
 	"time":                   "ts_ms as a time, UTC",
 	"v_gpu_minutes.time":     "minute_ms as a time, UTC",
+	"v_gpu_hours.time":       "hour_ms as a time, UTC",
+	"v_gpu_hours.minutes":    "minutes of the hour that have a cell",
+	"v_account_hours.time":   "hour_ms as a time, UTC",
 	"started":                "start_ms as a time, UTC",
 	"ended":                  "end_ms as a time, UTC; NULL: it goes on as far as is known",
 	"told":                   "ts_ms as a time, UTC",
@@ -43,6 +46,13 @@ var viewComments = map[string]string{
 	"sm_cycles_elapsed_total": "cycles of the SMs, in the unit of mma_cycles_total, cumulative, may reset; NULL: not measured",
 
 	"hour":                              "start of the hour, UTC",
+	"v_account_hours.gpu":               "index of the GPU on its host",
+	"v_account_hours.account":           "customer account",
+	"v_account_hours.rented_ms":         "ms of the hour in which the account had the GPU",
+	"v_account_hours.minutes":           "minutes of the hour that have a cell, rented or not",
+	"v_account_hours.busy_frac":         "sm_active_frac_mean, or util_frac_mean where that was not measured: how busy the GPU was; NULL: not measured",
+	"v_account_hours.energy_j":          "energy in the rented part of the hour, joules; NULL: not measured",
+	"v_account_hours.mma_cycles":        "tensor-pipe cycles in the rented part of the hour, mean over the SMs; NULL: not measured",
 	"v_node_coverage.expected_gpus":     "GPUs that the host ought to have, by the latest inventory; 0: not stated",
 	"v_node_coverage.seen_gpus":         "GPUs of which there is a minute cell in the hour",
 	"v_node_coverage.gpu_minutes":       "minutes with a cell, summed over the GPUs",

@@ -16,14 +16,23 @@ func ingest(ctx context.Context, s *Store, cluster string) error {
 		}
 		b.Begin(RawMeta{Cluster: cluster, Node: "n", Spool: "s", Sequence: 1, Sources: "nvml", AvailableMs: 90_000}, 2)
 		for _, f := range rawTables[table].fields {
-			switch f.typ {
-			case tLC, tNLC:
+			switch {
+			case f.name == "gpu_list":
+				b.Strings(b.Column(f.name), []string{"0", "0 1"}, []uint32{0, 1}, nil)
+			case f.name == "end_ms":
+				b.Ints(b.Column(f.name), []int64{120_000, 120_001}, nil)
+			case f.typ == tLC || f.typ == tNLC:
 				b.Strings(b.Column(f.name), []string{"a", "b"}, []uint32{0, 1}, nil)
 			default:
 				b.Ints(b.Column(f.name), []int64{60_000, 60_001}, nil)
 			}
 		}
 		b.End()
+		if table == TableGPUSamples { // one of now, for v_fleet_now
+			b.Begin(RawMeta{Cluster: cluster, Node: "n", Spool: "s", Sequence: 1, Sources: "nvml", AvailableMs: 90_000}, 1)
+			b.Ints(b.Column("ts_ms"), []int64{time.Now().UnixMilli()}, nil)
+			b.End()
+		}
 		if err = s.Insert(ctx, table, cluster+table, b); err != nil {
 			return err
 		}
@@ -109,6 +118,10 @@ func judge(ctx context.Context, s *Store, cluster string) error {
 		cells.Comm = append(cells.Comm, CommCellRow{Node: "n", PID: i, Comm: "c", Op: "o", MinuteMs: 60_000, AvailableMs: 121_000})
 		cells.Flow = append(cells.Flow, FlowCellRow{Node: fmt.Sprint("n", i), Peer: "m", MinuteMs: 60_000, AvailableMs: 121_000})
 	}
+	for _, c := range cells.GPU {
+		c.Node, c.MinuteMs = "a", 0 // as in the rows of allocations
+		cells.Hour = append(cells.Hour, GPUHourRow{GPUCellRow: c, Presence: 2})
+	}
 	account := "account of " + cluster
 	var runs []RunRow
 	var members []RunMemberRow
@@ -149,6 +162,7 @@ func judge(ctx context.Context, s *Store, cluster string) error {
 		func() error { return s.PutPosition(ctx, cluster, PositionRow{Epoch: 5, JudgedMs: judged, StartMs: 1}) },
 		func() error { return s.PutPosition(ctx, cluster, PositionRow{Epoch: 6, JudgedMs: judged, StartMs: 1}) },
 		func() error { _, err := s.GPUCells(ctx, q); return err },
+		func() error { _, err := s.GPUHours(ctx, q); return err },
 		func() error { _, err := s.NodeCells(ctx, q); return err },
 		func() error { _, err := s.CommCells(ctx, q); return err },
 		func() error { _, err := s.FlowCells(ctx, q); return err },
