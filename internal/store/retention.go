@@ -1,0 +1,120 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+)
+
+// Retention is how many days rows stay, counted from their arrival in the store. 0: as the migrations have it.
+type Retention struct {
+	// RawDays is for samples. Default 30. Cells and evidence outlive them.
+	RawDays int `toml:"raw_days"`
+	// AnnouncementDays is for processes, holds, checkpoints and facts. Default 400.
+	AnnouncementDays int `toml:"announcement_days"`
+	// MinuteDays is for minute cells, from which a run can be judged again. Default 800.
+	MinuteDays int `toml:"minute_days"`
+	// HourDays is for roll-ups by the hour. Default 2,600.
+	HourDays int `toml:"hour_days"`
+}
+
+// maxDays keeps expiry within what a DateTime holds.
+const maxDays = 20_000
+
+// Days of the migrations.
+const (
+	rawDays, announcementDays = 30, 400
+	minuteDays, hourDays      = 800, 2600
+)
+
+func (r Retention) withDefaults() Retention {
+	for _, d := range []struct {
+		of *int
+		to int
+	}{{&r.RawDays, rawDays}, {&r.AnnouncementDays, announcementDays}, {&r.MinuteDays, minuteDays}, {&r.HourDays, hourDays}} {
+		if *d.of == 0 {
+			*d.of = d.to
+		}
+	}
+	return r
+}
+
+// Validate reports the first setting that cannot be used.
+func (r Retention) Validate() error {
+	r = r.withDefaults()
+	for _, d := range []struct {
+		name string
+		days int
+	}{{"raw_days", r.RawDays}, {"announcement_days", r.AnnouncementDays}, {"minute_days", r.MinuteDays}, {"hour_days", r.HourDays}} {
+		if d.days < 1 || d.days > maxDays {
+			return fmt.Errorf("retention.%s %d: from 1 to %d days", d.name, d.days, maxDays)
+		}
+	}
+	if r.MinuteDays < r.RawDays {
+		return fmt.Errorf("retention.minute_days %d: cells outlive raw_days %d, they are what is left of raw rows", r.MinuteDays, r.RawDays)
+	}
+	return nil
+}
+
+var intervalDays = regexp.MustCompile(`toIntervalDay\((\d+)\)`)
+
+// Retain sets how long rows stay, where that is not so already. Of raw rows it is for those that arrive from now on; cells that
+// are there go by the new rule. It returns the tables that it changed.
+func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	r = r.withDefaults()
+	shipped, err := ShippedSchema()
+	if err != nil {
+		return nil, err
+	}
+	now, err := s.Schema(ctx)
+	if err != nil {
+		return nil, err
+	}
+	was := map[string]int{}
+	for _, t := range now.Relations {
+		was[t.Name] = t.days()
+	}
+	var changed []string
+	for _, t := range shipped.Relations {
+		days, sql := 0, ""
+		switch t.days() {
+		case rawDays:
+			days, sql = r.RawDays, "MODIFY COLUMN expires DEFAULT now() + INTERVAL %d DAY"
+		case announcementDays:
+			days, sql = r.AnnouncementDays, "MODIFY COLUMN expires DEFAULT now() + INTERVAL %d DAY"
+		case minuteDays:
+			days, sql = r.MinuteDays, "MODIFY TTL inserted_at + INTERVAL %d DAY DELETE"
+		case hourDays:
+			days, sql = r.HourDays, "MODIFY TTL inserted_at + INTERVAL %d DAY DELETE"
+		default:
+			continue
+		}
+		if was[t.Name] == days || was[t.Name] == 0 { // 0: not there, or somebody's own rule
+			continue
+		}
+		if err := s.conn.Exec(ctx, "ALTER TABLE "+s.table(t.Name)+" "+fmt.Sprintf(sql, days)); err != nil {
+			return changed, fmt.Errorf("set retention of %s: %w", t.Name, err)
+		}
+		changed = append(changed, t.Name)
+	}
+	return changed, nil
+}
+
+// days is how long rows of a table stay, 0: for ever, or by a rule that is none of ours.
+func (r *Relation) days() int {
+	text := r.TTL
+	for _, c := range r.Columns {
+		if c.Name == "expires" {
+			text = c.Default
+		}
+	}
+	if m := intervalDays.FindStringSubmatch(text); m != nil {
+		n, _ := strconv.Atoi(m[1]) // digits; too many: 0, a rule of somebody else
+		return n
+	}
+	return 0
+}
