@@ -143,6 +143,18 @@ ceiling: binaries engine ## how many GPUs this machine's broker, engine and coll
 	rm -rf $(OUT)/ceiling
 	bin/flopwatch loadgen --local $(OUT)/ceiling --find-ceiling --nodes 200
 
+# What samples take on disk, and what analysts' questions cost. SESSIONS has recordings of real GPUs; ROWS is the size of the fleet's day.
+SESSIONS ?=
+ROWS ?= 100000000
+
+.PHONY: bench-store
+bench-store: engine ## bytes a value and time of each recipe over ROWS (100,000,000) samples (SESSIONS=dir of *_telemetry.csv; some 4 GB of disk)
+	@test -n "$(SESSIONS)" || { echo "bench-store needs SESSIONS=DIR with recordings of real GPUs: internal/store/CODECS.md says which" >&2; exit 1; }
+	@mkdir -p $(OUT)
+	CGO_ENABLED=0 $(GO) build -o $(OUT)/benchstore ./internal/store/benchstore
+	$(OUT)/benchstore codecs -sessions "$(SESSIONS)"
+	$(OUT)/benchstore fleet -sessions "$(SESSIONS)" -rows $(ROWS)
+
 .PHONY: install
 install: ## what `make build` made: binaries, units, configuration (DESTDIR, PREFIX, SYSCONFDIR, COMPONENTS; deploy/README.md)
 	@BUILD="$(CURDIR)/bin" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" COMPONENTS="$(COMPONENTS)" bash deploy/install.sh install

@@ -210,6 +210,7 @@ func (m *memory) PutCells(_ context.Context, c store.Cells, _ store.Provenance) 
 	m.stored.GPU = replace(m.stored.GPU, c.GPU, func(r store.GPUCellRow) any { return [3]any{r.Node, r.GPU, r.MinuteMs} })
 	m.stored.Node = replace(m.stored.Node, c.Node, func(r store.NodeCellRow) any { return [2]any{r.Node, r.MinuteMs} })
 	m.stored.Comm = replace(m.stored.Comm, c.Comm, func(r store.CommCellRow) any { return [6]any{r.Node, r.PID, r.GPU, r.Comm, r.Op, r.MinuteMs} })
+	m.stored.Hour = replace(m.stored.Hour, c.Hour, func(r store.GPUHourRow) any { return [3]any{r.Node, r.GPU, r.MinuteMs} })
 	m.stored.Flow = replace(m.stored.Flow, c.Flow, func(r store.FlowCellRow) any { return [3]any{r.Node, r.Peer, r.MinuteMs} })
 	return nil
 }

@@ -26,6 +26,8 @@ type config struct {
 	PasswordFile string `toml:"store_password_file"`
 	// Migrate brings the store's tables up to date at the start. Default true.
 	Migrate bool `toml:"migrate"`
+	// Retention is how long rows stay; it is set at the start, where migrate is true.
+	Retention store.Retention `toml:"retention"`
 	// MaxMessages, MaxBytes and Linger bound what is inserted at once: whichever is reached
 	// first. Defaults: 2,000 messages, 8 MiB, 1 s.
 	MaxMessages int           `toml:"max_messages"`
@@ -134,6 +136,9 @@ func (c config) validate() error {
 		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
 			return fmt.Errorf(`metrics.listen %q: an address and a port, such as "127.0.0.1:9470", or "": %w`, c.Metrics.Listen, err)
 		}
+	}
+	if err := c.Retention.Validate(); err != nil {
+		return err // it names the setting
 	}
 	return c.Store.Validate() // it names the setting
 }

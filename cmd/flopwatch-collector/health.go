@@ -12,6 +12,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/collector"
 	"github.com/flopwatch/flopwatch/internal/daemon"
+	"github.com/flopwatch/flopwatch/internal/store"
 )
 
 // quarantineRecent is how long a message in quarantine stays a reason.
@@ -27,6 +28,51 @@ type watch struct {
 	conn      *nats.Conn           // nil: not there yet
 	collector *collector.Collector // nil: not there yet
 	awaySince time.Time            // the broker; zero: it is there
+	store     *store.Store         // nil: not there yet
+	space     store.Space          // as it was at spaceAt
+	spaceAt   time.Time
+}
+
+// spaceEvery is how often the store is asked how full it is, at most.
+const spaceEvery = 30 * time.Second
+
+// full asks how full the store is; false: it cannot be told, as where the user may not look at disks.
+func (w *watch) full(ctx context.Context) (store.Space, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := time.Now(); w.store != nil && now.Sub(w.spaceAt) > spaceEvery {
+		w.spaceAt = now
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		var err error
+		if w.space, err = w.store.Space(ctx); err != nil {
+			w.space = store.Space{}
+		}
+	}
+	return w.space, len(w.space.Disks) > 0
+}
+
+// lowSpace is the share of the store's disks below which the collector is degraded.
+const lowSpace = 0.1
+
+// judgeSpace adds to a judgement that the store fills up.
+func judgeSpace(h daemon.Health, s store.Space) daemon.Health {
+	usable, total := uint64(0), uint64(0)
+	for _, d := range s.Disks {
+		usable, total = usable+d.Usable(), total+d.TotalBytes
+	}
+	if float64(usable) >= lowSpace*float64(total) {
+		return h
+	}
+	if h.State == daemon.OK {
+		h.State = daemon.Degraded
+	}
+	reason := fmt.Sprintf("the store's disk has %d MiB left of %d", usable>>20, total>>20)
+	if d, ok := s.Lasts(); ok {
+		reason += fmt.Sprintf(", enough for %.1f days", d.Hours()/24)
+	}
+	h.Reasons = append(h.Reasons, reason)
+	return h
 }
 
 // serve answers on an address until stop is called; "": nowhere.
@@ -57,10 +103,10 @@ func (w *watch) connected(nc *nats.Conn) {
 	w.conn = nc
 }
 
-func (w *watch) collecting(c *collector.Collector) {
+func (w *watch) collecting(c *collector.Collector, s *store.Store) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.collector = c
+	w.collector, w.store = c, s
 }
 
 // look looks whether the broker is there; away is since when it was first seen not to be.
@@ -82,7 +128,11 @@ func (w *watch) health() daemon.Health {
 	if c == nil {
 		return daemon.Health{State: daemon.Failing, Reasons: []string{"starting: the store or the broker has not answered yet"}}
 	}
-	return judge(c.Condition(), c.Stats(), connected, away, time.Now())
+	h := judge(c.Condition(), c.Stats(), connected, away, time.Now())
+	if s, ok := w.full(context.Background()); ok {
+		h = judgeSpace(h, s)
+	}
+	return h
 }
 
 // judge says how a collector is. One whose partitions others hold is well.
@@ -125,6 +175,7 @@ type exporter struct {
 	descs  map[string]*prometheus.Desc
 	held   *prometheus.Desc
 	chains *chainDescs
+	disks  map[string]*prometheus.Desc // by name, of each disk of the store
 }
 
 // numbers are the metrics without labels.
@@ -142,12 +193,17 @@ var numbers = []struct {
 }
 
 func newExporter(w *watch) *exporter {
-	e := &exporter{w: w, descs: map[string]*prometheus.Desc{}}
+	e := &exporter{w: w, descs: map[string]*prometheus.Desc{}, disks: map[string]*prometheus.Desc{}}
 	for _, n := range numbers {
 		e.descs[n.name] = prometheus.NewDesc("flopwatch_collector_"+n.name, n.help, nil, nil)
 	}
 	e.descs["broker_up"] = prometheus.NewDesc("flopwatch_collector_broker_up", "1: the broker is connected.", nil, nil)
 	e.descs["store_up"] = prometheus.NewDesc("flopwatch_collector_store_up", "0: the store refuses inserts.", nil, nil)
+	for name, help := range map[string]string{
+		"free_bytes": "What can still be written to the disk of the store.", "total_bytes": "Size of the disk of the store.", "kept_free_bytes": "What the store keeps free: below it inserts are refused.",
+	} {
+		e.disks[name] = prometheus.NewDesc("flopwatch_collector_store_disk_"+name, help, []string{"disk"}, nil)
+	}
 	e.held = prometheus.NewDesc("flopwatch_collector_partition_held", "1: this collector holds the partition.", []string{"partition"}, nil)
 	e.chains = newChainDescs()
 	return e
@@ -156,6 +212,9 @@ func newExporter(w *watch) *exporter {
 // Describe implements prometheus.Collector.
 func (e *exporter) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range e.descs {
+		ch <- d
+	}
+	for _, d := range e.disks {
 		ch <- d
 	}
 	ch <- e.held
@@ -182,6 +241,12 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(e.held, prometheus.GaugeValue, truth(p.Held), p.Name)
 	}
 	ch <- prometheus.MustNewConstMetric(e.descs["store_up"], prometheus.GaugeValue, truth(answers))
+	s, _ := e.w.full(context.Background())
+	for _, d := range s.Disks {
+		for name, v := range map[string]uint64{"free_bytes": d.Usable(), "total_bytes": d.TotalBytes, "kept_free_bytes": d.KeepFree} {
+			ch <- prometheus.MustNewConstMetric(e.disks[name], prometheus.GaugeValue, float64(v), d.Name)
+		}
+	}
 }
 
 func truth(b bool) float64 {

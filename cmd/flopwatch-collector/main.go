@@ -94,6 +94,13 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 		if err = s.Migrate(ctx); err != nil {
 			return err // it names the migration
 		}
+		changed, err := s.Retain(ctx, cfg.Retention)
+		if err != nil {
+			return err // it names the table
+		}
+		if changed != nil {
+			lg.LogAttrs(ctx, slog.LevelInfo, "retention changed", slog.Any("tables", changed))
+		}
 	}
 	nc, err := broker.Connect(broker.ConnectConfig{
 		URL: cfg.NATS.URL, Name: "flopwatch-collector", CredsFile: cfg.NATS.CredsFile, RootCAFile: cfg.NATS.RootCAFile,
@@ -128,7 +135,7 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	if err != nil {
 		return err // it says what failed
 	}
-	w.collecting(c)
+	w.collecting(c, s)
 	lg.LogAttrs(ctx, slog.LevelInfo, "collecting", slog.String("build", daemon.ReadBuild().String()), slog.String("config_digest", digest), slog.Int("partitions", cfg.NATS.Partitions))
 	err = c.Run(ctx)
 	st := c.Stats()

@@ -70,6 +70,7 @@ var rooms = map[string][]string{
 	"internal/broker/natsd":       {"internal/durable"}, // the server: not in the agent's process
 	"internal/store":              {"internal/unit"},
 	"internal/store/embedded/...": {"internal/durable", "internal/unit"},
+	"internal/store/benchstore":   {"internal/store", "internal/store/embedded"},                                                                    // measures bytes and queries
 	"internal/loadgen":            {"agent", "agent/spool", "agent/ship", "internal/wire", "internal/broker", "internal/durable", "internal/store"}, // agents without hosts
 	"internal/sizing":             {},                                                                                                               // arithmetic
 	"internal/bundle":             {"internal/unit"},

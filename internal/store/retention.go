@@ -7,15 +7,16 @@ import (
 	"strconv"
 )
 
-// Retention is how many days rows stay, counted from their arrival in the store. 0: as the migrations have it.
+// Retention is how many days rows stay, counted from their arrival in the store. 0: as it is, in a new database as the
+// migrations have it.
 type Retention struct {
-	// RawDays is for samples. Default 30. Cells and evidence outlive them.
+	// RawDays is for samples; at first 30. Cells and evidence outlive them.
 	RawDays int `toml:"raw_days"`
-	// AnnouncementDays is for processes, holds, checkpoints and facts. Default 400.
+	// AnnouncementDays is for processes, holds, checkpoints and facts; at first 400.
 	AnnouncementDays int `toml:"announcement_days"`
-	// MinuteDays is for minute cells, from which a run can be judged again. Default 800.
+	// MinuteDays is for minute cells, from which a run can be judged again; at first 800.
 	MinuteDays int `toml:"minute_days"`
-	// HourDays is for roll-ups by the hour. Default 2,600.
+	// HourDays is for roll-ups by the hour; at first 2,600.
 	HourDays int `toml:"hour_days"`
 }
 
@@ -28,30 +29,17 @@ const (
 	minuteDays, hourDays      = 800, 2600
 )
 
-func (r Retention) withDefaults() Retention {
-	for _, d := range []struct {
-		of *int
-		to int
-	}{{&r.RawDays, rawDays}, {&r.AnnouncementDays, announcementDays}, {&r.MinuteDays, minuteDays}, {&r.HourDays, hourDays}} {
-		if *d.of == 0 {
-			*d.of = d.to
-		}
-	}
-	return r
-}
-
 // Validate reports the first setting that cannot be used.
 func (r Retention) Validate() error {
-	r = r.withDefaults()
 	for _, d := range []struct {
 		name string
 		days int
 	}{{"raw_days", r.RawDays}, {"announcement_days", r.AnnouncementDays}, {"minute_days", r.MinuteDays}, {"hour_days", r.HourDays}} {
-		if d.days < 1 || d.days > maxDays {
-			return fmt.Errorf("retention.%s %d: from 1 to %d days", d.name, d.days, maxDays)
+		if d.days < 0 || d.days > maxDays {
+			return fmt.Errorf("retention.%s %d: from 1 to %d days, or 0: as it is", d.name, d.days, maxDays)
 		}
 	}
-	if r.MinuteDays < r.RawDays {
+	if r.MinuteDays > 0 && r.MinuteDays < r.RawDays {
 		return fmt.Errorf("retention.minute_days %d: cells outlive raw_days %d, they are what is left of raw rows", r.MinuteDays, r.RawDays)
 	}
 	return nil
@@ -65,7 +53,9 @@ func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
-	r = r.withDefaults()
+	if r == (Retention{}) {
+		return nil, nil
+	}
 	shipped, err := ShippedSchema()
 	if err != nil {
 		return nil, err
@@ -93,7 +83,7 @@ func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
 		default:
 			continue
 		}
-		if was[t.Name] == days || was[t.Name] == 0 { // 0: not there, or somebody's own rule
+		if days == 0 || was[t.Name] == days || was[t.Name] == 0 { // 0: as it is; not there, or somebody's own rule
 			continue
 		}
 		if err := s.conn.Exec(ctx, "ALTER TABLE "+s.table(t.Name)+" "+fmt.Sprintf(sql, days)); err != nil {

@@ -151,6 +151,7 @@ func (v *visit) store(ctx context.Context) {
 		return
 	}
 	v.arrivals(batches)
+	v.space(ctx, st)
 	if q, err := st.Quarantined(ctx); err != nil {
 		v.add("quarantine", Fail, remedy, "%v", err)
 	} else if len(q) > 0 {
@@ -164,6 +165,32 @@ func (v *visit) store(ctx context.Context) {
 		v.instruments(ctx, st)
 	}
 	v.judged(ctx, st)
+}
+
+// space looks at how full the store is, and for how long that does.
+func (v *visit) space(ctx context.Context, st *store.Store) {
+	s, err := st.Space(ctx)
+	if err != nil {
+		v.add("store's disk", Warn, "", "how full it is cannot be told: %v", err)
+		return
+	}
+	for _, d := range s.Disks {
+		text, status := fmt.Sprintf("%s can still be written of %s, %s are tables; %s are kept free", size(d.Usable()), size(d.TotalBytes), size(s.StoredBytes), size(d.KeepFree)), OK
+		lasts, known := s.Lasts()
+		if known {
+			text += fmt.Sprintf("; a day brings %s: enough for %.0f days if nothing goes", size(s.DayBytes), lasts.Hours()/24)
+		}
+		remedy := "make room, keep raw rows for fewer days (retention.raw_days), or drop the oldest day (deploy/clickhouse/README.md, A full disk)"
+		switch {
+		case d.Usable() == 0:
+			status = Fail
+		case known && lasts < 3*24*time.Hour, d.Usable() < d.TotalBytes/20:
+			status = Warn
+		default:
+			remedy = ""
+		}
+		v.add("store's disk", status, remedy, "%s", text)
+	}
 }
 
 // arrivals looks at who was heard of.

@@ -25,7 +25,6 @@ func runCodecs(ctx context.Context, args []string) (err error) {
 	fs := flag.NewFlagSet("codecs", flag.ContinueOnError)
 	c.register(fs)
 	every := fs.Int("every", 1, "keep one reading in so many")
-	round := fs.String("round", "", "x")
 	from := fs.String("table", "gpu_samples", "table to try codecs on")
 	if err = fs.Parse(args); err != nil {
 		return err //nolint:wrapcheck // it was printed
@@ -40,7 +39,6 @@ func runCodecs(ctx context.Context, args []string) (err error) {
 		if err != nil {
 			return err
 		}
-		roundAll(all, *round)
 		if err := b.load(ctx, all); err != nil {
 			return err
 		}
@@ -204,40 +202,4 @@ func (b *bench) sizes(ctx context.Context, table string) (map[string]uint64, err
 		return nil, fmt.Errorf("read sizes: %w", err)
 	}
 	return out, nil
-}
-
-func roundAll(all []series, how string) {
-	for _, part := range strings.Split(how, ",") {
-		name, by, ok := strings.Cut(part, "=")
-		if !ok {
-			continue
-		}
-		var n int64
-		var bits bool
-		if t, ok := strings.CutPrefix(by, "b"); ok {
-			bits = true
-			by = t
-		}
-		fmt.Sscan(by, &n)
-		for i := range signals {
-			if !strings.Contains(signals[i].column, name) {
-				continue
-			}
-			for _, s := range all {
-				for k, v := range s.values[i] {
-					if v == absent {
-						continue
-					}
-					step := n
-					if bits {
-						step = 1
-						for v/step >= 1<<n {
-							step *= 2
-						}
-					}
-					s.values[i][k] = (v + step/2) / step * step
-				}
-			}
-		}
-	}
 }
