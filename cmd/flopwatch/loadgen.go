@@ -273,10 +273,11 @@ func stepLine(s *loadgen.Step) string {
 	} else {
 		line += "not held: " + s.Why
 	}
+	var cores []string
 	for _, c := range s.CPU {
-		line += fmt.Sprintf(", %s %.2f", c.Name, c.Cores)
+		cores = append(cores, fmt.Sprintf("%s %.2f", c.Name, c.Cores))
 	}
-	return line + " cores"
+	return line + "; cores: " + strings.Join(cores, ", ")
 }
 
 // loadgenPage gives the last look at the fleet to Prometheus.

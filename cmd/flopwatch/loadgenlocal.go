@@ -200,10 +200,10 @@ func (l *local) stop() error {
 		_ = c.cmd.Process.Signal(syscall.SIGTERM)
 		timer := time.NewTimer(localStop)
 		select {
-		case <-c.ended:
+		case _ = <-c.ended: // by our signal
 		case <-timer.C:
 			errs = append(errs, fmt.Errorf("stop %s: it does not end within %s, and is killed", c.name, localStop), c.cmd.Process.Kill())
-			<-c.ended
+			_ = <-c.ended // killed
 		}
 		timer.Stop()
 		errs = append(errs, c.log.Close())

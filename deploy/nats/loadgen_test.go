@@ -29,7 +29,7 @@ func TestLoadgenHosts(t *testing.T) {
 		}
 		hosts = append(hosts, nats.User{Role: nats.Node, Cluster: cluster, Name: cfg.Node(i), Key: key})
 	}
-	twice := append(hosts[:1:1], nats.User{Role: nats.Node, Cluster: cluster, Name: "other", Key: hosts[0].Key})
+	twice := []nats.User{hosts[0], {Role: nats.Node, Cluster: cluster, Name: "other", Key: hosts[0].Key}}
 	if err := nats.AddAll(t.TempDir(), twice); !errors.Is(err, nats.ErrKeyTaken) {
 		t.Errorf("two users with one key: %v", err)
 	}

@@ -21,14 +21,14 @@ import (
 
 // counts are of the whole fleet since its start.
 type counts struct {
-	frames, bytes, rows, samples           atomic.Uint64 // sealed
-	ackedFrames                            atomic.Uint64
-	commFrames, commRows, commSamples      atomic.Uint64
-	lostFrames, lostRows, lostSamples      atomic.Uint64
-	ack, commit, visible                   hist // over all
-	ackNow, commitNow, visibleNow          hist // since the last window
-	lateMost                               atomic.Int64
-	departedFrames, resent, parked, errors atomic.Uint64 // of hosts that are gone
+	frames, bytes, rows, samples      atomic.Uint64 // sealed
+	ackedFrames                       atomic.Uint64
+	commFrames, commRows, commSamples atomic.Uint64
+	lostFrames, lostRows, lostSamples atomic.Uint64
+	ack, commit, visible              hist // over all
+	ackNow, commitNow, visibleNow     hist // since the last window
+	lateMost                          atomic.Int64
+	departedFrames, resent, errors    atomic.Uint64 // of hosts that are gone
 }
 
 func (c *counts) sealed(rows, samples int, bytes uint64) {

@@ -134,7 +134,7 @@ func TestSameSeed(t *testing.T) {
 		}
 		return sha256.Sum256(frame)
 	}
-	if digest(1) != digest(1) || digest(1) == digest(2) {
+	if one, again, two := digest(1), digest(1), digest(2); one != again || one == two {
 		t.Error("rows do not depend on the seed alone")
 	}
 }

@@ -21,23 +21,24 @@ func (r *Report) Text() string {
 			line("Nothing larger was tried: %s.", c.Why)
 		}
 		line("")
-		names := ""
+		var names strings.Builder
 		if len(r.Steps) > 0 {
 			for _, p := range r.Steps[0].CPU {
-				names += "\t" + strings.ToUpper(p.Name)
+				names.WriteString("\t" + strings.ToUpper(p.Name))
 			}
 		}
-		line("GPUS\tROWS/S\tCOMMITTED/S\tACK P99\tCOMMIT P50\tP99\tMAX\tVISIBLE P99\tLOAD\tHELD%s", names)
+		line("GPUS\tROWS/S\tCOMMITTED/S\tACK P99\tCOMMIT P50\tP99\tMAX\tVISIBLE P99\tLOAD\tHELD%s", names.String())
 		for _, s := range r.Steps {
-			held, cores := "yes", ""
+			held := "yes"
+			var cores strings.Builder
 			if !s.Held {
 				held = "no"
 			}
 			for _, p := range s.CPU {
-				cores += fmt.Sprintf("\t%.2f", p.Cores)
+				_, _ = fmt.Fprintf(&cores, "\t%.2f", p.Cores) // memory takes all
 			}
 			line("%d\t%.0f\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s", s.GPUs, s.Sealed, s.Committed, seconds(s.Ack.P99Ms), seconds(s.Commit.P50Ms), seconds(s.Commit.P99Ms), seconds(s.Commit.MaxMs),
-				seconds(s.Visible.P99Ms), s.Load, held, cores)
+				seconds(s.Visible.P99Ms), s.Load, held, cores.String())
 		}
 		line("(processors in cores)")
 		if last := r.lastHeld(); last != nil {
