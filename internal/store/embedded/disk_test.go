@@ -21,18 +21,10 @@ func TestSecretsOutOfReach(t *testing.T) {
 	s := testenv.ClickHouseServer(t, dir)
 	_, password := s.Auth()
 	for _, path := range []string{filepath.Join(dir, "password"), "/proc/self/environ", fmt.Sprintf("/proc/%d/environ", os.Getpid()), "/etc/passwd"} {
-		for fd := range 12 {
-			if fd > 0 {
-				path = fmt.Sprintf("/proc/self/fd/%d", fd)
-			}
-			q := "SELECT s FROM format(JSONEachRow, concat('a String, s String DEFAULT fi', 'le(\\'" + path + "\\')'), '{\"a\":\"x\"}')"
-			code, _, body := post(t, s, nil, strings.NewReader(q))
-			if strings.Contains(body, password) || strings.Contains(body, "root:") || strings.Contains(body, "\"Name\"") {
-				t.Errorf("%s: status %d: %s", path, code, body)
-			}
-			if path == "/etc/passwd" {
-				break
-			}
+		q := "SELECT s FROM format(JSONEachRow, concat('a String, s String DEFAULT fi', 'le(\\'" + path + "\\')'), '{\"a\":\"x\"}')"
+		code, _, body := post(t, s, nil, strings.NewReader(q))
+		if strings.Contains(body, password) || strings.Contains(body, "root:") || strings.Contains(body, "\"Name\"") {
+			t.Errorf("%s: status %d: %s", path, code, body)
 		}
 	}
 	if got := ask(t, s, "SELECT 1"); got != "1\n" {
