@@ -41,7 +41,7 @@ type localChild struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
 	log   *os.File
-	ended chan error
+	ended chan struct{} // closed with the child's end
 }
 
 // startLocal starts them in order of dependence. On error nothing is left running.
@@ -134,7 +134,7 @@ func (l *local) start(name, path string, args ...string) error {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
 	cmd := exec.Command(path, args...) //nolint:gosec,noctx // a program of ours; its end is stop's, a context would kill it unasked
-	c := &localChild{name: name, cmd: cmd, log: log, ended: make(chan error, 1)}
+	c := &localChild{name: name, cmd: cmd, log: log, ended: make(chan struct{})}
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	// A Ctrl-C at the terminal is for loadgen, which stops them when it is done with them.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
@@ -149,7 +149,8 @@ func (l *local) start(name, path string, args ...string) error {
 		serr := c.cmd.Start()
 		started <- serr
 		if serr == nil {
-			c.ended <- c.cmd.Wait()
+			_ = c.cmd.Wait() // what it says is in the process state
+			close(c.ended)
 		}
 	}()
 	if err = <-started; err != nil {
@@ -165,8 +166,7 @@ func (l *local) await(ctx context.Context, ask func(context.Context) error) erro
 	err := awaitAnswer(ctx, func(ctx context.Context) error {
 		for _, c := range l.children {
 			select {
-			case werr := <-c.ended:
-				c.ended <- werr
+			case <-c.ended:
 				return nil // it is told below
 			default:
 			}
@@ -175,9 +175,8 @@ func (l *local) await(ctx context.Context, ask func(context.Context) error) erro
 	})
 	for _, c := range l.children {
 		select {
-		case werr := <-c.ended:
-			c.ended <- werr
-			return fmt.Errorf("%s has ended (%w): see %s", c.name, werr, c.log.Name())
+		case <-c.ended:
+			return fmt.Errorf("%s has ended (%s): see %s", c.name, c.cmd.ProcessState, c.log.Name())
 		default:
 		}
 	}
@@ -200,10 +199,10 @@ func (l *local) stop() error {
 		_ = c.cmd.Process.Signal(syscall.SIGTERM)
 		timer := time.NewTimer(localStop)
 		select {
-		case _ = <-c.ended: // by our signal
+		case <-c.ended:
 		case <-timer.C:
 			errs = append(errs, fmt.Errorf("stop %s: it does not end within %s, and is killed", c.name, localStop), c.cmd.Process.Kill())
-			_ = <-c.ended // killed
+			<-c.ended
 		}
 		timer.Stop()
 		errs = append(errs, c.log.Close())
