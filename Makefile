@@ -102,6 +102,11 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 bench: engine ## every benchmark, once a line
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+# BENCH_ROWS are the GPU rows of each part, BENCH_PROFILE is a file for the collector's CPU profile.
+.PHONY: bench-ingest
+bench-ingest: engine ## CPU a GPU row, NATS to ClickHouse: the collector, a plain Go reference, the limit (BENCH_ROWS=480000)
+	$(GO) test -run '^$$' -bench BenchmarkIngest -benchtime 1x -timeout 60m ./collector
+
 .PHONY: score
 score: build ## replay every recording in BUNDLES and print one line each against its labels
 	@pairs=(); for b in $(BUNDLES); do \

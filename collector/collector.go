@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/flopwatch/flopwatch/collector/batch"
 	"github.com/flopwatch/flopwatch/collector/chain"
 	"github.com/flopwatch/flopwatch/internal/broker"
 )
@@ -25,21 +26,16 @@ type Collector struct {
 	leaseTTL  time.Duration
 	shares    *broker.Shares // owned by share
 	stats     stats
+	// builders are as many as ranges may be built at once; nil: not made yet.
+	builders chan *batch.Builder
+	// crowded: the store has nearly too many parts.
+	crowded atomic.Bool
+	reached func(step string) error // for tests
 
 	conditions conditions
 
 	checkMu sync.Mutex
 	checker *chain.Checker // nil: this collector has not checked chains
-}
-
-type stats struct {
-	rows, batches, repeats, conflicts, quarantined, inserts, ranges atomic.Uint64
-}
-
-// Stats counts since Open. Rows are those of batches that are wholly stored; Conflicts, which are
-// Quarantined too, had other content under an identity that was taken.
-type Stats struct {
-	Rows, Batches, Repeats, Conflicts, Quarantined, Inserts, Ranges uint64
 }
 
 // Open opens the buckets. It reads no message: see Run.
@@ -48,7 +44,15 @@ func Open(ctx context.Context, cfg Config) (*Collector, error) {
 		return nil, err
 	}
 	c := &Collector{cfg: cfg.withDefaults()}
-	var err error
+	first, err := batch.New(c.cfg.Batch) // whether contract and store agree
+	if err != nil {
+		return nil, fmt.Errorf("prepare to collect: %w", err)
+	}
+	c.builders = make(chan *batch.Builder, c.cfg.Parallel)
+	c.builders <- first
+	for range c.cfg.Parallel - 1 {
+		c.builders <- nil // made when it is needed
+	}
 	if c.js, err = jetstream.New(cfg.Conn); err != nil {
 		return nil, fmt.Errorf("open jetstream: %w", err)
 	}
@@ -68,22 +72,13 @@ func Open(ctx context.Context, cfg Config) (*Collector, error) {
 	return c, nil
 }
 
-// Stats returns the counters.
-func (c *Collector) Stats() Stats {
-	return Stats{c.stats.rows.Load(), c.stats.batches.Load(), c.stats.repeats.Load(), c.stats.conflicts.Load(), c.stats.quarantined.Load(), c.stats.inserts.Load(), c.stats.ranges.Load()}
-}
-
 // Run works until ctx ends, and then returns nil: the range in hand is dropped, to be
 // repeated by whoever comes next. Broker and store may go and come back meanwhile.
 func (c *Collector) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	turns := map[string]*turn{}
 	for _, p := range c.cfg.Partitions {
-		w, err := newWorker(c, p)
-		if err != nil {
-			return err
-		}
-		t := newTurn()
+		w, t := newWorker(c, p), newTurn()
 		turns[p.Name] = t
 		g.Go(func() error { return c.runPartition(ctx, w, t) })
 	}
@@ -91,6 +86,7 @@ func (c *Collector) Run(ctx context.Context) error {
 	if c.cfg.CheckEvery > 0 {
 		g.Go(func() error { return c.runChecks(ctx) })
 	}
+	g.Go(func() error { return c.survey(ctx) })
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("collect: %w", err)
 	}
@@ -139,7 +135,9 @@ func (c *Collector) runPartition(ctx context.Context, w *worker, t *turn) error 
 	lg := c.cfg.Log.With(slog.String("partition", w.partition.Name))
 	c.conditions.held(w.partition.Name, false, 0, time.Now())
 	var quiet throttle
+	var pause backoff
 	for t.wait(ctx) {
+		begun := time.Now()
 		err := c.hold(ctx, w, t)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // told to stop
@@ -151,12 +149,36 @@ func (c *Collector) runPartition(ctx context.Context, w *worker, t *turn) error 
 		if n, ok := quiet.allow(time.Now()); ok {
 			lg.LogAttrs(ctx, slog.LevelWarn, "partition let go", slog.Any("cause", err), slog.Uint64("suppressed", n))
 		}
-		if err := wait(ctx, 200*time.Millisecond); err != nil {
+		if time.Since(begun) > time.Minute {
+			pause = backoff{}
+		}
+		if err := pause.wait(ctx); err != nil {
 			return nil //nolint:nilerr // told to stop
 		}
 	}
 	return nil
 }
+
+// takeBuilder waits until one is free.
+func (c *Collector) takeBuilder(ctx context.Context) (*batch.Builder, error) {
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait to store: %w", ctx.Err())
+	case b := <-c.builders:
+		if b != nil {
+			return b, nil
+		}
+	}
+	b, err := batch.New(c.cfg.Batch)
+	if err != nil {
+		c.builders <- nil
+		return nil, fmt.Errorf("prepare to store: %w", err)
+	}
+	return b, nil
+}
+
+// giveBuilder gives back what takeBuilder gave; there is room for as many as there are.
+func (c *Collector) giveBuilder(b *batch.Builder) { c.builders <- b }
 
 // hold takes the lease, works while it lasts and it is its turn, and gives it back. nil: another
 // has it, or is to have it.
@@ -180,7 +202,7 @@ func (c *Collector) hold(ctx context.Context, w *worker, t *turn) error {
 	g, held := errgroup.WithContext(holding)
 	// Either ends the other: run with an error, or with ctx, and then keep does too.
 	g.Go(func() error { return l.Keep(held) })
-	g.Go(func() error { return w.run(held, l.Epoch()) })
+	g.Go(func() error { return w.run(held, l) })
 	err = g.Wait()
 	if !errors.Is(err, broker.ErrLeaseLost) {
 		// The caller's context may be over already: giving back is worth a moment.

@@ -3,6 +3,8 @@ package collector_test
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -45,60 +47,144 @@ func denseFrame(tb testing.TB, node string, sequence uint64, seconds int) (*wire
 	return w, frame
 }
 
-// BenchmarkNATSToInsert measures the CPU of a collector process of its own, start-up and
-// the NATS client included, broker and engine not, from messages in the stream to rows
-// stored. Run it with -benchtime 1x.
-func BenchmarkNATSToInsert(b *testing.B) {
+// benchRows is how many GPU rows each part of BenchmarkIngest moves: BENCH_ROWS, or 480,000.
+func benchRows(tb testing.TB) int {
+	tb.Helper()
+	text := os.Getenv("BENCH_ROWS")
+	if text == "" {
+		return 480_000
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 48_000 || n%48_000 != 0 {
+		tb.Fatalf("BENCH_ROWS %q: a multiple of 48,000", text)
+	}
+	return n
+}
+
+// cpuOf is what a process has used.
+func cpuOf(tb testing.TB, pid int) time.Duration {
+	tb.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	f := strings.Fields(string(stat)[strings.LastIndexByte(string(stat), ')')+2:])
+	user, uerr := strconv.ParseInt(f[11], 10, 64)
+	system, serr := strconv.ParseInt(f[12], 10, 64)
+	if uerr != nil || serr != nil {
+		tb.Fatalf("read %q", stat)
+	}
+	const ticks = 100 // a second, on every Linux that there is
+	return time.Duration(user+system) * time.Second / ticks
+}
+
+// BenchmarkIngest measures side by side, in one run on one engine, what it costs to bring the same GPU rows (25
+// values, 8 GPUs at 1 Hz) from messages in JetStream into ClickHouse: the CPU of the process that does it, start-up and
+// NATS client included, and that of the engine. Run it with -benchtime 1x.
+//
+//	collector   this collector, 80 and 480 rows a message
+//	reference   a plain Go program: JSON, one row a message, clickhouse-go's batches of 10,000
+//	limit       nobody decodes: the collector's own blocks, as they were sent, sent again
+func BenchmarkIngest(b *testing.B) {
+	broker, engine, cfg := newOwnEngine(b, "bench")
+	cfg.Large = true
+	rows := benchRows(b)
+	report := func(b *testing.B, cpu, engineCPU, wall time.Duration, rows int) {
+		b.ReportMetric(float64(cpu.Microseconds())/float64(rows), "cpu-µs/row")
+		b.ReportMetric(float64(engineCPU.Microseconds())/float64(rows), "engine-µs/row")
+		b.ReportMetric(float64((cpu+engineCPU).Microseconds())/float64(rows), "both-µs/row")
+		b.ReportMetric(float64(rows)/wall.Seconds(), "rows/s")
+	}
+	// work runs a child until done says so, and returns what it and the engine used.
+	work := func(b *testing.B, cfg childConfig, done func() error) (cpu, engineCPU, wall time.Duration) {
+		cmd := childCommand(b, cfg)
+		cmd.Stderr = os.Stderr
+		was, begun := cpuOf(b, engine.PID()), time.Now()
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		if err := done(); err != nil {
+			b.Fatal(err)
+		}
+		wall = time.Since(begun)
+		end := syscall.SIGKILL
+		if cfg.Profile != "" {
+			end = syscall.SIGTERM
+		}
+		if err := cmd.Process.Signal(end); err != nil {
+			b.Fatal(err)
+		}
+		_ = cmd.Wait() // killed
+		return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), cpuOf(b, engine.PID()) - was, wall
+	}
+	watcher := broker.collector(b, "watcher", nil)
+	var recorded *recorder
+	total := 0
 	for _, seconds := range []int{10, 60} {
-		b.Run(fmt.Sprintf("rows-per-batch=%d", 8*seconds), func(b *testing.B) {
-			broker, _, cfg := newOwnEngine(b, "bench")
-			cfg.Large = true
-			s := broker.store
-			const rows = 960_000
-			batches := rows / (8 * seconds)
-			wireBytes := 0
-			for i := range batches {
-				w, frame := denseFrame(b, nodeName(i%20), uint64(i/20+1), seconds)
-				wireBytes += len(frame)
-				if _, err := broker.js.PublishAsync(wire.BatchSubject(w), frame, jetstream.WithMsgID(wire.MessageID(w.Node, w.Spool, w.Sequence))); err != nil {
-					b.Fatal(err)
-				}
-				if i%200 == 0 {
-					<-broker.js.PublishAsyncComplete()
-				}
+		b.Run(fmt.Sprintf("collector/rows-per-message=%d", 8*seconds), func(b *testing.B) {
+			var cpu, engineCPU, wall time.Duration
+			wireBytes, n := 0, 0
+			cfg := cfg
+			if seconds == 10 {
+				cfg.Profile = os.Getenv("BENCH_PROFILE")
 			}
-			<-broker.js.PublishAsyncComplete()
-			watcher := broker.collector(b, "watcher", nil)
-			var cpu, wall time.Duration
+			if seconds == 60 {
+				recorded = newRecorder(b, engine.URL())
+				cfg.URL = recorded.url
+			}
 			for b.Loop() {
-				cmd := childCommand(b, cfg)
-				cmd.Stderr = os.Stderr
-				begun := time.Now()
-				if err := cmd.Start(); err != nil {
-					b.Fatal(err)
+				n++
+				for i := range rows / (8 * seconds) {
+					w, frame := denseFrame(b, fmt.Sprintf("n%d-%d-%d", seconds, n, i%20), uint64(i/20+1), seconds)
+					wireBytes += len(frame)
+					if _, err := broker.js.PublishAsync(wire.BatchSubject(w), frame, jetstream.WithMsgID(wire.MessageID(w.Node, w.Spool, w.Sequence))); err != nil {
+						b.Fatal(err)
+					}
+					if i%200 == 0 {
+						<-broker.js.PublishAsyncComplete()
+					}
 				}
-				if err := watcher.WaitIdle(b.Context()); err != nil {
-					b.Fatal(err)
-				}
-				wall += time.Since(begun)
-				if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
-					b.Fatal(err)
-				}
-				_ = cmd.Wait() // killed
-				cpu += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+				<-broker.js.PublishAsyncComplete()
+				total += rows
+				c, e, t := work(b, cfg, func() error { return watcher.WaitIdle(b.Context()) })
+				cpu, engineCPU, wall = cpu+c, engineCPU+e, wall+t
 			}
-			raw, distinct, err := s.Count(b.Context(), store.TableGPUSamples)
-			if err != nil || raw != rows || distinct != rows {
-				b.Fatalf("%d rows, %d distinct of %d, %v", raw, distinct, rows, err)
+			raw, distinct, err := broker.store.Count(b.Context(), store.TableGPUSamples)
+			if err != nil || raw != uint64(total) || distinct != raw {
+				b.Fatalf("%d rows, %d distinct of %d, %v", raw, distinct, total, err)
 			}
-			b.ReportMetric(float64(cpu.Microseconds())/rows, "cpu-µs/row")
-			b.ReportMetric(rows/wall.Seconds(), "rows/s")
-			b.ReportMetric(float64(wireBytes)/rows, "wire-B/row")
-			disk, err := s.DiskBytes(b.Context(), store.TableGPUSamples)
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.ReportMetric(float64(disk)/rows, "disk-B/row")
+			report(b, cpu, engineCPU, wall, n*rows)
+			b.ReportMetric(float64(wireBytes)/float64(n*rows), "wire-B/row")
 		})
 	}
+	b.Run("limit", func(b *testing.B) {
+		if recorded == nil {
+			b.Skip("the collector's part was left out")
+		}
+		n := 0
+		var cpu, engineCPU, wall time.Duration
+		for b.Loop() {
+			n++
+			was, mine, begun := cpuOf(b, engine.PID()), cpuOf(b, os.Getpid()), time.Now()
+			recorded.again(b, n)
+			wall += time.Since(begun)
+			cpu, engineCPU = cpu+cpuOf(b, os.Getpid())-mine, engineCPU+cpuOf(b, engine.PID())-was
+		}
+		report(b, cpu, engineCPU, wall, n*recorded.rows)
+	})
+	b.Run("reference", func(b *testing.B) {
+		rows, n := rows/4, 0
+		var cpu, engineCPU, wall time.Duration
+		conn := referenceConn(b, cfg)
+		makeReference(b, broker, conn)
+		for b.Loop() {
+			n++
+			publishReference(b, broker, rows, n)
+			c, e, t := work(b, childConfig{NATS: cfg.NATS, URL: cfg.URL, User: cfg.User, Password: cfg.Password, Database: cfg.Database, Reference: true}, func() error {
+				return referenceIdle(b, conn, n*rows)
+			})
+			cpu, engineCPU, wall = cpu+c, engineCPU+e, wall+t
+		}
+		report(b, cpu, engineCPU, wall, n*rows)
+	})
 }

@@ -49,6 +49,16 @@ type Config struct {
 	MaxMessages int
 	MaxBytes    int
 	Linger      time.Duration
+	// MaxLinger is how far Linger is widened where storing takes a third of the time or more, or
+	// the store has too many parts. Default 8 s, or Linger where that is more.
+	MaxLinger time.Duration
+	// Parallel is how many ranges may be built and stored at once: it bounds memory, with some
+	// 100 MiB each at most. Default 4, or the number of partitions where that is less.
+	Parallel int
+	// Quarantine bounds what a sender may put there. Defaults: 10,000 messages, 64 MiB.
+	Quarantine batch.Limits
+	// Survey is how often backlog and the store's parts are looked at. Default 15 s.
+	Survey time.Duration
 
 	Batch batch.Config
 
@@ -70,6 +80,22 @@ func (c Config) withDefaults() Config {
 	if c.CheckEvery == 0 {
 		c.CheckEvery = time.Hour
 	}
+	if c.MaxLinger == 0 {
+		c.MaxLinger = 8 * time.Second
+	}
+	c.MaxLinger = max(c.MaxLinger, c.Linger)
+	if c.Parallel == 0 {
+		c.Parallel = min(4, len(c.Partitions))
+	}
+	if c.Quarantine.Messages == 0 {
+		c.Quarantine.Messages = 10_000
+	}
+	if c.Quarantine.Bytes == 0 {
+		c.Quarantine.Bytes = 64 << 20
+	}
+	if c.Survey == 0 {
+		c.Survey = 15 * time.Second
+	}
 	return c
 }
 
@@ -84,7 +110,7 @@ func (c Config) Validate() error {
 		return errors.New("collector: no logger")
 	case len(c.Partitions) == 0:
 		return errors.New("collector: no partitions")
-	case c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0:
+	case c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0 || c.MaxLinger < 0 || c.Parallel < 0 || c.Survey < 0:
 		return errors.New("collector: negative limit")
 	}
 	for _, p := range c.Partitions {

@@ -8,7 +8,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
+	"runtime/pprof"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -30,6 +33,14 @@ const childVar = "FLOPWATCH_TEST_COLLECTOR"
 type childConfig struct {
 	NATS, URL, User, Password, Database string
 	Large                               bool // ranges as in production
+	// DieAt has the process kill itself, or stop, when it comes to a step for the Nth time.
+	DieAt string
+	Nth   int
+	Stop  bool
+	// Reference: not a collector, but the program that it is compared with.
+	Reference bool
+	// Profile is a file that gets a CPU profile; "": none.
+	Profile string
 }
 
 func TestMain(m *testing.M) {
@@ -76,6 +87,15 @@ func runChild(text string) error {
 		return err
 	}
 	ctx := context.Background()
+	if cfg.Reference {
+		return runReference(ctx, cfg)
+	}
+	if cfg.Profile != "" {
+		defer profile(cfg.Profile)()
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM)
+		defer stop()
+	}
 	nc, err := broker.Connect(broker.ConnectConfig{URL: cfg.NATS, Name: "child"})
 	if err != nil {
 		return err
@@ -91,14 +111,44 @@ func runChild(text string) error {
 	if cfg.Large {
 		most, linger = 0, 200*time.Millisecond
 	}
+	partitions := collector.Partitions(1)
+	if cfg.DieAt != "" {
+		partitions = partitions[1:] // that of nodes alone
+	}
 	c, err := collector.Open(ctx, collector.Config{
-		Conn: nc, Store: s, Partitions: collector.Partitions(1), Instance: fmt.Sprint(os.Getpid()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Conn: nc, Store: s, Partitions: partitions, Instance: fmt.Sprint(os.Getpid()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		MaxMessages: most, Linger: linger, Batch: batch.Config{AcceptRecordedAvailability: true},
 	})
 	if err != nil {
 		return err
 	}
+	if cfg.DieAt != "" {
+		sig := syscall.SIGKILL
+		if cfg.Stop {
+			sig = syscall.SIGSTOP
+		}
+		var times atomic.Int64
+		c.OnStep(func(step string) error {
+			if step == cfg.DieAt && times.Add(1) == int64(cfg.Nth) {
+				return syscall.Kill(os.Getpid(), sig)
+			}
+			return nil
+		})
+	}
 	return c.Run(ctx)
+}
+
+// profile writes a CPU profile until the returned function is called.
+func profile(path string) (stop func()) {
+	f, err := os.Create(path)
+	if err != nil || pprof.StartCPUProfile(f) != nil {
+		fmt.Fprintln(os.Stderr, "no profile:", err)
+		return func() {}
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}
 }
 
 // TestKill kills the collector, and sometimes the engine, at random moments while batches

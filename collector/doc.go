@@ -31,7 +31,7 @@
 // header Flopwatch-Retry. The rule for a retry of (cluster, node, spool, sequence):
 //
 //   - `batches` has it, or the range in hand brings it: a repeat, nothing is added;
-//   - quarantine alone has it: it is checked like a new one; taken, it is stored as any other,
+//   - quarantine alone has it, with this content: it is checked like a new one; taken, it is stored as any other,
 //     and counts as stored from its row of `batches` on; refused, nothing is added, as it is kept;
 //   - nobody has it: it is a new message.
 //
@@ -44,8 +44,39 @@
 // of a retry ends like one of any other message. A row of quarantine with reason range goes with
 // a row of `batches`, which comes last: alone it does not make a batch handled.
 //
-// Run owns all goroutines: one that shares the partitions with other collectors, per partition one
-// that works and one that renews, and two more where this collector checks chains. Messages belong
+// A message under an identity that the store has is a repeat only if the store has its content too, by
+// digest; another content is set aside as a conflict, once. Such a row makes no batch handled either: it may be
+// stored before the row of `batches` of the first content.
+//
+// # DESIGN.md 3 Delivery, clause by clause
+//
+//	one collector a partition, by lease   hold, broker.TryLease       TestTwoCollectorsContend, TestPausedHolder
+//	the revision is the fencing epoch     takeOver                    TestStaleEpochIsRefused, TestStaleEpochStartsAnew
+//	intent [from, to, epoch] by CAS       step, positionKey.set       TestDieAtEachStep/intent, TestStopAtStep
+//	reads exactly that range              fetch                       TestDieAtEachStep (the range that is repeated)
+//	drops what `batches` holds            known                       TestResendsChangeNothing, TestReordered
+//	one insert a table, by token          store, token, insert        TestDieAtEachStep (rows = distinct, no keys needed)
+//	   but where a block is full          batch.Builder.Full          TestFewLongRowsFlush, TestStoreRefuses
+//	async_insert=0, quorum                store.insertSettings        TestReplicatedStatements (internal/store); no cluster here
+//	`batches` last                        batch.Builder.Rest          TestDieAtEachStep/insert_batches, TestRangeCutShort
+//	advance, acknowledge, mark            step, publishMarks          TestDieAtEachStep/advanced to /marked
+//	a takeover repeats the intent         takeOver, fetch             TestDieAtEachStep, TestLateInsert
+//	re-sends beyond the broker's window   known, convict              TestResendsChangeNothing, TestKill, TestConflict
+//	tokens optimise, keys prove           raw tables                  TestLateInsert, TestKill
+//	a full stream refuses, spools keep    broker.EnsureStreams        TestLongOutage
+//
+// # When the store has trouble
+//
+// A range whose insert fails is tried again until it is stored, with pauses that double up to 10 seconds and
+// differ by chance; inserts that were acknowledged are left out. Between tries it is kept as messages alone
+// (MaxBytes, and one message more), and the builder goes to another partition: memory is bounded by Parallel builders and
+// a range for each partition, whatever the backlog is. The broker's stream fills to its limit, refuses, and spools keep.
+// Linger widens to MaxLinger where storing takes a third of the time, where the store says that it has too
+// many parts, or where a table has half of those at which it delays inserts. A block for which it has no
+// memory is cut in two.
+//
+// Run owns all goroutines: one that shares the partitions with other collectors, one that surveys backlog and parts, per
+// partition one that works and one that renews, and two more where this collector checks chains. Messages belong
 // to the range in hand and are dropped at its end.
 //
 // Every hour one of all collectors, by a lease of its own, verifies what hosts signed of what came

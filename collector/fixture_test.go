@@ -171,6 +171,7 @@ type bench struct {
 	url   string
 	js    jetstream.JetStream
 	store *store.Store
+	cfg   store.Config // of store
 }
 
 var databases atomic.Int64
@@ -179,7 +180,8 @@ func newBench(tb testing.TB) *bench {
 	tb.Helper()
 	url, user, password := testenv.ClickHouse(tb)
 	b := newBroker(tb)
-	b.store = openStore(tb, store.Config{URL: url, User: user, Password: password, Database: fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))})
+	b.cfg = store.Config{URL: url, User: user, Password: password, Database: fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))}
+	b.store = openStore(tb, b.cfg)
 	return b
 }
 

@@ -1,27 +1,36 @@
 package collector
 
-import "github.com/flopwatch/flopwatch/internal/store"
+import (
+	"slices"
 
-// sequences is a set of a spool's sequences: ranges as the store gave them, and what came since.
-type sequences struct {
-	ranges []store.SequenceRange
-	since  map[uint64]struct{}
+	"github.com/flopwatch/flopwatch/internal/store"
+)
+
+// sequences is a set of a spool's sequences: ranges, ascending, disjoint and not adjacent.
+type sequences struct{ ranges []store.SequenceRange }
+
+// at returns the first range that ends at sequence or behind it.
+func (s *sequences) at(sequence uint64) int {
+	i, _ := slices.BinarySearchFunc(s.ranges, sequence, func(r store.SequenceRange, want uint64) int {
+		if r.To < want {
+			return -1
+		}
+		return 1
+	})
+	return i
 }
-
-func newSequences(ranges []store.SequenceRange) *sequences {
-	return &sequences{ranges: ranges, since: map[uint64]struct{}{}}
-}
-
-func (s *sequences) add(sequence uint64) { s.since[sequence] = struct{}{} }
 
 func (s *sequences) has(sequence uint64) bool {
-	if _, ok := s.since[sequence]; ok {
-		return true
+	i := s.at(sequence)
+	return i < len(s.ranges) && s.ranges[i].From <= sequence
+}
+
+// add adds from..to, inclusive.
+func (s *sequences) add(from, to uint64) {
+	i := s.at(max(from, 1) - 1) // one that ends right before it joins
+	j := i
+	for ; j < len(s.ranges) && s.ranges[j].From-1 <= to; j++ {
+		from, to = min(from, s.ranges[j].From), max(to, s.ranges[j].To)
 	}
-	for _, r := range s.ranges {
-		if r.From <= sequence && sequence <= r.To {
-			return true
-		}
-	}
-	return false
+	s.ranges = slices.Replace(s.ranges, i, j, store.SequenceRange{From: from, To: to})
 }

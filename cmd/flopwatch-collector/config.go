@@ -33,6 +33,15 @@ type config struct {
 	MaxMessages int           `toml:"max_messages"`
 	MaxBytes    int           `toml:"max_bytes"`
 	Linger      time.Duration `toml:"linger"`
+	// MaxLinger is how far linger is widened where the store has trouble with so many inserts.
+	// Default 8 s.
+	MaxLinger time.Duration `toml:"max_linger"`
+	// Parallel is how many inserts are prepared at once, of all partitions. Default 4.
+	Parallel int `toml:"parallel"`
+	// QuarantineMessages and QuarantineBytes are what one sender may put into quarantine for one
+	// reason in a day. Defaults: 10,000 messages, 64 MiB.
+	QuarantineMessages uint64 `toml:"quarantine_messages"`
+	QuarantineBytes    uint64 `toml:"quarantine_bytes"`
 	// MaxAhead and MaxBehind are how far samples may be ahead of and behind the broker's clock: what
 	// lies beyond goes to quarantine. Defaults: 5 minutes, 90 days.
 	MaxAhead  time.Duration `toml:"max_ahead"`
@@ -86,7 +95,7 @@ var defaultFile string
 // defaults are what the file need not say. Where broker and store are, it must.
 func defaults() config {
 	return config{
-		Migrate: true, CheckChains: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second, MaxAhead: 5 * time.Minute, MaxBehind: 90 * 24 * time.Hour,
+		Migrate: true, CheckChains: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second, MaxLinger: 8 * time.Second, Parallel: 4, QuarantineMessages: 10_000, QuarantineBytes: 64 << 20, MaxAhead: 5 * time.Minute, MaxBehind: 90 * 24 * time.Hour,
 		NATS:    natsConfig{Partitions: wire.Partitions, Replicas: 1, StreamMaxBytes: 1 << 30, LeaseTTL: 15 * time.Second},
 		Store:   store.Config{User: "default", Database: "flopwatch", Timeout: 2 * time.Minute},
 		Metrics: metricsConfig{Listen: "127.0.0.1:9470"}, Log: logConfig{Format: "text", Level: "info"},
@@ -128,6 +137,15 @@ func (c config) validate() error {
 	}
 	if c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0 {
 		return errors.New("max_messages, max_bytes and linger cannot be negative")
+	}
+	if c.MaxLinger < c.Linger || c.MaxLinger > 5*time.Minute {
+		return fmt.Errorf("max_linger %s: at least linger, and at most 5 minutes, as the detector waits for 10", c.MaxLinger)
+	}
+	if c.Parallel < 1 || c.Parallel > 64 {
+		return fmt.Errorf("parallel %d: 1 to 64", c.Parallel)
+	}
+	if c.QuarantineMessages == 0 || c.QuarantineBytes == 0 {
+		return errors.New("quarantine_messages and quarantine_bytes: at least 1")
 	}
 	if c.MaxAhead < time.Second || c.MaxBehind < time.Hour {
 		return errors.New("max_ahead is at least a second, max_behind at least an hour")

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flopwatch/flopwatch/collector"
+	"github.com/flopwatch/flopwatch/collector/batch"
 	"github.com/flopwatch/flopwatch/internal/daemon"
 	"github.com/flopwatch/flopwatch/internal/store"
 )
@@ -173,7 +174,6 @@ func judge(c collector.Condition, st collector.Stats, connected bool, away, now 
 type exporter struct {
 	w      *watch
 	descs  map[string]*prometheus.Desc
-	held   *prometheus.Desc
 	chains *chainDescs
 	disks  map[string]*prometheus.Desc // by name, of each disk of the store
 }
@@ -190,6 +190,40 @@ var numbers = []struct {
 	{"quarantined_total", "Messages that went to quarantine.", func(s collector.Stats) uint64 { return s.Quarantined }},
 	{"inserts_total", "Inserts into the store.", func(s collector.Stats) uint64 { return s.Inserts }},
 	{"ranges_total", "Ranges of messages taken from the broker.", func(s collector.Stats) uint64 { return s.Ranges }},
+	{"store_refusals_total", "Inserts and questions that the store refused or left without an answer.", func(s collector.Stats) uint64 { return s.Refusals }},
+	{"commit_marks_total", "Commit marks that were published.", func(s collector.Stats) uint64 { return s.Marks }},
+}
+
+// partitionMetrics are gauges of each partition; known false: there is nothing to tell.
+var partitionMetrics = []struct {
+	name, help string
+	of         func(p collector.PartitionCondition, now time.Time) (value float64, known bool)
+}{
+	{"partition_held", "1: this collector holds the partition.", func(p collector.PartitionCondition, _ time.Time) (float64, bool) { return truth(p.Held), true }},
+	{"lease_epoch", "Fencing epoch under which this collector holds the partition, or held it last.", func(p collector.PartitionCondition, _ time.Time) (float64, bool) {
+		return float64(p.Epoch), p.Epoch != 0
+	}},
+	{"backlog_messages", "Messages of the partition's stream that are not stored yet, whoever holds it.", func(p collector.PartitionCondition, _ time.Time) (float64, bool) {
+		return float64(p.Backlog.Messages), !p.Backlog.At.IsZero()
+	}},
+	{"backlog_bytes", "Bytes of those.", func(p collector.PartitionCondition, _ time.Time) (float64, bool) {
+		return float64(p.Backlog.Bytes), !p.Backlog.At.IsZero()
+	}},
+	{"backlog_limit_bytes", "Bytes at which the stream takes no more, and agents' spools wait.", func(p collector.PartitionCondition, _ time.Time) (float64, bool) {
+		return float64(p.Backlog.MaxBytes), p.Backlog.MaxBytes > 0
+	}},
+	{"backlog_oldest_seconds", "Age of the oldest message that is not stored yet, by the broker's clock; 0: there is none.", func(p collector.PartitionCondition, now time.Time) (float64, bool) {
+		if p.Backlog.Oldest.IsZero() {
+			return 0, !p.Backlog.At.IsZero()
+		}
+		return max(now.Sub(p.Backlog.Oldest).Seconds(), 0), true
+	}},
+	{"store_backing_off", "1: the store refuses this partition's inserts, which wait to be tried again.", func(p collector.PartitionCondition, _ time.Time) (float64, bool) {
+		return truth(p.StoreError != ""), true
+	}},
+	{"linger_seconds", "How long a range waits for more, as it is now: wider than configured under pressure.", func(p collector.PartitionCondition, _ time.Time) (float64, bool) {
+		return p.Linger.Seconds(), p.Linger > 0
+	}},
 }
 
 func newExporter(w *watch) *exporter {
@@ -204,7 +238,18 @@ func newExporter(w *watch) *exporter {
 	} {
 		e.disks[name] = prometheus.NewDesc("flopwatch_collector_store_disk_"+name, help, []string{"disk"}, nil)
 	}
-	e.held = prometheus.NewDesc("flopwatch_collector_partition_held", "1: this collector holds the partition.", []string{"partition"}, nil)
+	for _, m := range partitionMetrics {
+		e.descs[m.name] = prometheus.NewDesc("flopwatch_collector_"+m.name, m.help, []string{"partition"}, nil)
+	}
+	for name, help := range map[string]string{
+		"quarantine_messages_total": "Messages that could not be taken at face value, by reason.",
+		"quarantine_bare_total":     "Those of them that were kept without their content, as their sender was beyond its limit.",
+		"quarantine_dropped_total":  "Those of them that were not even kept, but counted.",
+	} {
+		e.descs[name] = prometheus.NewDesc("flopwatch_collector_"+name, help, []string{"reason"}, nil)
+	}
+	e.descs["insert_seconds"] = prometheus.NewDesc("flopwatch_collector_insert_seconds", "How long inserts took, refused ones included.", nil, nil)
+	e.descs["store_part_pressure"] = prometheus.NewDesc("flopwatch_collector_store_part_pressure", "Parts of the store's fullest partition of a table, as a share of those at which it delays inserts.", nil, nil)
 	e.chains = newChainDescs()
 	return e
 }
@@ -217,7 +262,6 @@ func (e *exporter) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range e.disks {
 		ch <- d
 	}
-	ch <- e.held
 	e.chains.describe(ch)
 }
 
@@ -235,10 +279,32 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	if checks, ok := c.Checks(); ok {
 		e.chains.collect(ch, checks)
 	}
-	answers := true
-	for _, p := range c.Condition().Partitions {
+	for i, reason := range batch.Reasons {
+		for name, n := range map[string]uint64{
+			"quarantine_messages_total": st.Aside[i].Messages, "quarantine_bare_total": st.Aside[i].Bare, "quarantine_dropped_total": st.Aside[i].Dropped,
+		} {
+			ch <- prometheus.MustNewConstMetric(e.descs[name], prometheus.CounterValue, float64(n), reason)
+		}
+	}
+	buckets, count := map[float64]uint64{}, uint64(0)
+	for i, n := range st.Inserting {
+		count += n
+		if i < len(collector.InsertBounds) {
+			buckets[collector.InsertBounds[i]] = count
+		}
+	}
+	ch <- prometheus.MustNewConstHistogram(e.descs["insert_seconds"], count, st.InsertSeconds, buckets)
+	answers, condition, now := true, c.Condition(), time.Now()
+	if condition.PartsKnown {
+		ch <- prometheus.MustNewConstMetric(e.descs["store_part_pressure"], prometheus.GaugeValue, condition.Parts)
+	}
+	for _, p := range condition.Partitions {
 		answers = answers && p.StoreError == ""
-		ch <- prometheus.MustNewConstMetric(e.held, prometheus.GaugeValue, truth(p.Held), p.Name)
+		for _, m := range partitionMetrics {
+			if v, known := m.of(p, now); known {
+				ch <- prometheus.MustNewConstMetric(e.descs[m.name], prometheus.GaugeValue, v, p.Name)
+			}
+		}
 	}
 	ch <- prometheus.MustNewConstMetric(e.descs["store_up"], prometheus.GaugeValue, truth(answers))
 	s, _ := e.w.full(context.Background())

@@ -129,8 +129,9 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	c, err := collector.Open(ctx, collector.Config{
 		CheckEvery: checkEvery,
 		Conn:       nc, Store: s, Partitions: collector.Partitions(cfg.NATS.Partitions), Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Log: lg,
-		MaxMessages: cfg.MaxMessages, MaxBytes: cfg.MaxBytes, Linger: cfg.Linger,
-		Batch: batch.Config{MaxAheadMs: cfg.MaxAhead.Milliseconds(), MaxBehindMs: cfg.MaxBehind.Milliseconds()},
+		MaxMessages: cfg.MaxMessages, MaxBytes: cfg.MaxBytes, Linger: cfg.Linger, MaxLinger: cfg.MaxLinger, Parallel: cfg.Parallel,
+		Quarantine: batch.Limits{Messages: cfg.QuarantineMessages, Bytes: cfg.QuarantineBytes},
+		Batch:      batch.Config{MaxAheadMs: cfg.MaxAhead.Milliseconds(), MaxBehindMs: cfg.MaxBehind.Milliseconds()},
 	})
 	if err != nil {
 		return err // it says what failed

@@ -33,7 +33,11 @@ func newQuarantineCommand() *cobra.Command {
   past       the same more than 90 days behind: a host that believes it is 1970
   available  it states its own availability, as recordings do
   range      stored, without values that no instrument can show
-  conflict   another message has its host, spool and number: a spool that was put back to an earlier state, or a forger`,
+  conflict   another message has its host, spool and number: a spool that was put back to an earlier state, or a forger
+
+What one sender puts there is bounded by day and reason: beyond so many bytes messages are kept without their content, and
+beyond so many messages they are counted alone (quarantine_messages, quarantine_bytes in the collector's configuration).
+Content is kept for 90 days.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(newQuarantineListCommand(), newQuarantineShowCommand(), newQuarantineRetryCommand())
 	return cmd
@@ -123,7 +127,11 @@ func (o *quarantineOptions) groups(ctx context.Context, a *asked, out io.Writer)
 		return nil
 	}
 	p := &printer{w: out}
-	if len(groups) == 0 {
+	dropped, err := a.store.QuarantineDropped(ctx, o.filter(a.cluster))
+	if err != nil {
+		return err
+	}
+	if len(groups) == 0 && len(dropped) == 0 {
 		p.line("Nothing of cluster %s is in quarantine%s.", a.cluster, o.narrowed())
 		return p.err
 	}
@@ -139,6 +147,9 @@ func (o *quarantineOptions) groups(ctx context.Context, a *asked, out io.Writer)
 	}
 	p.line("In quarantine of cluster %s: %s, %s (times in UTC, by the broker)", a.cluster, plural(int(messages), "message"), byteSize(size))
 	p.table("reason\thost\tmessages\trows\tsize\tfirst\tlast\tthe last is", rows)
+	for _, d := range dropped {
+		p.line("  and %s of %s for reason %s, %s, beyond the limit of the day: counted, not kept", plural(int(d.Messages), "message"), nodeName(d.Node), d.Reason, byteSize(d.Size))
+	}
 	return p.err
 }
 
@@ -164,10 +175,11 @@ type quarantineLine struct {
 	AtMs     int64  `json:"at_ms"`
 	SHA256   string `json:"sha256"`
 	Stored   bool   `json:"stored"`
+	Whole    bool   `json:"whole"` // its bytes are there
 }
 
 func newQuarantineLine(m *store.QuarantineMessage) quarantineLine {
-	return quarantineLine{messageName(m.Stream, m.StreamSeq), m.Reason, m.Detail, m.Subject, m.Who, m.Spool, m.Sequence, m.Rows, m.Size, m.BrokerMs, hex.EncodeToString(m.Digest[:]), m.Stored}
+	return quarantineLine{messageName(m.Stream, m.StreamSeq), m.Reason, m.Detail, m.Subject, m.Who, m.Spool, m.Sequence, m.Rows, m.Size, m.BrokerMs, hex.EncodeToString(m.Digest[:]), m.Stored, m.Whole}
 }
 
 func (o *quarantineOptions) list(ctx context.Context, a *asked, out io.Writer) error {
@@ -275,6 +287,9 @@ func newQuarantineShowCommand() *cobra.Command {
 				}
 				if len(found) == 0 {
 					return fmt.Errorf("message %s is not in quarantine: `flopwatch quarantine ls --messages --all` lists what is", args[0])
+				}
+				if file != "" && !found[0].Whole {
+					return fmt.Errorf("message %s: its content was not kept", args[0])
 				}
 				if file != "" {
 					if err := writeNew(file, found[0].Bytes); err != nil {
@@ -399,9 +414,12 @@ func showMessage(out io.Writer, m *store.QuarantineMessage, asJSON bool, file st
 	if r.SealedMs != 0 {
 		p.line("Sealed     %s", instant(r.SealedMs))
 	}
-	if r.Error != "" {
+	switch {
+	case !m.Whole:
+		p.line("Content    not kept: its sender was beyond the limit of the day, or its 90 days are over")
+	case r.Error != "":
 		p.line("Content    this program cannot read it: %s", printable(r.Error))
-	} else {
+	default:
 		p.line("Content    version %d, %s", r.Version, plural(len(r.Tables), "table"))
 		var rows []string
 		for _, t := range r.Tables {
@@ -412,6 +430,9 @@ func showMessage(out io.Writer, m *store.QuarantineMessage, asJSON bool, file st
 			rows = append(rows, fmt.Sprintf("%s\t%d\t%s\t%s", t.Kind, t.Rows, first, last))
 		}
 		p.table("kind\trows\tfirst\tlast", rows)
+	}
+	if !m.Whole {
+		return p.err
 	}
 	if file != "" {
 		p.line("The bytes are in %s.", file)

@@ -54,6 +54,7 @@ What this program itself cannot read, or what lies on another's subject, is not 
 	f.StringVar(&o.nats.TokenFile, "nats-token-file", "", "file with the token for --nats")
 	f.StringVar(&o.nats.CredsFile, "nats-creds", "", "credentials file for --nats")
 	f.StringVar(&o.nats.NKeyFile, "nats-nkey", "", "file with an nkey's seed for --nats")
+	f.StringVar(&o.nats.InboxPrefix, "nats-inbox-prefix", "", "where answers come on --nats, for a user that may not listen everywhere (an operator's: _INBOX.operator)")
 	f.StringVar(&o.nats.RootCAFile, "nats-ca", "", "authority that signs the broker of --nats")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be sent, and send nothing")
 	f.BoolVar(&o.force, "force", false, "send what this program cannot read, too")
@@ -74,7 +75,7 @@ func (o *retryOptions) check(args []string) error {
 		return usageError{Err: errors.New("say what to send again: messages by name, --reason, --node, --since or --all")}
 	case len(args) > 0 && (named || o.all):
 		return usageError{Err: errors.New("messages by name, and --reason, --node, --since or --all: leave one out")}
-	case o.data != "" && (o.nats.URL != "" || o.nats.TokenFile != "" || o.nats.CredsFile != "" || o.nats.NKeyFile != "" || o.nats.RootCAFile != ""):
+	case o.data != "" && (o.nats.URL != "" || o.nats.TokenFile != "" || o.nats.CredsFile != "" || o.nats.NKeyFile != "" || o.nats.RootCAFile != "" || o.nats.InboxPrefix != ""):
 		return usageError{Err: errors.New("--nats and what goes with it are for --clickhouse: a data directory has its own broker")}
 	case o.data == "" && o.clickhouse.URL != "" && o.nats.URL == "" && !o.dryRun:
 		return usageError{Err: errors.New("--nats URL is required with --clickhouse")}
@@ -202,6 +203,9 @@ func (s *sender) send(ctx context.Context, m *store.QuarantineMessage) (retryLin
 		return line, nil
 	case m.Stored:
 		line.Why = "it is stored already"
+		return line, nil
+	case !m.Whole:
+		line.Why = "its content was not kept"
 		return line, nil
 	}
 	err := s.a.store.QuarantineMessages(ctx, store.QuarantineFilter{Stream: m.Stream, StreamSeq: m.StreamSeq, Reason: m.Reason, Stored: true}, true, func(whole store.QuarantineMessage) error {

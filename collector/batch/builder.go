@@ -1,10 +1,12 @@
 package batch
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flopwatch/flopwatch/internal/store"
@@ -38,7 +40,7 @@ type Config struct {
 	// weeks is believed, a clock that was never set is not. What begins before it is told
 	// (processes, holds, checkpoints, events) may have begun at any time.
 	MaxBehindMs int64
-	// MaxBlockRows is the size at which a block is Full. Default 200,000.
+	// MaxBlockRows is the size at which a block is Full. Default 100,000.
 	MaxBlockRows int
 	// MaxDecodedBytes is how much of decompressed messages makes all blocks Full, as few rows
 	// may have long strings. Default 64 MiB.
@@ -53,7 +55,7 @@ func (c Config) withDefaults() Config {
 		c.MaxBehindMs = 90 * 24 * 3_600_000
 	}
 	if c.MaxBlockRows == 0 {
-		c.MaxBlockRows = 200_000
+		c.MaxBlockRows = 100_000
 	}
 	if c.MaxDecodedBytes == 0 {
 		c.MaxDecodedBytes = 64 << 20
@@ -68,7 +70,8 @@ type Message struct {
 	Seq               uint64
 	Subject           string
 	Data              []byte
-	BrokerMs          int64 // the broker's time of the message
+	Digest            [32]byte // wire.Digest of Data
+	BrokerMs          int64    // the broker's time of the message
 	// Retry has a batch that is in quarantine judged again, see HeaderRetry.
 	Retry bool
 }
@@ -87,9 +90,17 @@ const (
 	Aside              // in quarantine, and nowhere else; or one of the two, where that was not asked
 )
 
-// Known tells whether a batch was handled before. It is asked once a message, and must
-// not answer Fresh from then on. A retry needs Stored and Aside told apart.
-type Known func(k store.SpoolKey, spool [16]byte, sequence uint64, retry bool) (Fate, error)
+// Claim is the identity that a message states.
+type Claim struct {
+	store.SpoolKey
+	ID       [16]byte // Spool, in bytes
+	Sequence uint64
+	Message  *Message // of whom; good for the call
+}
+
+// Known tells whether a batch was handled before. It is asked once a message, and must not answer
+// Fresh to another message from then on. A retry needs Stored and Aside told apart.
+type Known func(Claim) (Fate, error)
 
 // Outcome says what became of a message.
 type Outcome struct {
@@ -111,13 +122,42 @@ type Builder struct {
 	targets    [len(kindTables)]*target
 	kinds      [256]int8 // index into targets by kind, -1: none
 	sources    sourceTexts
-	minutes    map[int64]struct{}
+	message    Message // in hand
+	minutes    []int64 // of the batch in hand
+	kept       []int64 // minutes of rows of `batches`, one behind the other
+	subjects   map[nodeName]string
 	batches    []store.BatchRow
 	gaps       []store.GapRow
 	quarantine []store.QuarantineRow
+	dropped    map[dropKey]*store.DroppedRow
+	allowance  *Allowance
+	aside      Counts
 	spoolHex   map[[16]byte]string
 	rows       int
 	decoded    int // bytes of messages in the blocks
+}
+
+// nodeName is a node within its cluster.
+type nodeName struct{ cluster, node string }
+
+// maxNames bounds the memory for subjects and spools' ids against senders that never repeat one.
+const maxNames = 1 << 16
+
+// subject is wire.BatchSubject, remembered.
+func (b *Builder) subject(w *wire.Batch) string {
+	if w.Node == "" {
+		return wire.BatchSubject(w)
+	}
+	k := nodeName{w.Cluster, w.Node}
+	if s, ok := b.subjects[k]; ok {
+		return s
+	}
+	if len(b.subjects) >= maxNames {
+		clear(b.subjects)
+	}
+	s := wire.BatchSubject(w)
+	b.subjects[k] = s
+	return s
 }
 
 // New returns an empty builder. An error means that contract and store disagree.
@@ -126,7 +166,7 @@ func New(cfg Config) (*Builder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make decoder: %w", err)
 	}
-	b := &Builder{cfg: cfg.withDefaults(), decoder: d, minutes: map[int64]struct{}{}, spoolHex: map[[16]byte]string{}}
+	b := &Builder{cfg: cfg.withDefaults(), decoder: d, subjects: map[nodeName]string{}, spoolHex: map[[16]byte]string{}, dropped: map[dropKey]*store.DroppedRow{}}
 	for i := range b.kinds {
 		b.kinds[i] = -1
 	}
@@ -140,16 +180,22 @@ func New(cfg Config) (*Builder, error) {
 	return b, nil
 }
 
-// Reset empties the builder for a range under an epoch. It keeps the memory.
-func (b *Builder) Reset(epoch uint64) {
-	b.epoch = epoch
+// Reset empties the builder for a range under an epoch. It keeps the memory. What goes to
+// quarantine is held to an allowance; nil: all is kept.
+func (b *Builder) Reset(epoch uint64, a *Allowance) {
+	b.epoch, b.allowance, b.aside = epoch, a, Counts{}
+	if a != nil {
+		a.begin()
+	}
+	clear(b.dropped)
 	for _, t := range b.targets {
 		t.block.Reset()
-		t.part = 0
+		t.part, t.most = 0, b.cfg.MaxBlockRows
 	}
+	b.message = Message{}
 	b.batches, b.gaps, b.quarantine = b.batches[:0], b.gaps[:0], b.quarantine[:0]
-	b.rows, b.decoded = 0, 0
-	if len(b.spoolHex) > 1<<16 {
+	b.rows, b.decoded, b.kept = 0, 0, b.kept[:0]
+	if len(b.spoolHex) > maxNames {
 		clear(b.spoolHex)
 	}
 }
@@ -160,8 +206,8 @@ func (b *Builder) Rows() int { return b.rows }
 // Batches counts the batches that were taken since Reset.
 func (b *Builder) Batches() int { return len(b.batches) }
 
-// Quarantined counts the messages set aside since Reset.
-func (b *Builder) Quarantined() int { return len(b.quarantine) }
+// Quarantined counts the messages set aside since Reset, by reason.
+func (b *Builder) Quarantined() Counts { return b.aside }
 
 func (b *Builder) hex(spool [16]byte) string {
 	if s, ok := b.spoolHex[spool]; ok {
@@ -178,10 +224,48 @@ func (b *Builder) setAside(m *Message, o *Outcome, reason, detail string, rows i
 		o.Repeat = true // a retry, as bad as before: it is kept already
 		return
 	}
+	c := &b.aside[reasonIndex(reason)]
+	c.Messages++
+	data := m.Data
+	if b.allowance != nil {
+		// The row of a batch that is nowhere else is the ledger's: it stays in any case.
+		ledger := o.Sequence != 0 && reason != ReasonRange && reason != ReasonConflict
+		switch b.allowance.take(m, reason, ledger) {
+		case drop:
+			c.Dropped++
+			b.drop(m, reason)
+			return
+		case keepBare:
+			c.Bare++
+			data = nil
+		}
+	}
 	b.quarantine = append(b.quarantine, store.QuarantineRow{
 		Stream: m.Stream, StreamSeq: m.Seq, Subject: m.Subject, BatchKey: o.BatchKey, Reason: reason, Detail: detail,
-		Rows: uint64(rows), BrokerMs: m.BrokerMs, Epoch: b.epoch, Bytes: m.Data,
+		Rows: uint64(rows), BrokerMs: m.BrokerMs, Epoch: b.epoch, Bytes: data, Digest: m.Digest, Size: uint64(len(m.Data)),
 	})
+}
+
+// dropKey is what dropped messages of a range are counted by.
+type dropKey struct{ subject, reason string }
+
+func (b *Builder) drop(m *Message, reason string) {
+	k := dropKey{m.Subject, reason}
+	r := b.dropped[k]
+	if r == nil {
+		r = &store.DroppedRow{Stream: m.Stream, Seq: m.Seq, Subject: m.Subject, Reason: reason, BrokerMs: m.BrokerMs, Epoch: b.epoch}
+		b.dropped[k] = r
+	}
+	r.LastSeq = m.Seq
+	r.Messages++
+	r.Size += uint64(len(m.Data))
+}
+
+// Conflict sets aside a message that Add took for a repeat: its content is not what the store has
+// under its identity.
+func (b *Builder) Conflict(m Message, k store.BatchKey, detail string) {
+	o := Outcome{BatchKey: k}
+	b.setAside(&m, &o, ReasonConflict, detail, 0)
 }
 
 func decodeReason(err error) string {
@@ -197,10 +281,12 @@ func decodeReason(err error) string {
 
 // Add takes one message. The only errors are Known's; a message that is no good goes to
 // quarantine, and is handled by that.
-func (b *Builder) Add(m Message, known Known) (Outcome, error) {
+func (b *Builder) Add(message Message, known Known) (Outcome, error) {
 	var o Outcome
+	b.message = message
+	m := &b.message
 	if len(m.Data) > wire.MaxFrameBytes {
-		b.setAside(&m, &o, ReasonSize, fmt.Sprintf("%d bytes, at most %d", len(m.Data), wire.MaxFrameBytes), 0)
+		b.setAside(m, &o, ReasonSize, fmt.Sprintf("%d bytes, at most %d", len(m.Data), wire.MaxFrameBytes), 0)
 		return o, nil
 	}
 	w := &b.batch
@@ -211,42 +297,42 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 		// the kind of its tables, which may be what was not understood.
 		if w.Sequence != 0 && w.Node != "" && wire.NodeSubject(w.Cluster, w.Node) == m.Subject {
 			b.identify(&o, w)
-			if err := repeated(&o, known, m.Retry); err != nil || o.Repeat {
+			if err := b.repeated(&o, known, m); err != nil || o.Repeat {
 				return o, err
 			}
 		}
-		b.setAside(&m, &o, decodeReason(decodeErr), decodeErr.Error(), 0)
+		b.setAside(m, &o, decodeReason(decodeErr), decodeErr.Error(), 0)
 		return o, nil
 	}
 	rows := 0
 	for i := range w.Tables {
 		rows += w.Tables[i].Rows
 	}
-	if want := wire.BatchSubject(w); want != m.Subject {
-		b.setAside(&m, &o, ReasonSubject, "body belongs on "+want, rows)
+	if want := b.subject(w); want != m.Subject {
+		b.setAside(m, &o, ReasonSubject, "body belongs on "+want, rows)
 		return o, nil
 	}
 	b.identify(&o, w)
-	if err := repeated(&o, known, m.Retry); err != nil || o.Repeat {
+	if err := b.repeated(&o, known, m); err != nil || o.Repeat {
 		return o, err
 	}
 	available := m.BrokerMs
 	if w.AvailableMs != 0 {
 		if !b.cfg.AcceptRecordedAvailability {
-			b.setAside(&m, &o, ReasonAvailable, fmt.Sprintf("states availability %d", w.AvailableMs), rows)
+			b.setAside(m, &o, ReasonAvailable, fmt.Sprintf("states availability %d", w.AvailableMs), rows)
 			return o, nil
 		}
 		available = w.AvailableMs
 	}
 	row := store.BatchRow{
-		BatchKey: o.BatchKey, Partition: m.Partition, Stream: m.Stream, StreamSeq: m.Seq, Epoch: b.epoch, Digest: wire.Digest(m.Data), PrevDigest: w.PrevDigest,
+		BatchKey: o.BatchKey, Partition: m.Partition, Stream: m.Stream, StreamSeq: m.Seq, Epoch: b.epoch, Digest: m.Digest, PrevDigest: w.PrevDigest,
 		BodyDigest: w.BodyDigest, NodeKey: w.Key, Signature: w.Signature, SealedWallMs: w.SealedWallMs, SealedBootMs: w.SealedBootMs,
 		BootID: w.BootID, Ticks: w.Ticks, FirstTick: w.FirstTick, MissedTicks: w.MissedTicks, WireVersion: w.Version, Bytes: uint32(len(m.Data)), AvailableMs: available,
 	}
 	seen := b.survey(&row, w)
 	if w.AvailableMs == 0 {
 		if reason, detail := b.clocks(&row, seen, m.BrokerMs); reason != "" {
-			b.setAside(&m, &o, reason, detail, rows)
+			b.setAside(m, &o, reason, detail, rows)
 			return o, nil
 		}
 	}
@@ -260,7 +346,7 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 		})
 	}
 	if outside > 0 {
-		b.setAside(&m, &o, ReasonRange, fmt.Sprintf("%d values out of range, left absent", outside), rows)
+		b.setAside(m, &o, ReasonRange, fmt.Sprintf("%d values out of range, left absent", outside), rows)
 	}
 	for _, g := range w.Gaps {
 		row.Gaps = append(row.Gaps, store.BatchGap{From: g.From, To: g.To, Reason: uint8(g.Reason), Digest: g.Digest})
@@ -276,27 +362,19 @@ func (b *Builder) Add(m Message, known Known) (Outcome, error) {
 	return o, nil
 }
 
-// Conflict sets a message aside that Add called a repeat, and that has other content than what the
-// store has under its identity. It returns false for a message that is no repeat.
-func (b *Builder) Conflict(m Message, o *Outcome, detail string) bool {
-	if !o.Repeat || o.Sequence == 0 {
-		return false
-	}
-	o.Repeat, o.fate = false, Fresh
-	b.setAside(&m, o, ReasonConflict, detail, 0)
-	return true
-}
-
 func (b *Builder) identify(o *Outcome, w *wire.Batch) {
 	o.BatchKey = store.BatchKey{Cluster: w.Cluster, Node: w.Node, Spool: b.hex(w.Spool), Sequence: w.Sequence}
 	o.Spool = w.Spool
 }
 
 // repeated marks a batch that was handled before, and is not to be judged again.
-func repeated(o *Outcome, known Known, retry bool) (err error) {
-	o.fate, err = known(store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, o.Spool, o.Sequence, retry)
-	o.Repeat = o.fate == Stored || o.fate == Aside && !retry
-	return err
+func (b *Builder) repeated(o *Outcome, known Known, m *Message) (err error) {
+	o.fate, err = known(Claim{SpoolKey: store.SpoolKey{Cluster: o.Cluster, Node: o.Node, Spool: o.BatchKey.Spool}, ID: o.Spool, Sequence: o.Sequence, Message: m})
+	if err != nil {
+		return err
+	}
+	o.Repeat = o.fate == Stored || o.fate == Aside && !m.Retry
+	return nil
 }
 
 // clocks holds a live batch's times against the broker's: reason "" where they are plausible.
@@ -347,7 +425,7 @@ type span struct {
 
 // survey finds the span of event time and the minutes that telemetry touches.
 func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) (seen span) {
-	clear(b.minutes)
+	b.minutes = b.minutes[:0]
 	first := true
 	for i := range w.Tables {
 		t := &w.Tables[i]
@@ -376,7 +454,7 @@ func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) (seen span) {
 			}
 			if k.sampled {
 				if m := floorDiv(ts, 60_000); m != last {
-					b.minutes[m] = struct{}{}
+					b.minutes = append(b.minutes, m)
 					last = m
 				}
 			}
@@ -386,11 +464,10 @@ func (b *Builder) survey(row *store.BatchRow, w *wire.Batch) (seen span) {
 	if len(b.minutes) == 0 {
 		return seen
 	}
-	row.Minutes = make([]int64, 0, len(b.minutes))
-	for m := range b.minutes {
-		row.Minutes = append(row.Minutes, m)
-	}
-	slices.Sort(row.Minutes)
+	slices.Sort(b.minutes)
+	from := len(b.kept)
+	b.kept = append(b.kept, slices.Compact(b.minutes)...)
+	row.Minutes = b.kept[from:len(b.kept):len(b.kept)]
 	return seen
 }
 
@@ -441,6 +518,16 @@ func (i Insert) Done() {
 	}
 }
 
+// Limit makes blocks of some tables smaller until the next Reset, where the store has no memory
+// for larger ones.
+func (b *Builder) Limit(rows map[string]int) {
+	for _, t := range b.targets {
+		if n, ok := rows[t.table]; ok {
+			t.most = min(n, b.cfg.MaxBlockRows)
+		}
+	}
+}
+
 // Full appends to dst the blocks that have grown to MaxBlockRows, or all of them where they were
 // made of MaxDecodedBytes, so that a range of any size passes through bounded memory. Store
 // them, and call Done, before the next Add.
@@ -450,7 +537,7 @@ func (b *Builder) Full(dst []Insert) []Insert {
 		b.decoded = 0
 	}
 	for _, t := range b.targets {
-		if n := t.block.Rows(); n >= b.cfg.MaxBlockRows || all && n > 0 {
+		if n := t.block.Rows(); n >= t.most || all && n > 0 {
 			dst = append(dst, Insert{t.table, t.part, t.block, t})
 		}
 	}
@@ -467,6 +554,16 @@ func (b *Builder) Rest(dst []Insert) []Insert {
 	}
 	if len(b.quarantine) > 0 {
 		dst = append(dst, Insert{Table: store.TableQuarantine, Block: store.QuarantineBlock(b.quarantine)})
+	}
+	if len(b.dropped) > 0 {
+		rows := make([]store.DroppedRow, 0, len(b.dropped))
+		for _, r := range b.dropped {
+			rows = append(rows, *r)
+		}
+		slices.SortFunc(rows, func(a, b store.DroppedRow) int {
+			return cmp.Or(cmp.Compare(a.Seq, b.Seq), strings.Compare(a.Subject, b.Subject), strings.Compare(a.Reason, b.Reason))
+		})
+		dst = append(dst, Insert{Table: store.TableQuarantineDropped, Block: store.DroppedBlock(rows)})
 	}
 	if len(b.gaps) > 0 {
 		dst = append(dst, Insert{Table: store.TableGaps, Block: store.GapBlock(b.gaps)})

@@ -62,7 +62,7 @@ func TestLimits(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.Reset(1)
+			b.Reset(1, nil)
 			o, err := b.Add(batch.Message{Subject: wire.BatchSubject(w), Data: frame, BrokerMs: 1_700_000_001_000}, never)
 			if err != nil || o.Rows != 1 {
 				t.Fatalf("%s %d: %+v, %v", c.field, v, o, err)
@@ -88,7 +88,7 @@ func TestFewLongRowsFlush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Reset(1)
+	b.Reset(1, nil)
 	var parts []int
 	for q := uint64(1); q <= 5; q++ {
 		rows := wire.NewBuilder(wire.KindFact, wire.SourceProcfs)

@@ -48,6 +48,7 @@ type target struct {
 	block  *store.RawBlock
 	column [256]int16 // by field id; -1: the contract has no such field
 	text   [256]bool  // by field id: a string field
+	most   int        // rows at which the block is full
 	part   int        // blocks of this table flushed in the range so far
 }
 

@@ -51,14 +51,16 @@ GRANT INSERT ON flopwatch.gaps TO flopwatch_ingest;
 GRANT INSERT ON flopwatch.quarantine TO flopwatch_ingest;
 GRANT SELECT ON system.disks TO flopwatch_ingest;
 GRANT SELECT ON system.parts TO flopwatch_ingest;
+GRANT INSERT ON flopwatch.quarantine_dropped TO flopwatch_ingest;
 GRANT SELECT(cluster, node, spool, sequence, digest, prev_digest, body_digest, node_key, signature, gap_from, gap_to, gap_reason, gap_digest, available_ms, inserted_at, boot_id, ticks, first_tick, missed_ticks, sealed_wall_ms, sealed_boot_ms, max_ts_ms) ON flopwatch.batches TO flopwatch_ingest;
-GRANT SELECT(cluster, node, spool, sequence, reason, digest, broker_ms, stream, stream_seq, inserted_at) ON flopwatch.quarantine TO flopwatch_ingest;
+GRANT SELECT(cluster, node, spool, sequence, reason, digest, broker_ms, stream, stream_seq, inserted_at, subject, bytes_kept) ON flopwatch.quarantine TO flopwatch_ingest;
 GRANT SELECT(cluster, node, spool, from_sequence, to_sequence) ON flopwatch.gaps TO flopwatch_ingest;
 -- The hourly check of chains is the collector's: heads of batches and notes on keys in, what it found out. No telemetry.
 GRANT SELECT ON flopwatch.node_keys TO flopwatch_ingest;
 GRANT SELECT, INSERT ON flopwatch.chain_hours TO flopwatch_ingest;
 GRANT SELECT, INSERT ON flopwatch.chain_positions TO flopwatch_ingest;
 GRANT SELECT, INSERT ON flopwatch.losses TO flopwatch_ingest;
+GRANT SELECT(name, value) ON system.merge_tree_settings TO flopwatch_ingest;
 
 -- Detector: reads telemetry and its own words, writes its own words. Not quarantine, which holds messages that nobody could check.
 GRANT SELECT ON flopwatch.allocations TO flopwatch_detector;
@@ -123,7 +125,8 @@ GRANT SELECT ON flopwatch.node_facts TO flopwatch_views;
 GRANT SELECT ON flopwatch.rdma_objects TO flopwatch_views;
 GRANT SELECT ON flopwatch.runs TO flopwatch_views;
 GRANT SELECT ON flopwatch.tcp_samples TO flopwatch_views;
-GRANT SELECT(cluster, node, spool, sequence, rows, reason, broker_ms) ON flopwatch.quarantine TO flopwatch_views;
+GRANT SELECT(cluster, node, spool, sequence, rows, reason, broker_ms, subject, size, stream, stream_seq) ON flopwatch.quarantine TO flopwatch_views;
+GRANT SELECT ON flopwatch.quarantine_dropped TO flopwatch_views;
 ALTER TABLE flopwatch.v_account_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_batches MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_bmc_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -145,6 +148,7 @@ ALTER TABLE flopwatch.v_node_coverage MODIFY SQL SECURITY DEFINER DEFINER = flop
 ALTER TABLE flopwatch.v_node_facts MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_node_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_node_keys MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_quarantine MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_rdma_objects MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_runs MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_tcp_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -171,6 +175,7 @@ GRANT SELECT ON flopwatch.v_node_coverage TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_facts TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_keys TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_quarantine TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_rdma_objects TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_runs TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_tcp_samples TO flopwatch_analyst;

@@ -29,10 +29,11 @@ const (
 	Provider  Role = "provider"  // who publishes a cluster's inventory, allocations and orders
 	Collector Role = "collector" // all collectors together
 	Detector  Role = "detector"  // all detectors of a cluster
+	Operator  Role = "operator"  // who sends messages of quarantine again
 )
 
 // Roles lists them all.
-func Roles() []Role { return []Role{Node, Provider, Collector, Detector} }
+func Roles() []Role { return []Role{Node, Provider, Collector, Detector, Operator} }
 
 // Names of what Init makes in the directory.
 const (
@@ -63,9 +64,9 @@ func (u User) check() error {
 		if u.Cluster == "" || u.Name != "" {
 			return errors.New("a provider needs its cluster and no name")
 		}
-	case Collector:
+	case Collector, Operator:
 		if u.Cluster != "" || u.Name != "" {
-			return errors.New("a collector has neither cluster nor name")
+			return fmt.Errorf("a user of role %s has neither cluster nor name", u.Role)
 		}
 	case Detector:
 		if u.Name != "" {
@@ -77,7 +78,8 @@ func (u User) check() error {
 	return nil
 }
 
-func (u User) edge() bool { return u.Role == Node || u.Role == Provider }
+// edge users are in the account that has no streams: see flopwatch.conf.
+func (u User) edge() bool { return u.Role == Node || u.Role == Provider || u.Role == Operator }
 
 // file is the user's own, in users.d. Tokens have no dots, so no two users share one.
 func (u User) file() string {
@@ -163,6 +165,12 @@ func (u User) permissions() (publish, subscribe []string) {
 			publish = append(publish, get+"KV_"+b+".>")
 		}
 		publish = append(publish, wire.CommitSubjects)
+	case Operator:
+		// Anybody's messages, as they came; and how far the collector is with them.
+		for p := range wire.Partitions {
+			publish = append(publish, "flopwatch.v1."+strconv.Itoa(p)+".>", api+"STREAM.INFO."+broker.NodeStream(p))
+		}
+		publish = append(publish, wire.ProviderSubjects, api+"STREAM.INFO."+broker.ProviderStream)
 	case Detector:
 		publish = []string{
 			api + "STREAM.INFO.KV_" + broker.BucketLease, get + "KV_" + broker.BucketLease + ".>",

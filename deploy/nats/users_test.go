@@ -21,7 +21,7 @@ const someKey = "UC6NLCN7AS34YOJVCYD4PJ3QB7QGLYG5B5IMBT25VW5K4TNUJODM7BOX"
 func TestStanzas(t *testing.T) {
 	var all strings.Builder
 	for _, u := range []nats.User{
-		nodeUser("gpu-1"), nodeUser("name that is no token\n}"), {Role: nats.Provider, Cluster: cluster}, {Role: nats.Collector}, {Role: nats.Detector}, {Role: nats.Detector, Cluster: cluster},
+		nodeUser("gpu-1"), nodeUser("name that is no token\n}"), {Role: nats.Provider, Cluster: cluster}, {Role: nats.Collector}, {Role: nats.Detector}, {Role: nats.Detector, Cluster: cluster}, {Role: nats.Operator},
 	} {
 		u.Key = someKey
 		text, err := u.Stanza()

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -190,13 +191,17 @@ type QuarantineRow struct {
 	Rows      uint64
 	BrokerMs  int64
 	Epoch     uint64
-	Bytes     []byte // the message; not kept
+	Bytes     []byte // the message; not kept. nil: it is not to be kept in the store either
+	// Digest is the message's SHA-256, and Size its bytes; zero: those of Bytes.
+	Digest [32]byte
+	Size   uint64
 }
 
 // QuarantineBlock turns rows into a block for TableQuarantine.
 func QuarantineBlock(rows []QuarantineRow) Block {
 	var stream, subject, cluster, node, spool, reason, detail, body proto.ColStr
-	var seq, sequence, count, epoch proto.ColUInt64
+	var seq, sequence, count, epoch, size, kept proto.ColUInt64
+	digest := proto.ColFixedStr{Size: 32}
 	var broker proto.ColInt64
 	for i := range rows {
 		r := &rows[i]
@@ -213,12 +218,54 @@ func QuarantineBlock(rows []QuarantineRow) Block {
 		broker.Append(r.BrokerMs)
 		epoch.Append(r.Epoch)
 		body.AppendBytes(r.Bytes)
+		sum, n := r.Digest, r.Size
+		if sum == [32]byte{} {
+			sum = sha256.Sum256(r.Bytes)
+		}
+		if n == 0 {
+			n = uint64(len(r.Bytes))
+		}
+		digest.Append(sum[:])
+		size.Append(n)
+		kept.Append(uint64(len(r.Bytes)))
 	}
 	return &columnsBlock{in: proto.Input{
 		{Name: "stream", Data: &stream}, {Name: "stream_seq", Data: &seq}, {Name: "subject", Data: &subject}, {Name: "cluster", Data: &cluster}, {Name: "node", Data: &node},
 		{Name: "spool", Data: &spool}, {Name: "sequence", Data: &sequence}, {Name: "reason", Data: &reason},
 		{Name: "detail", Data: &detail}, {Name: "rows", Data: &count}, {Name: "broker_ms", Data: &broker}, {Name: "epoch", Data: &epoch}, {Name: "bytes", Data: &body},
+		{Name: "digest", Data: &digest}, {Name: "size", Data: &size}, {Name: "bytes_kept", Data: &kept},
 	}}
+}
+
+// DroppedRow counts messages that quarantine had no room for: from Seq to LastSeq of a stream, of
+// one subject and for one reason.
+type DroppedRow struct {
+	Stream          string
+	Seq, LastSeq    uint64
+	Subject, Reason string
+	Messages, Size  uint64
+	BrokerMs        int64
+	Epoch           uint64
+}
+
+// DroppedBlock turns rows into a block for TableQuarantineDropped.
+func DroppedBlock(rows []DroppedRow) Block {
+	var w writer
+	stream, subject, reason := w.text("stream"), w.text("subject"), w.text("reason")
+	seq, last, messages, size, epoch, broker := w.u64("stream_seq"), w.u64("last_seq"), w.u64("messages"), w.u64("size"), w.u64("epoch"), w.int("broker_ms")
+	for i := range rows {
+		r := &rows[i]
+		stream.Append(r.Stream)
+		subject.Append(r.Subject)
+		reason.Append(r.Reason)
+		seq.Append(r.Seq)
+		last.Append(r.LastSeq)
+		messages.Append(r.Messages)
+		size.Append(r.Size)
+		epoch.Append(r.Epoch)
+		broker.Append(r.BrokerMs)
+	}
+	return &columnsBlock{in: w.in}
 }
 
 // SpoolKey names a spool.
@@ -287,6 +334,25 @@ func (s *Store) Handled(ctx context.Context, spools []SpoolKey) (map[SpoolKey]Ha
 		byStart := func(a, b SequenceRange) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) }
 		slices.SortFunc(h.Stored, byStart)
 		slices.SortFunc(h.GivenUp, byStart)
+	}
+	return out, nil
+}
+
+// HeldAside tells the content of a spool that quarantine has, by sequence: what retries are held to.
+func (s *Store) HeldAside(ctx context.Context, k SpoolKey) (map[uint64][][32]byte, error) {
+	out := map[uint64][][32]byte{}
+	var sequence proto.ColUInt64
+	digest := proto.ColFixedStr{Size: 32}
+	sql := "SELECT sequence, digest FROM " + s.table(TableQuarantine) + " WHERE cluster = " + quote(k.Cluster) + " AND node = " + quote(k.Node) + " AND spool = " + quote(k.Spool) +
+		" AND reason NOT IN ('range', 'conflict') AND sequence > 0"
+	err := s.native.query(ctx, sql, proto.Results{{Name: "sequence", Data: &sequence}, {Name: "digest", Data: &digest}}, func(rows int) error {
+		for i := range rows {
+			out[sequence[i]] = append(out[sequence[i]], [32]byte(digest.Row(i)))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up quarantined content: %w", err)
 	}
 	return out, nil
 }

@@ -20,7 +20,7 @@ import (
 
 // sharded tables are spread over the shards by node.
 var sharded = func() map[string]bool {
-	all := map[string]bool{TableChainHours: true, TableLosses: true, TableBatches: true, TableGaps: true, TableQuarantine: true, TableGPUMinute: true, TableNodeMinute: true, TableCommMinute: true, TableFlowMinute: true}
+	all := map[string]bool{TableChainHours: true, TableLosses: true, TableBatches: true, TableGaps: true, TableQuarantine: true, TableQuarantineDropped: true, TableGPUMinute: true, TableNodeMinute: true, TableCommMinute: true, TableFlowMinute: true}
 	for name, t := range rawTables {
 		all[name] = t.perNode
 	}
@@ -116,7 +116,7 @@ func (c Config) overCluster(sql string) ([]string, error) {
 		out := []string{"ALTER TABLE " + local + c.onCluster() + rest}
 		var of []string
 		for _, command := range commands(rest) {
-			if ofColumns.MatchString(command) {
+			if ofColumns.MatchString(command) && !strings.Contains(command, " TTL ") { // which is of rows
 				of = append(of, columnCodec.ReplaceAllString(command, ""))
 			}
 		}

@@ -51,10 +51,10 @@ type QuarantineFilter struct {
 // clear whoever sent them.
 func (s *Store) quarantineFrom(f QuarantineFilter) string {
 	batches, quarantine := s.table(TableBatches), s.table(TableQuarantine)
-	sql := " FROM (SELECT *, splitByChar('.', subject) AS tokens, reason NOT IN ('range', 'conflict') AND if(sequence > 0," +
-		" (toString(cluster), toString(node), toString(spool), sequence) IN (SELECT toString(cluster), toString(node), toString(spool), sequence FROM " + batches +
+	sql := " FROM (SELECT *, splitByChar('.', subject) AS tokens, reason != 'range' AND if(sequence > 0," +
+		" (toString(cluster), toString(node), toString(spool), sequence, digest) IN (SELECT toString(cluster), toString(node), toString(spool), sequence, digest FROM " + batches +
 		" WHERE (cluster, node, spool, sequence) IN (SELECT cluster, node, spool, sequence FROM " + quarantine + " WHERE sequence > 0))," +
-		" reason != 'subject' AND SHA256(bytes) IN (SELECT digest FROM " + batches + " WHERE inserted_at >= (SELECT min(inserted_at) FROM " + quarantine + " WHERE sequence = 0))) AS stored" +
+		" reason != 'subject' AND digest IN (SELECT digest FROM " + batches + " WHERE inserted_at >= (SELECT min(inserted_at) FROM " + quarantine + " WHERE sequence = 0))) AS stored" +
 		" FROM " + quarantine + " FINAL) WHERE 1"
 	if f.Cluster != "" {
 		sql += " AND (cluster = " + quote(f.Cluster) + " OR cluster = '' AND tokens[4] = " + quote(f.ClusterToken) + ")"
@@ -92,15 +92,15 @@ type QuarantineGroup struct {
 
 // QuarantineGroups counts messages by reason and node.
 func (s *Store) QuarantineGroups(ctx context.Context, f QuarantineFilter) ([]QuarantineGroup, error) {
-	sql := "SELECT reason, " + who + " AS who, count() AS messages, countIf(stored) AS kept, sum(length(bytes)) AS size, sum(rows) AS held, min(broker_ms) AS lo, max(broker_ms) AS hi," +
+	sql := "SELECT reason, " + who + " AS who, count() AS messages, countIf(stored) AS kept, sum(size) AS came, sum(rows) AS held, min(broker_ms) AS lo, max(broker_ms) AS hi," +
 		" argMax((stream, stream_seq), (broker_ms, stream_seq)) AS last, toString(last.1) AS last_stream, last.2 AS last_seq" + s.quarantineFrom(f) + " GROUP BY reason, who ORDER BY reason, who"
-	sql = "SELECT reason, who, messages, kept, size, held, lo, hi, last_stream, last_seq FROM (" + sql + ")"
+	sql = "SELECT reason, who, messages, kept, came, held, lo, hi, last_stream, last_seq FROM (" + sql + ")"
 	var reason, node, stream textColumn
 	var messages, kept, size, held, seq proto.ColUInt64
 	var lo, hi proto.ColInt64
 	var out []QuarantineGroup
 	err := s.native.query(ctx, sql, proto.Results{
-		{Name: "reason", Data: &reason}, {Name: "who", Data: &node}, {Name: "messages", Data: &messages}, {Name: "kept", Data: &kept}, {Name: "size", Data: &size},
+		{Name: "reason", Data: &reason}, {Name: "who", Data: &node}, {Name: "messages", Data: &messages}, {Name: "kept", Data: &kept}, {Name: "came", Data: &size},
 		{Name: "held", Data: &held}, {Name: "lo", Data: &lo}, {Name: "hi", Data: &hi}, {Name: "last_stream", Data: &stream}, {Name: "last_seq", Data: &seq},
 	}, func(rows int) error {
 		for i := range rows {
@@ -119,16 +119,15 @@ func (s *Store) QuarantineGroups(ctx context.Context, f QuarantineFilter) ([]Qua
 type QuarantineMessage struct {
 	QuarantineRow        // Bytes only where they were asked for
 	Who           string // the node by its word, or else by the subject; "": the provider
-	Size          uint64
-	Digest        [32]byte
 	Stored        bool
+	Whole         bool // its bytes are there; else the sender was beyond its limit, or their time is over
 }
 
 // QuarantineMessages calls each with the messages meant, in the order in which they came. An error
 // of each ends it.
 func (s *Store) QuarantineMessages(ctx context.Context, f QuarantineFilter, withBytes bool, each func(QuarantineMessage) error) error {
 	columns := []string{"stream", "stream_seq", "subject", "cluster", "node", "spool", "sequence", "reason", "detail", "rows", "broker_ms", "epoch",
-		who + " AS who", "length(bytes) AS size", "SHA256(bytes) AS digest", "toUInt8(stored) AS kept"}
+		who + " AS who", "size", "digest", "toUInt8(stored) AS kept", "toUInt8(length(bytes) > 0) AS whole"}
 	if withBytes {
 		columns = append(columns, "bytes")
 	}
@@ -142,12 +141,12 @@ func (s *Store) QuarantineMessages(ctx context.Context, f QuarantineFilter, with
 	var body proto.ColStr
 	var streamSeq, sequence, held, epoch, size proto.ColUInt64
 	var broker proto.ColInt64
-	var kept proto.ColUInt8
+	var kept, whole proto.ColUInt8
 	digest := proto.ColFixedStr{Size: 32}
 	res := proto.Results{
 		{Name: "stream", Data: &stream}, {Name: "stream_seq", Data: &streamSeq}, {Name: "subject", Data: &subject}, {Name: "cluster", Data: &cluster}, {Name: "node", Data: &node},
 		{Name: "spool", Data: &spool}, {Name: "sequence", Data: &sequence}, {Name: "reason", Data: &reason}, {Name: "detail", Data: &detail}, {Name: "rows", Data: &held},
-		{Name: "broker_ms", Data: &broker}, {Name: "epoch", Data: &epoch}, {Name: "who", Data: &by}, {Name: "size", Data: &size}, {Name: "digest", Data: &digest}, {Name: "kept", Data: &kept},
+		{Name: "broker_ms", Data: &broker}, {Name: "epoch", Data: &epoch}, {Name: "who", Data: &by}, {Name: "size", Data: &size}, {Name: "digest", Data: &digest}, {Name: "kept", Data: &kept}, {Name: "whole", Data: &whole},
 	}
 	if withBytes {
 		res = append(res, proto.ResultColumn{Name: "bytes", Data: &body})
@@ -156,8 +155,8 @@ func (s *Store) QuarantineMessages(ctx context.Context, f QuarantineFilter, with
 		for i := range rows {
 			m := QuarantineMessage{QuarantineRow: QuarantineRow{
 				Stream: stream.at(i), StreamSeq: streamSeq[i], Subject: subject.at(i), BatchKey: BatchKey{cluster.at(i), node.at(i), spool.at(i), sequence[i]},
-				Reason: reason.at(i), Detail: detail.at(i), Rows: held[i], BrokerMs: broker[i], Epoch: epoch[i],
-			}, Who: by.at(i), Size: size[i], Digest: [32]byte(digest.Row(i)), Stored: kept[i] != 0}
+				Reason: reason.at(i), Detail: detail.at(i), Rows: held[i], BrokerMs: broker[i], Epoch: epoch[i], Digest: [32]byte(digest.Row(i)), Size: size[i],
+			}, Who: by.at(i), Stored: kept[i] != 0, Whole: whole[i] != 0 || size[i] == 0}
 			if withBytes {
 				m.Bytes = append([]byte(nil), body.RowBytes(i)...)
 			}
@@ -171,4 +170,69 @@ func (s *Store) QuarantineMessages(ctx context.Context, f QuarantineFilter, with
 		return fmt.Errorf("read quarantine: %w", err)
 	}
 	return nil
+}
+
+// QuarantineUse is what quarantine has of one subject for one reason.
+type QuarantineUse struct {
+	Subject, Reason string
+	Messages, Bytes uint64 // bytes that are kept
+}
+
+// QuarantineUse tells what quarantine has of the messages of a stream before a sequence, from a
+// moment of the broker's clock on.
+func (s *Store) QuarantineUse(ctx context.Context, stream string, before uint64, sinceMs int64) ([]QuarantineUse, error) {
+	sql := "SELECT subject, toString(reason) AS why, count() AS messages, sum(bytes_kept) AS bytes_held FROM (SELECT subject, reason, bytes_kept FROM " + s.table(TableQuarantine) + " FINAL WHERE stream = " + quote(stream) +
+		fmt.Sprintf(" AND stream_seq < %d AND broker_ms >= %d) GROUP BY subject, why ORDER BY messages DESC LIMIT 10000", before, sinceMs)
+	var subject, why textColumn
+	var messages, held proto.ColUInt64
+	var out []QuarantineUse
+	err := s.native.query(ctx, sql, proto.Results{{Name: "subject", Data: &subject}, {Name: "why", Data: &why}, {Name: "messages", Data: &messages}, {Name: "bytes_held", Data: &held}}, func(rows int) error {
+		for i := range rows {
+			out = append(out, QuarantineUse{subject.at(i), why.at(i), messages[i], held[i]})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("measure quarantine: %w", err)
+	}
+	return out, nil
+}
+
+// QuarantineDropped is how many messages of a host were not even kept in quarantine.
+type QuarantineDropped struct {
+	Reason, Node   string // Node by the subject; "": the provider's
+	Messages, Size uint64
+}
+
+// QuarantineDropped counts the messages that quarantine had no room for, by reason and host, the
+// host's token in subjects.
+func (s *Store) QuarantineDropped(ctx context.Context, f QuarantineFilter) ([]QuarantineDropped, error) {
+	sql := "SELECT toString(reason) AS why, if(tokens[3] = 'provider', '', tokens[5]) AS who, sum(messages) AS n, sum(size) AS came FROM (SELECT *, splitByChar('.', subject) AS tokens FROM " +
+		s.table(TableQuarantineDropped) + " FINAL) WHERE 1"
+	if f.Cluster != "" {
+		sql += " AND tokens[4] = " + quote(f.ClusterToken)
+	}
+	if f.Node != "" {
+		sql += " AND tokens[5] = " + quote(f.NodeToken)
+	}
+	if f.Reason != "" {
+		sql += " AND reason = " + quote(f.Reason)
+	}
+	if f.SinceMs != 0 {
+		sql += fmt.Sprintf(" AND broker_ms >= %d", f.SinceMs)
+	}
+	sql += " GROUP BY why, who ORDER BY why, who"
+	var why, who textColumn
+	var n, came proto.ColUInt64
+	var out []QuarantineDropped
+	err := s.native.query(ctx, sql, proto.Results{{Name: "why", Data: &why}, {Name: "who", Data: &who}, {Name: "n", Data: &n}, {Name: "came", Data: &came}}, func(rows int) error {
+		for i := range rows {
+			out = append(out, QuarantineDropped{why.at(i), who.at(i), n[i], came[i]})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what quarantine dropped: %w", err)
+	}
+	return out, nil
 }

@@ -31,6 +31,8 @@ const (
 	TableBatches    = "batches"
 	TableGaps       = "gaps"
 	TableQuarantine = "quarantine"
+	// TableQuarantineDropped counts what quarantine had no room for.
+	TableQuarantineDropped = "quarantine_dropped"
 
 	TableNodeKeys       = "node_keys"
 	TableChainHours     = "chain_hours"
@@ -64,7 +66,7 @@ func RawTables() []string { return slices.Sorted(maps.Keys(rawTables)) }
 
 func isTable(name string) bool {
 	switch name {
-	case TableBatches, TableGaps, TableQuarantine, TableGPUMinute, TableNodeMinute, TableCommMinute, TableFlowMinute, TableGPUHour,
+	case TableBatches, TableGaps, TableQuarantine, TableQuarantineDropped, TableGPUMinute, TableNodeMinute, TableCommMinute, TableFlowMinute, TableGPUHour,
 		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts, TablePositions, TableRecordings,
 		TableNodeKeys, TableChainHours, TableLosses, TableChainPositions:
 		return true

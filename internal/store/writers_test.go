@@ -46,7 +46,8 @@ func ingest(ctx context.Context, s *Store, cluster string) error {
 		key.Sequence += 10
 		aside[i] = QuarantineRow{Stream: "FLOPWATCH_0", StreamSeq: 1 + i, Subject: cluster, BatchKey: key, Reason: "digest", Rows: 5, BrokerMs: 121_000, Bytes: []byte{0, 10, 10, 255}}
 	}
-	for table, b := range map[string]Block{TableBatches: BatchBlock(batches), TableGaps: GapBlock(gaps), TableQuarantine: QuarantineBlock(aside)} {
+	dropped := []DroppedRow{{Stream: "FLOPWATCH_0", Seq: 5, LastSeq: 6, Subject: cluster, Reason: "decode", Messages: 2, Size: 10, BrokerMs: 121_000}, {Stream: "FLOPWATCH_0", Seq: 7, LastSeq: 7, Subject: cluster, Reason: "decode", Messages: 1, Size: 5, BrokerMs: 121_000}}
+	for table, b := range map[string]Block{TableBatches: BatchBlock(batches), TableGaps: GapBlock(gaps), TableQuarantine: QuarantineBlock(aside), TableQuarantineDropped: DroppedBlock(dropped)} {
 		if err := s.Insert(ctx, table, cluster+table, b); err != nil {
 			return err
 		}
@@ -59,6 +60,12 @@ func ingest(ctx context.Context, s *Store, cluster string) error {
 		losses[i] = Loss{Node: "n", Spool: "s", FromSequence: uint64(3 + i), ToSequence: uint64(3 + i), Reason: "bytes", Batches: 1, FromMs: 1, ToMs: 2, KnownMs: 3}
 	}
 	for _, step := range []func() error{
+		func() error {
+			_, err := s.QuarantineUse(ctx, "FLOPWATCH_0", 10, 0) // what a collector asks
+			return err
+		},
+		func() error { _, err := s.HeldAside(ctx, SpoolKey{cluster, "n", "s"}); return err },
+		func() error { _, err := s.PartPressure(ctx); return err },
 		func() error { return s.PutChainHours(ctx, cluster, hours) },
 		func() error { return s.PutLosses(ctx, cluster, losses) },
 		func() error {
