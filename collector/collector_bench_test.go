@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flopwatch/flopwatch/internal/store"
+	"github.com/flopwatch/flopwatch/internal/testenv/reference"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
@@ -175,16 +176,20 @@ func BenchmarkIngest(b *testing.B) {
 	b.Run("reference", func(b *testing.B) {
 		rows, n := rows/4, 0
 		var cpu, engineCPU, wall time.Duration
-		conn := referenceConn(b, cfg)
-		makeReference(b, broker, conn)
+		conn := reference.Conn(b, cfg.reference())
+		reference.Make(b, broker.js, conn)
 		for b.Loop() {
 			n++
-			publishReference(b, broker, rows, n)
+			reference.Publish(b, broker.js, rows, n)
 			c, e, t := work(b, childConfig{NATS: cfg.NATS, URL: cfg.URL, User: cfg.User, Password: cfg.Password, Database: cfg.Database, Reference: true}, func() error {
-				return referenceIdle(b, conn, n*rows)
+				return reference.WaitRows(b, conn, n*rows)
 			})
 			cpu, engineCPU, wall = cpu+c, engineCPU+e, wall+t
 		}
 		report(b, cpu, engineCPU, wall, n*rows)
 	})
+}
+
+func (c childConfig) reference() reference.Config {
+	return reference.Config{NATS: c.NATS, URL: c.URL, User: c.User, Password: c.Password, Database: c.Database}
 }

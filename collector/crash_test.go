@@ -24,6 +24,7 @@ import (
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/store/embedded"
 	"github.com/flopwatch/flopwatch/internal/testenv"
+	"github.com/flopwatch/flopwatch/internal/testenv/reference"
 	"github.com/flopwatch/flopwatch/internal/wire"
 )
 
@@ -88,7 +89,7 @@ func runChild(text string) error {
 	}
 	ctx := context.Background()
 	if cfg.Reference {
-		return runReference(ctx, cfg)
+		return reference.Run(ctx, cfg.reference())
 	}
 	if cfg.Profile != "" {
 		defer profile(cfg.Profile)()
