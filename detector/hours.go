@@ -21,15 +21,20 @@ type gpuHour struct {
 // the block made cells. It comes after the cells: what it needs of hours that memory has let go is read back. What is cut
 // short is done again, as the position still stands before the hour then.
 func (d *Detector) flushHours(ctx context.Context, startMs, atMs int64, last bool) error {
+	was := d.hoursMs
 	rows, err := d.hourRows(ctx, startMs, atMs, last)
 	if err != nil {
 		return err
 	}
+	d.hoursMs = atMs
+	if len(rows) == 0 {
+		return nil
+	}
 	cells := store.Cells{Cluster: d.cfg.Cluster, Hour: rows}
 	if err := d.putOnce(ctx, "store hours", func(ctx context.Context) error { return d.store.PutCells(ctx, cells, d.provenance(atMs)) }); err != nil {
+		d.hoursMs = was
 		return err
 	}
-	d.hoursMs = atMs
 	return nil
 }
 
