@@ -20,7 +20,7 @@ import (
 
 // sharded tables are spread over the shards by node.
 var sharded = func() map[string]bool {
-	all := map[string]bool{TableChainHours: true, TableLosses: true, TableBatches: true, TableGaps: true, TableQuarantine: true, TableQuarantineDropped: true, TableGPUMinute: true, TableNodeMinute: true, TableCommMinute: true, TableFlowMinute: true}
+	all := map[string]bool{TableChainHours: true, TableLosses: true, TableBatches: true, TableGaps: true, TableQuarantine: true, TableQuarantineDropped: true, TableGPUMinute: true, TableGPUHour: true, TableNodeMinute: true, TableCommMinute: true, TableFlowMinute: true}
 	for name, t := range rawTables {
 		all[name] = t.perNode
 	}
@@ -79,6 +79,8 @@ var (
 	ofColumns = regexp.MustCompile(`^(ADD COLUMN|MODIFY COLUMN|COMMENT COLUMN|DROP COLUMN|RENAME COLUMN|MODIFY COMMENT)\b`)
 	// What a local column has and a Distributed one need not.
 	columnCodec = regexp.MustCompile(` CODEC\((?:[^()]|\([^()]*\))*\)`)
+	// What is left of a command that changes a codec alone.
+	codecAlone = regexp.MustCompile("^MODIFY COLUMN `\\w+`$")
 )
 
 // overCluster rewrites a statement of a migration for a cluster.
@@ -117,7 +119,9 @@ func (c Config) overCluster(sql string) ([]string, error) {
 		var of []string
 		for _, command := range commands(rest) {
 			if ofColumns.MatchString(command) && !strings.Contains(command, " TTL ") { // which is of rows
-				of = append(of, columnCodec.ReplaceAllString(command, ""))
+				if command = columnCodec.ReplaceAllString(command, ""); !codecAlone.MatchString(command) {
+					of = append(of, command)
+				}
 			}
 		}
 		if of != nil {

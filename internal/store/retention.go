@@ -86,8 +86,17 @@ func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
 		if days == 0 || was[t.Name] == days || was[t.Name] == 0 { // 0: as it is; not there, or somebody's own rule
 			continue
 		}
-		if err := s.conn.Exec(ctx, "ALTER TABLE "+s.table(t.Name)+" "+fmt.Sprintf(sql, days)); err != nil {
-			return changed, fmt.Errorf("set retention of %s: %w", t.Name, err)
+		sql = "ALTER TABLE " + t.Name + " " + fmt.Sprintf(sql, days)
+		statements := []string{s.qualify(sql)}
+		if s.cfg.Cluster != "" {
+			if statements, err = s.cfg.overCluster(sql); err != nil {
+				return changed, err
+			}
+		}
+		for _, sql := range statements {
+			if err := s.conn.Exec(ctx, sql); err != nil {
+				return changed, fmt.Errorf("set retention of %s: %w", t.Name, err)
+			}
 		}
 		changed = append(changed, t.Name)
 	}

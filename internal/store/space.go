@@ -49,7 +49,7 @@ func (s Space) Lasts() (time.Duration, bool) {
 	return time.Duration(min(float64(usable)/float64(s.DayBytes), century) * float64(24*time.Hour)), true
 }
 
-// Space asks how full the store is.
+// Space asks how full the store is; on a cluster, the server that answers.
 func (s *Store) Space(ctx context.Context) (Space, error) {
 	var out Space
 	rows, err := s.conn.Query(ctx, "SELECT name, free_space, total_space, keep_free_space FROM system.disks ORDER BY name")
@@ -67,7 +67,7 @@ func (s *Store) Space(ctx context.Context) (Space, error) {
 	if err := rows.Err(); err != nil {
 		return out, fmt.Errorf("read disks of the store: %w", err)
 	}
-	parts, err := s.conn.Query(ctx, "SELECT table, partition, sum(bytes_on_disk) FROM system.parts WHERE active AND database = ? GROUP BY table, partition", s.cfg.Database)
+	parts, err := s.conn.Query(ctx, "SELECT table, partition, sum(bytes_on_disk) FROM system.parts WHERE active AND database IN (?, ?) GROUP BY table, partition", s.cfg.Database, s.cfg.localDatabase())
 	if err != nil {
 		return out, fmt.Errorf("read sizes of the store: %w", err)
 	}
