@@ -174,19 +174,19 @@ func BenchmarkIngest(b *testing.B) {
 		report(b, cpu, engineCPU, wall, n*recorded.rows)
 	})
 	b.Run("reference", func(b *testing.B) {
-		rows, n := rows/4, 0
+		few, n := rows/4, 0
 		var cpu, engineCPU, wall time.Duration
 		conn := reference.Conn(b, cfg.reference())
 		reference.Make(b, broker.js, conn)
 		for b.Loop() {
 			n++
-			reference.Publish(b, broker.js, rows, n)
+			reference.Publish(b, broker.js, few, n)
 			c, e, t := work(b, childConfig{NATS: cfg.NATS, URL: cfg.URL, User: cfg.User, Password: cfg.Password, Database: cfg.Database, Reference: true}, func() error {
-				return reference.WaitRows(b, conn, n*rows)
+				return reference.WaitRows(b, conn, n*few)
 			})
 			cpu, engineCPU, wall = cpu+c, engineCPU+e, wall+t
 		}
-		report(b, cpu, engineCPU, wall, n*rows)
+		report(b, cpu, engineCPU, wall, n*few)
 	})
 }
 

@@ -19,7 +19,7 @@ func TestSequences(t *testing.T) {
 			for q := from; q <= to; q++ {
 				want[q] = true
 			}
-			for q := uint64(0); q < 70; q++ {
+			for q := range uint64(70) {
 				if s.has(q) != want[q] {
 					t.Fatalf("%d is %v after [%d, %d]: %v", q, s.has(q), from, to, s.ranges)
 				}

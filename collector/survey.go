@@ -13,7 +13,7 @@ const crowdedAt = 0.5
 // leaves as it was last seen, or unknown: nothing waits for it.
 func (c *Collector) survey(ctx context.Context) error {
 	var quiet throttle
-	for {
+	for ended := false; !ended; ended = wait(ctx, c.cfg.Survey) != nil {
 		look, cancel := context.WithTimeout(ctx, c.cfg.Survey)
 		err := c.lookAtBacklog(look)
 		if share, perr := c.cfg.Store.PartPressure(look); perr == nil {
@@ -23,16 +23,11 @@ func (c *Collector) survey(ctx context.Context) error {
 			err = perr
 		}
 		cancel()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if n, ok := quiet.allow(time.Now()); err != nil && ok {
+		if n, ok := quiet.allow(time.Now()); err != nil && ctx.Err() == nil && ok {
 			c.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "survey", slog.Any("err", err), slog.Uint64("suppressed", n))
 		}
-		if wait(ctx, c.cfg.Survey) != nil {
-			return nil // told to stop
-		}
 	}
+	return nil // told to stop
 }
 
 // lookAtBacklog reads what the streams hold: of all partitions, as the lag of one that nobody holds counts too.

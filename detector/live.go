@@ -344,9 +344,9 @@ func (f *Follower) readFacts(ctx context.Context, at, hi int64) error {
 		return err
 	}
 	if mark != f.parties {
-		graph, err := LoadParties(ctx, f.store)
-		if err != nil {
-			return err
+		graph, lerr := LoadParties(ctx, f.store)
+		if lerr != nil {
+			return lerr
 		}
 		f.d.parties, f.parties = graph, mark
 		f.d.due = f.d.due || f.judgedMs != 0

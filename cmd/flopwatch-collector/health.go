@@ -43,10 +43,10 @@ func (w *watch) full(ctx context.Context) (store.Space, bool) {
 	defer w.mu.Unlock()
 	if now := time.Now(); w.store != nil && now.Sub(w.spaceAt) > spaceEvery {
 		w.spaceAt = now
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		var err error
-		if w.space, err = w.store.Space(ctx); err != nil {
+		if w.space, err = w.store.Space(asking); err != nil {
 			w.space = store.Space{}
 		}
 	}

@@ -94,9 +94,9 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 		if err = s.Migrate(ctx); err != nil {
 			return err // it names the migration
 		}
-		changed, err := s.Retain(ctx, cfg.Retention)
-		if err != nil {
-			return err // it names the table
+		changed, rerr := s.Retain(ctx, cfg.Retention)
+		if rerr != nil {
+			return rerr // it names the table
 		}
 		if changed != nil {
 			lg.LogAttrs(ctx, slog.LevelInfo, "retention changed", slog.Any("tables", changed))

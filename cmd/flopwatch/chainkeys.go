@@ -166,7 +166,7 @@ the host has signed with. Compare it with what the host itself says: flopwatch-a
 It holds from the first batch that is signed with the key, or from now on if there is none; --from says otherwise. A
 host may have several trusted keys at a time: when one is replaced, trust the new one and revoke the old one. What was
 noted stays noted; a later word on the same key from the same moment on takes its place.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
+		RunE: o.run,
 	}
 	o.registerNote(cmd)
 	return cmd
@@ -180,7 +180,7 @@ func newChainRevokeCommand() *cobra.Command {
 		Long: `Revoke notes that a key is not the host's, or no more: it was replaced, or fell into other hands. KEY is the public
 key as 64 hex digits, or the first 8 or more of one that the host has signed with. It holds from now on; --from says
 since when the key cannot be believed.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
+		RunE: o.run,
 	}
 	o.registerNote(cmd)
 	return cmd

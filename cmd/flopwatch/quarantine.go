@@ -120,7 +120,7 @@ func (o *quarantineOptions) groups(ctx context.Context, a *asked, out io.Writer)
 	if o.json {
 		e := json.NewEncoder(out)
 		for _, g := range groups {
-			if err := e.Encode(quarantineGroupLine{g.Reason, g.Node, g.Messages, g.Stored, g.Rows, g.Bytes, g.FirstMs, g.LastMs, messageName(g.LastStream, g.LastStreamSeq)}); err != nil {
+			if err = e.Encode(quarantineGroupLine{g.Reason, g.Node, g.Messages, g.Stored, g.Rows, g.Bytes, g.FirstMs, g.LastMs, messageName(g.LastStream, g.LastStreamSeq)}); err != nil {
 				return fmt.Errorf("print: %w", err)
 			}
 		}

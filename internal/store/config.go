@@ -61,7 +61,7 @@ func (c Config) Validate() error {
 	if _, _, err := servers(c.URL); err != nil {
 		return fmt.Errorf("store url: %w", err)
 	}
-	for _, shard := range strings.Fields(c.Shards) {
+	for shard := range strings.FieldsSeq(c.Shards) {
 		if _, _, err := servers(shard); err != nil {
 			return fmt.Errorf("store shards: %w", err)
 		}
@@ -90,7 +90,7 @@ func servers(text string) (u *url.URL, addrs []string, err error) {
 		if err != nil {
 			return nil, nil, errors.New("not a url") // the library's error tells all of it, a password too
 		}
-		port := ""
+		var port string
 		switch one.Scheme {
 		case "http":
 			port = "8123"

@@ -70,7 +70,8 @@ func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
 	}
 	var changed []string
 	for _, t := range shipped.Relations {
-		days, sql := 0, ""
+		var days int
+		var sql string
 		switch t.days() {
 		case rawDays:
 			days, sql = r.RawDays, "MODIFY COLUMN expires DEFAULT now() + INTERVAL %d DAY"

@@ -59,12 +59,12 @@ func (s *Store) Space(ctx context.Context) (Space, error) {
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var d Disk
-		if err := rows.Scan(&d.Name, &d.FreeBytes, &d.TotalBytes, &d.KeepFree); err != nil {
+		if err = rows.Scan(&d.Name, &d.FreeBytes, &d.TotalBytes, &d.KeepFree); err != nil {
 			return out, fmt.Errorf("read disks of the store: %w", err)
 		}
 		out.Disks = append(out.Disks, d)
 	}
-	if err := rows.Err(); err != nil {
+	if err = rows.Err(); err != nil {
 		return out, fmt.Errorf("read disks of the store: %w", err)
 	}
 	parts, err := s.conn.Query(ctx, "SELECT table, partition, sum(bytes_on_disk) FROM system.parts WHERE active AND database IN (?, ?) GROUP BY table, partition", s.cfg.Database, s.cfg.localDatabase())

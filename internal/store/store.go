@@ -51,7 +51,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	n := newNative(u, addrs, cfg)
 	var shards []native
-	for _, text := range strings.Fields(cfg.Shards) {
+	for text := range strings.FieldsSeq(cfg.Shards) {
 		at, of, serr := servers(text)
 		if serr != nil {
 			return nil, fmt.Errorf("store shards: %w", serr)

@@ -552,9 +552,7 @@ func (s *clusterSite) startHosts() []*clusterHost {
 				t.Error(err)
 			}
 		})
-		s.publishing.Add(1)
-		go func() { // ends with stopHosts, or the test
-			defer s.publishing.Done()
+		s.publishing.Go(func() { // ends with stopHosts, or the test
 			tick := time.NewTicker(200 * time.Millisecond)
 			defer tick.Stop()
 			for {
@@ -568,7 +566,7 @@ func (s *clusterSite) startHosts() []*clusterHost {
 					return
 				}
 			}
-		}()
+		})
 	}
 	t.Cleanup(func() {
 		cancel()

@@ -102,7 +102,7 @@ func (b *bench) tryCodecs(ctx context.Context, table string) error {
 		return fmt.Errorf("count: %w", err)
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s: %d rows; bytes a row under each codec, - where it does not fit\n", table, rows)
+	_, _ = fmt.Fprintf(w, "%s: %d rows; bytes a row under each codec, - where it does not fit\n", table, rows)
 	for _, c := range columns {
 		type cost struct {
 			codec string
@@ -115,11 +115,11 @@ func (b *bench) tryCodecs(ctx context.Context, table string) error {
 			}
 		}
 		slices.SortFunc(costs, func(a, b cost) int { return cmp.Or(cmp.Compare(a.bytes, b.bytes), strings.Compare(a.codec, b.codec)) })
-		fmt.Fprintf(w, "%s\t%s\tpresent %d\tas it is (%s) %.4f", c.name, c.typ, c.present, c.codec, float64(took[c.name]["as it is"])/float64(rows))
+		_, _ = fmt.Fprintf(w, "%s\t%s\tpresent %d\tas it is (%s) %.4f", c.name, c.typ, c.present, c.codec, float64(took[c.name]["as it is"])/float64(rows))
 		for _, k := range costs[:min(6, len(costs))] {
-			fmt.Fprintf(w, "\t%s %.4f", k.codec, float64(k.bytes)/float64(rows))
+			_, _ = fmt.Fprintf(w, "\t%s %.4f", k.codec, float64(k.bytes)/float64(rows))
 		}
-		fmt.Fprintln(w)
+		_, _ = fmt.Fprintln(w)
 	}
 	return w.Flush() //nolint:wrapcheck // standard output
 }

@@ -283,12 +283,12 @@ func runFleet(ctx context.Context, args []string) (err error) {
 	lasts := time.Duration(*rows / *gpus) * *tick
 	f := newFleet(all, fleetConfig{gpus: *gpus, tickMs: tick.Milliseconds(), startMs: time.Now().Add(-lasts).UnixMilli()})
 	w := os.Stdout
-	fmt.Fprintf(w, "fleet\t%d rows\t%d GPUs\tevery %s\tover %s\tof %d series\n", *rows, *gpus, *tick, lasts.Round(time.Minute), len(all))
+	_, _ = fmt.Fprintf(w, "fleet\t%d rows\t%d GPUs\tevery %s\tover %s\tof %d series\n", *rows, *gpus, *tick, lasts.Round(time.Minute), len(all))
 	began := time.Now()
 	if err := f.insert(ctx, b.store, *rows); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "stored\t%s\t%.0f rows/s, generating them included\n", time.Since(began).Round(time.Second), float64(*rows)/time.Since(began).Seconds())
+	_, _ = fmt.Fprintf(w, "stored\t%s\t%.0f rows/s, generating them included\n", time.Since(began).Round(time.Second), float64(*rows)/time.Since(began).Seconds())
 	if err := b.report(ctx, w, "as inserted, merges going on", f); err != nil {
 		return err
 	}
@@ -296,7 +296,7 @@ func runFleet(ctx context.Context, args []string) (err error) {
 	if err := b.exec(ctx, "OPTIMIZE TABLE "+database+".gpu_samples FINAL"); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "merged\t%s\n", time.Since(began).Round(time.Second))
+	_, _ = fmt.Fprintf(w, "merged\t%s\n", time.Since(began).Round(time.Second))
 	if err := b.report(ctx, w, "merged", f); err != nil {
 		return err
 	}
@@ -320,7 +320,7 @@ func runFleet(ctx context.Context, args []string) (err error) {
 		if err := b.conn.QueryRow(ctx, "SELECT sum(rows), sum(bytes_on_disk) FROM system.parts WHERE active AND database = ? AND table = ?", database, table).Scan(&n, &bytes); err != nil {
 			return fmt.Errorf("size of %s: %w", table, err)
 		}
-		fmt.Fprintf(w, "table\t%s\t%d rows\t%.1f MiB\t%.1f B a row\n", table, n, float64(bytes)/(1<<20), float64(bytes)/float64(n))
+		_, _ = fmt.Fprintf(w, "table\t%s\t%d rows\t%.1f MiB\t%.1f B a row\n", table, n, float64(bytes)/(1<<20), float64(bytes)/float64(n))
 	}
 	from := func(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.DateTime) }
 	day, month := clickhouse.Parameters{"cluster": cluster, "node": node(7), "gpu": "3", "from": from(endMs - 24*hour)}, clickhouse.Parameters{"cluster": cluster, "account": "acct-3", "from": from(endMs - 31*24*hour)}
@@ -345,7 +345,7 @@ func (b *bench) report(ctx context.Context, w io.Writer, when string, f *fleet) 
 	if err := b.conn.QueryRow(ctx, "SELECT count(), sum(rows), sum(data_compressed_bytes), sum(bytes_on_disk) FROM system.parts WHERE active AND database = ? AND table = 'gpu_samples'", database).Scan(&parts, &rows, &data, &disk); err != nil {
 		return fmt.Errorf("sizes: %w", err)
 	}
-	fmt.Fprintf(w, "%s\t%d parts\t%d rows\t%d values\t%.2f B a row\t%.3f B a value of data\t%.3f B a value on disk\n",
+	_, _ = fmt.Fprintf(w, "%s\t%d parts\t%d rows\t%d values\t%.2f B a row\t%.3f B a value of data\t%.3f B a value on disk\n",
 		when, parts, rows, f.present, float64(disk)/float64(rows), float64(data)/float64(f.present), float64(disk)/float64(f.present))
 	return nil
 }
@@ -357,7 +357,7 @@ func (b *bench) columnsReport(ctx context.Context, w io.Writer, rows int) error 
 	}
 	names := slices.SortedFunc(maps.Keys(sizes), func(x, y string) int { return cmp.Compare(sizes[y], sizes[x]) })
 	for _, name := range names {
-		fmt.Fprintf(w, "column\t%s\t%.4f B a row\n", name, float64(sizes[name])/float64(rows))
+		_, _ = fmt.Fprintf(w, "column\t%s\t%.4f B a row\n", name, float64(sizes[name])/float64(rows))
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func (b *bench) ask(ctx context.Context, w io.Writer, all []recipe, params click
 			took = append(took, time.Since(began))
 		}
 		slices.Sort(took)
-		fmt.Fprintf(w, "query\t%s\t%d rows\tmedian %.0f ms\tbest %.0f ms\n", r.name, rows, ms(took[times/2]), ms(took[0]))
+		_, _ = fmt.Fprintf(w, "query\t%s\t%d rows\tmedian %.0f ms\tbest %.0f ms\n", r.name, rows, ms(took[times/2]), ms(took[0]))
 	}
 	return nil
 }

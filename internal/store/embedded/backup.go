@@ -12,6 +12,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path"
@@ -96,7 +97,7 @@ func (r *request) backup() {
 	r.w.WriteHeader(http.StatusOK)
 	// What fails from here on is seen by its end, which is missing.
 	if err := snap.write(r.ctx, timedWriter{r}); err != nil {
-		r.f.lg.WarnContext(r.ctx, "backup was cut off", "err", err)
+		r.f.lg.WarnContext(r.ctx, "backup was cut off", slog.Any("err", err))
 	}
 }
 
@@ -119,7 +120,7 @@ func (s *snapshot) dir() string { return filepath.Join(s.f.data.engine(), "shado
 
 func (s *snapshot) remove() {
 	if err := os.RemoveAll(s.dir()); err != nil {
-		s.f.lg.Warn("remove snapshot", "err", err) // the next start does
+		s.f.lg.Warn("remove snapshot", slog.Any("err", err)) // the next start does
 	}
 }
 

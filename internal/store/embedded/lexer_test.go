@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"encoding/xml"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -148,7 +149,7 @@ func FuzzRoles(f *testing.F) {
 		}
 		d := xml.NewDecoder(strings.NewReader(string(usersXML(defaultLimits(), roles, true))))
 		for {
-			if _, err = d.Token(); err == io.EOF {
+			if _, err = d.Token(); errors.Is(err, io.EOF) {
 				return
 			}
 			if err != nil {

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -117,7 +118,7 @@ func (r *request) killStatement(c *connection, ts []token) (bool, error) {
 	default:
 		return true, only
 	}
-	if r.r.Method != "POST" {
+	if r.r.Method != http.MethodPost {
 		return true, refuse(codeReadOnly, "READONLY", "%s: Cannot execute query in readonly mode", r.account.name)
 	}
 	ids = slices.DeleteFunc(ids, func(id string) bool { return id == r.id })

@@ -282,7 +282,12 @@ func TestCurlCompression(t *testing.T) {
 	s := testenv.ClickHouseServer(t, t.TempDir())
 	ask(t, s, "CREATE DATABASE c")
 	ask(t, s, "CREATE TABLE c.t (a UInt64) ENGINE = MergeTree ORDER BY a")
-	do := func(q url.Values, encoding, accept string, body []byte) (*http.Response, []byte) {
+	type reply struct {
+		Status     string
+		StatusCode int
+		Header     http.Header
+	}
+	do := func(q url.Values, encoding, accept string, body []byte) (reply, []byte) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL()+"/?"+q.Encode(), bytes.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
@@ -300,7 +305,7 @@ func TestCurlCompression(t *testing.T) {
 		if cerr := resp.Body.Close(); err != nil || cerr != nil {
 			t.Fatal(err, cerr)
 		}
-		return resp, b
+		return reply{resp.Status, resp.StatusCode, resp.Header}, b
 	}
 	codecs := map[string]struct {
 		w func(io.Writer) io.WriteCloser

@@ -144,7 +144,7 @@ func (s *roleSet) take(sql string, ts []token) error {
 		s.roles = append(s.roles, &role{name: ts[0].value})
 	case words(ts, "CREATE", "USER"):
 		if ts = skipIfNot(ts[2:]); len(ts) == 0 || !settingName.MatchString(ts[0].value) || strings.Contains(ts[0].value, ".") {
-			return fmt.Errorf("%q: wanted CREATE USER [IF NOT EXISTS] name ...", sql)
+			return fmt.Errorf("%q: wanted CREATE USER [IF NOT EXISTS] name and what follows", sql)
 		}
 		if !slices.ContainsFunc(ts, func(t token) bool { return t.is("ROLE") }) {
 			s.definers[ts[0].value] = nil
@@ -190,7 +190,7 @@ func (s *roleSet) grant(sql string, ts []token) error {
 
 // takeProfile adds CREATE SETTINGS PROFILE name SETTINGS a = 1 [CONST] [MIN x] [MAX y], ... TO role, ...
 func (s *roleSet) takeProfile(sql string, ts []token) error {
-	bad := fmt.Errorf("%q: wanted CREATE SETTINGS PROFILE name SETTINGS name = value [CONST] [MIN x] [MAX y], ... TO role, ...", sql)
+	bad := fmt.Errorf("%q: wanted CREATE SETTINGS PROFILE name SETTINGS name = value [CONST] [MIN x] [MAX y], and so on, TO role, and so on", sql)
 	if len(ts) < 5 || !settingName.MatchString(ts[0].value) || !ts[1].is("SETTINGS") {
 		return bad
 	}

@@ -115,7 +115,7 @@ func loadUsers(path string, roles *roleSet) ([]account, error) {
 // handed is an account as it is handed to the confined process: no password, its digest.
 type handed struct {
 	Name, Role string
-	Secret     []byte
+	Digest     []byte
 }
 
 // handAccounts writes the accounts to a file without a name, which the process that takes this one's place inherits.
@@ -154,7 +154,7 @@ func receiveAccounts(f *os.File, roles *roleSet) ([]account, error) {
 				return nil, fmt.Errorf("take over accounts: there is no role %s", h.Role)
 			}
 		}
-		copy(a.secret[:], h.Secret)
+		copy(a.secret[:], h.Digest)
 		out = append(out, a)
 	}
 	return out, nil

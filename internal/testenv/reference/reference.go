@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,11 +58,11 @@ func open(cfg Config) (driver.Conn, error) {
 // Make makes table and stream.
 func Make(tb testing.TB, js jetstream.JetStream, conn driver.Conn) {
 	tb.Helper()
-	columns := ""
+	var columns strings.Builder
 	for i := range 23 {
-		columns += fmt.Sprintf(", v%d Int64 CODEC(Delta, ZSTD(1))", i)
+		_, _ = fmt.Fprintf(&columns, ", v%d Int64 CODEC(Delta, ZSTD(1))", i)
 	}
-	err := conn.Exec(tb.Context(), "CREATE TABLE IF NOT EXISTS "+table+" (ts_ms Int64 CODEC(Delta, ZSTD(1)), node LowCardinality(String), gpu_uuid LowCardinality(String), gpu UInt32"+columns+") ENGINE = MergeTree ORDER BY (node, gpu, ts_ms)")
+	err := conn.Exec(tb.Context(), "CREATE TABLE IF NOT EXISTS "+table+" (ts_ms Int64 CODEC(Delta, ZSTD(1)), node LowCardinality(String), gpu_uuid LowCardinality(String), gpu UInt32"+columns.String()+") ENGINE = MergeTree ORDER BY (node, gpu, ts_ms)")
 	if err != nil {
 		tb.Fatal(err)
 	}
