@@ -107,6 +107,13 @@ bench: engine ## every benchmark, once a line
 bench-ingest: engine ## CPU a GPU row, NATS to ClickHouse: the collector, a plain Go reference, the limit (BENCH_ROWS=480000)
 	$(GO) test -run '^$$' -bench BenchmarkIngest -benchtime 1x -timeout 60m ./collector
 
+OUTAGE_ROWS ?= 1000000
+
+.PHONY: outage
+outage: engine ## the store is away while OUTAGE_ROWS (1000000) come: the collector's memory, and that nothing is lost
+	OUTAGE_ROWS=$(OUTAGE_ROWS) $(GO) test -count=1 -v -timeout 30m -run '^TestLongOutage$$' ./collector
+	FLOPWATCH_CHAOS=1 $(GO) test -count=1 -timeout 30m -run '^TestStopAtStep$$' ./collector
+
 .PHONY: score
 score: build ## replay every recording in BUNDLES and print one line each against its labels
 	@pairs=(); for b in $(BUNDLES); do \

@@ -188,9 +188,12 @@ func TestStoreRefuses(t *testing.T) {
 // TestLongOutage: the store is away while a million rows come. The stream fills to its limit and refuses, the sender keeps
 // what is refused, the collector's process keeps a bounded part; then all of it is stored, once.
 func TestLongOutage(t *testing.T) {
-	rows := 1_000_000
-	if testing.Short() {
-		rows = 100_000
+	rows := 96_000
+	if text := os.Getenv("OUTAGE_ROWS"); text != "" { // make outage
+		var err error
+		if rows, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
 	}
 	const perBatch = 8 * 60
 	b, engine, cfg := newOwnEngine(t, "outage")

@@ -245,8 +245,8 @@ func (w *worker) adapt(storing time.Duration) {
 		w.linger = most
 	case storing > w.linger/3:
 		w.linger = min(2*w.linger, most)
-	case storing < w.linger/10:
-		w.linger = max(w.linger*3/4, least)
+	case storing < w.linger/8:
+		w.linger = max(w.linger/2, least)
 	}
 	w.c.conditions.lingers(w.partition.Name, w.linger)
 }
