@@ -58,7 +58,7 @@
 //	one insert a table, by token          store, token, insert        TestDieAtEachStep (rows = distinct, no keys needed)
 //	   but where a block is full          batch.Builder.Full          TestFewLongRowsFlush, TestStoreRefuses
 //	async_insert=0, quorum                store.insertSettings        TestReplicatedStatements (internal/store); no cluster here
-//	`batches` last                        batch.Builder.Rest          TestDieAtEachStep/insert_batches, TestRangeCutShort
+//	`batches` last                        batch.Builder.Rest          TestDieAtEachStep/inserted_gaps, TestRangeCutShort
 //	advance, acknowledge, mark            step, publishMarks          TestDieAtEachStep/advanced to /marked
 //	a takeover repeats the intent         takeOver, fetch             TestDieAtEachStep, TestLateInsert
 //	re-sends beyond the broker's window   known, convict              TestResendsChangeNothing, TestKill, TestConflict

@@ -23,10 +23,10 @@ var steps = []struct {
 	{"lease", false}, {"fenced", false}, {"consumer", false}, {"fetched", false},
 	{"intent", true},
 	{"insert gpu_samples", true}, {"inserted gpu_samples", true},
-	{"insert collective_samples", true}, {"inserted collective_samples", true},
+	{"inserted collective_samples", true},
 	{"insert quarantine", true}, {"inserted quarantine", true},
-	{"insert gaps", true}, {"inserted gaps", true},
-	{"insert batches", true}, {"inserted batches", true},
+	{"inserted gaps", true},
+	{"inserted batches", true},
 	{"advanced", false}, {"acking", false}, {"acked", false}, {"marked", false},
 }
 
