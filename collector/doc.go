@@ -75,6 +75,13 @@
 // many parts, or where a table has half of those at which it delays inserts. A block for which it has no
 // memory is cut in two.
 //
+// # Cost
+//
+// make bench-ingest, 22 November 2026, two shared cores at a load of 5, 960,000 rows of 25 values, microseconds of CPU a
+// row in this process + in the engine: 1.08 + 2.9 with 80 rows a message, 0.82 + 2.8 with 480; the same blocks
+// sent again by nobody who decodes 0.13 + 2.8, so that the whole costs 1.2 to 1.35 times the limit; a plain Go program
+// (JSON, a message a row, clickhouse-go) 8.1 + 7.9. make outage, a million rows: 212 MiB at most.
+//
 // Run owns all goroutines: one that shares the partitions with other collectors, one that surveys backlog and parts, per
 // partition one that works and one that renews, and two more where this collector checks chains. Messages belong
 // to the range in hand and are dropped at its end.
