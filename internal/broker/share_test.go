@@ -196,7 +196,7 @@ func TestSharesAtRandom(t *testing.T) {
 			}
 			w.run(time.Duration(rnd.IntN(40)) * time.Second)
 		}
-		w.run(5 * w.ttl)
+		w.run(25 * w.ttl) // one that was passed over, as it took nothing, is so for twenty lives
 		w.fair(fmt.Sprint("seed ", seed))
 		before := w.moves
 		w.run(5 * w.ttl)
