@@ -68,7 +68,11 @@ func TestReplicas(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for _, r := range s.CachedInfo().Cluster.Replicas {
+			copies := s.CachedInfo().Cluster.Replicas
+			if len(copies) != 2 { // none yet: they are only told of
+				return fmt.Errorf("%s has %d copies", name, len(copies))
+			}
+			for _, r := range copies {
 				if !r.Current {
 					return fmt.Errorf("%s on %s is not current", name, r.Name)
 				}
