@@ -53,6 +53,9 @@ type Ceiling struct {
 	Why   string `json:"why"`
 }
 
+// fewWaiting frames more at the end of a step than at its begin are no backlog yet: a small fleet's marks come in bundles.
+const fewWaiting = 16
+
 // FindCeiling grows the fleet until it no longer holds: a frame takes longer than MaxLag, or what
 // is committed falls behind what is sealed. A step that does not hold is repeated once: a
 // disturbance is no ceiling. tell, if not nil, is told each step.
@@ -236,7 +239,7 @@ func (s *search) step(ctx context.Context, n int) (Step, error) {
 		st.Why = fmt.Sprintf("a frame waits for its commit mark since %.1f s", b.Oldest.Seconds())
 	case st.Commit.MaxMs > float64(bound.Milliseconds()):
 		st.Why = fmt.Sprintf("a frame took %.1f s from its seal to its commit mark (p99 %.1f s)", st.Commit.MaxMs/1000, st.Commit.P99Ms/1000)
-	case st.Committed < 0.97*st.Sealed && b.Waiting > a.Waiting+max(a.Waiting/2, b.Hosts/10):
+	case st.Committed < 0.97*st.Sealed && b.Waiting > a.Waiting+max(a.Waiting/2, b.Hosts/10, fewWaiting):
 		st.Why = fmt.Sprintf("of %.0f rows a second %.0f are committed", st.Sealed, st.Committed)
 	default:
 		st.Held = true

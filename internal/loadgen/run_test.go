@@ -312,7 +312,7 @@ func TestNoStream(t *testing.T) {
 // testCeiling: the search grows, ends where it is told to, and tells its steps.
 func testCeiling(t *testing.T, r *rig) {
 	cfg := r.config(t, 2, time.Second)
-	cfg.Ramp = 500 * time.Millisecond
+	cfg.Ramp, cfg.MaxLag = 500*time.Millisecond, 2*time.Minute // a machine under other tests may take its time
 	var said bytes.Buffer
 	rep, err := loadgen.FindCeiling(t.Context(), cfg, loadgen.Search{Growth: 2, Step: 5 * time.Second, MaxNodes: 4}, nil, func(s loadgen.Step) { _, _ = fmt.Fprintln(&said, s.GPUs) })
 	if err != nil {
