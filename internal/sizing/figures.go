@@ -37,7 +37,7 @@ var (
 	BrokerConnection  = Figure{"broker, memory a host: its connection, and what streams and marks keep", 280, "KiB", Measured, "the same: nats took 191 MiB with 600 hosts, 39 MiB with 50 (--nodes 50 --for 1m): the slope", "2026-11-22"}
 	BrokerConnections = Figure{"connections of a broker's server at most", 50_000, "", Assumed, "never run; a choice of ours", "2026-11-22"}
 
-	CollectorMicros = Figure{"collector, CPU a row of any kind", 1.6, "µs", Measured, "the same: collector; samples of GPUs alone 0.9 µs (go test -run XXX -bench NATSToInsert -benchtime 1x ./collector)", "2026-11-22"}
+	CollectorMicros = Figure{"collector, CPU a row of any kind", 1.6, "µs", Measured, "the same: collector; samples of GPUs alone 0.8 to 1.1 µs (make bench-ingest)", "2026-11-22"}
 	InsertBytes     = Figure{"bytes to the store a row, uncompressed columns", 250, "B", Assumed, "schema: 28 integer columns of a GPU's row, fewer of others", "2026-11-22"}
 
 	EngineMicros = Figure{"store, CPU a row with merges", 9, "µs", Measured, "the same: clickhouse took 0.39 cores for 11,722 rows a second, and 0.30 for 1,073 (--nodes 50 --for 1m): the slope", "2026-11-22"}

@@ -15,7 +15,7 @@ import (
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("flopwatch", dir, "tmpfs", 0, "size=128m"); err != nil {
-		t.Skipf("a file system of 128 MiB is needed, which needs root: %v", err)
+		testenv.Need(t, "root", fmt.Errorf("a file system of 128 MiB: %w", err))
 	}
 	t.Cleanup(func() { // after the engine's own
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
