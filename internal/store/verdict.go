@@ -83,6 +83,15 @@ func (s *Store) checkEpoch(ctx context.Context, table, cluster string, epoch uin
 	return nil
 }
 
+// checkVerdict refuses an epoch that is older than the table's newest, or than that of the newest
+// position: who leads now may have found nothing new to say yet.
+func (s *Store) checkVerdict(ctx context.Context, table, cluster string, epoch uint64) error {
+	if err := s.checkEpoch(ctx, table, cluster, epoch); err != nil {
+		return err
+	}
+	return s.checkEpoch(ctx, TablePositions, cluster, epoch)
+}
+
 // LatestEpoch is the newest epoch under which verdicts on a cluster stand; 0: none do.
 func (s *Store) LatestEpoch(ctx context.Context, cluster string) (uint64, error) {
 	latest := uint64(0)
@@ -137,7 +146,7 @@ func (s *Store) PutRuns(ctx context.Context, cluster string, rows []RunRow) erro
 	if err != nil {
 		return fmt.Errorf("put runs: %w", err)
 	}
-	if err := s.checkEpoch(ctx, TableRuns, cluster, epoch); err != nil {
+	if err := s.checkVerdict(ctx, TableRuns, cluster, epoch); err != nil {
 		return err
 	}
 	var w writer
@@ -209,7 +218,7 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 	if err != nil {
 		return fmt.Errorf("put findings: %w", err)
 	}
-	if err = s.checkEpoch(ctx, TableFindings, cluster, epoch); err != nil {
+	if err = s.checkVerdict(ctx, TableFindings, cluster, epoch); err != nil {
 		return err
 	}
 	before, err := s.carried(ctx, cluster, rows)
