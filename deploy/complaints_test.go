@@ -11,7 +11,7 @@ import (
 // turns. Ours have a user of their own and log to the journal, which is bounded.
 func TestUnitsLogToTheJournal(t *testing.T) {
 	units, err := filepath.Glob("systemd/*.service")
-	if err != nil || len(units) != 3 {
+	if err != nil || len(units) != 4 {
 		t.Fatalf("units %v: %v", units, err)
 	}
 	more, err := filepath.Glob("systemd/*.conf")

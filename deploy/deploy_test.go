@@ -287,7 +287,7 @@ func units(t *testing.T) map[string]string {
 	g.run(t, "install")
 	dir := filepath.Join(g.root, "usr/local/lib/systemd/system")
 	paths := map[string]string{}
-	for _, d := range daemons {
+	for _, d := range append([]string{"nats"}, daemons...) {
 		path := filepath.Join(dir, "flopwatch-"+d+".service")
 		text := regexp.MustCompile(`(?m)^ExecStart=\S+`).ReplaceAllString(read(t, path), "ExecStart=/bin/true")
 		write(t, path, text)
@@ -318,7 +318,7 @@ func TestUnitsAreClean(t *testing.T) {
 }
 
 // How exposed each unit is, as systemd 252 counts; 10 is all, 0 nothing.
-var exposure = map[string]float64{"agent": 1.6, "agent with kernel.conf": 2.3, "agent with mig.conf": 1.6, "collector": 1.1, "detector": 1.1}
+var exposure = map[string]float64{"agent": 1.6, "agent with kernel.conf": 2.3, "agent with mig.conf": 1.6, "collector": 1.1, "detector": 1.1, "nats": 1.1}
 
 // withDropIn gives the agent's unit with a drop-in that is installed beside the programs.
 func withDropIn(t *testing.T, unit, name string) string {
@@ -356,6 +356,38 @@ func TestUnitsAreHardened(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: more exposed than %.1f: %v\n%s", d, most, err, out)
 		}
+	}
+}
+
+// A broker's machine needs neither agent nor engine; the server ends by itself to be started again.
+func TestInstallOfABroker(t *testing.T) {
+	g := newGround(t)
+	g.run(t, "install", "COMPONENTS=nats", "PREFIX=/opt/flopwatch", "SYSCONFDIR=/opt/flopwatch/etc")
+	got := g.list(t)
+	for _, absent := range []string{"flopwatch-agent", "flopwatch-collector", "libchdb", " /usr", " /etc"} {
+		if strings.Contains(got, absent) {
+			t.Errorf("%s on a broker's machine:\n%s", absent, got)
+		}
+	}
+	unit := "\n" + read(t, filepath.Join(g.root, "opt/flopwatch/lib/systemd/system/flopwatch-nats.service"))
+	for _, line := range []string{
+		"ExecStart=/opt/flopwatch/bin/flopwatch nats --config ${FLOPWATCH_NATS_CONFIG}", "Environment=FLOPWATCH_NATS_CONFIG=/opt/flopwatch/etc/flopwatch/nats/flopwatch.conf",
+		"Restart=always", "StartLimitIntervalSec=0", "ExecReload=/bin/kill -HUP $MAINPID", "User=flopwatch-nats", "CapabilityBoundingSet=",
+	} {
+		if !strings.Contains(unit, "\n"+line+"\n") {
+			t.Errorf("the unit lacks %s", line)
+		}
+	}
+	// Where the shipped configuration keeps the streams, the unit may write.
+	store := regexp.MustCompile(`store_dir: "/var/lib/(.+)"`).FindStringSubmatch(read(t, "nats/flopwatch.conf"))
+	if store == nil || !strings.Contains(unit, "\nStateDirectory="+store[1]+"\n") {
+		t.Errorf("streams are in %v", store)
+	}
+	// The broker's users are somebody's work.
+	users := filepath.Join(g.root, "opt/flopwatch/etc/flopwatch/nats/users.d/collector.user")
+	write(t, users, "mine")
+	if out := g.run(t, "uninstall", "PREFIX=/opt/flopwatch", "SYSCONFDIR=/opt/flopwatch/etc"); !strings.Contains(out, "kept     /opt/flopwatch/etc/flopwatch/nats, the users of the NATS server") || read(t, users) != "mine" {
+		t.Errorf("uninstalled:\n%s", out)
 	}
 }
 

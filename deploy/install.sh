@@ -6,7 +6,7 @@
 #   PREFIX=       default /usr/local
 #   SYSCONFDIR=   default /etc
 #   BUILD=        where the binaries are, default bin
-#   COMPONENTS=   default "agent collector detector cli"; a GPU host needs agent alone
+#   COMPONENTS=   default "agent collector detector nats cli"; a GPU host needs agent alone
 #
 # A list of what was installed, with digests, lies in PREFIX/lib/flopwatch/installed. A
 # configuration file that differs from what was installed is somebody's work: install
@@ -19,7 +19,7 @@ DESTDIR=${DESTDIR:-}
 PREFIX=${PREFIX:-/usr/local}
 SYSCONFDIR=${SYSCONFDIR:-/etc}
 BUILD=${BUILD:-$here/../bin}
-COMPONENTS=${COMPONENTS:-agent collector detector cli}
+COMPONENTS=${COMPONENTS:-agent collector detector nats cli}
 say() { printf '%s\n' "$*"; }
 die() { printf 'flopwatch install: %s\n' "$*" >&2; exit 1; }
 digest() { sha256sum < "$1" | cut -d' ' -f1; }
@@ -106,12 +106,16 @@ configuration() { # configuration SOURCE PATH
 	note c "$new" "$2"
 }
 
-daemon() { # daemon NAME
-	command_link "flopwatch-$1"
+unit() { # unit NAME
 	text 0644 "systemd/flopwatch-$1.service" "$UNITS/flopwatch-$1.service"
 	text 0644 systemd/restart.conf "$UNITS/flopwatch-$1.service.d/restart.conf"
 	text 0644 "systemd/sysusers.d/flopwatch-$1.conf" "$PREFIX/lib/sysusers.d/flopwatch-$1.conf"
 	text 0644 "systemd/tmpfiles.d/flopwatch-$1.conf" "$PREFIX/lib/tmpfiles.d/flopwatch-$1.conf"
+}
+
+daemon() { # daemon NAME
+	command_link "flopwatch-$1"
+	unit "$1"
 	configuration "config/flopwatch-$1.toml" "$SYSCONFDIR/flopwatch/flopwatch-$1.toml"
 }
 
@@ -131,8 +135,9 @@ install_all() {
 		case $c in
 		agent) need+=(flopwatch-agent flopwatch-nvml) ;;
 		collector | detector) need+=("flopwatch-$c") ;;
+		nats) need+=(flopwatch) ;;
 		cli) need+=(flopwatch engine/libchdb.so) ;;
-		*) die "component $c: there are agent, collector, detector and cli" ;;
+		*) die "component $c: there are agent, collector, detector, nats and cli" ;;
 		esac
 	done
 	for c in "${need[@]}"; do
@@ -143,7 +148,14 @@ install_all() {
 	directory "$ROOM"
 	for c in "${need[@]}"; do program "$c"; done
 	for c in $COMPONENTS; do
-		case $c in cli) command_link flopwatch ;; *) daemon "$c" ;; esac
+		case $c in
+		cli) command_link flopwatch ;;
+		nats) # its server and its users are flopwatch's; nats-user writes the configuration
+			command_link flopwatch
+			unit nats
+			;;
+		*) daemon "$c" ;;
+		esac
 	done
 	case " $COMPONENTS " in *" agent "*) agent_extras ;; esac
 	# What an earlier install put there and this one did not stays, and stays on the list.
@@ -199,9 +211,11 @@ uninstall_all() {
 		[ -z "$path" ] || [ ! -d "$DESTDIR$path" ] || rmdir "$DESTDIR$path" 2> /dev/null || kept+=("$path, which is not empty")
 	done <<< "$dirs"
 	if live; then systemctl daemon-reload; fi
-	for path in /var/lib/flopwatch-agent /var/lib/flopwatch-detector; do
+	for path in /var/lib/flopwatch-agent /var/lib/flopwatch-detector /var/lib/nats/flopwatch; do
 		[ ! -d "$DESTDIR$path" ] || kept+=("$path, the data")
 	done
+	path=$SYSCONFDIR/flopwatch/nats
+	[ ! -d "$DESTDIR$path" ] || kept+=("$path, the users of the NATS server")
 	for path in "${kept[@]+"${kept[@]}"}"; do say "kept     $path"; done
 	if live; then say "kept     users and groups flopwatch-*, which own the data"; fi
 	say "uninstalled from $DESTDIR$PREFIX"

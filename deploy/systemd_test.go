@@ -113,7 +113,12 @@ func (g *guest) run(t *testing.T, args ...string) string {
 // shows gives properties of the agent's unit.
 func (g *guest) shows(t *testing.T, property string) string {
 	t.Helper()
-	return strings.TrimSpace(g.run(t, "systemctl", "show", map[bool]string{true: "--user", false: "--system"}[g.user], "-P", property, "flopwatch-agent"))
+	return g.showsOf(t, "flopwatch-agent", property)
+}
+
+func (g *guest) showsOf(t *testing.T, unit, property string) string {
+	t.Helper()
+	return strings.TrimSpace(g.run(t, "systemctl", "show", map[bool]string{true: "--user", false: "--system"}[g.user], "-P", property, unit))
 }
 
 func wait(t *testing.T, what string, ok func() bool) {
