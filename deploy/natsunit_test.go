@@ -108,7 +108,9 @@ func TestNATSUnderSystemd(t *testing.T) {
 		t.Errorf("a reload made process %s of %s", pid, main)
 	}
 	restarted := func(times string) func() bool {
-		return func() bool { return g.showsOf(t, unit, "NRestarts") == times && g.showsOf(t, unit, "ActiveState") == "active" }
+		return func() bool {
+			return g.showsOf(t, unit, "NRestarts") == times && g.showsOf(t, unit, "ActiveState") == "active"
+		}
 	}
 	g.run(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", unit)
 	wait(t, "a restart", restarted("1"))
