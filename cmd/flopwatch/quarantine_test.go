@@ -6,18 +6,20 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	client "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flopwatch/flopwatch/collector"
 	"github.com/flopwatch/flopwatch/collector/batch"
+	"github.com/flopwatch/flopwatch/deploy/nats"
 	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/broker/natsd"
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/testenv"
 	"github.com/flopwatch/flopwatch/internal/wire"
@@ -26,22 +28,72 @@ import (
 // site is a broker and a store, and a collector that accepts what recordings state, or not.
 type site struct {
 	t     *testing.T
-	js    jetstream.JetStream
+	js    jetstream.JetStream // an operator's, who may publish as anybody
 	store *store.Store
 	cfg   collector.Config
 	args  []string // of a command that asks them
 }
 
+// fleetNATS is a server on the configuration that a fleet has, and a way to sign in.
+func fleetNATS(t *testing.T, users ...nats.User) (natsURL string, seed func(nats.User) string) {
+	t.Helper()
+	dir := t.TempDir()
+	seed = func(u nats.User) string { return filepath.Join(dir, u.InboxPrefix()+".nk") }
+	for _, u := range users {
+		var err error
+		if u.Key, err = nats.Key(seed(u)); err == nil {
+			err = nats.Add(dir, u)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := filepath.Join(dir, "flopwatch.conf")
+	text, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited := strings.NewReplacer(`"0.0.0.0:4222"`, `"127.0.0.1:-1"`, "/var/lib/nats/flopwatch", filepath.Join(dir, "js")).Replace(string(text))
+	if err = os.WriteFile(conf, []byte(edited), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	srv, err := natsd.StartFile(t.Context(), conf, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if serr := srv.Stop(ctx); serr != nil {
+			t.Error(serr)
+		}
+	})
+	return srv.URL(), seed
+}
+
 func newSite(t *testing.T) *site {
 	t.Helper()
 	at, user, password := testenv.ClickHouse(t)
-	nc, natsURL := testenv.NATS(t)
-	s := &site{t: t}
-	var err error
-	if s.js, err = jetstream.New(nc); err != nil {
+	keeper, operator := nats.User{Role: nats.Collector}, nats.User{Role: nats.Operator}
+	natsURL, seed := fleetNATS(t, keeper, operator)
+	connect := func(u nats.User) *client.Conn {
+		nc, err := broker.Connect(broker.ConnectConfig{URL: natsURL, NKeyFile: seed(u), InboxPrefix: u.InboxPrefix()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	collecting := connect(keeper)
+	js, err := jetstream.New(collecting)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err = broker.EnsureStreams(t.Context(), s.js, broker.StreamsConfig{LeaseTTL: time.Second}); err != nil {
+	s := &site{t: t}
+	if err = broker.EnsureStreams(t.Context(), js, broker.StreamsConfig{LeaseTTL: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	if s.js, err = jetstream.New(connect(operator)); err != nil {
 		t.Fatal(err)
 	}
 	if s.store, err = store.Open(t.Context(), store.Config{URL: at, User: user, Password: password}); err != nil {
@@ -55,10 +107,6 @@ func newSite(t *testing.T) *site {
 	if err = s.store.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	u, err := url.Parse(natsURL)
-	if err != nil {
-		t.Fatal(err)
-	}
 	file := func(name, text string) string {
 		path := filepath.Join(t.TempDir(), name)
 		if werr := os.WriteFile(path, []byte(text+"\n"), 0o600); werr != nil {
@@ -66,10 +114,8 @@ func newSite(t *testing.T) *site {
 		}
 		return path
 	}
-	token := file("token", u.User.Username())
-	u.User = nil
-	s.args = []string{"--clickhouse", at, "--clickhouse-user", user, "--clickhouse-password-file", file("password", password), "--cluster", "fleet", "--nats", u.String(), "--nats-token-file", token}
-	s.cfg = collector.Config{Conn: nc, Store: s.store, Partitions: collector.Partitions(1), Instance: "test", Log: slog.New(slog.DiscardHandler), Linger: 30 * time.Millisecond}
+	s.args = []string{"--clickhouse", at, "--clickhouse-user", user, "--clickhouse-password-file", file("password", password), "--cluster", "fleet", "--nats", natsURL, "--nats-nkey", seed(operator), "--nats-inbox-prefix", "_INBOX.operator"}
+	s.cfg = collector.Config{Conn: collecting, Store: s.store, Partitions: collector.Partitions(1), Instance: "test", Log: slog.New(slog.DiscardHandler), Linger: 30 * time.Millisecond}
 	return s
 }
 
@@ -159,7 +205,7 @@ func wantParts(t *testing.T, what, text string, parts ...string) {
 	}
 }
 
-// TestQuarantine is an operator's way: what is there, why, and in again after an upgrade. A
+// TestQuarantine is an operator's way, signed in as one on a server with a fleet's permissions: what is there, why, and in again after an upgrade. A
 // collector that accepts what another did not stands for one of a newer version.
 func TestQuarantine(t *testing.T) {
 	t.Parallel()

@@ -273,6 +273,11 @@ func (s *sender) settle(ctx context.Context, meant []store.QuarantineMessage, li
 func (s *sender) taken(ctx context.Context, name string, last uint64) (bool, error) {
 	for {
 		stream, err := s.js.Stream(ctx, name)
+		if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) { // an operator's, on a fleet's server
+			if s.js, err = jetstream.NewWithAPIPrefix(s.conn, broker.EdgeAPI); err == nil {
+				stream, err = s.js.Stream(ctx, name)
+			}
+		}
 		if err != nil {
 			return false, fmt.Errorf("wait for the collector: %w", err)
 		}

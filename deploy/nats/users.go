@@ -166,11 +166,16 @@ func (u User) permissions() (publish, subscribe []string) {
 		}
 		publish = append(publish, wire.CommitSubjects)
 	case Operator:
-		// Anybody's messages, as they came; and how far the collector is with them.
-		for p := range wire.Partitions {
-			publish = append(publish, "flopwatch.v1."+strconv.Itoa(p)+".>", api+"STREAM.INFO."+broker.NodeStream(p))
+		// Anybody's messages, as they came; and how far the collector is with them. By the first
+		// name it learns that it has to ask by the second.
+		info := func(stream string) []string {
+			return []string{api + "STREAM.INFO." + stream, broker.EdgeAPI + ".STREAM.INFO." + stream}
 		}
-		publish = append(publish, wire.ProviderSubjects, api+"STREAM.INFO."+broker.ProviderStream)
+		for p := range wire.Partitions {
+			publish = append(publish, "flopwatch.v1."+strconv.Itoa(p)+".>")
+			publish = append(publish, info(broker.NodeStream(p))...)
+		}
+		publish = append(append(publish, wire.ProviderSubjects), info(broker.ProviderStream)...)
 	case Detector:
 		publish = []string{
 			api + "STREAM.INFO.KV_" + broker.BucketLease, get + "KV_" + broker.BucketLease + ".>",

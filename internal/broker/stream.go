@@ -24,6 +24,10 @@ const (
 	BucketCursor   = "FLOPWATCH_CURSOR"
 )
 
+// EdgeAPI is the JetStream API of the account that has the streams, as an operator's account has
+// it (deploy/nats/flopwatch.conf): under $JS.API the server answers for the asking account itself.
+const EdgeAPI = "flopwatch.api"
+
 // NodeStream is the name of the stream of a partition.
 func NodeStream(partition int) string { return "FLOPWATCH_" + strconv.Itoa(partition) }
 
