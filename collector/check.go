@@ -11,6 +11,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/collector/chain"
 	"github.com/flopwatch/flopwatch/internal/broker"
+	"github.com/flopwatch/flopwatch/internal/store"
 )
 
 const (
@@ -21,7 +22,18 @@ const (
 	checkAfter = 6 * time.Minute
 	// checkSoon is how long after taking the lease the first pass begins, so that a start is no rush.
 	checkSoon = time.Minute
+	// standingOf is how far back a Standing reaches.
+	standingOf = 24 * time.Hour
+	// holeIsOld is how long batches are missing until they count as a hole that stays: what is on its way
+	// from a host's spool is there by then, and the hour was looked at again.
+	holeIsOld = 2 * time.Hour
 )
+
+// Standing is what the checks of the last day come to, whoever made them, as the store has it.
+type Standing struct {
+	store.ChainStanding
+	From, At time.Time // it is of hours from From on, as of At
+}
 
 // runChecks checks chains every hour, by the one collector that holds the lease for it. It has no
 // part in taking batches: a check that fails is tried at the next turn, and told.
@@ -51,6 +63,7 @@ func (c *Collector) holdChecks(ctx context.Context) error {
 	g.Go(func() error { return l.Keep(held) })
 	g.Go(func() error { return c.passes(held, l.Held) })
 	err = g.Wait()
+	c.stand(nil) // another may check from here on, and know better
 	if !errors.Is(err, broker.ErrLeaseLost) {
 		giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
@@ -70,6 +83,9 @@ func (c *Collector) passes(ctx context.Context, held func() error) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("check chains: %w", ctx.Err())
 		}
+		if serr := c.readStanding(ctx); serr != nil {
+			err = errors.Join(err, serr)
+		}
 		st := checker.Stats()
 		switch {
 		case err != nil:
@@ -80,6 +96,35 @@ func (c *Collector) passes(ctx context.Context, held func() error) error {
 			c.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "chains are checked", slog.Time("through", time.UnixMilli(st.ThroughMs).UTC()), slog.Duration("took", st.Took))
 		}
 	}
+}
+
+// readStanding reads what is known of the last day, found by this pass or an earlier one.
+func (c *Collector) readStanding(ctx context.Context) error {
+	now := time.Now()
+	s := Standing{From: now.Add(-standingOf), At: now}
+	var err error
+	if s.ChainStanding, err = c.cfg.Store.ChainStanding(ctx, s.From.UnixMilli(), now.Add(-holeIsOld).UnixMilli()); err != nil {
+		return err // what was known stays
+	}
+	c.stand(&s)
+	return nil
+}
+
+func (c *Collector) stand(s *Standing) {
+	c.checkMu.Lock()
+	defer c.checkMu.Unlock()
+	c.standing = s
+}
+
+// Standing tells what chains and losses come to; ok is false where this collector does not check chains, or has
+// not finished a check yet.
+func (c *Collector) Standing() (s Standing, ok bool) {
+	c.checkMu.Lock()
+	defer c.checkMu.Unlock()
+	if c.standing == nil {
+		return s, false
+	}
+	return *c.standing, true
 }
 
 // newChecker makes the checker of this hold; the counters of the one before go on.

@@ -34,8 +34,9 @@ type Collector struct {
 
 	conditions conditions
 
-	checkMu sync.Mutex
-	checker *chain.Checker // nil: this collector has not checked chains
+	checkMu  sync.Mutex
+	checker  *chain.Checker // nil: this collector has not checked chains
+	standing *Standing      // nil: it does not check them, or has not finished a check
 }
 
 // Open opens the buckets. It reads no message: see Run.

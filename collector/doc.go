@@ -88,5 +88,6 @@
 //
 // Every hour one of all collectors, by a lease of its own, verifies what hosts signed of what came
 // into the store since (collector/chain), and stores what it found and what is lost. It is here as it
-// reads and writes the ledger that the collector keeps, and judges nothing; no ack waits for it.
+// reads and writes the ledger that the collector keeps, and judges nothing; no ack waits for it. What the last day comes
+// to (Standing) it reads from the store after each check, so that a restart or another holder tells the same.
 package collector

@@ -17,17 +17,21 @@ func TestAlertsNameMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	code, err := os.ReadFile(filepath.Join(root, "cmd", "flopwatch-collector", "health.go"))
-	if err != nil {
-		t.Fatal(err)
+	code := ""
+	for _, name := range []string{"health.go", "chains.go"} {
+		text, rerr := os.ReadFile(filepath.Join(root, "cmd", "flopwatch-collector", name))
+		if rerr != nil {
+			t.Fatal(rerr)
+		}
+		code += string(text)
 	}
-	names := regexp.MustCompile(`flopwatch_collector_(\w+)`).FindAllStringSubmatch(string(rules), -1)
-	if len(names) < 7 || strings.Count(string(rules), "- alert:") != strings.Count(string(rules), "expr:") {
+	names := regexp.MustCompile(`flopwatch_(?:collector|chain)_(\w+)`).FindAllStringSubmatch(string(rules), -1)
+	if len(names) < 12 || strings.Count(string(rules), "- alert:") != strings.Count(string(rules), "expr:") {
 		t.Errorf("%d names of metrics", len(names))
 	}
 	for _, n := range names {
-		if !strings.Contains(string(code), `"`+n[1]+`"`) {
-			t.Errorf("no metric flopwatch_collector_%s", n[1])
+		if !strings.Contains(code, `"`+n[1]+`"`) && !strings.Contains(code, `"`+n[0]+`"`) {
+			t.Errorf("no metric %s", n[0])
 		}
 	}
 }

@@ -133,6 +133,10 @@ func (w *watch) health() daemon.Health {
 	if s, ok := w.full(context.Background()); ok {
 		h = judgeSpace(h, s)
 	}
+	if s, ok := c.Standing(); ok {
+		checks, _ := c.Checks()
+		h = judgeChains(h, s, checks)
+	}
 	return h
 }
 
@@ -278,6 +282,9 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	}
 	if checks, ok := c.Checks(); ok {
 		e.chains.collect(ch, checks)
+	}
+	if standing, ok := c.Standing(); ok {
+		e.chains.stand(ch, standing)
 	}
 	for i, reason := range batch.Reasons {
 		for name, n := range map[string]uint64{

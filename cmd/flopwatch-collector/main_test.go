@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -13,8 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/flopwatch/flopwatch/collector"
+	"github.com/flopwatch/flopwatch/collector/chain"
 	"github.com/flopwatch/flopwatch/internal/daemon"
+	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/testenv"
 )
 
@@ -147,5 +152,86 @@ func TestHealthSaysWhy(t *testing.T) {
 				t.Errorf("got %s: %q", h.State, text)
 			}
 		})
+	}
+}
+
+// TestHealthOfChains: what a host's chain is worth shows in the body, and never takes a collector out of service.
+func TestHealthOfChains(t *testing.T) {
+	broken := collector.Standing{ChainStanding: store.ChainStanding{
+		Hours: map[string]uint64{"broken": 3, "verified": 9}, BrokenHosts: 2, BrokenCluster: "c", Broken: store.ChainHour{Node: "n", HourMs: 1_700_000_000_000, Detail: "spool x, batch 2: link"}}}
+	loss := func(reason string, l store.LossSum) collector.Standing {
+		return collector.Standing{ChainStanding: store.ChainStanding{Losses: map[string]store.LossSum{reason: l}}}
+	}
+	for name, c := range map[string]struct {
+		standing collector.Standing
+		checks   chain.CheckStats
+		was      daemon.State
+		state    daemon.State
+		want     string
+	}{
+		"well":            {state: daemon.OK},
+		"broken":          {standing: broken, state: daemon.Degraded, want: "(2 hosts, 3 hours): the last is host n of cluster c, hour of 2023-11-14 22:13 UTC, spool x, batch 2: link"},
+		"on its way":      {standing: loss("missing", store.LossSum{Hosts: 1, Batches: 5}), state: daemon.OK},
+		"missing":         {standing: loss("missing", store.LossSum{Hosts: 3, Batches: 7, OpenBatches: 5, OpenHosts: 2}), state: daemon.Degraded, want: "5 batches of 2 hosts are missing"},
+		"given up":        {standing: loss("disk", store.LossSum{Hosts: 1, Batches: 5, OpenBatches: 5}), state: daemon.OK},
+		"no check":        {checks: chain.CheckStats{LastError: "no store"}, state: daemon.Degraded, want: "the last check of chains failed: no store"},
+		"failing already": {standing: broken, was: daemon.Failing, state: daemon.Failing, want: "(2 hosts, 3 hours)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := judgeChains(daemon.Health{State: cmp.Or(c.was, daemon.OK)}, c.standing, c.checks)
+			if text := strings.Join(h.Reasons, "; "); h.State != c.state || !strings.Contains(text, c.want) || (c.want == "" && text != "") {
+				t.Errorf("got %s: %q", h.State, text)
+			}
+			for reason, l := range c.standing.Losses {
+				lost, _ := h.Details["chains_last_day"].(map[string]any)["lost"].(map[string]any)
+				if got, ok := lost[reason].(map[string]uint64); !ok || got["batches"] != l.Batches || got["hosts"] != l.Hosts {
+					t.Errorf("details: %+v", h.Details)
+				}
+			}
+		})
+	}
+}
+
+// standingNow gives what stands to Prometheus, as the exporter does.
+type standingNow struct {
+	*chainDescs
+	s collector.Standing
+}
+
+func (n standingNow) Describe(ch chan<- *prometheus.Desc) { n.describe(ch) }
+
+func (n standingNow) Collect(ch chan<- prometheus.Metric) {
+	n.stand(ch, n.s)
+	n.collect(ch, chain.CheckStats{})
+}
+
+// TestChainGauges: what stands has a gauge of each status and reason, whatever happened.
+func TestChainGauges(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	if err := reg.Register(standingNow{newChainDescs(), collector.Standing{ChainStanding: store.ChainStanding{
+		Hours: map[string]uint64{"broken": 3}, BrokenHosts: 2, Losses: map[string]store.LossSum{"missing": {Hosts: 1, Batches: 7, Ticks: 70, OpenBatches: 5}}}}}); err != nil {
+		t.Fatal(err)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += "/" + l.GetValue()
+			}
+			values[name] = m.GetGauge().GetValue()
+		}
+	}
+	for name, want := range map[string]float64{
+		"hours_last_day/broken": 3, "hours_last_day/verified": 0, "hours_last_day/incomplete": 0, "hours_last_day/unsigned": 0, "broken_hosts_last_day": 2, "open_missing_batches": 5,
+		"lost_batches_last_day/missing": 7, "lost_ticks_last_day/missing": 70, "lost_hosts_last_day/missing": 1, "lost_batches_last_day/disk": 0, "lost_batches_last_day/conflict": 0,
+	} {
+		if got, ok := values["flopwatch_chain_"+name]; !ok || got != want {
+			t.Errorf("%s is %v (%t), want %v", name, got, ok, want)
+		}
 	}
 }

@@ -70,9 +70,14 @@ const (
 type Checker struct {
 	cfg CheckConfig
 
+	told int // broken hours that this pass has found; the first of them are logged one by one
+
 	mu    sync.Mutex
 	stats CheckStats
 }
+
+// mostTold is how many broken hours a pass logs one by one.
+const mostTold = 20
 
 // CheckStats tell what passes of this process have found.
 type CheckStats struct {
@@ -120,7 +125,11 @@ func (c *Checker) Stats() CheckStats {
 // Pass checks the hours that ended before nowMs, of all clusters. now is for the statistics.
 func (c *Checker) Pass(ctx context.Context, nowMs int64, now func() time.Time) error {
 	begun := now()
+	c.told = 0
 	due, through, err := c.pass(ctx, nowMs)
+	if more := c.told - mostTold; more > 0 {
+		c.cfg.Log.LogAttrs(ctx, slog.LevelError, "and more hours of hosts in which what they signed does not hold: see flopwatch chain hours", slog.Int("hours", more))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	st := &c.stats
@@ -422,7 +431,11 @@ func (c *Checker) note(ctx context.Context, cluster string, rows []store.ChainHo
 	}
 	c.mu.Unlock()
 	for i := range rows {
-		if r := &rows[i]; r.Status == StatusBroken {
+		r := &rows[i]
+		if r.Status != StatusBroken {
+			continue
+		}
+		if c.told++; c.told <= mostTold {
 			c.cfg.Log.LogAttrs(ctx, slog.LevelError, "what a host signed does not hold: see flopwatch chain verify", slog.String("cluster", cluster), slog.String("node", r.Node),
 				slog.Time("hour", time.UnixMilli(r.HourMs).UTC()), slog.String("reasons", strings.Join(r.Reasons, ", ")), slog.String("detail", r.Detail))
 		}

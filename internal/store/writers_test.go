@@ -74,6 +74,7 @@ func ingest(ctx context.Context, s *Store, cluster string) error {
 		func() error { return s.PutChainPosition(ctx, cluster+" 2", ChainPosition{ThroughMs: 1, SeenMs: 1}) },
 		func() error { _, err := s.ChainHours(ctx, cluster, "n", 0, 1<<40); return err },
 		func() error { _, err := s.LossesOf(ctx, cluster, []string{"n"}, 0); return err },
+		func() error { _, err := s.ChainStanding(ctx, 1, 2); return err },
 		func() error { _, err := s.ChainPositions(ctx, 0); return err },
 		func() error { _, err := s.DueHours(ctx, cluster, 0, 1<<40, 1<<40, 10); return err },
 		func() error { _, err := s.KeyNotes(ctx, cluster, "n"); return err },
