@@ -65,7 +65,7 @@ func TestConflict(t *testing.T) {
 		}
 	}
 	// The sequence itself is stored, not in quarantine, and nothing is missing.
-	hours, err := b.store.NodeHours(t.Context(), cluster, 0, 0)
+	hours, err := b.store.NodeHours(t.Context(), cluster, nil, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,7 @@ func TestRetry(t *testing.T) {
 	if left, all := aside(t, b.store, false), aside(t, b.store, true); len(left) != 0 || len(all) != sequences {
 		t.Errorf("%d left in quarantine, %d kept", len(left), len(all))
 	}
-	hours, err := b.store.NodeHours(t.Context(), cluster, 0, 0)
+	hours, err := b.store.NodeHours(t.Context(), cluster, nil, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

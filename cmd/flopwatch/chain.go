@@ -23,7 +23,7 @@ import (
 func newChainCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "chain", Short: "Verify what hosts signed of their telemetry, and vouch for their keys", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newChainVerifyCommand(), newChainKeysCommand(), newChainTrustCommand(), newChainRevokeCommand())
+	cmd.AddCommand(newChainVerifyCommand(), newChainHoursCommand(), newChainKeysCommand(), newChainTrustCommand(), newChainRevokeCommand())
 	return cmd
 }
 

@@ -317,7 +317,7 @@ func TestQuarantine(t *testing.T) {
 	if err != nil || raw != 3 || distinct != 3 {
 		t.Errorf("%d rows, %d distinct, %v", raw, distinct, err)
 	}
-	hours, err := s.store.NodeHours(t.Context(), "fleet", 0, 0)
+	hours, err := s.store.NodeHours(t.Context(), "fleet", nil, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

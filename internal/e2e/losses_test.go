@@ -251,7 +251,7 @@ func TestLosses(t *testing.T) {
 	if err = checker.Pass(t.Context(), at, time.Now); err != nil {
 		t.Fatal(err)
 	}
-	hours, err := st.NodeHours(t.Context(), "losses", 0, 0)
+	hours, err := st.NodeHours(t.Context(), "losses", nil, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -190,9 +190,9 @@ type NodeHour struct {
 	TicksDue, TicksMissed, TicksGivenUp, TicksLost int64
 }
 
-// NodeHours returns the hours of a cluster's hosts in [fromMs, toMs), by node and hour. toMs 0: no
-// bound.
-func (s *Store) NodeHours(ctx context.Context, cluster string, fromMs, toMs int64) ([]NodeHour, error) {
+// NodeHours returns the hours of a cluster's hosts in [fromMs, toMs), by node and hour. Nodes nil: of
+// all; toMs 0: no bound. It reads all batches of those hosts.
+func (s *Store) NodeHours(ctx context.Context, cluster string, nodes []string, fromMs, toMs int64) ([]NodeHour, error) {
 	var sel selection
 	node, hour := sel.text("node"), new(proto.ColInt64)
 	sel.add("hour_ms", "toUnixTimestamp64Milli(toDateTime64(hour, 3, 'UTC'))", hour)
@@ -204,7 +204,7 @@ func (s *Store) NodeHours(ctx context.Context, cluster string, fromMs, toMs int6
 	for i, name := range []string{"batches_stored", "rows_stored", "batches_quarantined", "batches_lost_full", "batches_lost_age", "batches_lost_corrupt", "batches_lost_disk", "batches_conflicting"} {
 		sel.add(name, name, &counts[i])
 	}
-	sql := sel.sql() + " FROM " + s.table("v_node_hours") + " WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND hour_ms >= %d", fromMs)
+	sql := sel.sql() + " FROM " + s.table("v_node_hours") + " WHERE cluster = " + quote(cluster) + among(nodes) + fmt.Sprintf(" AND hour_ms >= %d", fromMs)
 	if toMs != 0 {
 		sql += fmt.Sprintf(" AND hour_ms < %d", toMs)
 	}

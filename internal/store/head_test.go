@@ -89,7 +89,7 @@ func TestHeads(t *testing.T) {
 		t.Errorf("in quarantine: %x, %v", aside, err)
 	}
 
-	hours, err := s.NodeHours(t.Context(), "c", 0, 0)
+	hours, err := s.NodeHours(t.Context(), "c", nil, 0, 0)
 	want := []store.NodeHour{
 		{Node: "n", HourMs: start, Stored: 2, Rows: 360, Ticks: 40 - 20 + 1, TicksDue: 21, Quarantined: 1},
 		{Node: "n", HourMs: start + hour, Stored: 2, Rows: 360, Ticks: 1 + 20, TicksDue: 160, TicksLost: 139, LostDisk: 3, Missing: 2},
@@ -97,7 +97,7 @@ func TestHeads(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(hours, want) {
 		t.Errorf("hours: %+v\nwant   %+v\n%v", hours, want, err)
 	}
-	if hours, err = s.NodeHours(t.Context(), "c", start+hour, start+2*hour); err != nil || !reflect.DeepEqual(hours, want[1:]) {
+	if hours, err = s.NodeHours(t.Context(), "c", []string{"n"}, start+hour, start+2*hour); err != nil || !reflect.DeepEqual(hours, want[1:]) {
 		t.Errorf("hours of a stretch: %+v, %v", hours, err)
 	}
 }

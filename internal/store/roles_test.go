@@ -206,6 +206,17 @@ func TestRolesSuffice(t *testing.T) {
 				t.Errorf("%s has %d rows, %v", view, rows, err)
 			}
 		}
+		// What flopwatch chain hours asks.
+		for _, ask := range []func() error{
+			func() error { _, err := s.HourChecks(t.Context(), "c", []string{"n"}, 0, 1<<40); return err },
+			func() error { _, err := s.Arrived(t.Context(), "c", nil, 0, 1<<40); return err },
+			func() error { _, err := s.TroubledNodes(t.Context(), "c", 0, 1<<40); return err },
+			func() error { _, err := s.NodeHours(t.Context(), "c", []string{"n"}, 0, 1<<40); return err },
+		} {
+			if err := ask(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 	const noise = "INSERT INTO flopwatch.gpu_samples (cluster) SELECT 'x'"
 	as("flopwatch_operator", func(t *testing.T, s *Store) {

@@ -157,7 +157,7 @@ func judge(ctx context.Context, s *Store, cluster string) error {
 		func() error { _, err := s.BatchesAfter(ctx, cluster, 0, 0); return err },
 		func() error { _, err := s.BatchesInserted(ctx, cluster, 0, 1<<40); return err },
 		func() error { _, _, _, err := s.FirstData(ctx, cluster, 0); return err },
-		func() error { _, err := s.NodeHours(ctx, cluster, 0, 1<<40); return err },
+		func() error { _, err := s.NodeHours(ctx, cluster, []string{"n"}, 0, 1<<40); return err },
 		func() error { _, err := s.Losses(ctx, as); return err },
 		func() error { _, err := s.LossesMark(ctx, cluster); return err },
 		func() error { return s.PutCells(ctx, cells, p) },
