@@ -121,7 +121,7 @@ func (s *Store) migrate(ctx context.Context, all []migration, done func(m migrat
 		databases = append(databases, s.cfg.localDatabase())
 	}
 	for _, db := range databases {
-		if err := s.conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+db+"`"+s.cfg.onCluster()); err != nil {
+		if err := s.exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+db+"`"+s.cfg.onCluster()); err != nil {
 			return fmt.Errorf("create database %s: %w", db, err)
 		}
 	}
@@ -130,7 +130,7 @@ func (s *Store) migrate(ctx context.Context, all []migration, done func(m migrat
 	if s.cfg.Cluster != "" && !s.cfg.Replicated {
 		engine = "ReplacingMergeTree"
 	}
-	err := s.conn.Exec(ctx, "CREATE TABLE IF NOT EXISTS "+s.table(tableMigrations)+s.cfg.onCluster()+
+	err := s.exec(ctx, "CREATE TABLE IF NOT EXISTS "+s.table(tableMigrations)+s.cfg.onCluster()+
 		" (`number` UInt32 COMMENT 'number of the migration', `name` String COMMENT 'its file', `digest` String COMMENT 'SHA-256 of its text', `applied_at` DateTime64(3) DEFAULT now64(3) COMMENT 'wall time')"+
 		" ENGINE = "+engine+" ORDER BY number SETTINGS fsync_after_insert = 1, fsync_part_directory = 1 COMMENT 'Migrations that were applied.'")
 	if err != nil {
@@ -159,7 +159,7 @@ func (s *Store) migrate(ctx context.Context, all []migration, done func(m migrat
 			return err
 		}
 		for i, sql := range statements {
-			err = s.conn.Exec(ctx, s.qualify(sql))
+			err = s.exec(ctx, s.qualify(sql))
 			if err == nil && done != nil {
 				err = done(m, i+1)
 			}
@@ -167,7 +167,7 @@ func (s *Store) migrate(ctx context.Context, all []migration, done func(m migrat
 				return fmt.Errorf("migrate %s: %s statement %d: %w", s.cfg.Database, m.name, i+1, err)
 			}
 		}
-		err = s.conn.Exec(ctx, "INSERT INTO "+s.table(tableMigrations)+" (number, name, digest) VALUES (?, ?, ?)", uint32(m.number), m.name, m.digest)
+		err = s.exec(ctx, "INSERT INTO "+s.table(tableMigrations)+" (number, name, digest) VALUES (?, ?, ?)", uint32(m.number), m.name, m.digest)
 		if err != nil {
 			return fmt.Errorf("record migration %s: %w", m.name, err)
 		}

@@ -95,7 +95,7 @@ func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
 			}
 		}
 		for _, sql := range statements {
-			if err := s.conn.Exec(ctx, sql); err != nil {
+			if err := s.exec(ctx, sql); err != nil {
 				return changed, fmt.Errorf("set retention of %s: %w", t.Name, err)
 			}
 		}

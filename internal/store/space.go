@@ -14,10 +14,22 @@ import (
 // is stored; it can be repeated when there is room.
 var ErrNoSpace = errors.New("the store's disk is full")
 
-// Is makes errors.Is find ErrNoSpace in what the server answers.
+// Is makes errors.Is find ErrNoSpace in what the server answers: it refuses (243), or stumbled over the disk.
 func (e *Error) Is(target error) bool {
-	const notEnoughSpace, cannotWrite = 243, 75
-	return target == ErrNoSpace && (e.Code == notEnoughSpace || e.Code == cannotWrite && strings.Contains(e.Message, "No space left"))
+	const notEnoughSpace = 243
+	return target == ErrNoSpace && (e.Code == notEnoughSpace || strings.Contains(e.Message, "No space left on device"))
+}
+
+// exec runs a statement that changes the schema. Where the disk is full its error is ErrNoSpace.
+func (s *Store) exec(ctx context.Context, sql string, args ...any) error {
+	err := s.conn.Exec(ctx, sql, args...)
+	if err == nil {
+		return nil
+	}
+	if text := err.Error(); strings.Contains(text, "NOT_ENOUGH_SPACE") || strings.Contains(text, "No space left on device") { // over HTTP the code comes as text alone
+		return fmt.Errorf("%w; make room and do it again, it goes on from here: %w", ErrNoSpace, err)
+	}
+	return err //nolint:wrapcheck // the caller knows what it was for
 }
 
 // Disk is a disk of the server.

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -93,6 +96,93 @@ func TestFullDisk(t *testing.T) {
 	}
 	if raw, _, err := s.Count(t.Context(), TableGPUSamples); err != nil || raw != rows {
 		t.Errorf("%d rows, %v", raw, err)
+	}
+}
+
+// TestMigrateOnFullDisk: on a full disk migrations are refused, with the statement and the reason, and go on from there once there is room, to the same schema.
+func TestMigrateOnFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("flopwatch", dir, "tmpfs", 0, "size=128m"); err != nil {
+		testenv.Need(t, "root", fmt.Errorf("a file system of 128 MiB: %w", err))
+	}
+	t.Cleanup(func() { // after the engine's own
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	others, err := os.Create(filepath.Join(dir, "others"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = others.Close() })
+	hold := func(left uint64) {
+		for {
+			var st syscall.Statfs_t
+			if err := errors.Join(others.Truncate(0), syscall.Statfs(dir, &st)); err != nil {
+				t.Fatal(err)
+			}
+			free := st.Bavail * uint64(st.Bsize)
+			if free <= left || syscall.Fallocate(int(others.Fd()), 0, 0, int64(free-left)) == nil {
+				return
+			}
+		}
+	}
+	server := testenv.ClickHouseServer(t, filepath.Join(dir, "data"))
+	user, password := server.Auth()
+	open := func(name string) *Store {
+		s, err := Open(t.Context(), Config{URL: server.URL(), User: user, Password: password, Database: name})
+		return closed(t, s, err)
+	}
+	const all, inserts, nothing = 128 << 20, 12 << 20, 1 << 20 // of 16 MiB that inserts leave, and 8 that other statements do
+	hold(nothing)
+	s := open("cut")
+	if err = s.Migrate(t.Context()); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "create database cut") {
+		t.Errorf("a full disk: %v", err)
+	}
+	files, err := migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= len(files); n++ {
+		statements, err := s.cfg.statements(files[n-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		left, at := uint64(nothing), min(1+n%2, len(statements))
+		if n%3 == 0 { // statements run, their migration cannot be recorded
+			left = inserts
+		}
+		hold(all)
+		err = s.migrate(t.Context(), files[:n], func(_ migration, statement int) error {
+			if statement == at {
+				hold(left)
+			}
+			return nil
+		})
+		if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), files[n-1].name) {
+			t.Errorf("%s, with %d bytes left behind statement %d: %v", files[n-1].name, left, at, err)
+		}
+		hold(all)
+		if applied, err := s.applied(t.Context()); err != nil || len(applied) != n-1 {
+			t.Errorf("%d migrations count as applied, %v, want %d", len(applied), err, n-1)
+		}
+		if err = s.migrate(t.Context(), files[:n], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fresh := open("whole")
+	if err = errors.Join(s.Migrate(t.Context()), fresh.Migrate(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := reference(t, s), reference(t, fresh); got != want {
+		t.Errorf("the schema differs from a fresh one:\n%s", difference(want, got))
+	}
+	if err = ingest(t.Context(), s, "c"); err != nil {
+		t.Error(err)
+	}
+	hold(nothing)
+	if _, err = s.Retain(t.Context(), Retention{RawDays: 7}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("retention on a full disk: %v", err)
 	}
 }
 

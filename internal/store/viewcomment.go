@@ -114,7 +114,7 @@ func (s *Store) commentViews(ctx context.Context) error {
 		if alters == nil {
 			continue
 		}
-		if err := s.conn.Exec(ctx, "ALTER TABLE "+s.table(view)+s.cfg.onCluster()+" "+strings.Join(alters, ", ")); err != nil {
+		if err := s.exec(ctx, "ALTER TABLE "+s.table(view)+s.cfg.onCluster()+" "+strings.Join(alters, ", ")); err != nil {
 			return fmt.Errorf("comment columns of %s: %w", view, err)
 		}
 	}

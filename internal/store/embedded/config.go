@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // layout are the paths under one data directory.
@@ -140,7 +139,7 @@ func (d layout) writeConfig(lim limits, roles *roleSet, confined bool) (string, 
 		still = "\n    <max_bytes_to_merge_at_max_space_in_pool>1</max_bytes_to_merge_at_max_space_in_pool>\n    <max_bytes_to_merge_at_min_space_in_pool>1</max_bytes_to_merge_at_min_space_in_pool>" +
 			"\n    <max_number_of_merges_with_ttl_in_pool>0</max_number_of_merges_with_ttl_in_pool>"
 	}
-	room, err := reserve(d.root)
+	room, err := engineReserve(d.root)
 	if err != nil {
 		return "", err
 	}
@@ -188,28 +187,14 @@ func (d layout) writeConfig(lim limits, roles *roleSet, confined bool) (string, 
 </clickhouse>
 `, esc(d.engine()), esc(d.tmp()), esc(d.empty()), esc(filepath.Join(d.config(), "users.xml")), lim.memoryBytes, still, room)
 	path := filepath.Join(d.config(), "config.xml")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+	if err := note(path, b.Bytes()); err != nil {
 		return "", fmt.Errorf("write engine configuration %s: %w", path, err)
 	}
 	path2 := filepath.Join(d.config(), "users.xml")
-	if err := os.WriteFile(path2, usersXML(lim, roles, confined), 0o600); err != nil {
+	if err := note(path2, usersXML(lim, roles, confined)); err != nil {
 		return "", fmt.Errorf("write engine configuration %s: %w", path2, err)
 	}
 	return path, nil
-}
-
-// mostReserve bounds what is kept free of a disk.
-const mostReserve = 256 << 20
-
-// reserve is how much of a disk the engine leaves free: an eighth, and no more than mostReserve. It refuses inserts and merges
-// beyond that. This build of it must never meet a full disk: on a tmpfs it answers an insert with success whose files it could not write,
-// and puts a merge without its files in the place of what it merged; a start sets such parts aside (internal/chaos; on ext4 it was not seen).
-func reserve(dir string) (uint64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("look at the disk of %s: %w", dir, err)
-	}
-	return min(st.Blocks*uint64(st.Bsize)/8, mostReserve), nil
 }
 
 func esc(s string) string {

@@ -1,7 +1,7 @@
 // Package embedded is ClickHouse without a server: libchdb behind ClickHouse's own HTTP interface, in a process of its own. Everything else in the
 // product speaks clickhouse-go over HTTP, so that a real server is a change of URL.
 //
-// It owns: the binding of libchdb by purego (library.go), the HTTP front (front.go, own.go, session.go, coding.go, turns.go), who may sign in and what for
+// It owns: the binding of libchdb by purego (library.go) and its way to the disk (diskhook_amd64.go, room.go), the HTTP front (front.go, own.go, session.go, coding.go, turns.go), who may sign in and what for
 // (users.go, roles.go), the judgement of statements (lexer.go, statement.go, guard.go), the confinement of the process (sandbox.go), the engine's
 // configuration (config.go), backups (backup.go, restore.go) and the supervisor (server.go). engine/fetch.sh fetches the library, pinned by version and digest.
 //
@@ -18,7 +18,8 @@
 //
 // Buffers and goroutines: the engine copies what it is given (inserter.Write) and owns its results until destroy; an insert holds one buffer of 1 MiB. Each
 // request has a connection of its own and one goroutine that kills its query when the client leaves; it ends with the request. Kept sessions expire by one
-// timer. The supervisor is one goroutine, ended by Stop, beside one a child that waits for its end.
+// timer. The supervisor is one goroutine, ended by Stop, beside one a child that waits for its end;
+// in the child one more says when writes wait for room, until its context ends.
 //
 // On a crash of the engine the supervisor starts it again on the same data and the same socket, which it never closes: clients wait in the socket's
 // queue instead of being refused. Every insert that was answered with 200 is on disk, since the merge-tree settings fsync parts; one that was not
@@ -26,9 +27,10 @@
 // the child is killed by the kernel, and ends by itself when its stdin ends. One flock guards the data directory against a second engine.
 // A restore that was cut off leaves a mark, on which no engine starts.
 //
-// Full disk: an eighth of the disk, at most 256 MiB, is kept free: inserts are refused beyond that (code 243), and merges wait. This build of the
-// engine must not meet a disk without any room: on a tmpfs it answers with success what it could not write. Who fills such a disk by 256 MiB while
-// an insert of some milliseconds is under way still gets that; give the engine a disk of its own.
+// Full disk: an eighth of the disk, at most 256 MiB, is kept free from inserts, half of that from other statements that write (code 243), an eighth of it from
+// merges. Others may fill the disk all the same, and this build of the engine takes no notice of a write that failed: it answered inserts with success that
+// it did not write. So its calls of write, pwrite, writev, fsync and fdatasync go through hooks (hookDisk): a write that finds no room waits for it, and
+// what waits is not acknowledged; any other error of the disk ends the process, as a crash does. Reads go on meanwhile. TestDiskFilledByOthers.
 //
 // Limits: 4 GiB for the engine, three quarters of it for a statement, 256 MiB for a result that cannot be streamed, 16 statements at a time or four a core, half
 // of them readers'. Idle it holds some 220 MB resident, most of it pages of the library; a connection costs 0.3 ms.

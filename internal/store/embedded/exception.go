@@ -29,6 +29,7 @@ const (
 	codeAuthentication  = 516
 	codeUnsupportedUser = 344
 	codeAborted         = 236
+	codeNotEnoughSpace  = 243
 	codeTimeout         = 159
 	codeUnknownTable    = 60
 	codeUnknownDatabase = 81

@@ -1,5 +1,29 @@
 package embedded
 
+import (
+	"os"
+	"runtime"
+	"unsafe"
+
+	"github.com/ebitengine/purego"
+)
+
+// Hooked calls the hooks of write (0), pwrite (1) and fsync (3) as the engine does, after it has led lib through them.
+func Hooked(lib string, hook int, f *os.File, b []byte) (int, error) {
+	if _, err := openLibrary(lib); err != nil {
+		return 0, err
+	}
+	n, _, _ := purego.SyscallN(diskHooks[hook], f.Fd(), uintptr(unsafe.Pointer(bytesAddr(b))), uintptr(len(b)), 1)
+	runtime.KeepAlive(b)
+	return int(n), nil
+}
+
+// DiskStalls says how often a write found no room; DiskHurry lets the next end the process.
+func DiskStalls() uint64 { return diskStalls.Load() }
+
+// DiskHurry is what a stop does.
+func DiskHurry() { diskHurry.Store(1) }
+
 // Engine is an engine in the test's own process.
 type Engine struct {
 	Version string

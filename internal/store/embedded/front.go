@@ -296,6 +296,9 @@ func (r *request) serve() error {
 		return refuse(codeReadOnly, "READONLY", "%s: Cannot execute query in readonly mode", r.account.name)
 	}
 	if class != classReadOnly {
+		if err = r.f.haveRoom(st.text); err != nil {
+			return err
+		}
 		leave, gerr := r.f.gate.enter(r.ctx)
 		if gerr != nil {
 			return gerr

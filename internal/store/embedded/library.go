@@ -110,6 +110,9 @@ func openLibrary(path string) (*library, error) {
 	if l.version = goString(v); l.version != libraryVersion {
 		return nil, fmt.Errorf("engine library %s is libchdb %s, and this program is made for %s: %w", path, l.version, libraryVersion, errFetch)
 	}
+	if err = hookDisk(handle, path); err != nil {
+		return nil, err
+	}
 	return l, nil
 }
 

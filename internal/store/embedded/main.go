@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -179,6 +178,11 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	if err = d.removeSnapshots(); err != nil {
 		return err
 	}
+	watching, unwatch := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { watchDisk(watching, lg, o.DataDir) })
+	defer watch.Wait()
+	defer unwatch()
 	args := d.args(configFile)
 	anchor, err := lib.open(args)
 	if err != nil {
@@ -189,11 +193,11 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 		anchor.close()
 		return fmt.Errorf("ask engine for its version: %w", err)
 	}
-	if err = os.WriteFile(d.url(), []byte("http://"+reachable(ln.Addr())+"\n"), 0o600); err != nil {
+	if err = note(d.url(), []byte("http://"+reachable(ln.Addr())+"\n")); err != nil {
 		anchor.close()
 		return fmt.Errorf("note the engine's address: %w", err)
 	}
-	if err = os.WriteFile(d.owner(), []byte(lib.version+"\n"), 0o600); err != nil {
+	if err = note(d.owner(), []byte(lib.version+"\n")); err != nil {
 		anchor.close()
 		return fmt.Errorf("note the engine's version: %w", err)
 	}
@@ -266,6 +270,7 @@ func (f *front) shutdown(srv *http.Server, anchor *session, drain, stop func()) 
 	if !f.running.idle(drainTimeout) {
 		stop() // handlers kill their queries
 	}
+	diskHurry.Store(1) // who waits for room by now has not been told that anything is stored
 	grace, done := context.WithTimeout(ctx, drainTimeout)
 	err := srv.Shutdown(grace)
 	done()
@@ -327,7 +332,7 @@ func takeLock(ctx context.Context, path string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	if err = errors.Join(f.Truncate(0), writeAll(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
+	if err = writeAll(f, fmt.Sprintf("%-10d\n", os.Getpid())); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("write lock %s: %w", path, err)
 	}
