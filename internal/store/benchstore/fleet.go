@@ -221,7 +221,7 @@ func (f *fleet) insert(ctx context.Context, st *store.Store, rows int) error {
 		n := 0
 		for b := range full {
 			n++
-			if err := st.Insert(ctx, store.TableGPUSamples, fmt.Sprint("bench/", n), b); err != nil {
+			if err := st.Insert(ctx, store.TableGPUSamples, fmt.Sprint("bench/", f.cfg.startMs, "/", n), b); err != nil {
 				return err
 			}
 			b.Reset()
