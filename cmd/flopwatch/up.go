@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flopwatch/flopwatch/cmd/flopwatch/up"
+	shipped "github.com/flopwatch/flopwatch/deploy/clickhouse"
+	"github.com/flopwatch/flopwatch/internal/store/embedded"
 )
 
 const (
@@ -32,7 +34,8 @@ or where one of them is named, telemetry comes from a recording played on the wa
 GPUs (--fake-gpus, everything of which is marked FAKE), or from this host without GPUs (--no-gpus). A data directory
 belongs to one of these; started again without naming one, it goes on with what it had.
 
-Everything listens on 127.0.0.1 alone. Ctrl-C or SIGTERM stops the tree within seconds; the next start goes on.
+Everything listens on 127.0.0.1 alone, and nobody signs in to NATS or ClickHouse without a secret that lies in the data
+directory, readable by its owner; --users names others, such as a dashboard with the role analyst. Ctrl-C or SIGTERM stops the tree within seconds; the next start goes on.
 SIGHUP reads --facts again. "flopwatch runs", "findings" and "doctor" ask a tree by its --data.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -67,6 +70,14 @@ SIGHUP reads --facts again. "flopwatch runs", "findings" and "doctor" ask a tree
 					return err
 				}
 			}
+			if o.Users != "" {
+				if o.Users, err = filepath.Abs(o.Users); err != nil {
+					return fmt.Errorf("resolve --users: %w", err)
+				}
+				if err = embedded.CheckUsers(o.Users, shipped.Roles); err != nil {
+					return fmt.Errorf("--users: %w", err)
+				}
+			}
 			o.Import = importer{facts: facts, log: slog.New(slog.DiscardHandler)}.run
 			o.Fake = func(library string, gpus int) error { return fakeDriver(filepath.Dir(exe), library, gpus) }
 			return up.Run(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -90,6 +101,7 @@ SIGHUP reads --facts again. "flopwatch runs", "findings" and "doctor" ask a tree
 	f.IntVar(&o.Ports.Detector, "detector-port", 0, "port of the detector's metrics (default: --port + 5)")
 	f.StringVar(&o.Library, "gpu-library", "", "NVIDIA's libnvidia-ml.so.1 (default: the loader finds it)")
 	f.StringVar(&o.Engine, "engine", "", "the embedded engine's libchdb.so (default: engine/ beside the binary)")
+	f.StringVar(&o.Users, "users", "", "file of further users of ClickHouse and their roles (TOML; see flopwatch clickhouse --help)")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "what the children log, on stderr too")
 	f.Lookup("chunk").Hidden = true
 	return cmd

@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/flopwatch/flopwatch/agent/gpu/nvmlstub"
 	"github.com/flopwatch/flopwatch/agent/spool"
@@ -445,7 +449,12 @@ func TestUpFake(t *testing.T) {
 		t.Fatal(err)
 	}
 	const gpus = 8
-	r := startUp(t, data, "--fake-gpus", strconv.Itoa(gpus), "--facts", facts, "--wait", "1s")
+	users := filepath.Join(facts, "users.toml")
+	if err = os.WriteFile(users, fmt.Appendf(nil, "[[user]]\nname = \"dashboard\"\nrole = \"analyst\"\npassword_sha256 = \"%x\"\n", sha256.Sum256([]byte("seen"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := startUp(t, data, "--fake-gpus", strconv.Itoa(gpus), "--facts", facts, "--wait", "1s", "--users", users)
+	guarded(t, r.state())
 	if said := r.out.String(); !strings.Contains(said, "imported    1 statement on a rental, 1 order, 3 sealed parties") {
 		t.Errorf("the import was not said:\n%s", said)
 	}
@@ -513,6 +522,44 @@ func TestUpFake(t *testing.T) {
 	held(t, r.l, up.FakeName)
 }
 
+// guarded: nobody reads or writes the store of a tree without a secret that the owner alone can read, and whom --users names can do what the role says.
+func guarded(t *testing.T, s up.State) {
+	t.Helper()
+	const write = "INSERT INTO flopwatch.node_facts (cluster) VALUES ('forged')"
+	for _, c := range []struct {
+		user, password, query string
+		want                  int
+	}{
+		{"", "", "SELECT 1", http.StatusUnauthorized}, {"", "", write, http.StatusUnauthorized}, {"default", "", write, http.StatusForbidden},
+		{"dashboard", "", "SELECT 1", http.StatusForbidden}, {"dashboard", "seen", "SELECT count() FROM flopwatch.v_runs", http.StatusOK},
+		{"dashboard", "seen", write, http.StatusForbidden}, {"dashboard", "seen", "SELECT count() FROM flopwatch.parties", http.StatusForbidden},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.ClickHouseURL, strings.NewReader(c.query))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.user != "" {
+			req.SetBasicAuth(c.user, c.password)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = resp.Body.Close(); err != nil || resp.StatusCode != c.want {
+			t.Errorf("%s as %q: status %d, %v, want %d", c.query, c.user, resp.StatusCode, err, c.want)
+		}
+	}
+	for _, secret := range []string{s.ClickHousePasswordFile, s.NATSTokenFile} {
+		if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", secret, info, err)
+		}
+	}
+	if nc, err := nats.Connect(s.NATSURL); err == nil {
+		nc.Close()
+		t.Error("NATS takes anybody")
+	}
+}
+
 // TestUpRefuses holds what up says before it starts anything.
 func TestUpRefuses(t *testing.T) {
 	t.Parallel()
@@ -536,6 +583,8 @@ func TestUpRefuses(t *testing.T) {
 		"no such library": {2, "is of real GPUs", []string{"--no-gpus", "--gpu-library", "/nowhere"}},
 		"facts twice":     {2, "a recording brings its own", []string{"--recording", "/nowhere", "--facts", facts}},
 		"no facts":        {1, "it has none of nodes.csv", []string{"--no-gpus", "--facts", facts}},
+		"no such users":   {1, "--users: read users file", []string{"--no-gpus", "--users", "/nowhere"}},
+		"not users":       {1, "names no user", []string{"--no-gpus", "--users", filepath.Join(facts, "notes.txt")}},
 		"a bad port":      {1, "--port", []string{"--no-gpus", "--port", "70000"}},
 		"named cluster":   {2, "a recording names its own", []string{"--recording", "/nowhere", "--cluster", "x"}},
 		"an argument":     {2, "takes no argument", []string{"now"}},

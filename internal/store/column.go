@@ -116,13 +116,14 @@ type precision struct {
 	digits int // or to so many binary digits
 }
 
-// round returns the nearest number that is kept: what it leaves out is at most half a step.
+// round returns the nearest number that is kept: what it leaves out is at most half a step. What
+// would become 0 is kept as it is: a GPU whose pipes ran for 300 cycles is not one whose pipes never ran.
 func (p precision) round(v uint64) uint64 {
 	step := p.step
 	if p.digits > 0 {
 		step = max(bits.Len64(v)-p.digits, 0)
 	}
-	if step == 0 {
+	if step == 0 || v < 1<<(step-1) {
 		return v
 	}
 	return (v + 1<<(step-1)) >> step << step

@@ -3,9 +3,12 @@ package store
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -143,18 +146,18 @@ func TestMigrateOnFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := 1; n <= len(files); n++ {
+	for _, n := range []int{1, 9, 10, len(files)} {
 		statements, err := s.cfg.statements(files[n-1])
 		if err != nil {
 			t.Fatal(err)
 		}
 		left, at := uint64(nothing), min(1+n%2, len(statements))
-		if n%3 == 0 { // statements run, their migration cannot be recorded
+		if n == 9 { // statements run, their migration cannot be recorded
 			left = inserts
 		}
 		hold(all)
-		err = s.migrate(t.Context(), files[:n], func(_ migration, statement int) error {
-			if statement == at {
+		err = s.migrate(t.Context(), files[:n], func(m migration, statement int) error {
+			if m.number == n && statement == at {
 				hold(left)
 			}
 			return nil
@@ -238,18 +241,69 @@ func TestRetention(t *testing.T) {
 // TestPrecision: what is kept of a number is within the bound that its column's comment states.
 func TestPrecision(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
-	for range 100_000 {
+	for i := range uint64(100_000) {
 		v := rng.Uint64() >> (1 + rng.IntN(63))
+		if i < 2000 {
+			v = i
+		}
 		for column, p := range precisions {
 			got := p.round(v)
 			off := max(got, v) - min(got, v)
 			if p.digits > 0 && off > v>>p.digits || p.digits == 0 && off > 1<<(p.step-1) {
 				t.Fatalf("%s: %d becomes %d", column, v, got)
 			}
+			if got == 0 && v != 0 {
+				t.Fatalf("%s: %d is kept as 0", column, v)
+			}
 			if p.round(got) != got {
 				t.Fatalf("%s: %d is kept as %d, and that as %d", column, v, got, p.round(got))
 			}
 		}
+	}
+	// Whoever reads rows is told, table by table and view by view, what the code does.
+	schema, err := ShippedSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := map[string]struct {
+		column, unit string
+		per          float64
+	}{"power_w": {"power_mw", " W", 1000}, "energy_j_total": {"energy_mj", " J", 1000}, "mma_cycles_total": {"mma_cycles", " cycles", 1}, "sm_cycles_elapsed_total": {"sm_cycles_elapsed", " cycles", 1},
+		"power_mw": {"power_mw", " mW", 1}, "energy_mj": {"energy_mj", " mJ", 1}, "mma_cycles": {"mma_cycles", " cycles", 1}, "sm_cycles_elapsed": {"sm_cycles_elapsed", " cycles", 1}}
+	told := 0
+	for _, name := range []string{TableGPUSamples, TableEvidenceGPU, "v_gpu_samples", "v_fleet_now"} {
+		r := schema.Relations[slices.IndexFunc(schema.Relations, func(r Relation) bool { return r.Name == name })]
+		for _, c := range r.Columns {
+			at, known := read[c.Name]
+			if !known {
+				at.column = c.Name
+			}
+			p, rounded := precisions[at.column]
+			if !rounded {
+				if strings.Contains(c.Comment, "kept to") {
+					t.Errorf("%s.%s is kept as it comes: %q", name, c.Name, c.Comment)
+				}
+				continue
+			}
+			want := fmt.Sprintf("kept to %d significant bits: off by %.2f %% at most", p.digits, math.Exp2(-float64(p.digits))*100)
+			if p.digits == 0 {
+				number := func(n int) string {
+					text := strconv.FormatFloat(float64(n)/at.per, 'f', -1, 64)
+					if n >= 1000 && at.per == 1 {
+						text = fmt.Sprintf("%d,%03d", n/1000, n%1000)
+					}
+					return text
+				}
+				want = fmt.Sprintf("kept to %s%s: off by %s", number(1<<p.step), at.unit, number(1<<(p.step-1)))
+			}
+			told++
+			if !strings.Contains(c.Comment, want) {
+				t.Errorf("%s.%s: %q does not say %q", name, c.Name, c.Comment, want)
+			}
+		}
+	}
+	if told != 8+7+8+3 {
+		t.Errorf("%d columns are rounded", told)
 	}
 	b, err := NewRawBlock(TableGPUSamples)
 	if err != nil {

@@ -27,8 +27,8 @@ var viewComments = map[string]string{
 
 	"util_frac":               "NVML utilization, fraction of time; NULL: not measured",
 	"mem_util_frac":           "NVML memory utilization: fraction of time in which memory was read or written; NULL: not measured",
-	"power_w":                 "board power, watts; NULL: not measured",
-	"energy_j_total":          "cumulative energy, joules, may reset; NULL: not measured",
+	"power_w":                 "board power, watts; kept to 0.064 W: off by 0.032 at most; NULL: not measured",
+	"energy_j_total":          "cumulative energy, joules, may reset; kept to 0.128 J: off by 0.064 at most, however long it runs; NULL: not measured",
 	"sm_active_frac":          "share of time and SMs with a warp resident; NULL: not measured",
 	"sm_occupancy_frac":       "resident warps over the maximum; NULL: not measured",
 	"tensor_frac":             "share of cycles in which any tensor pipe was busy; NULL: not measured",
@@ -42,8 +42,8 @@ var viewComments = map[string]string{
 	"dram_frac":               "device memory interface busy, share of cycles; NULL: not measured",
 	"nvenc_frac":              "video encoder busy, fraction of time; NULL: not measured",
 	"nvdec_frac":              "video decoder busy, fraction of time; NULL: not measured",
-	"mma_cycles_total":        "cumulative tensor-pipe cycles, mean over the SMs, may reset; NULL: not measured",
-	"sm_cycles_elapsed_total": "cycles of the SMs, in the unit of mma_cycles_total, cumulative, may reset; NULL: not measured",
+	"mma_cycles_total":        "cumulative tensor-pipe cycles, mean over the SMs, may reset; kept to 1,024 cycles: off by 512 at most, however long it runs; NULL: not measured",
+	"sm_cycles_elapsed_total": "cycles of the SMs, in the unit of mma_cycles_total, cumulative, may reset; kept to 1,024 cycles: off by 512 at most, however long it runs; NULL: not measured",
 
 	"hour":                              "start of the hour, UTC",
 	"v_account_hours.gpu":               "index of the GPU on its host",
@@ -90,8 +90,8 @@ var viewComments = map[string]string{
 	"v_node_keys.last_seen":             "when the last of them was available, UTC",
 }
 
-// commentViews gives the columns of views comments that they lack. A view that a migration
-// makes anew loses them, so this runs behind all migrations, each time.
+// commentViews gives the columns of views their comments. A view that a migration makes anew loses
+// them, and one that was made before has what was said then, so this runs behind all migrations, each time.
 func (s *Store) commentViews(ctx context.Context) error {
 	views, err := s.viewSources(ctx)
 	if err != nil {
@@ -104,10 +104,7 @@ func (s *Store) commentViews(ctx context.Context) error {
 	for _, view := range slices.Sorted(maps.Keys(views)) {
 		var alters []string
 		for _, c := range columns[view] {
-			if c.comment != "" {
-				continue
-			}
-			if text := viewComment(view, c.name, views[view], columns); text != "" {
+			if text := viewComment(view, c.name, views[view], columns); text != "" && text != c.comment {
 				alters = append(alters, "COMMENT COLUMN `"+c.name+"` "+quote(text))
 			}
 		}

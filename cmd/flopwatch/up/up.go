@@ -49,6 +49,7 @@ type Options struct {
 	// Library is NVIDIA's library for real GPUs; "": the loader finds it.
 	Library string
 	Engine  string // libchdb.so; "": engine/ beside the binary
+	Users   string // who may sign in to ClickHouse beside the administrator, absolute; "": nobody
 	Ports   Ports
 	// Wait is how far behind what arrives the detector judges.
 	Wait time.Duration
@@ -244,6 +245,10 @@ func environment() []string {
 
 // children lists what is run, in the order of starting.
 func (t *tree) children(socket *os.File) []supervise.Spec {
+	engine := []string{"clickhouse", "--data", t.l.ClickHouse(), "--lib", t.o.Engine, "--listen-fd", "3", "--watch-stdin"}
+	if t.o.Users != "" {
+		engine = append(engine, "--users", t.o.Users)
+	}
 	all := []supervise.Spec{
 		{
 			Name: natsName, Path: t.o.Exe, Needed: true, Check: checkNATS(address(t.o.Ports.NATS)),
@@ -251,7 +256,7 @@ func (t *tree) children(socket *os.File) []supervise.Spec {
 		},
 		{
 			Name: clickhouseName, Path: t.o.Exe, Needed: true, Check: checkClickHouse(t.state.ClickHouseURL), Files: []*os.File{socket}, StopAfter: 15 * time.Second,
-			Args: []string{"clickhouse", "--data", t.l.ClickHouse(), "--lib", t.o.Engine, "--listen-fd", "3", "--watch-stdin"},
+			Args: engine,
 		},
 		{
 			Name: collectorName, Path: filepath.Join(t.bin, "flopwatch-collector"), Needed: true, Check: checkDaemon(t.state.CollectorURL),

@@ -60,6 +60,16 @@ func readUsersFile(path string) (f usersFile, err error) {
 	return f, nil
 }
 
+// CheckUsers says what is wrong in a file of users, for who starts the engine as a child: roles is SQL, as in Options.Roles.
+func CheckUsers(path, roles string) error {
+	set, err := parseRoles(roles)
+	if err != nil {
+		return fmt.Errorf("roles: %w", err)
+	}
+	_, err = loadUsers(path, set)
+	return err
+}
+
 // loadUsers reads a file of users.
 func loadUsers(path string, roles *roleSet) ([]account, error) {
 	f, err := readUsersFile(path)
