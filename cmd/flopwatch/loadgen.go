@@ -69,7 +69,7 @@ Its hosts are a cluster of their own (--cluster): give it a store of its own, or
 	}
 	f := cmd.Flags()
 	c := &o.cfg
-	f.IntVar(&c.Nodes, "nodes", 10, "hosts; with --find-ceiling, those of the first step")
+	f.IntVar(&c.Nodes, "nodes", 10, "hosts; with --find-ceiling those of the first step, which is followed by larger or smaller ones")
 	f.IntVar(&c.GPUs, "gpus", 8, "GPUs of a host")
 	f.Float64Var(&c.Rate, "rate", 1, "samples a second")
 	f.DurationVar(&c.SealEvery, "seal-every", 20*time.Second, "how long samples wait for their frame, as in the agent's configuration")
@@ -98,7 +98,7 @@ Its hosts are a cluster of their own (--cluster): give it a store of its own, or
 	f.StringArrayVar(&o.watch, "watch", nil, "NAME=PID: tell what this process of this machine takes too (several times)")
 	f.StringVar(&o.metrics, "metrics", "", "address to serve own /metrics on")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
-	f.BoolVar(&o.find, "find-ceiling", false, "grow the fleet until the lag bound breaks or the collector falls behind")
+	f.BoolVar(&o.find, "find-ceiling", false, "grow the fleet until the lag bound breaks or the collector falls behind; or shrink it until neither does")
 	f.Float64Var(&o.search.Growth, "growth", 1.5, "--find-ceiling: by how much from step to step")
 	f.DurationVar(&o.search.Step, "step", time.Minute, "--find-ceiling: how long a step is measured")
 	f.IntVar(&o.search.Refine, "refine", 2, "--find-ceiling: how often the last way is halved")

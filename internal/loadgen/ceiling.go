@@ -10,7 +10,8 @@ import (
 
 // Search says how a ceiling is looked for. Zero values mean the defaults.
 type Search struct {
-	// Growth is by how much the fleet grows from step to step; default 1.5. Cfg.Nodes is the first.
+	// Growth is by how much the fleet grows from step to step; default 1.5. Cfg.Nodes is the first; if
+	// that does not hold, half of it is next, or less where Growth is more than 2.
 	Growth float64
 	// Step is how long a step is measured, behind one seal of all hosts; default 1 minute.
 	Step time.Duration
@@ -56,7 +57,7 @@ type Ceiling struct {
 // fewWaiting frames more at the end of a step than at its begin are no backlog yet: a small fleet's marks come in bundles.
 const fewWaiting = 16
 
-// FindCeiling grows the fleet until it no longer holds: a frame takes longer than MaxLag, or what
+// FindCeiling grows the fleet until it no longer holds, or shrinks it until it does: a frame takes longer than MaxLag, or what
 // is committed falls behind what is sealed. A step that does not hold is repeated once: a
 // disturbance is no ceiling. tell, if not nil, is told each step.
 func FindCeiling(ctx context.Context, cfg Config, how Search, say func(Snapshot), tell func(Step)) (_ *Report, err error) {
@@ -87,20 +88,26 @@ func FindCeiling(ctx context.Context, cfg Config, how Search, say func(Snapshot)
 		return nil, err
 	}
 	r := f.report()
+	r.Ceiling = &Ceiling{Hz: f.cfg.Rate}
 	began := time.Now()
-	s := &search{f: f, how: how, m: m, r: r, say: say, tell: tell}
-	if err = s.run(ctx); err != nil {
-		return nil, err
-	}
+	s := &search{stage: &fleetStage{f: f, span: how.Step, m: m, r: r, say: say, tell: tell}, how: how, gpus: f.cfg.GPUs}
+	err = s.run(ctx, f.cfg.Nodes, r.Ceiling)
 	r.Seconds = time.Since(began).Seconds()
 	r.Load = load()
+	if err != nil {
+		r.fill(f.Snapshot())
+		return r, err
+	}
 	f.Shrink(0)
 	if err = f.settle(context.WithoutCancel(ctx), f.cfg.Drain, say); err != nil {
 		return nil, err
 	}
 	r.fill(f.Snapshot())
 	if r.Ceiling.GPUs == 0 {
-		return r, fmt.Errorf("%w: not even %d GPUs hold", ErrLag, f.cfg.Nodes*f.cfg.GPUs)
+		if r.Ceiling.Broke == 0 {
+			return r, fmt.Errorf("%w: %s before a size was measured", ErrLag, r.Ceiling.Why)
+		}
+		return r, fmt.Errorf("%w: not even %d GPUs hold: %s", ErrLag, r.Ceiling.Broke, r.Ceiling.Why)
 	}
 	if n := r.Frames.Uncommitted; n > 0 {
 		return r, fmt.Errorf("%w: %d of %d frames have no commit mark", ErrNotCommitted, n, r.Frames.Sealed)
@@ -108,40 +115,42 @@ func FindCeiling(ctx context.Context, cfg Config, how Search, say func(Snapshot)
 	return r, nil
 }
 
-type search struct {
-	f    *Fleet
-	how  Search
-	m    *meter
-	r    *Report
-	say  func(Snapshot)
-	tell func(Step)
+// stage is where a fleet is tried.
+type stage interface {
+	// step measures a size, to which it brings the fleet if that is smaller.
+	step(ctx context.Context, hosts int) (Step, error)
+	// recover waits until nothing is behind any more, and goes on with so many hosts.
+	recover(ctx context.Context, hosts int) error
 }
 
-// run finds the ceiling, or what there is of it when ctx ends.
-func (s *search) run(ctx context.Context) error {
-	c := &Ceiling{Hz: s.f.cfg.Rate}
-	s.r.Ceiling = c
+type search struct {
+	stage stage
+	how   Search
+	gpus  int // of a host
+}
+
+// run finds the ceiling from a first size on, or what there is of it when ctx ends.
+func (s *search) run(ctx context.Context, first int, c *Ceiling) error {
 	held, broke := 0, 0
 	refine := s.how.Refine
-	for n := s.f.cfg.Nodes; ctx.Err() == nil; {
+	for n := min(first, s.how.MaxNodes); ctx.Err() == nil; {
 		st, err := s.twice(ctx, n)
 		if err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
-			c.Why = "the search was ended"
 			break
 		}
 		if st.Held {
-			held = max(held, n)
-			c.Hosts, c.GPUs = held, held*s.f.cfg.GPUs
+			held = n
+			c.Hosts, c.GPUs = held, held*s.gpus
 		} else {
 			broke = n
-			c.Broke, c.Why = broke*s.f.cfg.GPUs, st.Why
+			c.Broke, c.Why = broke*s.gpus, st.Why
 			if st.ByLoadgen {
 				c.Why += " (loadgen's own: give it another machine, or more workers)"
 			}
-			if err = s.recover(ctx, held); err != nil {
+			if err = s.stage.recover(ctx, held); err != nil {
 				return err
 			}
 		}
@@ -152,37 +161,59 @@ func (s *search) run(ctx context.Context) error {
 				return nil
 			}
 			n = min(max(int(math.Ceil(float64(n)*s.how.Growth)), n+1), s.how.MaxNodes)
-		case held == 0 || refine <= 0 || broke-held < 2:
+		case held == 0:
+			if n == 1 {
+				return nil
+			}
+			n = max(int(float64(n)/max(s.how.Growth, 2)), 1)
+		case refine <= 0 || broke-held < 2:
 			return nil
 		default:
 			refine--
 			n = (held + broke) / 2
 		}
 	}
+	if c.Why != "" {
+		c.Why += "; "
+	}
+	c.Why += "the search was ended"
 	return nil
 }
 
 // twice measures a size, and again if it does not hold.
 func (s *search) twice(ctx context.Context, n int) (Step, error) {
-	st, err := s.step(ctx, n)
+	st, err := s.stage.step(ctx, n)
 	if err != nil || st.Held || st.ByLoadgen || ctx.Err() != nil {
 		return st, err
 	}
-	if err = s.recover(ctx, n); err != nil {
+	if err = s.stage.recover(ctx, n); err != nil {
 		return st, err
 	}
-	again, err := s.step(ctx, n)
+	again, err := s.stage.step(ctx, n)
 	if again.Why == "" {
 		again.Why = st.Why
 	}
 	return again, err
 }
 
-// recover sets the fleet's size down and waits until nothing is behind any more.
-func (s *search) recover(ctx context.Context, n int) error {
+// fleetStage is a stage with simulated hosts.
+type fleetStage struct {
+	f    *Fleet
+	span time.Duration // that a step is measured
+	m    *meter
+	r    *Report // gets the steps
+	say  func(Snapshot)
+	tell func(Step)
+}
+
+func (s *fleetStage) recover(ctx context.Context, n int) error {
 	s.f.Shrink(0) // what is behind is made good soonest if nothing comes
-	if err := s.f.settle(ctx, 10*s.f.cfg.Drain, s.say); err != nil {
+	most := 10 * s.f.cfg.Drain
+	if err := s.f.settle(ctx, most, s.say); err != nil {
 		return err
+	}
+	if w := s.f.Snapshot().Waiting; w > 0 && ctx.Err() == nil {
+		return fmt.Errorf("%w: %d frames still wait %s after the last of them was sealed, and nothing more can be tried", ErrNotCommitted, w, most)
 	}
 	if err := s.f.Remove(); err != nil {
 		return err
@@ -190,7 +221,7 @@ func (s *search) recover(ctx context.Context, n int) error {
 	return s.f.Grow(n, s.f.cfg.Ramp)
 }
 
-func (s *search) step(ctx context.Context, n int) (Step, error) {
+func (s *fleetStage) step(ctx context.Context, n int) (Step, error) {
 	f := s.f
 	st := Step{Hosts: n, GPUs: n * f.cfg.GPUs}
 	f.mu.Lock()
@@ -211,7 +242,7 @@ func (s *search) step(ctx context.Context, n int) (Step, error) {
 		return st, err
 	}
 	a := f.Snapshot()
-	for end := time.Now().Add(s.how.Step); time.Now().Before(end) && ctx.Err() == nil; {
+	for end := time.Now().Add(s.span); time.Now().Before(end) && ctx.Err() == nil; {
 		if err := f.watch(ctx, min(time.Until(end), lookEvery), s.say); err != nil {
 			return st, err
 		}
