@@ -65,6 +65,10 @@ test: engine jsclient ## every test, against the real embedded servers; ends wit
 race: engine jsclient ## the tests under the race detector, the longest left out (needs a C compiler)
 	FLOPWATCH_REQUIRE=$(REQUIRE) CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -json ./... | $(GO) run ./internal/testenv/skips
 
+.PHONY: distributed
+distributed: engine ## the store's tests on Distributed tables: an engine that is a cluster of one shard (half a minute)
+	FLOPWATCH_REQUIRE=$(REQUIRE) $(GO) test -count=1 -tags distributed -run 'Cluster|Distributed' ./internal/store
+
 .PHONY: generate
 generate: ## the kernel's programs anew, from bpf/ (needs clang-16 and llvm-16)
 	bash bpf/gen/generate.sh
@@ -78,6 +82,7 @@ lint: $(GOLANGCI) ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags distributed ./internal/store
 	$(GOLANGCI) config verify
 	$(GOLANGCI) run ./...
 

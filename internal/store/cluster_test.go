@@ -46,6 +46,39 @@ func TestClusterStatements(t *testing.T) {
 	}
 }
 
+// TestClusterRetention: on shards [retention] is of the local tables, which have the rows and their TTL, and what
+// a Distributed table states of `expires` follows.
+func TestClusterRetention(t *testing.T) {
+	shipped, err := ShippedSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Cluster: "fleet", Replicated: true}.withDefaults()
+	all, err := cfg.retain(Retention{RawDays: 7, AnnouncementDays: 500, MinuteDays: 90, HourDays: 3000}, shipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{}
+	for _, r := range all {
+		got[r.table] = r.statements
+	}
+	const local, whole = "ALTER TABLE `flopwatch_local`.", "ALTER TABLE `flopwatch`."
+	for table, want := range map[string][]string{
+		TableGPUSamples: {local + "`gpu_samples` ON CLUSTER `fleet` MODIFY COLUMN expires DEFAULT now() + INTERVAL 7 DAY", whole + "`gpu_samples` ON CLUSTER `fleet`\n    MODIFY COLUMN expires DEFAULT now() + INTERVAL 7 DAY"},
+		TableGPUMinute:  {local + "`features_gpu_minute` ON CLUSTER `fleet` MODIFY TTL inserted_at + INTERVAL 90 DAY DELETE"},
+		TableGPUHour:    {local + "`features_gpu_hour` ON CLUSTER `fleet` MODIFY TTL inserted_at + INTERVAL 3000 DAY DELETE"},
+	} {
+		if !slices.Equal(got[table], want) {
+			t.Errorf("%s: %q", table, got[table])
+		}
+	}
+	for _, r := range shipped.Relations {
+		if days := r.days(); days > 0 != (len(got[r.Name]) > 0) {
+			t.Errorf("%s, which keeps rows for %d days: %q", r.Name, days, got[r.Name])
+		}
+	}
+}
+
 // TestEveryTableHasAPlace: what a node measures is spread, and nothing else.
 func TestEveryTableHasAPlace(t *testing.T) {
 	schema, err := ShippedSchema()

@@ -5,10 +5,11 @@ package store
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func TestDistributed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Join(rows, "\n")
+		return wall.ReplaceAllString(strings.Join(rows, "\n"), "<now>")
 	}
 	schema, err := one.Schema(t.Context())
 	if err != nil {
@@ -63,9 +64,7 @@ func TestDistributed(t *testing.T) {
 	for i, r := range schema.Relations {
 		var columns []string
 		for _, c := range r.Columns {
-			if !strings.Contains(c.Name, "inserted") && c.Name != "expires" && c.Name != "applied_at" { // wall time
-				columns = append(columns, c.Name)
-			}
+			columns = append(columns, c.Name)
 		}
 		if want, got := content(one, r.Name, columns), content(cluster, r.Name, columns); got != want || (want == "" && r.Name != TableRecordings && r.Name != "node_keys") {
 			t.Errorf("%s has\n%s\non one server\n%s", r.Name, got, want)
@@ -73,41 +72,79 @@ func TestDistributed(t *testing.T) {
 		if i < len(spread.Relations) && (spread.Relations[i].Comment != r.Comment || len(spread.Relations[i].Columns) != len(r.Columns)) {
 			t.Errorf("%s: comment %q, %d columns", r.Name, spread.Relations[i].Comment, len(spread.Relations[i].Columns))
 		}
+		if l := spread.Relations[i]; l.Key != r.Key || l.Partition != r.Partition || l.TTL != r.TTL {
+			t.Errorf("%s: key %q, partition %q, TTL %q, on one server %q, %q, %q", r.Name, l.Key, l.Partition, l.TTL, r.Key, r.Partition, r.TTL)
+		}
 		if sharded[r.Name] && !strings.HasPrefix(spread.Relations[i].Engine, "Distributed") {
 			t.Errorf("%s is %s", r.Name, spread.Relations[i].Engine)
 		}
 	}
-	if rows, err := cluster.names(t.Context(), "SELECT toString(count()) FROM `spread_local`.gpu_samples FINAL"); err != nil || rows[0] != "2" {
+	// Retention is the local tables', and once is enough.
+	days := Retention{RawDays: 7, AnnouncementDays: 500, MinuteDays: 90, HourDays: 3000}
+	changed, err := cluster.Retain(t.Context(), days)
+	if err != nil || !slices.Contains(changed, TableGPUMinute) || !slices.Contains(changed, TableGPUHour) || !slices.Contains(changed, TableGPUSamples) {
+		t.Errorf("retention: %v, %v", changed, err)
+	}
+	if again, err := cluster.Retain(t.Context(), days); err != nil || again != nil {
+		t.Errorf("retention, again: %v, %v", again, err)
+	}
+	if err = ingest(t.Context(), cluster.Shard(3), "later"); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := cluster.names(t.Context(), "SELECT toString(round(dateDiff('hour', now(), max(expires)) / 24)) FROM `spread_local`.gpu_samples WHERE cluster = 'later'")
+	if err != nil || rows[0] != "7" {
+		t.Errorf("samples stay %v days, %v", rows, err)
+	}
+	rows, err = cluster.names(t.Context(), "SELECT engine_full FROM system.tables WHERE database = 'spread_local' AND name = 'features_gpu_hour'")
+	if err != nil || !strings.Contains(rows[0], "TTL inserted_at + toIntervalDay(3000)") {
+		t.Errorf("hours: %v, %v", rows, err)
+	}
+	// Parts of the local tables press.
+	if share, err := cluster.PartPressure(t.Context()); err != nil || share <= 0 {
+		t.Errorf("parts: %g, %v", share, err)
+	}
+	if rows, err := cluster.names(t.Context(), "SELECT toString(count()) FROM `spread_local`.gpu_samples FINAL WHERE cluster = 'c'"); err != nil || rows[0] != "3" {
 		t.Errorf("the local table has %v rows, %v", rows, err)
 	}
 }
+
+// wall is what the store, or the test, took from the clock. The rows are of 1970.
+var wall = regexp.MustCompile(`\b1[7-9]\d{8}(\d{3})?\b|'20\d\d-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?'|'20\d\d-\d\d-\d\d'`)
 
 // clusterEngine is an engine that is a cluster of one shard, and may use Distributed.
 func clusterEngine(t *testing.T) *embedded.Server {
 	t.Helper()
 	root, dir := testenv.Root(t), t.TempDir()
-	path := filepath.Join(root, "internal", "store", "embedded", "config.go")
-	was, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(was)
-	for anchor, behind := range map[string]string{
+	overlay, exe := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "engine")
+	replace := map[string]string{}
+	for _, e := range []struct{ file, anchor, behind string }{
 		// An address of its own with the port that it would have: the engine takes that for itself and connects to nobody.
-		"  <timezone>UTC</timezone>\n": "  <tcp_port>9000</tcp_port><remote_servers><one><shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard></one></remote_servers>\n",
-		"var grants = []string{\n":     "\t\"GRANT TABLE ENGINE ON Distributed\", \"GRANT REMOTE ON *.*\",\n",
+		{"config.go", "  <timezone>UTC</timezone>\n", "  <tcp_port>9000</tcp_port><remote_servers><one><shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard></one></remote_servers>\n"},
+		{"config.go", "var grants = []string{\n", "\t\"GRANT TABLE ENGINE ON Distributed\", \"GRANT REMOTE ON *.*\",\n"},
+		{"guard.go", "var engines = []string{\n", "\t\"Distributed\",\n"},
 	} {
-		if strings.Count(text, anchor) != 1 {
-			t.Fatalf("%s: %q is not there once: bring this test up to date", path, anchor)
+		path, edited := filepath.Join(root, "internal", "store", "embedded", e.file), filepath.Join(dir, e.file)
+		from := path
+		if replace[path] != "" {
+			from = edited
 		}
-		text = strings.Replace(text, anchor, anchor+behind, 1)
+		was, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Count(string(was), e.anchor) != 1 {
+			t.Fatalf("%s: %q is not there once: bring this test up to date", path, e.anchor)
+		}
+		if err = os.WriteFile(edited, []byte(strings.Replace(string(was), e.anchor, e.anchor+e.behind, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replace[path] = edited
 	}
-	config, overlay, exe := filepath.Join(dir, "config.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "engine")
-	plan, err := json.Marshal(map[string]map[string]string{"Replace": {path: config}})
+	plan, err := json.Marshal(map[string]map[string]string{"Replace": replace})
+	if err == nil {
+		err = os.WriteFile(overlay, plan, 0o600)
+	}
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err = errors.Join(os.WriteFile(config, []byte(text), 0o600), os.WriteFile(overlay, plan, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("go", "build", "-overlay", overlay, "-o", exe, "./internal/testenv/enginecmd")

@@ -56,11 +56,35 @@ func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
 	if r == (Retention{}) {
 		return nil, nil
 	}
-	shipped, err := ShippedSchema()
+	now, err := s.Schema(ctx)
 	if err != nil {
 		return nil, err
 	}
-	now, err := s.Schema(ctx)
+	all, err := s.cfg.retain(r, now)
+	if err != nil {
+		return nil, err
+	}
+	var changed []string
+	for _, t := range all {
+		for _, sql := range t.statements {
+			if err := s.exec(ctx, s.qualify(sql)); err != nil {
+				return changed, fmt.Errorf("set retention of %s: %w", t.table, err)
+			}
+		}
+		changed = append(changed, t.table)
+	}
+	return changed, nil
+}
+
+// retained is a table whose retention changes.
+type retained struct {
+	table      string
+	statements []string
+}
+
+// retain makes the statements that bring a database to a retention.
+func (c Config) retain(r Retention, now Schema) (all []retained, err error) {
+	shipped, err := ShippedSchema()
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +92,6 @@ func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
 	for _, t := range now.Relations {
 		was[t.Name] = t.days()
 	}
-	var changed []string
 	for _, t := range shipped.Relations {
 		var days int
 		var sql string
@@ -87,21 +110,15 @@ func (s *Store) Retain(ctx context.Context, r Retention) ([]string, error) {
 		if days == 0 || was[t.Name] == days || was[t.Name] == 0 { // 0: as it is; not there, or somebody's own rule
 			continue
 		}
-		sql = "ALTER TABLE " + t.Name + " " + fmt.Sprintf(sql, days)
-		statements := []string{s.qualify(sql)}
-		if s.cfg.Cluster != "" {
-			if statements, err = s.cfg.overCluster(sql); err != nil {
-				return changed, err
+		statements := []string{"ALTER TABLE " + t.Name + " " + fmt.Sprintf(sql, days)}
+		if c.Cluster != "" {
+			if statements, err = c.overCluster(statements[0]); err != nil {
+				return nil, err
 			}
 		}
-		for _, sql := range statements {
-			if err := s.exec(ctx, sql); err != nil {
-				return changed, fmt.Errorf("set retention of %s: %w", t.Name, err)
-			}
-		}
-		changed = append(changed, t.Name)
+		all = append(all, retained{t.Name, statements})
 	}
-	return changed, nil
+	return all, nil
 }
 
 // days is how long rows of a table stay, 0: for ever, or by a rule that is none of ours.

@@ -20,7 +20,13 @@ import (
 // roleStatements are those of deploy/clickhouse/roles.sql.
 func roleStatements(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(testenv.Root(t), "deploy", "clickhouse", "roles.sql"))
+	return statementsOf(t, "roles.sql")
+}
+
+// statementsOf are those of a file of deploy/clickhouse.
+func statementsOf(t *testing.T, file string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(testenv.Root(t), "deploy", "clickhouse", file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +38,7 @@ func roleStatements(t *testing.T) []string {
 		}
 		sql, ok := strings.CutSuffix(line, ";")
 		if !ok || strings.Contains(sql, ";") {
-			t.Fatalf("roles.sql: %q is not one statement on one line", line)
+			t.Fatalf("%s: %q is not one statement on one line", file, line)
 		}
 		out = append(out, sql)
 	}
@@ -138,6 +144,57 @@ func TestRolesAreComplete(t *testing.T) {
 			if _, name, ok := strings.Cut(g, " ON flopwatch."); ok && !names[name] {
 				t.Errorf("%s has a grant on %s, which does not exist", role, name)
 			}
+		}
+	}
+}
+
+// TestClusterGrants: on a cluster each role may do with a local table what it may do with the one of
+// that name, and nothing else; the engine's parser takes every statement.
+func TestClusterGrants(t *testing.T) {
+	one := regexp.MustCompile(`^GRANT (.*) ON (flopwatch|flopwatch_local)\.(\S+) TO (\w+)$`)
+	var want, got []string
+	operator := map[string]string{}
+	for _, file := range []string{"roles.sql", "cluster.sql"} {
+		for _, sql := range statementsOf(t, file) {
+			m := one.FindStringSubmatch(sql)
+			switch {
+			case m == nil:
+			case m[3] == "*":
+				if strings.Contains(m[1], "CREATE TABLE") {
+					operator[m[2]] = strings.NewReplacer("CREATE VIEW, ", "", "DROP VIEW, ", "").Replace(m[1]) // there are no views
+				} else {
+					operator[m[2]+" "+m[4]] = m[1]
+				}
+			case m[2] == "flopwatch_local":
+				got = append(got, m[1]+" "+m[3]+" "+m[4])
+			case sharded[m[3]]:
+				want = append(want, m[1]+" "+m[3]+" "+m[4])
+			}
+		}
+	}
+	if !slices.Equal(got, want) {
+		for _, g := range want {
+			if !slices.Contains(got, g) {
+				t.Errorf("cluster.sql lacks %s", g)
+			}
+		}
+		for _, g := range got {
+			if !slices.Contains(want, g) {
+				t.Errorf("cluster.sql has %s, and roles.sql has not", g)
+			}
+		}
+	}
+	for _, role := range []string{"", " flopwatch_operator", " flopwatch_auditor"} {
+		if a, b := operator["flopwatch"+role], operator["flopwatch_local"+role]; a != b || a == "" {
+			t.Errorf("on all tables of%s: %q, and on local ones %q", role, a, b)
+		}
+	}
+	url, user, password := testenv.ClickHouse(t)
+	s, err := Open(t.Context(), Config{URL: url, User: user, Password: password, Database: "roles"})
+	closed(t, s, err)
+	for _, sql := range statementsOf(t, "cluster.sql") {
+		if _, err := s.names(t.Context(), "SELECT formatQuery("+quote(sql)+")"); err != nil {
+			t.Errorf("%s: %v", sql, err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -70,16 +71,18 @@ func (s *Store) Schema(ctx context.Context) (Schema, error) {
 	if err != nil {
 		return out, err
 	}
-	tables, err := s.conn.Query(ctx, "SELECT name, engine = 'View', engine_full, partition_key, sorting_key, comment FROM system.tables WHERE database = ? ORDER BY engine = 'View' DESC, name", s.cfg.Database)
+	tables, err := s.conn.Query(ctx, "SELECT database != ?, name, engine = 'View', engine_full, partition_key, sorting_key, comment FROM system.tables WHERE database IN (?, ?) ORDER BY engine = 'View' DESC, name",
+		s.cfg.Database, s.cfg.Database, cmp.Or(s.localName(), s.cfg.Database))
 	if err != nil {
 		return out, fmt.Errorf("read schema: %w", err)
 	}
 	defer func() { _ = tables.Close() }()
+	behind := map[string]Relation{} // Distributed tables
 	for tables.Next() {
 		var r Relation
-		var view uint8
+		var local, view uint8
 		var engine string
-		if err := tables.Scan(&r.Name, &view, &engine, &r.Partition, &r.Key, &r.Comment); err != nil {
+		if err := tables.Scan(&local, &r.Name, &view, &engine, &r.Partition, &r.Key, &r.Comment); err != nil {
 			return out, fmt.Errorf("read schema: %w", err)
 		}
 		if r.View = view != 0; r.View {
@@ -93,6 +96,10 @@ func (s *Store) Schema(ctx context.Context) (Schema, error) {
 				r.TTL = m[1]
 			}
 		}
+		if local != 0 {
+			behind[r.Name] = r
+			continue
+		}
 		for _, c := range columns[r.Name] {
 			d := c.expression
 			if c.kind != "" {
@@ -105,7 +112,21 @@ func (s *Store) Schema(ctx context.Context) (Schema, error) {
 	if err := tables.Err(); err != nil {
 		return out, fmt.Errorf("read schema: %w", err)
 	}
+	for i := range out.Relations {
+		r := &out.Relations[i]
+		if l, is := behind[r.Name]; is { // which has the rows
+			r.Partition, r.Key, r.TTL = l.Partition, l.Key, l.TTL
+		}
+	}
 	return out, nil
+}
+
+// localName is the database of each shard's rows; "": there is none.
+func (s *Store) localName() string {
+	if s.cfg.Cluster == "" {
+		return ""
+	}
+	return s.cfg.localDatabase()
 }
 
 // JSON is the schema with each column on a line of its own.
@@ -235,7 +256,7 @@ func (s *Store) CountView(ctx context.Context, view string) (uint64, error) {
 // DiskBytes is what the active parts of a table take on disk.
 func (s *Store) DiskBytes(ctx context.Context, table string) (uint64, error) {
 	var n uint64
-	err := s.conn.QueryRow(ctx, "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = ? AND table = ?", s.cfg.Database, table).Scan(&n)
+	err := s.conn.QueryRow(ctx, "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database IN (?, ?) AND table = ?", s.cfg.Database, s.cfg.localDatabase(), table).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("measure %s: %w", table, err)
 	}
