@@ -1,9 +1,12 @@
 package broker
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -58,6 +61,9 @@ func AcquireLease(ctx context.Context, kv jetstream.KeyValue, key, instance stri
 
 // TryLease takes the key if it is free; ok is false where somebody holds it.
 func TryLease(ctx context.Context, kv jetstream.KeyValue, key, instance string, ttl time.Duration) (l *Lease, ok bool, err error) {
+	if !strings.Contains(instance, idMark) { // two may have one name
+		instance += idMark + rand.Text()
+	}
 	l = &Lease{kv: kv, key: key, value: []byte(instance), ttl: ttl, begun: time.Now()}
 	rev, err := kv.Create(ctx, key, l.value)
 	switch {
@@ -84,12 +90,14 @@ func (l *Lease) Held() error {
 	return nil
 }
 
-// Keep renews until ctx ends (nil) or the lease can no longer be relied on (ErrLeaseLost).
+// Keep renews until ctx ends (nil) or the lease can no longer be relied on (ErrLeaseLost). Where no
+// answer came it asks again soon: while the servers elect one that leads the bucket, answers are lost.
 func (l *Lease) Keep(ctx context.Context) error {
-	for {
-		if err := wait(ctx, l.ttl/3); err != nil {
+	for next := l.ttl / 3; ; {
+		if err := wait(ctx, next); err != nil {
 			return nil //nolint:nilerr // told to stop
 		}
+		next = l.ttl / 20
 		attempt, cancel := context.WithTimeout(ctx, l.ttl/4)
 		start := time.Since(l.begun)
 		rev, err := l.kv.Update(attempt, l.key, l.value, l.rev.Load())
@@ -98,15 +106,32 @@ func (l *Lease) Keep(ctx context.Context) error {
 		case err == nil:
 			l.rev.Store(rev)
 			l.renewed.Store(int64(start))
+			next = l.ttl / 3
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // told to stop
 		case IsWrongRevision(err):
-			return ErrLeaseLost
+			if !l.adopt(ctx) {
+				return ErrLeaseLost
+			}
 		// Without an answer the lease stands as long as it surely lives.
 		case l.Held() != nil:
 			return fmt.Errorf("%w: renew lease %s: %w", ErrLeaseLost, l.key, err)
 		}
 	}
+}
+
+// adopt takes the revision of a renewal whose answer was lost, as it is when the server that leads
+// the bucket dies: the value is still this holder's, and nobody else's is like it. Since when the
+// lease has been renewed is not made any later by it.
+func (l *Lease) adopt(ctx context.Context) bool {
+	asking, cancel := context.WithTimeout(ctx, l.ttl/4)
+	defer cancel()
+	e, err := l.kv.Get(asking, l.key)
+	if err != nil || !bytes.Equal(e.Value(), l.value) || e.Revision() <= l.rev.Load() || l.Held() != nil {
+		return false
+	}
+	l.rev.Store(e.Revision())
+	return true
 }
 
 // Release gives the lease back, so that another need not wait for it to expire.

@@ -68,6 +68,65 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// deaf is a bucket whose answer to an update is lost, once.
+type deaf struct {
+	jetstream.KeyValue
+	lost    chan struct{} // gets the moment when it was
+	instead string        // what somebody else has put there meanwhile; "": nobody has
+}
+
+func (d *deaf) Update(ctx context.Context, key string, value []byte, last uint64) (uint64, error) {
+	rev, err := d.KeyValue.Update(ctx, key, value, last)
+	select {
+	case d.lost <- struct{}{}:
+		if d.instead != "" {
+			if rev, err = d.Put(ctx, key, []byte(d.instead)); err != nil {
+				return rev, err
+			}
+		}
+		return 0, context.DeadlineExceeded
+	default:
+		return rev, err
+	}
+}
+
+// TestLostAnswer: a renewal that was stored and whose answer was lost is still the holder's; one
+// over which somebody else has written is not.
+func TestLostAnswer(t *testing.T) {
+	nc, _ := testenv.NATS(t)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ttl = 3 * time.Second
+	if err = broker.EnsureStreams(t.Context(), js, broker.StreamsConfig{LeaseTTL: ttl}); err != nil {
+		t.Fatal(err)
+	}
+	kv, _, err := broker.OpenLeases(t.Context(), js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, instead := range map[string]string{"mine": "", "another": "me"} { // a name alone says nothing
+		d := &deaf{KeyValue: kv, lost: make(chan struct{}, 1), instead: instead}
+		lease, err := broker.AcquireLease(t.Context(), d, name, "me", ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keeping, stop := context.WithTimeout(t.Context(), 3*ttl)
+		defer stop()
+		err = lease.Keep(keeping)
+		if len(d.lost) != 1 {
+			t.Fatalf("%s: no answer was lost", name)
+		}
+		if instead == "" && (err != nil || lease.Held() != nil) {
+			t.Errorf("%s: %v, %v", name, err, lease.Held())
+		}
+		if instead != "" && !errors.Is(err, broker.ErrLeaseLost) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestClock: the broker's time is near this host's, which is the broker's here, and goes on
 // without asking again.
 func TestClock(t *testing.T) {
