@@ -50,7 +50,7 @@ type Config struct {
 	MaxBytes    int
 	Linger      time.Duration
 	// MaxLinger is how far Linger is widened where storing takes a third of the time or more, or
-	// the store has too many parts. Default: 8 times Linger.
+	// the store has too many parts. Default: 4 times Linger: no sample is to be older than ten seconds for it.
 	MaxLinger time.Duration
 	// Parallel is how many ranges may be built and stored at once: it bounds memory, with some
 	// 100 MiB each at most. Default 4, or the number of partitions where that is less.
@@ -81,7 +81,7 @@ func (c Config) withDefaults() Config {
 		c.CheckEvery = time.Hour
 	}
 	if c.MaxLinger == 0 {
-		c.MaxLinger = 8 * c.Linger
+		c.MaxLinger = 4 * c.Linger
 	}
 	c.MaxLinger = max(c.MaxLinger, c.Linger)
 	if c.Parallel == 0 {

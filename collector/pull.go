@@ -38,14 +38,14 @@ func newPuller(conn *nats.Conn, stream, consumer string) (*puller, error) {
 
 func (p *puller) close() { _ = p.sub.Unsubscribe() } // the connection may be gone, and the subscription with it
 
-// pull asks once and waits until the request is met or over, at most for maxWait. Messages of a
-// request that this side gave up come with the next one's.
-func (p *puller) pull(ctx context.Context, most, maxBytes int, maxWait time.Duration) (msgs []*nats.Msg, err error) {
+// pull asks once and waits until the request is met or over, at most for maxWait; more: the broker has
+// others at hand. Messages of a request that this side gave up come with the next one's.
+func (p *puller) pull(ctx context.Context, most, maxBytes int, maxWait time.Duration) (msgs []*nats.Msg, more bool, err error) {
 	p.asked++
 	reply := p.inbox + "." + strconv.FormatUint(p.asked, 10)
 	ask := fmt.Appendf(nil, `{"expires":%d,"batch":%d,"max_bytes":%d}`, maxWait.Nanoseconds(), most, maxBytes)
 	if err := p.conn.PublishRequest(p.subject, reply, ask); err != nil {
-		return nil, fmt.Errorf("ask for messages: %w", err)
+		return nil, false, fmt.Errorf("ask for messages: %w", err)
 	}
 	waiting, cancel := context.WithTimeout(ctx, maxWait+pullGrace)
 	defer cancel()
@@ -54,11 +54,11 @@ func (p *puller) pull(ctx context.Context, most, maxBytes int, maxWait time.Dura
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
-			return nil, fmt.Errorf("wait for messages: %w", ctx.Err())
+			return nil, false, fmt.Errorf("wait for messages: %w", ctx.Err())
 		case errors.Is(err, context.DeadlineExceeded):
-			return msgs, nil
+			return msgs, false, nil
 		default:
-			return nil, fmt.Errorf("wait for messages: %w", err)
+			return nil, false, fmt.Errorf("wait for messages: %w", err)
 		}
 		status := ""
 		if len(m.Data) == 0 && m.Header != nil {
@@ -68,13 +68,15 @@ func (p *puller) pull(ctx context.Context, most, maxBytes int, maxWait time.Dura
 		case status == "":
 			msgs = append(msgs, m)
 		case m.Subject != reply, status == "100": // of an earlier request; a sign of life
-		case status == "404", status == "408", status == "409" && overBySize(m):
-			return msgs, nil
+		case status == "404", status == "408":
+			return msgs, false, nil
+		case status == "409" && overBySize(m):
+			return msgs, true, nil
 		default: // the consumer is gone, or the broker
-			return nil, fmt.Errorf("ask for messages: the broker answers %s %s", status, m.Header.Get("Description"))
+			return nil, false, fmt.Errorf("ask for messages: the broker answers %s %s", status, m.Header.Get("Description"))
 		}
 	}
-	return msgs, nil
+	return msgs, true, nil
 }
 
 // overBySize tells that a request is over as the next message would be too much.

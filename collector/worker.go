@@ -29,6 +29,8 @@ const ackWait = time.Hour
 const (
 	chunkBytes    = 4 << 20
 	chunkMessages = 512
+	// leastWait is how long a request lasts at least: what the broker has at hand comes within it.
+	leastWait = 50 * time.Millisecond
 )
 
 // worker moves the messages of one partition. Owned by the goroutine that holds the lease.
@@ -55,6 +57,7 @@ type worker struct {
 	dirty           []store.SpoolKey // marks to publish after the range in hand
 	allowance       *batch.Allowance // nil: not asked yet
 	linger          time.Duration
+	taken           time.Time      // when fetch returned last
 	cut             map[string]int // rows of a block, by table, where the store had no memory for more
 
 	// Of the range in hand, however often it is built:
@@ -121,7 +124,7 @@ func (w *worker) run(ctx context.Context, lease *broker.Lease) error {
 func (w *worker) takeOver(ctx context.Context, lease *broker.Lease) error {
 	w.lease = lease
 	w.spools, w.cut, w.dirty, w.allowance = map[store.SpoolKey]*spoolState{}, map[string]int{}, nil, nil
-	w.ahead, w.delivered, w.lastSeq = nil, 0, 0
+	w.ahead, w.delivered, w.lastSeq, w.taken = nil, 0, 0, time.Now()
 	if err := w.c.reach(stepLease); err != nil {
 		return err
 	}
@@ -252,12 +255,14 @@ func (w *worker) adapt(storing time.Duration) {
 }
 
 // fetch reads the next range. With an intent it reads through its end, however long that
-// takes; without, until a limit is reached or the first message has waited long enough.
-// What came beyond the intent's end waits in w.ahead.
-func (w *worker) fetch(ctx context.Context, intentTo uint64) ([]message, error) {
-	msgs := w.ahead
+// takes; without, until a limit is reached, or linger has passed since the range before was taken
+// and the broker has no more at hand: so a message waits for linger, or for the range before to be
+// stored, whichever is longer, and never for both. What came beyond the intent's end waits in w.ahead.
+func (w *worker) fetch(ctx context.Context, intentTo uint64) (msgs []message, err error) {
+	defer func() { w.taken = time.Now() }()
+	msgs = w.ahead
 	w.ahead = nil
-	deadline := time.Now().Add(w.linger)
+	deadline, more := w.taken.Add(w.linger), false
 	size := 0
 	for i := range msgs {
 		size += len(msgs[i].msg.Data)
@@ -271,18 +276,14 @@ func (w *worker) fetch(ctx context.Context, intentTo uint64) ([]message, error) 
 				w.ahead = slices.Clone(msgs[end:])
 				return msgs[:end], nil
 			}
-		} else if len(msgs) >= w.c.cfg.MaxMessages || size >= w.c.cfg.MaxBytes || (len(msgs) > 0 && time.Now().After(deadline)) {
+		} else if len(msgs) >= w.c.cfg.MaxMessages || size >= w.c.cfg.MaxBytes || (len(msgs) > 0 && !more && time.Now().After(deadline)) {
 			return msgs, nil
 		}
 		// Room for one message of any size is always asked for: the broker would wait for ever.
 		room := max(min(w.c.cfg.MaxBytes-size, chunkBytes), largestMessage)
 		before := len(msgs)
-		var err error
-		if msgs, err = w.fetchChunk(ctx, msgs, max(1, min(w.c.cfg.MaxMessages-len(msgs), chunkMessages)), room, time.Until(deadline)); err != nil {
+		if msgs, more, err = w.fetchChunk(ctx, msgs, max(1, min(w.c.cfg.MaxMessages-len(msgs), chunkMessages)), room, max(time.Until(deadline), min(w.linger, leastWait))); err != nil {
 			return nil, err
-		}
-		if before == 0 {
-			deadline = time.Now().Add(w.linger)
 		}
 		for i := before; i < len(msgs); i++ {
 			size += len(msgs[i].msg.Data)
@@ -317,28 +318,28 @@ const largestMessage = wire.MaxFrameBytes + 4096
 
 // fetchChunk asks for some messages once. The broker numbers its deliveries: one that
 // went astray, or came twice, is an error here, and a new hold reads from the first
-// message that is not acknowledged.
-func (w *worker) fetchChunk(ctx context.Context, msgs []message, most, maxBytes int, maxWait time.Duration) ([]message, error) {
-	got, err := w.puller.pull(ctx, most, maxBytes, max(maxWait, 10*time.Millisecond))
+// message that is not acknowledged. It says whether the broker has more at hand.
+func (w *worker) fetchChunk(ctx context.Context, msgs []message, most, maxBytes int, maxWait time.Duration) ([]message, bool, error) {
+	got, more, err := w.puller.pull(ctx, most, maxBytes, maxWait)
 	if err != nil {
-		return nil, fmt.Errorf("fetch from %s: %w", w.partition.Stream, err)
+		return nil, false, fmt.Errorf("fetch from %s: %w", w.partition.Stream, err)
 	}
 	for _, m := range got {
 		meta, err := m.Metadata()
 		if err != nil {
-			return nil, fmt.Errorf("fetch from %s: read reply subject: %w", w.partition.Stream, err)
+			return nil, false, fmt.Errorf("fetch from %s: read reply subject: %w", w.partition.Stream, err)
 		}
 		if meta.Sequence.Consumer != w.delivered+1 || meta.Sequence.Stream <= w.lastSeq {
-			return nil, fmt.Errorf("fetch from %s: delivery %d of message %d after delivery %d of message %d",
+			return nil, false, fmt.Errorf("fetch from %s: delivery %d of message %d after delivery %d of message %d",
 				w.partition.Stream, meta.Sequence.Consumer, meta.Sequence.Stream, w.delivered, w.lastSeq)
 		}
 		w.delivered, w.lastSeq = meta.Sequence.Consumer, meta.Sequence.Stream
 		msgs = append(msgs, message{m, wire.Digest(m.Data), meta.Sequence.Stream, meta.Timestamp.UnixMilli(), m.Header.Get(batch.HeaderRetry) != ""})
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("fetch from %s: %w", w.partition.Stream, err)
+		return nil, false, fmt.Errorf("fetch from %s: %w", w.partition.Stream, err)
 	}
-	return msgs, nil
+	return msgs, more, nil
 }
 
 // keep brings a range into the store, as often as it takes. While the store refuses, the

@@ -95,7 +95,7 @@ var defaultFile string
 // defaults are what the file need not say. Where broker and store are, it must.
 func defaults() config {
 	return config{
-		Migrate: true, CheckChains: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second, MaxLinger: 8 * time.Second, Parallel: 4, QuarantineMessages: 10_000, QuarantineBytes: 64 << 20, MaxAhead: 5 * time.Minute, MaxBehind: 90 * 24 * time.Hour,
+		Migrate: true, CheckChains: true, MaxMessages: 2000, MaxBytes: 8 << 20, Linger: time.Second, MaxLinger: 4 * time.Second, Parallel: 4, QuarantineMessages: 10_000, QuarantineBytes: 64 << 20, MaxAhead: 5 * time.Minute, MaxBehind: 90 * 24 * time.Hour,
 		NATS:    natsConfig{Partitions: wire.Partitions, Replicas: 1, StreamMaxBytes: 1 << 30, LeaseTTL: 15 * time.Second},
 		Store:   store.Config{User: "default", Database: "flopwatch", Timeout: 2 * time.Minute},
 		Metrics: metricsConfig{Listen: "127.0.0.1:9470"}, Log: logConfig{Format: "text", Level: "info"},
