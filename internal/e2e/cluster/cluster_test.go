@@ -68,7 +68,7 @@ const (
 	// partitions of hosts; the provider's is a ninth to share. Half of what a fleet has: each is a group of
 	// three that elects, on a machine that has all servers.
 	partitions = broker.ClusterPartitions / 2
-	shortLease  = 3 * time.Second
+	shortLease = 3 * time.Second
 	// within is how long something may take on a machine that has other things to do.
 	within = 90 * time.Second
 )
