@@ -224,6 +224,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		}
 	}()
+	if f := a.cfg.Recorder.cfg.Ticks; f != nil {
+		go f.run(endSealing)
+	}
 	a.mu.Lock()
 	a.launch = func(w *worker) { go w.run(asking) } // ends with asking, or with w.end
 	for _, w := range a.workers {
@@ -356,6 +359,9 @@ func (a *Agent) tick(t source.Tick) []<-chan struct{} {
 	}
 	a.prev = t
 	a.sink.begin(t.Seq, a.missed)
+	if f := a.cfg.Recorder.cfg.Ticks; f != nil {
+		f.tick(t.Seq)
+	}
 	a.watch(t)
 	for _, st := range a.board.tell(t, a.cfg.TellEvery.Milliseconds(), a.sink) {
 		level := slog.LevelWarn

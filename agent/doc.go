@@ -31,7 +31,8 @@
 // Recorder.Seal replaces names, encodes, signs with the node's key (LoadOrCreateNodeKey), appends,
 // syncs. A row is taken when its frame is in
 // the spool: before that (SealEvery, at most) it is lost with the process, and Ticks shows
-// it; behind it nothing is lost without a gap record. A sequence is assigned once, by the
+// it: TickFile keeps their count for the next agent of the boot. What a host that loses its power had not
+// sealed nobody counts. Behind it nothing is lost without a gap record. A sequence is assigned once, by the
 // spool. A recorder of a replay numbers its batches from 1 and skips those that the spool
 // already has, so that a killed replay goes on where it stopped.
 //
@@ -43,7 +44,7 @@
 //
 // # Buffers and goroutines
 //
-// Run owns: one goroutine a source, one that seals, one that ships; all end with it, a stuck
+// Run owns: one goroutine a source, one that seals, one that notes ticks, one that ships; all end with it, a stuck
 // source apart. Statuses are one row an instrument and tick at most. A Recorder is used by
 // one goroutine at a time, borrows tables during Seal and keeps nothing of them. Privacy is
 // immutable and may be shared.

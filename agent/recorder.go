@@ -24,6 +24,8 @@ type RecorderConfig struct {
 	// SyncEvery is the number of batches after which the spool is made durable; default 1.
 	// Batches are shipped after that; Flush makes the rest durable.
 	SyncEvery int
+	// Ticks keeps their count across agents of a boot; nil: each begins at 0.
+	Ticks *TickFile
 	// Replay numbers batches from 1, whatever the spool has, and skips those it has.
 	Replay bool
 }
@@ -50,15 +52,23 @@ func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 	if cfg.SyncEvery <= 0 {
 		cfg.SyncEvery = 1
 	}
-	return &Recorder{cfg: cfg, hide: hider{privacy: cfg.Privacy, memo: map[string]string{}}}, nil
+	r := &Recorder{cfg: cfg, hide: hider{privacy: cfg.Privacy, memo: map[string]string{}}}
+	if cfg.Ticks != nil {
+		r.ticks, r.missed = cfg.Ticks.before.ticks, cfg.Ticks.before.missed
+	}
+	return r, nil
 }
 
 // Tick counts a sampling tick, whether it gave rows or not.
 func (r *Recorder) Tick() { r.ticks++ }
 
-// TickTo counts all ticks up to the n-th. What is sealed from here on is of first and later ones;
+// TickTo counts all ticks up to the n-th of this agent. What is sealed from here on is of first and later ones;
 // missed of the n passed without a sample.
 func (r *Recorder) TickTo(first, n, missed uint64) {
+	if f := r.cfg.Ticks; f != nil {
+		all := f.sealing(n, missed)
+		first, n, missed = first+f.before.ticks, all.ticks, all.missed
+	}
 	r.ticks, r.first, r.missed = max(r.ticks, n), first, missed
 }
 

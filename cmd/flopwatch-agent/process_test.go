@@ -239,7 +239,7 @@ func (c *collectorFake) count() int {
 	return len(c.frames)
 }
 
-// check wants all sequences from 1 on, once, in one chain.
+// check wants all sequences from 1 on, once, in one chain, and ticks that no agent counts anew.
 func (c *collectorFake) check(t *testing.T) {
 	t.Helper()
 	c.mu.Lock()
@@ -255,6 +255,7 @@ func (c *collectorFake) check(t *testing.T) {
 		t.Fatal(err)
 	}
 	var prev [32]byte
+	ticks := uint64(0)
 	for seq := uint64(1); seq <= uint64(len(c.frames)); seq++ {
 		frame, ok := c.frames[seq]
 		if !ok {
@@ -268,6 +269,78 @@ func (c *collectorFake) check(t *testing.T) {
 			t.Errorf("the chain is broken at %d", seq)
 		}
 		prev = wire.Digest(frame)
+		if b.FirstTick <= ticks || b.Ticks < b.FirstTick {
+			t.Errorf("frame %d has ticks %d to %d, the one before it ended with %d", seq, b.FirstTick, b.Ticks, ticks)
+		}
+		ticks = b.Ticks
+	}
+}
+
+// TestKillBeforeSeal: what an agent sampled and had not sealed when it was killed shows in the next batch, to the tick.
+func TestKillBeforeSeal(t *testing.T) {
+	nc, url := testenv.NATS(t)
+	c := collect(t, nc)
+	dir := t.TempDir()
+	noted := func() (n uint64) {
+		text, err := os.ReadFile(filepath.Join(dir, tickFile))
+		if err != nil {
+			return 0 // not there yet
+		}
+		if _, err = fmt.Sscanf(string(text[len("flopwatch ticks 1 ")+33:]), "%d", &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	fastest := fast(dir, url, "[metrics]\nlisten = \"\"\n"+noGPU)
+	slow := write(t, strings.Replace(fastest, "seal_every = \"200ms\"", "seal_every = \"1m\"", 1))
+	for killed := range uint64(2) { // two in a row: the second goes on where the first was
+		p := start(t, slow)
+		want := noted() + 5
+		eventually(t, "ticks", func() bool { return noted() >= want }, p.log.String)
+		if err := p.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.end() // it was killed
+		if c.count() > 0 {
+			t.Fatalf("agent %d sealed something", killed)
+		}
+	}
+	lost := noted()
+	p := start(t, write(t, fastest))
+	eventually(t, "frames", func() bool { return c.count() >= 3 }, p.log.String)
+	p.stop()
+	c.mu.Lock()
+	frame := c.frames[1]
+	c.mu.Unlock()
+	dec, err := wire.NewDecoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b wire.Batch
+	if err = dec.Decode(frame, &b); err != nil {
+		t.Fatal(err)
+	}
+	if b.FirstTick != lost+1 || b.Ticks < b.FirstTick {
+		t.Errorf("the first batch has ticks %d to %d, those before it took %d", b.FirstTick, b.Ticks, lost)
+	}
+	// One that was stopped has sealed all: the next goes on without a gap.
+	before := noted()
+	had := c.count()
+	p = start(t, write(t, fastest))
+	eventually(t, "frames", func() bool { return c.count() >= had+2 }, p.log.String)
+	p.stop()
+	c.check(t)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := uint64(0)
+	for seq := uint64(1); seq <= uint64(len(c.frames)); seq++ {
+		if err = dec.Decode(c.frames[seq], &b); err != nil {
+			t.Fatal(err)
+		}
+		if b.FirstTick > last+1 && seq > 1 {
+			t.Errorf("frame %d begins with tick %d behind %d; the agent was stopped at %d", seq, b.FirstTick, last, before)
+		}
+		last = b.Ticks
 	}
 }
 

@@ -44,6 +44,9 @@ type settings struct {
 // a while, and half an hour of eight GPUs fits.
 const segmentBytes = 1 << 20
 
+// tickFile keeps the count of ticks from one agent to the next, in data_dir.
+const tickFile = "ticks"
+
 // nodeKeyFile holds the key by which this host signs, in data_dir.
 const nodeKeyFile = "node.key"
 
@@ -77,7 +80,13 @@ func sample(ctx context.Context, s *settings, hup <-chan os.Signal) (err error) 
 		return err // it names the directory
 	}
 	defer func() { err = errors.Join(err, sp.Close()) }()
-	rec, err := agent.NewRecorder(agent.RecorderConfig{Cluster: cfg.Cluster, Node: node, Spool: sp, Privacy: privacy, BootID: bootID, Key: key, Clock: host.Clocks})
+	ticks, err := agent.OpenTickFile(filepath.Join(cfg.DataDir, tickFile), bootID, sp.ID())
+	if err != nil { // sampling goes on
+		lg.LogAttrs(ctx, slog.LevelWarn, "what this agent samples and cannot seal, should it be killed, will not be counted", slog.Any("err", err))
+	} else {
+		defer func() { err = errors.Join(err, ticks.Close()) }()
+	}
+	rec, err := agent.NewRecorder(agent.RecorderConfig{Cluster: cfg.Cluster, Node: node, Spool: sp, Privacy: privacy, BootID: bootID, Key: key, Clock: host.Clocks, Ticks: ticks})
 	if err != nil {
 		return err // it says what is missing
 	}

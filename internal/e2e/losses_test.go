@@ -40,6 +40,7 @@ type loser struct {
 	wallMs, bootMs int64
 	tick, missed   uint64
 	sealed         uint64
+	ticks          *agent.TickFile // nil: its agents are not killed
 }
 
 func (l *loser) open() {
@@ -48,7 +49,7 @@ func (l *loser) open() {
 	if l.sp, err = spool.Open(l.cfg); err != nil {
 		l.t.Fatal(err)
 	}
-	l.rec, err = agent.NewRecorder(agent.RecorderConfig{Cluster: "losses", Node: l.name, Spool: l.sp, Privacy: agent.ClearPrivacy(), BootID: "boot", Key: l.key,
+	l.rec, err = agent.NewRecorder(agent.RecorderConfig{Cluster: "losses", Node: l.name, Spool: l.sp, Privacy: agent.ClearPrivacy(), BootID: "boot", Key: l.key, Ticks: l.ticks,
 		Clock: func() (int64, int64) { return l.wallMs, l.bootMs }})
 	if err != nil {
 		l.t.Fatal(err)
@@ -208,6 +209,31 @@ func TestLosses(t *testing.T) {
 	memory.seal(1, 0, 4)  // suspended
 	memory.ship(1)
 
+	// killed: an agent that has sealed 20 ticks noted 7 more; another goes on behind them, from 1 by its own count.
+	killed := host("killed", nil)
+	reopen := func() {
+		if err = killed.sp.Close(); err != nil {
+			t.Fatal(err)
+		}
+		killed.open() // for its id
+		if killed.ticks, err = agent.OpenTickFile(filepath.Join(killed.cfg.Dir, "..", "ticks"), "boot", killed.sp.ID()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = killed.ticks.Close() })
+		if err = killed.sp.Close(); err != nil {
+			t.Fatal(err)
+		}
+		killed.open()
+		killed.tick, killed.missed = 0, 0
+	}
+	reopen()
+	killed.seal(2, 0, 1)
+	killed.rec.TickTo(21, 27, 2) // and is killed: nothing of it is sealed
+	reopen()
+	killed.seal(2, 0, 1)
+	killed.tick += 27 // by all of its agents' count
+	killed.ship(1)
+
 	refused := host("refused", nil)
 	refused.seal(2, 0, 0)
 	right := refused.wallMs
@@ -300,6 +326,7 @@ func TestLosses(t *testing.T) {
 		{disk, "verified ", chain.LossDisk, func(h store.NodeHour) uint64 { return h.LostDisk }, 5},
 		{corrupt, "verified ", chain.LossCorrupt, func(h store.NodeHour) uint64 { return h.LostCorrupt }, 1},
 		{memory, "verified ", chain.LossMemory, func(store.NodeHour) uint64 { return 0 }, 0},
+		{killed, "verified ", chain.LossMemory, func(store.NodeHour) uint64 { return 0 }, 0},
 		{refused, "verified ", chain.LossQuarantine, func(h store.NodeHour) uint64 { return h.Quarantined }, 1},
 		{putback, "broken content", chain.LossConflict, func(h store.NodeHour) uint64 { return h.Conflicting }, 2},
 		{missing, "incomplete missing", chain.LossMissing, func(h store.NodeHour) uint64 { return uint64(h.Missing) }, 2},
@@ -329,6 +356,9 @@ func TestLosses(t *testing.T) {
 	}
 	if h := sums["memory"]; h.TicksGivenUp != 25 || h.TicksMissed != 4 || h.Ticks != 36 || h.TicksLost != 0 {
 		t.Errorf("memory: %+v", h)
+	}
+	if h := sums["killed"]; h.TicksGivenUp != 7 || h.TicksMissed != 4 || h.Ticks != 36 || h.TicksLost != 0 {
+		t.Errorf("killed: %+v", h)
 	}
 
 	// What was missing comes after all, and the next check knows it.

@@ -229,7 +229,7 @@ type Batch struct {
 	Spool    [16]byte
 	Sequence uint64
 	BootID   string
-	// Ticks counts sampling ticks since the agent started: a jump between two batches
+	// Ticks counts sampling ticks since the first agent of the boot with this spool: a jump between two batches
 	// shows what was lost before the spool.
 	Ticks uint64
 	// FirstTick is the first tick whose rows can be in the batch; 0: not stated. Between the Ticks

@@ -35,7 +35,7 @@ type Batch struct {
 	Spool        []byte                 `protobuf:"bytes,4,opt,name=spool,proto3" json:"spool,omitempty"`        // 16 bytes
 	Sequence     uint64                 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"` // from 1
 	BootId       string                 `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	Ticks        uint64                 `protobuf:"varint,7,opt,name=ticks,proto3" json:"ticks,omitempty"`                                       // sampling ticks since the agent started
+	Ticks        uint64                 `protobuf:"varint,7,opt,name=ticks,proto3" json:"ticks,omitempty"`                                       // sampling ticks since the first agent of the boot with this spool
 	SealedWallMs int64                  `protobuf:"zigzag64,8,opt,name=sealed_wall_ms,json=sealedWallMs,proto3" json:"sealed_wall_ms,omitempty"` // Unix milliseconds; 0: not known
 	SealedBootMs int64                  `protobuf:"zigzag64,9,opt,name=sealed_boot_ms,json=sealedBootMs,proto3" json:"sealed_boot_ms,omitempty"` // milliseconds since boot; 0: not known
 	AvailableMs  int64                  `protobuf:"zigzag64,10,opt,name=available_ms,json=availableMs,proto3" json:"available_ms,omitempty"`     // replays only: running maximum of event time
