@@ -117,7 +117,7 @@ OUTAGE_ROWS ?= 1000000
 .PHONY: outage
 outage: engine ## the store is away while OUTAGE_ROWS (1000000) come: the collector's memory, and that nothing is lost
 	OUTAGE_ROWS=$(OUTAGE_ROWS) $(GO) test -count=1 -v -timeout 30m -run '^TestLongOutage$$' ./collector
-	FLOPWATCH_CHAOS=1 $(GO) test -count=1 -timeout 30m -run '^TestStopAtStep$$' ./collector
+	FLOPWATCH_CHAOS=1 $(GO) test -count=1 -timeout 30m -run '^(TestStopAtStep|TestKill)$$' ./collector
 
 .PHONY: score
 score: build ## replay every recording in BUNDLES and print one line each against its labels

@@ -262,6 +262,7 @@ func TestQuarantine(t *testing.T) {
 }
 
 func TestTwoCollectorsContend(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	small := func(cfg *collector.Config) { cfg.MaxMessages = 3 }
 	one, two := b.collector(t, "one", small), b.collector(t, "two", small)

@@ -155,7 +155,11 @@ func profile(path string) (stop func()) {
 // TestKill kills the collector, and sometimes the engine, at random moments while batches
 // arrive, some of them twice. At the end the store has each row once.
 func TestKill(t *testing.T) {
-	const nodes, sequences, kills = 4, 60, 12
+	t.Parallel() // it waits more than it works
+	nodes, sequences, kills := 4, uint64(40), 8
+	if os.Getenv("FLOPWATCH_CHAOS") != "" {
+		sequences, kills = 120, 24
+	}
 	b, engine, cfg := newOwnEngine(t, "crash")
 	s := b.store
 	launch := func() *exec.Cmd {
@@ -208,7 +212,7 @@ func TestKill(t *testing.T) {
 						}
 					}
 				}
-				<-time.After(300 * time.Millisecond)
+				<-time.After(200 * time.Millisecond)
 			}
 			return nil
 		}()
@@ -265,10 +269,11 @@ func TestKill(t *testing.T) {
 	}
 	kill(last)
 	t.Logf("%d kills of the collector, %d of them had stored or begun ranges, %d died within one; %d of the engine (%d restarts)", kills, worked, midway, engineKills, engine.Restarts())
-	wantRows(t, s, nodes*sequences)
+	all := uint64(nodes) * sequences
+	wantRows(t, s, all)
 	raw, distinct, err := s.Count(t.Context(), store.TableBatches)
-	if err != nil || raw != nodes*sequences || distinct != nodes*sequences {
-		t.Errorf("batches: %d rows, %d distinct, want %d (%v)", raw, distinct, nodes*sequences, err)
+	if err != nil || raw != all || distinct != all {
+		t.Errorf("batches: %d rows, %d distinct, want %d (%v)", raw, distinct, all, err)
 	}
 	rows, err := s.BatchesAfter(t.Context(), cluster, 0, 0)
 	if err != nil {
@@ -281,8 +286,8 @@ func TestKill(t *testing.T) {
 			t.Errorf("batch %+v", r)
 		}
 	}
-	if len(seen) != nodes*sequences || len(rows) != len(seen) {
-		t.Errorf("batches: %d listed, %d distinct, want %d", len(rows), len(seen), nodes*sequences)
+	if uint64(len(seen)) != all || len(rows) != len(seen) {
+		t.Errorf("batches: %d listed, %d distinct, want %d", len(rows), len(seen), all)
 	}
 	for _, table := range []string{store.TableGPUMinute, store.TableNodeMinute, store.TableCommMinute, store.TableFlowMinute, store.TableQuarantine} {
 		if raw, _, err := s.Count(t.Context(), table); err != nil || raw != 0 {

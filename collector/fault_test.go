@@ -44,6 +44,7 @@ func TestBrokerNumbersAnew(t *testing.T) {
 // TestPausedHolder stops a collector in the middle of its work for longer than its lease
 // lives; another takes over; the first wakes and must do no harm.
 func TestPausedHolder(t *testing.T) {
+	t.Parallel()
 	b, _, cfg := newOwnEngine(t, "paused")
 	s := b.store
 	const sequences = 60

@@ -65,6 +65,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // and repeats the range; then the insert arrives, and then the collector goes on. What it may still
 // say (that insert, its next intent, its acks and marks) changes nothing.
 func TestLateInsert(t *testing.T) {
+	t.Parallel()
 	for _, table := range []string{store.TableGPUSamples, store.TableBatches} {
 		t.Run(table, func(t *testing.T) {
 			b, engine, cfg := newOwnEngine(t, "late")
@@ -192,6 +193,7 @@ func quietProxy(u *url.URL) http.Handler {
 // TestMoveToAnotherBroker: hosts move to another broker while batches are under way. Collectors of
 // both write into one store; what was sent to both is there once.
 func TestMoveToAnotherBroker(t *testing.T) {
+	t.Parallel()
 	was := newBench(t)
 	is := newBroker(t)
 	is.store = was.store

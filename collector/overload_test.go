@@ -110,6 +110,7 @@ func until(tb testing.TB, what string, ok func() bool) {
 // TestStoreRefuses: the store answers that it has too many parts, that it lacks memory for so much at once, or nothing
 // at all. The collector waits, longer and longer, cuts what is too large, and stores each row once.
 func TestStoreRefuses(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	m, at := newMoody(t, b.cfg.URL)
 	cfg := b.cfg
@@ -188,6 +189,7 @@ func TestStoreRefuses(t *testing.T) {
 // TestLongOutage: the store is away while a million rows come. The stream fills to its limit and refuses, the sender keeps
 // what is refused, the collector's process keeps a bounded part; then all of it is stored, once.
 func TestLongOutage(t *testing.T) {
+	t.Parallel()
 	rows := 96_000
 	if text := os.Getenv("OUTAGE_ROWS"); text != "" { // make outage
 		var err error

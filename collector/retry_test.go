@@ -158,6 +158,7 @@ func TestRangeCutShort(t *testing.T) {
 // TestKillAmidRetries kills collectors while retries are taken, each sent twice: in the end every
 // batch is there once.
 func TestKillAmidRetries(t *testing.T) {
+	t.Parallel()
 	b, _, cfg := newOwnEngine(t, "retries")
 	const sequences, kills = 60, 5
 	old := b.collector(t, "old", live)

@@ -154,6 +154,7 @@ func (b *bench) watched(tb testing.TB, name string) (c *collector.Collector, ran
 // another takes over. A range that was recorded is repeated as it was, under a higher epoch; in the end each
 // row is there once, each message that was not taken has its reason, and the mark has passed all.
 func TestDieAtEachStep(t *testing.T) {
+	t.Parallel()
 	b, _, cfg := newOwnEngine(t, "steps")
 	cfg.Large, cfg.Nth = true, 1 // one range
 	for i, s := range steps {
@@ -194,6 +195,7 @@ func TestDieAtEachStep(t *testing.T) {
 // TestStopAtStep: a collector is stopped between two steps for longer than its lease lives, another
 // takes over and moves on, the first wakes: its epoch is refused, and it has done no harm.
 func TestStopAtStep(t *testing.T) {
+	t.Parallel()
 	b, _, cfg := newOwnEngine(t, "stops")
 	cfg.Large, cfg.Nth, cfg.Stop = true, 1, true
 	names := []string{"insert gpu_samples", "inserted batches", "advanced"}
@@ -257,6 +259,7 @@ func (b *bench) once(tb testing.TB) {
 // TestStaleEpochStartsAnew: who finds that another has taken the position over moves it no more, takes
 // over anew, and repeats the recorded range.
 func TestStaleEpochStartsAnew(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	first, _ := b.watched(t, "first")
 	paused, resume := make(chan struct{}), make(chan struct{})

@@ -204,11 +204,17 @@ func (o *hoursOptions) hours(ctx context.Context, a *asked, out io.Writer) error
 		return err
 	}
 	var lines []hourLine
+	var failed error
 	for some := range slices.Chunk(nodes, hourNodes) {
 		all, lerr := o.linesOf(ctx, a, some)
 		if lerr != nil {
+			// One host whose hours are too much for the store, as a hostile one can make them, hides no other.
+			all, lerr = o.eachOf(ctx, a, some)
+		}
+		if ctx.Err() != nil || lerr != nil && all == nil && len(some) > 1 { // the store is away
 			return lerr
 		}
+		failed = errors.Join(failed, lerr)
 		for i := range all {
 			l := &all[i]
 			if o.status != nil && !slices.Contains(o.status, l.Status) || o.status == nil && o.node == "" && !o.all && l.well() {
@@ -224,9 +230,24 @@ func (o *hoursOptions) hours(ctx context.Context, a *asked, out io.Writer) error
 				return fmt.Errorf("print: %w", err)
 			}
 		}
-		return nil
+		return failed
 	}
-	return o.printHours(a, lines, out)
+	if failed != nil && len(lines) == 0 {
+		return failed
+	}
+	return errors.Join(o.printHours(a, lines, out), failed)
+}
+
+// eachOf asks for hosts one by one; the error names those that could not be told.
+func (o *hoursOptions) eachOf(ctx context.Context, a *asked, nodes []string) (out []hourLine, err error) {
+	for _, n := range nodes {
+		lines, lerr := o.linesOf(ctx, a, []string{n})
+		if lerr != nil {
+			err = errors.Join(err, fmt.Errorf("host %s: %w", nodeName(n), lerr))
+		}
+		out = append(out, lines...)
+	}
+	return out, err
 }
 
 // linesOf puts together what is known of some hosts' hours, by host and hour.

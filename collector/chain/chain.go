@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/flopwatch/flopwatch/internal/store"
@@ -92,6 +93,9 @@ type Verifier struct {
 	others  []store.Conflict
 	broken  map[uint64]bool // batches with a fault; true: and a signature that holds
 	parts   []part
+	// Of close: the sequences of aside, sorted, and of each of givenUp the index of the widest up to it.
+	asideAt []uint64
+	widest  []int
 }
 
 // part is a stretch of a hole, and what became of it.
@@ -254,7 +258,7 @@ func (v *Verifier) End() error {
 	}
 	v.close()
 	s := v.sum
-	*v = Verifier{Notes: v.Notes, Whole: v.Whole, Each: v.Each, holes: v.holes[:0], givenUp: v.givenUp[:0], parts: v.parts[:0]}
+	*v = Verifier{Notes: v.Notes, Whole: v.Whole, Each: v.Each, holes: v.holes[:0], givenUp: v.givenUp[:0], parts: v.parts[:0], asideAt: v.asideAt[:0], widest: v.widest[:0]}
 	if v.Each == nil {
 		return nil
 	}
@@ -262,9 +266,19 @@ func (v *Verifier) End() error {
 }
 
 // close sorts what the holes are: given up, in quarantine, or missing. It tells of other content,
-// too, as far as the heads reach.
+// too, as far as the heads reach. Senders decide how many holes, gaps and messages in quarantine there are: each is
+// looked at once.
 func (v *Verifier) close() {
 	slices.SortFunc(v.givenUp, func(a, b store.BatchGap) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To)) })
+	v.widest = v.widest[:0]
+	for i := range v.givenUp {
+		v.widest = append(v.widest, v.widestOf(i))
+	}
+	v.asideAt = v.asideAt[:0]
+	for seq := range v.aside {
+		v.asideAt = append(v.asideAt, seq)
+	}
+	slices.Sort(v.asideAt)
 	for _, h := range v.holes {
 		missing := uint64(0)
 		var from, to uint64
@@ -299,18 +313,7 @@ func (v *Verifier) close() {
 				seq = end + 1
 				continue
 			}
-			// Up to where the next thing is known.
-			end := h.to
-			for next := range v.aside {
-				if next > seq {
-					end = min(end, next-1)
-				}
-			}
-			for _, g := range v.givenUp {
-				if g.From > seq {
-					end = min(end, g.From-1)
-				}
-			}
+			end := min(h.to, v.nextKnown(seq)-1)
 			if missing == 0 {
 				from = seq
 			}
@@ -344,12 +347,45 @@ func (v *Verifier) faultBehind(h hole) {
 
 // gapOf finds the widest gap that covers a sequence.
 func (v *Verifier) gapOf(seq uint64) (g store.BatchGap, ok bool) {
-	for _, x := range v.givenUp {
-		if x.From <= seq && seq <= x.To && (!ok || x.To > g.To) {
-			g, ok = x, true
+	i := v.gapBehind(seq)
+	if i == 0 {
+		return g, false
+	}
+	g = v.givenUp[v.widest[i-1]]
+	return g, g.To >= seq
+}
+
+// gapBehind is the index of the first gap that begins behind a sequence.
+func (v *Verifier) gapBehind(seq uint64) int {
+	i, _ := slices.BinarySearchFunc(v.givenUp, seq, func(g store.BatchGap, seq uint64) int {
+		if g.From <= seq {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+// widestOf is the index of the gap that reaches farthest among the first ones up to i.
+func (v *Verifier) widestOf(i int) int {
+	if i > 0 {
+		if w := v.widest[i-1]; v.givenUp[w].To >= v.givenUp[i].To {
+			return w
 		}
 	}
-	return g, ok
+	return i
+}
+
+// nextKnown is the first sequence behind seq that is in quarantine or given up.
+func (v *Verifier) nextKnown(seq uint64) uint64 {
+	next := uint64(math.MaxUint64)
+	if i, _ := slices.BinarySearch(v.asideAt, seq+1); i < len(v.asideAt) {
+		next = v.asideAt[i]
+	}
+	if i := v.gapBehind(seq); i < len(v.givenUp) {
+		next = min(next, v.givenUp[i].From)
+	}
+	return next
 }
 
 func conflictFault(c *store.Conflict) Fault {

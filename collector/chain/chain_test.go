@@ -197,3 +197,39 @@ func TestVerify(t *testing.T) {
 		})
 	}
 }
+
+// TestVerifyManyHoles: a host that makes holes, gaps and messages in quarantine without number costs a look at each, not
+// at each for each.
+func TestVerifyManyHoles(t *testing.T) {
+	const n = 300_000
+	aside := map[uint64][32]byte{}
+	var sum chain.Spool
+	v := chain.Verifier{Whole: true, Each: func(s chain.Spool) error { sum = s; return nil }}
+	var gaps []store.BatchGap
+	for seq := uint64(2); seq < n; seq += 2 { // the even ones are not there
+		switch seq / 2 % 3 {
+		case 0:
+			aside[seq] = [32]byte{}
+		case 1:
+			gaps = append(gaps, store.BatchGap{From: seq, To: seq, Reason: 4}, store.BatchGap{From: seq, To: seq, Reason: 1})
+		}
+	}
+	if err := v.Begin(aside, nil); err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(1); seq <= n; seq += 2 {
+		h := store.HeadRow{BatchKey: store.BatchKey{Cluster: "c", Node: "n", Spool: hex.EncodeToString(spoolID[:]), Sequence: seq}, Digest: digest(seq), AvailableMs: int64(seq)}
+		if seq == n-1 {
+			h.Gaps = gaps
+		}
+		if err := v.Add(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := v.End(); err != nil {
+		t.Fatal(err)
+	}
+	if missing := uint64(n/2-1) - uint64(len(aside)) - uint64(len(gaps)/2); sum.Stored != n/2 || sum.Quarantined != uint64(len(aside)) || sum.GivenUp != uint64(len(gaps)/2) || sum.Missing != missing {
+		t.Errorf("stored %d, in quarantine %d, given up %d, missing %d of %d; %d faults", sum.Stored, sum.Quarantined, sum.GivenUp, sum.Missing, missing, sum.FaultCount)
+	}
+}
