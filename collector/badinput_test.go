@@ -91,6 +91,7 @@ func withTable(tb testing.TB, frame []byte, kind, rows uint64) []byte {
 // TestBadInput sends each kind of bad message between good ones of the same node: it goes to
 // quarantine with its reason, the good ones are stored, and the partition goes on.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.collector(t, "one", live)
 	start(t, c)
@@ -245,6 +246,7 @@ func TestBadInput(t *testing.T) {
 
 // TestReordered: batches in any order, some twice, are stored once each, and the mark closes.
 func TestReordered(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.collector(t, "one", func(cfg *collector.Config) { cfg.MaxMessages = 4 })
 	start(t, c)

@@ -13,6 +13,7 @@ import (
 // TestStanding: the collector that checks chains knows what broke and what stays missing, and one that comes after it
 // does too, though it has checked nothing of it itself.
 func TestStanding(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	then := time.Now().Add(-4 * time.Hour).UnixMilli()
 	send := func(node int, sequence uint64, prev [32]byte) [32]byte {

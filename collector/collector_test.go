@@ -44,6 +44,7 @@ func idle(t *testing.T, c *collector.Collector) {
 }
 
 func TestEveryKindIsStoredOnce(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	const nodes, sequences = 3, 5
 	for s := uint64(1); s <= sequences; s++ {
@@ -149,6 +150,7 @@ func TestEveryKindIsStoredOnce(t *testing.T) {
 }
 
 func TestResendsChangeNothing(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	first := b.collector(t, "one", nil)
 	stop := start(t, first)
@@ -181,6 +183,7 @@ func TestResendsChangeNothing(t *testing.T) {
 }
 
 func TestQuarantine(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	now := time.Now().UnixMilli()
 	shift := func(to int64) func(*wire.Batch) {

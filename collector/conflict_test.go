@@ -12,6 +12,7 @@ import (
 // quarantine once, whoever sends it, how often and as what; what was stored first stays, and
 // repeats of it are repeats.
 func TestConflict(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.collector(t, "one", nil)
 	stop := start(t, c)
@@ -81,6 +82,7 @@ func TestConflict(t *testing.T) {
 
 // TestConflictOfQuarantine: what is in quarantine has its identity, too.
 func TestConflictOfQuarantine(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.collector(t, "one", live) // refuses what states its availability
 	start(t, c)

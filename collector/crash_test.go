@@ -155,7 +155,7 @@ func profile(path string) (stop func()) {
 // TestKill kills the collector, and sometimes the engine, at random moments while batches
 // arrive, some of them twice. At the end the store has each row once.
 func TestKill(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // as most here: they wait more than they work
 	nodes, sequences, kills := 4, uint64(40), 8
 	if os.Getenv("FLOPWATCH_CHAOS") != "" {
 		sequences, kills = 120, 24

@@ -16,6 +16,7 @@ import (
 // TestBrokerNumbersAnew: the broker comes back without its streams. Other batches arrive
 // under sequences that were used before, some known ones come again.
 func TestBrokerNumbersAnew(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.collector(t, "one", nil)
 	start(t, c)

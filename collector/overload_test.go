@@ -307,6 +307,7 @@ func memory(tb testing.TB, pid int, line string) int64 {
 
 // TestLargeMessages: messages of the largest size pass, few at a time, though a range is small.
 func TestLargeMessages(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.collector(t, "one", func(cfg *collector.Config) { cfg.MaxBytes = 1 << 20 })
 	for i := range 12 {
@@ -322,6 +323,7 @@ func TestLargeMessages(t *testing.T) {
 // TestQuarantineIsBounded: a sender fills quarantine up to its limit alone; what the ledger needs stays,
 // without its bytes; the rest is counted. Another is not touched by that, and a restart forgets nothing.
 func TestQuarantineIsBounded(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	limits := func(cfg *collector.Config) {
 		cfg.Quarantine, cfg.MaxMessages = batch.Limits{Messages: 10, Bytes: 4000}, 7

@@ -39,6 +39,7 @@ func (b *bench) again(tb testing.TB, id string, all []store.QuarantineMessage) {
 // only then, and once. A collector that accepts what the former did not stands for one of a
 // newer version.
 func TestRetry(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	const sequences = 3
 	old := b.collector(t, "old", live)
@@ -107,6 +108,7 @@ func TestRetry(t *testing.T) {
 // TestRetryOfNobody: a message whose identity could not be read is recognised by its bytes when it
 // is taken. That a forger's bytes are another's does not clear the forger.
 func TestRetryOfNobody(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.collector(t, "one", nil)
 	start(t, c)
@@ -138,6 +140,7 @@ func TestRetryOfNobody(t *testing.T) {
 // TestRangeCutShort: a collector died between the note in quarantine on impossible values and
 // the row of `batches`. The batch is not taken for one that is handled.
 func TestRangeCutShort(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	w, frame := newFrame(t, 0, 1, func(w *wire.Batch) { w.Tables[0].Column(10).Int[0] = 1 << 40 })
 	row := store.QuarantineRow{Stream: broker.NodeStream(0), StreamSeq: 1, Subject: wire.BatchSubject(w), Reason: "range", BrokerMs: 1,
