@@ -165,6 +165,7 @@ func (d *Detector) readCells(ctx context.Context, q store.RowQuery) ([]storedCel
 	out := make([]storedCells, 0, len(by))
 	for _, c := range by {
 		feature.SortComm(c.comm)
+		feature.SortFlows(c.flows)
 		out = append(out, *c)
 	}
 	return out, nil

@@ -283,26 +283,38 @@ func quiet(silentMs int64) int64 {
 	}
 }
 
+// touch is what batches of a step have to do with one node and minute.
+type touch struct {
+	fresh  bool  // one of them is new for sure
+	asOfMs int64 // what was available by then makes the cells
+}
+
 // apply reduces the cells that the batches touch and puts them into the state. It
 // reports whether there were any.
 //
-// Batches that may have been applied before a restart count only where they change a cell.
+// Batches that may have been applied before a restart count only where they change a cell. What
+// they alone touch is made as of the step that would have applied them: a row that came since
+// and whose batch is not listed yet was not there then, and comes with its batch.
 func (d *Detector) apply(ctx context.Context, f *rawFeed, batches []store.BatchRow, availMs int64) (bool, error) {
-	dirty := map[nodeMinute]bool{} // true: by a batch that is new for sure
+	dirty := map[nodeMinute]touch{}
 	for _, b := range batches {
-		fresh := !f.again[b.BatchKey]
+		t := touch{fresh: !f.again[b.BatchKey], asOfMs: availMs}
+		if !t.fresh {
+			t.asOfMs = min(d.appliedMs(b.AvailableMs), availMs)
+		}
 		for _, m := range b.Minutes {
 			from, to := feature.DirtyMinutes(m * feature.MinuteMs)
 			for minute := from; minute <= to; minute += feature.MinuteMs {
 				k := nodeMinute{b.Node, minute}
-				dirty[k] = dirty[k] || fresh
+				dirty[k] = dirty[k].and(t)
 				for _, target := range b.Targets {
 					k.node = target
-					dirty[k] = dirty[k] || fresh
+					dirty[k] = dirty[k].and(t)
 				}
 			}
 		}
 	}
+	d.asMade(dirty, availMs)
 	var near, far []nodeMinute
 	for k := range dirty { // sorted below
 		if k.minute >= f.nearMs {
@@ -315,7 +327,8 @@ func (d *Detector) apply(ctx context.Context, f *rawFeed, batches []store.BatchR
 	any := false
 	take := func(c cells) {
 		k := nodeMinute{c.node, c.minute}
-		if !dirty[k] && d.st.has(c) {
+		if !dirty[k].fresh && d.st.has(c) {
+			d.pending.again[k] = c // a leader that died may have stored the cell and not what rests on it
 			return
 		}
 		d.putLate(c)
@@ -325,9 +338,46 @@ func (d *Detector) apply(ctx context.Context, f *rawFeed, batches []store.BatchR
 		}
 	}
 	for _, k := range near {
-		take(f.w.reduce(k.node, k.minute, availMs))
+		take(f.w.reduce(k.node, k.minute, dirty[k].asOfMs))
 	}
-	return any, d.reduceFar(ctx, far, availMs, take)
+	return any, d.reduceFar(ctx, far, availMs, func(k nodeMinute) int64 { return dirty[k].asOfMs }, take)
+}
+
+// and is what two batches have to do with the same cells.
+func (t touch) and(o touch) touch {
+	return touch{t.fresh || o.fresh, max(t.asOfMs, o.asOfMs)}
+}
+
+// appliedMs is the availability that the step saw which first saw a batch that came in time.
+func (d *Detector) appliedMs(availableMs int64) int64 {
+	at := feature.MinuteOf(availableMs - d.cfg.WaitMs)
+	if at+d.cfg.WaitMs < availableMs {
+		at += StepMs
+	}
+	return max(at, d.startMs) + d.cfg.WaitMs
+}
+
+// asMade lets no cell lose rows that it was made of: those that came late are in the cells that are
+// held, and in those of the minutes before, on which a cell rests too. Cells that memory let go may
+// hold any.
+func (d *Detector) asMade(dirty map[nodeMinute]touch, availMs int64) {
+	var gpus map[string][]feature.GPUKey // made where there is need: after a restart alone
+	for k, t := range dirty {            // each on its own: the order reaches no output
+		if t.fresh || t.asOfMs >= availMs {
+			continue
+		}
+		if k.minute < d.cutMs {
+			dirty[k] = touch{asOfMs: availMs}
+			continue
+		}
+		if gpus == nil {
+			gpus = map[string][]feature.GPUKey{}
+			for g := range d.st.gpu { // only the latest of them counts
+				gpus[g.Node] = append(gpus[g.Node], g)
+			}
+		}
+		dirty[k] = touch{asOfMs: min(max(t.asOfMs, d.st.madeOf(k, gpus[k.node])), availMs)}
+	}
 }
 
 // factBetween reports whether a stated fact (rental, order, process) changed in (from, to].

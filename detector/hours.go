@@ -48,10 +48,12 @@ func (d *Detector) hourRows(ctx context.Context, startMs, atMs int64, last bool)
 		end = feature.HourOf(atMs) + feature.HourMs
 	}
 	due := map[gpuHour]bool{}
-	for k := range d.pending.cells { // sorted below
-		if hour := feature.HourOf(k.minute); hour+feature.HourMs <= done {
-			for i := range d.pending.cells[k].gpu {
-				due[gpuHour{feature.GPUKey{Node: k.node, GPU: d.pending.cells[k].gpu[i].GPU}, hour}] = true
+	for _, made := range []map[nodeMinute]cells{d.pending.cells, d.pending.again} {
+		for k := range made { // sorted below
+			if hour := feature.HourOf(k.minute); hour+feature.HourMs <= done {
+				for i := range made[k].gpu {
+					due[gpuHour{feature.GPUKey{Node: k.node, GPU: made[k].gpu[i].GPU}, hour}] = true
+				}
 			}
 		}
 	}

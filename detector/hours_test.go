@@ -15,15 +15,17 @@ func TestHoursAreRolledUp(t *testing.T) {
 	one, _ := followed(t)
 	cells := map[gpuHour][]feature.GPUCell{}
 	for _, rows := range one.gpuCells {
-		for _, r := range rows {
-			c := gpuCell(&r)
+		for _, v := range rows {
+			c := gpuCell(&v.row)
 			k := gpuHour{feature.GPUKey{Node: c.Node, GPU: c.GPU}, feature.HourOf(c.MinuteMs)}
 			cells[k] = upsert(cells[k], c, func(x feature.GPUCell) int64 { return x.MinuteMs })
 		}
 	}
 	got := map[gpuHour]store.GPUHourRow{}
-	for _, r := range one.stored.Hour {
-		got[gpuHour{feature.GPUKey{Node: r.Node, GPU: r.GPU}, r.MinuteMs}] = r
+	for _, rows := range one.gpuHours {
+		for _, v := range rows {
+			got[gpuHour{feature.GPUKey{Node: v.row.Node, GPU: v.row.GPU}, v.row.MinuteMs}] = v.row
+		}
 	}
 	if len(cells) == 0 || len(got) != len(cells) {
 		t.Fatalf("%d roll-ups of %d hours", len(got), len(cells))

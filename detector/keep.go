@@ -17,11 +17,12 @@ import (
 // pending is what the block that is being judged will write.
 type pending struct {
 	cells    map[nodeMinute]cells
+	again    map[nodeMinute]cells        // made again after a restart, and found as they are stored
 	findings map[string]store.FindingRow // by finding id, the latest version of the block
 }
 
 func newPending() pending {
-	return pending{cells: map[nodeMinute]cells{}, findings: map[string]store.FindingRow{}}
+	return pending{cells: map[nodeMinute]cells{}, again: map[nodeMinute]cells{}, findings: map[string]store.FindingRow{}}
 }
 
 func (d *Detector) provenance(atMs int64) store.Provenance {

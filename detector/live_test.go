@@ -39,12 +39,17 @@ type liveMemory struct {
 	nodeCells  hours[store.NodeCellRow]
 	commCells  hours[store.CommCellRow]
 	flowCells  hours[store.FlowCellRow]
+	gpuHours   hours[store.GPUHourRow]
 	allRuns    map[string][]store.RunRow
 	allFound   map[string][]store.FindingRow
 	writes     int // so far
 	dieAt      int // the write that is not done any more; 0: none
 	dead       bool
 	refuse     int // so many calls fail
+	// dieWhen says which cells are not written any more; nil: none.
+	dieWhen func(c store.Cells) bool
+	// shownMs says how long after it came into the store a batch's row is seen, where that is not at once.
+	shownMs map[store.BatchKey]int64
 }
 
 // shorten ends a recording early, so that a test is quick.
@@ -90,7 +95,7 @@ func (l *liveMemory) visible(keep func(b store.BatchRow, insertedMs int64) bool)
 	var out []store.BatchRow
 	for _, b := range l.batches {
 		b.InsertedMs = l.insertedMs[b.BatchKey]
-		if b.InsertedMs <= l.nowMs && keep(b, b.InsertedMs) {
+		if b.InsertedMs+l.shownMs[b.BatchKey] <= l.nowMs && keep(b, b.InsertedMs) {
 			out = append(out, b)
 		}
 	}
@@ -132,50 +137,76 @@ func (l *liveMemory) PutPosition(_ context.Context, _ string, p store.PositionRo
 	return nil
 }
 
-func (l *liveMemory) PutCells(ctx context.Context, c store.Cells, p store.Provenance) error {
-	if len(c.Hour) > 0 && !l.dead && l.refuse == 0 {
-		// To die at roll-ups is to die at the write behind them, which counts. A death within the last writes of a recording
-		// gives figures that differ in the fourth digit from those of one life, with roll-ups or without: lives end before that.
-		return l.memory.PutCells(ctx, c, p)
+// PutCells writes table by table, as the store does: a process may die between any two of them.
+func (l *liveMemory) PutCells(_ context.Context, c store.Cells, p store.Provenance) error {
+	if l.dieWhen != nil && l.dieWhen(c) {
+		l.dead = true
+		return errKilled
+	}
+	return errors.Join(
+		putCells(l, &l.gpuCells, c.GPU, p, func(r store.GPUCellRow) (any, int64) { return [3]any{r.Node, r.GPU, r.MinuteMs}, r.MinuteMs }),
+		putCells(l, &l.nodeCells, c.Node, p, func(r store.NodeCellRow) (any, int64) { return [2]any{r.Node, r.MinuteMs}, r.MinuteMs }),
+		putCells(l, &l.commCells, c.Comm, p, func(r store.CommCellRow) (any, int64) {
+			return [6]any{r.Node, r.PID, r.GPU, r.Comm, r.Op, r.MinuteMs}, r.MinuteMs
+		}),
+		putCells(l, &l.flowCells, c.Flow, p, func(r store.FlowCellRow) (any, int64) { return [3]any{r.Node, r.Peer, r.MinuteMs}, r.MinuteMs }),
+		putCells(l, &l.gpuHours, c.Hour, p, func(r store.GPUHourRow) (any, int64) { return [3]any{r.Node, r.GPU, r.MinuteMs}, r.MinuteMs }),
+	)
+}
+
+func putCells[R any](l *liveMemory, to *hours[R], rows []R, p store.Provenance, of func(R) (key any, minuteMs int64)) error {
+	if len(rows) == 0 {
+		return nil
 	}
 	if err := l.write(); err != nil {
 		return err
 	}
-	for _, r := range c.GPU {
-		l.gpuCells.put(r.MinuteMs, [3]any{r.Node, r.GPU, r.MinuteMs}, r)
-	}
-	for _, r := range c.Node {
-		l.nodeCells.put(r.MinuteMs, [2]any{r.Node, r.MinuteMs}, r)
-	}
-	for _, r := range c.Comm {
-		l.commCells.put(r.MinuteMs, [6]any{r.Node, r.PID, r.GPU, r.Comm, r.Op, r.MinuteMs}, r)
-	}
-	for _, r := range c.Flow {
-		l.flowCells.put(r.MinuteMs, [3]any{r.Node, r.Peer, r.MinuteMs}, r)
+	for _, r := range rows {
+		key, minuteMs := of(r)
+		to.put(minuteMs, key, r, p.Version+p.Epoch%60_000) // as the store does
 	}
 	return nil
 }
 
 // hours keeps the latest version of each cell, by hour and key.
-type hours[R any] map[int64]map[any]R
+type hours[R any] map[int64]map[any]version[R]
 
-func (h *hours[R]) put(minuteMs int64, key any, r R) {
+type version[R any] struct {
+	row R
+	at  uint64
+}
+
+func (h *hours[R]) put(minuteMs int64, key any, r R, at uint64) {
 	if *h == nil {
 		*h = hours[R]{}
 	}
 	hour := minuteMs / 3_600_000
 	if (*h)[hour] == nil {
-		(*h)[hour] = map[any]R{}
+		(*h)[hour] = map[any]version[R]{}
 	}
-	(*h)[hour][key] = r
+	if (*h)[hour][key].at <= at { // of one version the later
+		(*h)[hour][key] = version[R]{r, at}
+	}
+}
+
+// all are the cells as text, in order.
+func (h hours[R]) all() []string {
+	var out []string
+	for _, hour := range h {
+		for _, v := range hour { // sorted below
+			out = append(out, fmt.Sprintf("%+v", v.row))
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 func (h hours[R]) in(q store.RowQuery, at func(R) (node string, minuteMs int64)) []R {
 	var out []R
 	for hour := q.FromMs / 3_600_000; hour <= q.ToMs/3_600_000; hour++ {
-		for _, r := range h[hour] { // readers take them in any order
-			if node, ms := at(r); ms >= q.FromMs && ms < q.ToMs && (q.Nodes == nil || slices.Contains(q.Nodes, node)) {
-				out = append(out, r)
+		for _, v := range h[hour] { // readers take them in any order
+			if node, ms := at(v.row); ms >= q.FromMs && ms < q.ToMs && (q.Nodes == nil || slices.Contains(q.Nodes, node)) {
+				out = append(out, v.row)
 			}
 		}
 	}

@@ -227,7 +227,8 @@ const (
 
 // reduceFar makes cells of minutes that lie far back, some nodes and an hour at a time: an agent
 // that was cut off for days brings millions of rows, and memory must hold few of them.
-func (d *Detector) reduceFar(ctx context.Context, keys []nodeMinute, availMs int64, take func(cells)) error {
+// asOf says by when what makes a cell was available, availMs at the latest.
+func (d *Detector) reduceFar(ctx context.Context, keys []nodeMinute, availMs int64, asOf func(nodeMinute) int64, take func(cells)) error {
 	span := func(k nodeMinute) int64 { return feature.MinuteOf(k.minute) / farSpanMs }
 	slices.SortFunc(keys, func(a, b nodeMinute) int { return cmp.Or(cmp.Compare(span(a), span(b)), compareNodeMinute(a, b)) })
 	for len(keys) > 0 {
@@ -252,7 +253,7 @@ func (d *Detector) reduceFar(ctx context.Context, keys []nodeMinute, availMs int
 		}
 		w := newWindow(s)
 		for _, k := range keys[:n] {
-			take(w.reduce(k.node, k.minute, availMs))
+			take(w.reduce(k.node, k.minute, asOf(k)))
 		}
 		keys = keys[n:]
 	}

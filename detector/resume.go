@@ -218,7 +218,7 @@ func (f *Follower) loadState(ctx context.Context, p store.PositionRow, runs []Ru
 	if p.CutMs != 0 {
 		d.st.dropBefore(p.CutMs, membersFrom(runs, p.CutMs))
 	}
-	return d.reduceFar(ctx, newer, p.AvailableMs, d.putLate)
+	return d.reduceFar(ctx, newer, p.AvailableMs, func(nodeMinute) int64 { return p.AvailableMs }, d.putLate)
 }
 
 // membersFrom says from where the GPUs of activities are kept that began before the cut.

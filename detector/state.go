@@ -3,6 +3,7 @@ package detector
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 
@@ -61,6 +62,35 @@ func (s *state) has(c cells) bool {
 	}
 	k := nodeMinute{c.node, c.minute}
 	return (len(c.comm) == 0 || same(s.comm.at[k], c.comm)) && (len(c.flows) == 0 || same(s.flows.at[k], c.flows))
+}
+
+// madeOf is the latest availability of what made the cells of a node's minute, and of the minutes
+// before that a cell looks at. gpus are the node's.
+func (s *state) madeOf(k nodeMinute, gpus []feature.GPUKey) int64 {
+	from, latest := k.minute-feature.WindowMs, int64(math.MinInt64)
+	for _, g := range gpus {
+		latest = max(latest, latestOf(s.gpu[g], from, k.minute, func(c feature.GPUCell) (int64, int64) { return c.MinuteMs, c.AvailableMs }))
+	}
+	latest = max(latest, latestOf(s.host[k.node], from, k.minute, func(c feature.NodeCell) (int64, int64) { return c.MinuteMs, c.AvailableMs }))
+	for _, c := range s.comm.at[k] {
+		latest = max(latest, c.AvailableMs)
+	}
+	for _, c := range s.flows.at[k] {
+		latest = max(latest, c.AvailableMs)
+	}
+	return latest
+}
+
+func latestOf[C any](cells []C, from, to int64, of func(C) (minuteMs, availableMs int64)) int64 {
+	latest := int64(math.MinInt64)
+	for i := sort.Search(len(cells), func(i int) bool { m, _ := of(cells[i]); return m >= from }); i < len(cells); i++ {
+		m, available := of(cells[i])
+		if m > to {
+			break
+		}
+		latest = max(latest, available)
+	}
+	return latest
 }
 
 func cellAt[C any](cells []C, minuteMs int64, minute func(C) int64) (int, bool) {

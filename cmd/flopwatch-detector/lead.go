@@ -120,7 +120,9 @@ func (d *leader) run(ctx context.Context) error {
 // once reaches store and broker, takes the lease and judges until one of them is lost.
 func (d *leader) once(ctx context.Context) (err error) {
 	if d.store == nil {
-		if d.store, err = store.Open(ctx, d.cfg.Store); err != nil {
+		to := d.cfg.Store
+		to.Settled = true // each batch is looked at once
+		if d.store, err = store.Open(ctx, to); err != nil {
 			return err // it names the server
 		}
 	}

@@ -87,6 +87,7 @@ GRANT SELECT ON flopwatch.batches TO flopwatch_detector;
 GRANT SELECT ON flopwatch.gaps TO flopwatch_detector;
 GRANT SELECT ON flopwatch.losses TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.detector_positions TO flopwatch_detector;
+GRANT SELECT(database, absolute_delay, is_readonly, is_session_expired) ON system.replicas TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.evidence_gpu TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.evidence_host TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.features_comm_minute TO flopwatch_detector;

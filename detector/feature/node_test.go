@@ -130,6 +130,12 @@ func TestReduceComm(t *testing.T) {
 		t.Errorf("cells %+v", got)
 	}
 	near(t, "bytes not measured", got[1].Bytes, math.NaN())
+	// The store keeps one cell a process, GPU, communicator and op: what is read back is what was made.
+	early := row(t0, 3, "allreduce", 1)
+	early.NRanks, early.Rank = 0, -1
+	if got := ReduceComm([]Collective{row(t0+9_000, 3, "allreduce", 2), early, row(t0, 3, "allreduce", 1)}, t0); len(got) != 1 || got[0].NRanks != 8 || got[0].Rank != 1 || got[0].Bytes != 4 {
+		t.Errorf("a rank that was not known at first: %+v", got)
+	}
 }
 
 func TestReduceFlows(t *testing.T) {

@@ -7,7 +7,8 @@ import (
 
 // ReduceComm adds up the collective calls of the minute, one cell a process, GPU,
 // communicator and op, sorted by those. rows may be in any order; rows of other minutes
-// are ignored; identical repeats count once, different rows of one key and time add up.
+// are ignored; identical repeats count once, different rows of one key and time add up. Rank and
+// size are no part of the key, as rows may come before they are known: the cell has the known ones.
 func ReduceComm(rows []Collective, minuteMs int64) []CommCell {
 	var kept []Collective
 	for _, r := range rows {
@@ -16,7 +17,7 @@ func ReduceComm(rows []Collective, minuteMs int64) []CommCell {
 		}
 	}
 	slices.SortStableFunc(kept, func(a, b Collective) int {
-		return cmp.Or(compareComm(&a, &b), cmp.Compare(a.TsMs, b.TsMs),
+		return cmp.Or(compareComm(&a, &b), cmp.Compare(a.TsMs, b.TsMs), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.NRanks, b.NRanks),
 			compareFloat(a.Calls, b.Calls), compareFloat(a.Bytes, b.Bytes), cmp.Compare(a.AvailableMs, b.AvailableMs))
 	})
 	var out []CommCell
@@ -24,7 +25,8 @@ func ReduceComm(rows []Collective, minuteMs int64) []CommCell {
 		r := &kept[i]
 		if i > 0 && compareComm(&kept[i-1], r) == 0 {
 			c := &out[len(out)-1]
-			if p := &kept[i-1]; p.TsMs == r.TsMs && compareFloat(p.Calls, r.Calls) == 0 && compareFloat(p.Bytes, r.Bytes) == 0 {
+			c.NRanks, c.Rank = max(c.NRanks, r.NRanks), max(c.Rank, r.Rank)
+			if p := &kept[i-1]; p.TsMs == r.TsMs && p.Rank == r.Rank && p.NRanks == r.NRanks && compareFloat(p.Calls, r.Calls) == 0 && compareFloat(p.Bytes, r.Bytes) == 0 {
 				continue
 			}
 			c.Calls, c.Bytes = plus(c.Calls, r.Calls), plus(c.Bytes, r.Bytes)
@@ -41,7 +43,7 @@ func ReduceComm(rows []Collective, minuteMs int64) []CommCell {
 
 func compareComm(a, b *Collective) int {
 	return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.PID, b.PID), cmp.Compare(a.GPU, b.GPU),
-		cmp.Compare(a.Comm, b.Comm), cmp.Compare(a.Op, b.Op), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.NRanks, b.NRanks))
+		cmp.Compare(a.Comm, b.Comm), cmp.Compare(a.Op, b.Op))
 }
 
 // ReduceFlows adds up the traffic of the minute, one cell a pair, sorted by node and
@@ -82,7 +84,14 @@ func compareFlow(a, b *Flow) int {
 // them.
 func SortComm(cells []CommCell) {
 	slices.SortStableFunc(cells, func(a, b CommCell) int {
-		return compareComm(&Collective{Node: a.Node, PID: a.PID, GPU: a.GPU, Comm: a.Comm, Op: a.Op, NRanks: a.NRanks, Rank: a.Rank},
-			&Collective{Node: b.Node, PID: b.PID, GPU: b.GPU, Comm: b.Comm, Op: b.Op, NRanks: b.NRanks, Rank: b.Rank})
+		return compareComm(&Collective{Node: a.Node, PID: a.PID, GPU: a.GPU, Comm: a.Comm, Op: a.Op},
+			&Collective{Node: b.Node, PID: b.PID, GPU: b.GPU, Comm: b.Comm, Op: b.Op})
+	})
+}
+
+// SortFlows does the same for the cells that ReduceFlows gives.
+func SortFlows(cells []FlowCell) {
+	slices.SortStableFunc(cells, func(a, b FlowCell) int {
+		return compareFlow(&Flow{Node: a.Node, Peer: a.Peer}, &Flow{Node: b.Node, Peer: b.Peer})
 	})
 }

@@ -419,6 +419,10 @@ func (s *Store) FirstData(ctx context.Context, cluster string, fromMs int64) (fi
 }
 
 func (s *Store) batches(ctx context.Context, cluster, where string) ([]BatchRow, error) {
+	if err := s.keepsUp(ctx); err != nil {
+		return nil, fmt.Errorf("read batches: %w", err)
+	}
+	where += s.cfg.came("inserted_at")
 	sql := "SELECT node, spool, sequence, partition, stream, stream_seq, epoch, digest, prev_digest, boot_id, ticks, wire_version, bytes, min_ts_ms, max_ts_ms, minutes, targets, available_ms, toUnixTimestamp64Milli(inserted_at) AS inserted"
 	sql += ", " + strings.Join(BatchKinds[:], "_rows, ") + "_rows"
 	sql += " FROM " + s.table(TableBatches) + " WHERE cluster = " + quote(cluster) + where

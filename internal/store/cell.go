@@ -161,7 +161,18 @@ const cellChunk = 50_000
 // PutCells stores cells under a version; cells of the same key and a lower version go.
 // It may be repeated. Each table is written in inserts of up to 50,000 rows; an error
 // leaves some of them stored.
+//
+// An epoch older than the newest position is ErrStaleEpoch. Of cells of one moment those of the
+// later epoch hold, as moments are whole minutes: a leader that was deposed between the check and
+// the insert, and had read fewer rows, does not put its cells in place of its successor's.
 func (s *Store) PutCells(ctx context.Context, c Cells, p Provenance) error {
+	if len(c.GPU)+len(c.Node)+len(c.Comm)+len(c.Flow)+len(c.Hour) == 0 {
+		return nil
+	}
+	if err := s.checkEpoch(ctx, TablePositions, c.Cluster, p.Epoch); err != nil {
+		return err
+	}
+	p.Version += p.Epoch % 60_000
 	for from := 0; from < len(c.GPU); from += cellChunk {
 		b, err := gpuCellBlock(c.Cluster, c.GPU[from:min(from+cellChunk, len(c.GPU))], p)
 		if err != nil {

@@ -247,3 +247,34 @@ func TestSchemaHasCommentsAndViewsAnswer(t *testing.T) {
 		t.Errorf("coverage has %d rows, %v", n, err)
 	}
 }
+
+// TestCellsOfADeposedLeader: a leader whose successor has taken the position writes no cells, and one
+// that was stopped between the check and the insert does not put its cells in place of later ones.
+func TestCellsOfADeposedLeader(t *testing.T) {
+	s := openStore(t)
+	at := uint64(minute + 600_000)
+	put := func(mean float64, epoch uint64) error {
+		return s.PutCells(t.Context(), store.Cells{Cluster: "c", GPU: []store.GPUCellRow{gpuCell("a", 0, minute, mean)}}, store.Provenance{Version: at, Epoch: epoch})
+	}
+	for _, c := range []struct {
+		mean  float64
+		epoch uint64
+	}{{2, 60_007}, {1, 60_006}} { // the successor's first: no position is taken yet, so the check lets both pass
+		if err := put(c.mean, c.epoch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cells, err := s.GPUCells(t.Context(), store.RowQuery{Cluster: "c", FromMs: minute, ToMs: minute + 60_000})
+	if err != nil || len(cells) != 1 || cells[0].Mean[1] != 2.0/4 {
+		t.Errorf("cells %+v, %v: want those of the later epoch", cells, err)
+	}
+	if err = s.PutPosition(t.Context(), "c", store.PositionRow{Epoch: 60_007, JudgedMs: int64(at)}); err != nil {
+		t.Fatal(err)
+	}
+	if err = put(1, 60_006); !errors.Is(err, store.ErrStaleEpoch) {
+		t.Errorf("cells of the epoch before: %v", err)
+	}
+	if err = put(3, 60_007); err != nil {
+		t.Error(err)
+	}
+}

@@ -375,7 +375,7 @@ func (s *Store) losses(ctx context.Context, a AsOf, nodes []string, latest strin
 func (s *Store) LossesMark(ctx context.Context, cluster string) (string, error) {
 	var mark textColumn
 	var out string
-	sql := "SELECT concat(toString(count()), '/', toString(toUnixTimestamp64Milli(max(noted_at)))) AS mark FROM " + s.table(TableLosses) + " WHERE cluster = " + quote(cluster)
+	sql := "SELECT concat(toString(count()), '/', toString(toUnixTimestamp64Milli(max(noted_at)))) AS mark FROM " + s.table(TableLosses) + " WHERE cluster = " + quote(cluster) + s.cfg.came("noted_at")
 	err := s.native.query(ctx, sql, proto.Results{{Name: "mark", Data: &mark}}, func(rows int) error {
 		for i := range rows {
 			out = mark.at(i)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -33,6 +34,9 @@ type Config struct {
 	Shards string `toml:"shards"`
 	// Timeout bounds one statement. Default 2 minutes.
 	Timeout time.Duration `toml:"timeout"`
+
+	// Settled is for a reader that looks at what came once and never again, the detector: see settled.go.
+	Settled bool `toml:"-"`
 
 	here bool `toml:"-"` // statements go to this server alone, for tests
 }
@@ -126,6 +130,10 @@ func (c Config) settings() map[string]string {
 		set["distributed_product_mode"] = "global" // a subquery over all shards is asked once, not by each shard
 		set["distributed_foreground_insert"] = "1" // stored means stored on the shard
 		set["prefer_localhost_replica"] = "1"
+	}
+	if c.Cluster != "" && c.settled() { // of the servers behind the one that is asked
+		set["max_replica_delay_for_distributed_queries"] = strconv.Itoa(int(maxReplicaDelay.Seconds()))
+		set["fallback_to_stale_replicas_for_distributed_queries"] = "0"
 	}
 	return set
 }

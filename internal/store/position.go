@@ -52,6 +52,9 @@ func (s *Store) PutPosition(ctx context.Context, cluster string, p PositionRow) 
 // Position returns how far the latest detector has judged a cluster. ok is false where none
 // ever did.
 func (s *Store) Position(ctx context.Context, cluster string) (p PositionRow, ok bool, err error) {
+	if err = s.keepsUp(ctx); err != nil {
+		return p, false, fmt.Errorf("read position of the detector: %w", err)
+	}
 	var sel selection
 	epoch, judged, due := new(proto.ColUInt64), new(proto.ColUInt64), new(proto.ColUInt8)
 	sel.add("epoch", "epoch", epoch)
