@@ -19,7 +19,17 @@
 // brings: a silent fleet is judged too. A position is stored after each block; whoever leads
 // next takes the cells, runs and findings as they stood there, and judges the rest again under
 // its own epoch. What an earlier leader said beyond the position is said again, or taken back.
-// Before each write the lease is looked at, and the store refuses an older epoch.
+// Before each write the lease is looked at, and the store refuses an older epoch; of cells of one
+// moment those of the later epoch hold.
+//
+// The same rows give the same verdict, byte for byte, whatever deaths and new leaders lie between. A
+// row counts from when a batch that touches its minute is taken, at the latest its own: rows come
+// into the store before the row of their batch. A leader that begins looks again at the batches of
+// the last five minutes before its position, which the one before may have seen or not, and makes
+// what they touch as of the step that would have taken them; minutes that it finds as they are to
+// be still roll up their hours. On a replicated store the row of a batch is shown a minute after it
+// came, and servers that lag half a minute are not asked (internal/store, settled.go): the wait
+// before a minute is judged is longer than both.
 //
 // Memory holds the minutes of a horizon (35 days, about 0.6 KiB a GPU and minute, at most
 // 2,000,000 unless configured). Activities that go on are kept from their beginning, unless there

@@ -40,6 +40,7 @@ func (f *Follower) resume(ctx context.Context) error {
 			return err
 		}
 	}
+	d.due = true // what was stated or lost while nobody led is in no step of its own
 	runs, err := f.loadRuns(ctx, uint64(p.JudgedMs))
 	if err != nil {
 		return err

@@ -176,7 +176,12 @@ func soon() time.Duration {
 // sample stores a minute of one busy H100, which no inventory lists, and its batch.
 func (s site) sample(t *testing.T, sequence uint64, minuteMs int64) {
 	t.Helper()
-	meta := store.RawMeta{Cluster: cluster, Node: "gpu-1", Spool: "s", Sequence: sequence, Sources: "nvml", AvailableMs: minuteMs + 60_000}
+	s.sampleAt(t, sequence, minuteMs, minuteMs+60_000)
+}
+
+func (s site) sampleAt(t *testing.T, sequence uint64, minuteMs, availableMs int64) {
+	t.Helper()
+	meta := store.RawMeta{Cluster: cluster, Node: "gpu-1", Spool: "s", Sequence: sequence, Sources: "nvml", AvailableMs: availableMs}
 	put := func(table string, rows int, ints map[string][]int64, text map[string]string) {
 		b, err := store.NewRawBlock(table)
 		if err != nil {

@@ -1,8 +1,10 @@
 package flops_test
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -72,38 +74,105 @@ func byHours(ev *feature.Evidence, in flops.Input) (out *feature.Evidence, hours
 // (Over all recordings and tiers it was 0.22 % and 1.04 %.)
 func TestHoursGiveTheSameFLOPs(t *testing.T) {
 	t.Parallel()
-	bounds := map[string]float64{"as recorded": 5e-3, "energy": 0.03}
-	worst, compared, hours := map[string]float64{}, 0, 0
+	c := comparison{activity: 5e-3, watts: 0.03}
 	for _, dir := range testenv.Bundles(t) {
 		samples, acts, start, end := load(t, dir)
-		for tier, bound := range bounds {
-			raw := feature.BuildEvidence(mask(samples, tier), start, end)
-			minutes := feature.BuildEvidence(kept(mask(samples, tier)), start, end)
-			for _, a := range acts {
-				in := flops.Input{Ev: raw, Members: a.members(), Class: a.Kind}
-				want := flops.Measure(in).Estimate(a.Kind).Executed.Best
-				if in.Ev = minutes; want <= 0 {
-					continue
-				}
-				ev, n := byHours(minutes, in)
-				if n == 0 {
-					continue
-				}
-				byMinutes := flops.Measure(in).Estimate(a.Kind).Executed.Best
-				in.Ev = ev
-				got := flops.Measure(in).Estimate(a.Kind).Executed.Best
-				if off := math.Abs(byMinutes/want - 1); off > 1e-4 {
-					t.Errorf("%s, %s, %s: %g from minutes as stored, %g from rows", filepath.Base(dir), tier, a.ID, byMinutes, want)
-				}
-				off := math.Abs(got/want - 1)
-				if worst[tier], compared, hours = max(worst[tier], off), compared+1, hours+n; off > bound {
-					t.Errorf("%s, %s, %s (%s): %g from hours, %g from rows: off by %.2g", filepath.Base(dir), tier, a.ID, a.Kind, got, want, off)
-				}
+		c.compare(t, filepath.Base(dir), samples, acts, start, end)
+	}
+	c.done(t)
+}
+
+// TestHoursThroughGapsAndResets: the same holds where counters began anew. Where hosts were silent within the hours as well,
+// for up to half an hour of each, minutes know what was before and after and an hour spreads it evenly: to 6 %. (It was 4.6 % for an
+// inference of cycles without activity beside them, 3.4 % of watts.) What minutes give is what rows give, gaps or not.
+func TestHoursThroughGapsAndResets(t *testing.T) {
+	t.Parallel()
+	const minute = feature.MinuteMs
+	samples, acts, start, end := load(t, filepath.Join(testenv.Root(t), "deploy", "recordings", "clean-mix"))
+	gaps := func(s feature.Samples, seed uint64) feature.Samples {
+		chance := rand.New(rand.NewPCG(seed, 22))
+		silent := map[string][][2]int64{}
+		for _, n := range s.Nodes {
+			for at := start; at < end; { // a gap every half hour or so
+				at += 15*minute + chance.Int64N(30*minute)
+				long := 1000 + chance.Int64N([]int64{minute, 5 * minute, 30 * minute}[chance.IntN(3)])
+				silent[n.Node] = append(silent[n.Node], [2]int64{at, at + long})
+				at += long
+			}
+		}
+		s.GPU = slices.DeleteFunc(slices.Clone(s.GPU), func(r feature.GPUSample) bool {
+			return slices.ContainsFunc(silent[r.Node], func(g [2]int64) bool { return r.TsMs >= g[0] && r.TsMs < g[1] })
+		})
+		return s
+	}
+	resets := func(s feature.Samples) feature.Samples { // a driver is loaded again in the middle of each hour
+		last := map[feature.GPUKey][3]float64{} // hour, and what the counters began with in it
+		s.GPU = slices.Clone(s.GPU)
+		for i := range s.GPU {
+			g := &s.GPU[i]
+			k, part := feature.GPUKey{Node: g.Node, GPU: g.GPU}, float64((g.TsMs+feature.HourMs/2)/feature.HourMs)
+			if was, ok := last[k]; !ok || was[0] != part {
+				last[k] = [3]float64{part, g.EnergyJ, g.MMACycles}
+			}
+			g.EnergyJ, g.MMACycles = g.EnergyJ-last[k][1], g.MMACycles-last[k][2]
+		}
+		return s
+	}
+	c := comparison{activity: 5e-3, watts: 0.03}
+	c.compare(t, "as it is", samples, acts, start, end)
+	c.compare(t, "counters begin anew", resets(samples), acts, start, end)
+	c.done(t)
+	c = comparison{activity: 0.06, watts: 0.06}
+	for seed := range uint64(3) {
+		c.compare(t, fmt.Sprint("gaps ", seed), gaps(samples, seed), acts, start, end)
+		c.compare(t, fmt.Sprint("gaps and counters ", seed), gaps(resets(samples), seed), acts, start, end)
+	}
+	c.done(t)
+}
+
+// comparison is of estimates from hours with those from minutes and from rows.
+type comparison struct {
+	activity, watts float64 // how far they may lie apart, by what tells
+	worst           map[string]float64
+	compared, hours int
+}
+
+func (c *comparison) compare(t *testing.T, name string, samples feature.Samples, acts []activity, start, end int64) {
+	t.Helper()
+	for tier, bound := range map[string]float64{"as recorded": c.activity, "energy": c.watts} {
+		raw := feature.BuildEvidence(mask(samples, tier), start, end)
+		minutes := feature.BuildEvidence(kept(mask(samples, tier)), start, end)
+		for _, a := range acts {
+			in := flops.Input{Ev: raw, Members: a.members(), Class: a.Kind}
+			want := flops.Measure(in).Estimate(a.Kind).Executed.Best
+			if in.Ev = minutes; want <= 0 {
+				continue
+			}
+			ev, n := byHours(minutes, in)
+			if n == 0 {
+				continue
+			}
+			byMinutes := flops.Measure(in).Estimate(a.Kind).Executed.Best
+			in.Ev = ev
+			got := flops.Measure(in).Estimate(a.Kind).Executed.Best
+			if off := math.Abs(byMinutes/want - 1); off > 1e-4 {
+				t.Errorf("%s, %s, %s: %g from minutes as stored, %g from rows", name, tier, a.ID, byMinutes, want)
+			}
+			off := math.Abs(got/want - 1)
+			if c.worst == nil {
+				c.worst = map[string]float64{}
+			}
+			if c.worst[tier], c.compared, c.hours = max(c.worst[tier], off), c.compared+1, c.hours+n; off > bound {
+				t.Errorf("%s, %s, %s (%s): %g from hours, %g from rows: off by %.2g", name, tier, a.ID, a.Kind, got, want, off)
 			}
 		}
 	}
-	t.Logf("%d estimates over %d GPU-hours; worst %v", compared, hours, worst)
-	if compared == 0 {
+}
+
+func (c *comparison) done(t *testing.T) {
+	t.Helper()
+	t.Logf("%d estimates over %d GPU-hours; worst %v", c.compared, c.hours, c.worst)
+	if c.compared == 0 {
 		t.Error("nothing was compared")
 	}
 }
