@@ -89,10 +89,14 @@ func BenchmarkAudit(b *testing.B) {
 			rows, err := s.TroubledNodes(b.Context(), "c", begin, end)
 			return len(rows), err
 		}, hosts},
-		{"due_hours", func() (int, error) {
+		{"due_hours_at_first", func() (int, error) {
 			rows, err := s.DueHours(b.Context(), "c", 0, end, end, 1000)
 			return len(rows), err
 		}, 1000},
+		{"due_hours_nothing_came", func() (int, error) {
+			rows, err := s.DueHours(b.Context(), "c", time.Now().UnixMilli(), end-30*86_400_000, end, 1000)
+			return len(rows), err
+		}, 0},
 	} {
 		b.Run(q.name, func(b *testing.B) {
 			for b.Loop() {

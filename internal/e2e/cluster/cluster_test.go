@@ -532,7 +532,8 @@ func (s *clusterSite) startHosts() []*clusterHost {
 	for i := range clusterHosts {
 		u := hostUser(i)
 		nc := s.connect(u)
-		js, err := ship.JetStream(nc)
+		// As ship.JetStream, but for the ten seconds after which an ack is given up.
+		js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1<<10), jetstream.WithPublishAsyncTimeout(3*time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}
