@@ -327,6 +327,7 @@ func (d *Detector) apply(ctx context.Context, f *rawFeed, batches []store.BatchR
 	any := false
 	take := func(c cells) {
 		k := nodeMinute{c.node, c.minute}
+		d.st.keepRicher(c)
 		if !dirty[k].fresh && d.st.has(c) {
 			d.pending.again[k] = c // a leader that died may have stored the cell and not what rests on it
 			return

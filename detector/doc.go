@@ -29,7 +29,8 @@
 // what they touch as of the step that would have taken them; minutes that it finds as they are to
 // be still roll up their hours. On a replicated store the row of a batch is shown a minute after it
 // came, and servers that lag half a minute are not asked (internal/store, settled.go): the wait
-// before a minute is judged is longer than both.
+// before a minute is judged is longer than both. Cells in memory of GPUs never give way to ones of fewer
+// rows: raw rows expire, and a batch of a month ago would leave only itself.
 //
 // Memory holds the minutes of a horizon (35 days, about 0.6 KiB a GPU and minute, at most
 // 2,000,000 unless configured). Activities that go on are kept from their beginning, unless there

@@ -84,6 +84,25 @@ func TestLateBeforeTheCut(t *testing.T) {
 	}
 }
 
+// TestLateBehindExpiredRows: a batch that comes when the other rows of its minute have expired does not
+// put a cell of its own rows in place of the one made of all of them.
+func TestLateBehindExpiredRows(t *testing.T) {
+	t.Parallel()
+	minute := base / feature.MinuteMs
+	d := New(Config{}, nil, nil)
+	whole := newWindow(feature.Samples{GPU: []feature.GPUSample{gpuRow("a", base, base, 100), gpuRow("a", base+10_000, base+10_000, 100), gpuRow("a", base+20_000, base+20_000, 100)}})
+	apply(t, d, whole, []store.BatchRow{batch("a", base+20_000, minute)}, base+WaitMs)
+	late := base + 31*dayMs
+	left := newWindow(feature.Samples{GPU: []feature.GPUSample{gpuRow("a", base+30_000, late, 400)}})
+	apply(t, d, left, []store.BatchRow{batch("a", late, minute)}, late+WaitMs)
+	if cells := d.st.gpu[feature.GPUKey{Node: "a"}]; len(cells) != 1 || cells[0].Samples != 3 || cells[0].Mean[feature.PowerW] != 100 {
+		t.Errorf("cells %+v", cells)
+	}
+	if c := d.pending.cells[nodeMinute{"a", base}]; len(c.gpu) != 1 || c.gpu[0].Samples != 3 {
+		t.Errorf("to be stored: %+v", c.gpu)
+	}
+}
+
 // TestReportThatFailsComesLast: one folder that cannot be written holds up no other.
 func TestReportThatFailsComesLast(t *testing.T) {
 	t.Parallel()

@@ -81,6 +81,17 @@ func (s *state) madeOf(k nodeMinute, gpus []feature.GPUKey) int64 {
 	return latest
 }
 
+// keepRicher puts cells that are held in place of those made of fewer rows: rows are never taken back, so the
+// others have expired. A batch of a month ago must not leave of its minutes only what it brings itself.
+func (s *state) keepRicher(c cells) {
+	for i := range c.gpu {
+		held := s.gpu[feature.GPUKey{Node: c.node, GPU: c.gpu[i].GPU}]
+		if at, ok := cellAt(held, c.minute, func(x feature.GPUCell) int64 { return x.MinuteMs }); ok && held[at].Samples > c.gpu[i].Samples {
+			c.gpu[i] = held[at]
+		}
+	}
+}
+
 func latestOf[C any](cells []C, from, to int64, of func(C) (minuteMs, availableMs int64)) int64 {
 	latest := int64(math.MinInt64)
 	for i := sort.Search(len(cells), func(i int) bool { m, _ := of(cells[i]); return m >= from }); i < len(cells); i++ {
