@@ -371,7 +371,6 @@ func keep(ctx context.Context, w *world, dir string, x *Outcome, a answers, chai
 	for name, sql := range map[string]string{
 		"engine-parts.tsv":    "SELECT table, name, active, rows, level, bytes_on_disk, modification_time FROM system.parts WHERE database = 'flopwatch' ORDER BY table, name",
 		"engine-detached.tsv": "SELECT * FROM system.detached_parts",
-		"engine-errors.tsv":   "SELECT name, value, last_error_time, last_error_message FROM system.errors",
 	} {
 		text, aerr := w.ask(ctx, sql)
 		put(name, fmt.Sprintln(text, aerr))

@@ -352,7 +352,7 @@ func TestRolesSuffice(t *testing.T) {
 				t.Errorf("%s: %v", r.Name, err)
 			}
 		}
-		for _, table := range []string{"users", "roles", "grants", "role_grants", "settings_profiles", "row_policies", "parts", "detached_parts", "mutations", "errors"} {
+		for _, table := range []string{"users", "roles", "grants", "role_grants", "settings_profiles", "row_policies", "parts", "detached_parts", "mutations"} {
 			if _, err := s.names(t.Context(), "SELECT toString(count()) FROM system."+table); err != nil {
 				t.Errorf("system.%s: %v", table, err)
 			}

@@ -93,6 +93,7 @@ func attack(t *testing.T, s *embedded.Server) {
 		"CREATE DICTIONARY w.d (s String) PRIMARY KEY s SOURCE(FILE(path 'FILE' format 'LineAsString')) LAYOUT(COMPLEX_KEY_DIRECT()) LIFETIME(0)",
 		"SELECT * FROM sqlite('FILE', 't')", "CREATE DATABASE x ENGINE = SQLite('FILE')", "SELECT * FROM fileCluster('default', 'FILE', 'LineAsString')", "SELECT * FROM executable('cat', LineAsString, 's String', (SELECT 'FILE'))",
 		"SELECT * FROM format(Protobuf, 'x') SETTINGS format_schema = 'FILE:x'", "ATTACH TABLE w.x FROM 'DIR' (s String) ENGINE = MergeTree ORDER BY s", "RESTORE TABLE w.t FROM File('FILE')",
+		"SELECT * FROM {t:Identifier} SETTINGS param_t = 'FILE'", "SELECT file({x:String}) SETTINGS param_x = 'FILE'", "SELECT {f:Identifier}('FILE')", "SELECT * FROM SQLStandardValues('a String DEFAULT file(\\'FILE\\')', 'x')",
 		// Writing files.
 		"SELECT 1 INTO OUTFILE 'OUT'", "SELECT 1 INTO OUTFILE 'OUT' APPEND", "SHOW TABLES INTO OUTFILE 'OUT'", "EXPLAIN SELECT 1 INTO OUTFILE 'OUT'", "SELECT 1 /**/ INTO\tOUTFILE 'OUT' TRUNCATE FORMAT CSV",
 		"INSERT INTO FUNCTION file('OUT', 'CSV', 's String') SELECT 1", "INSERT INTO FUNCTION file('OUT', 'CSV', 's String') VALUES ('x')", "INSERT INTO TABLE FUNCTION file('OUT', 'CSV', 's String') FORMAT CSV\nx\n",

@@ -104,6 +104,10 @@ var grants = []string{
 // internalRole is the front's own: it kills queries, makes snapshots and lets views run as their definers. No request gets it.
 const internalRole = "flopwatch_front"
 
+// othersWords are tables of the engine that hold pieces of others' statements, and so of their data (the last message of each error, for one). This build lets
+// everybody read them, whatever the grants say, so they are taken away at each start, from everybody; with them models, which looks for a program to run.
+var othersWords = []string{"errors", "asynchronous_inserts", "query_cache", "schema_inference_cache", "view_refreshes", "warnings", "models"}
+
 // temporaryTables everybody may have: external tables of a request and those of a session. They end with the connection.
 var temporaryTables = []string{"GRANT CREATE TEMPORARY TABLE ON *.*", "GRANT TABLE ENGINE ON Memory"}
 

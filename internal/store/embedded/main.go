@@ -188,6 +188,12 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("start engine on %s: %w (the engine's own words are on stderr)", o.DataDir, err)
 	}
+	for _, table := range othersWords {
+		if err = anchor.run("DETACH TABLE IF EXISTS system." + table); err != nil {
+			anchor.close()
+			return fmt.Errorf("take away system.%s, which holds what others asked: %w", table, err)
+		}
+	}
 	version, err := anchor.text("SELECT version()")
 	if err != nil {
 		anchor.close()

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -164,6 +165,31 @@ func TestRoles(t *testing.T) {
 	}
 	if got := ask(t, s, "SELECT count() FROM w.raw"); got != "2\n" {
 		t.Errorf("the table has %s rows", got)
+	}
+}
+
+// TestOthersWords: what others asked, and what the engine told them of their data, is in no table of the engine that a reader may read.
+func TestOthersWords(t *testing.T) {
+	t.Parallel()
+	s := roleServer(t, nil)
+	for _, q := range []string{"SELECT toUInt8(secret) FROM w.raw", "SELECT throwIf(secret = 'canary-77', 'canary-77') FROM w.raw", "SELECT count() FROM w.raw WHERE secret = 'canary-77'", "SELECT * FROM w.`canary-77`"} {
+		if _, body := as(t, s, "auditor", nil, q); q != "SELECT count() FROM w.raw WHERE secret = 'canary-77'" && !strings.Contains(body, "canary-77") {
+			t.Errorf("%s: %s", q, body)
+		}
+	}
+	names := ask(t, s, "SELECT name FROM system.tables WHERE database = 'system'")
+	tables := strings.Fields(names)
+	if len(tables) < 50 {
+		t.Errorf("%d tables", len(tables))
+	}
+	fixed := regexp.MustCompile(`^(unicode|documentation|functions|completions|.*settings|dashboards|keywords|time_zones|contributors|licenses|numbers.*|zeros.*|primes|formats|fail_points|events|.*metrics|privileges|collations)$`)
+	for _, table := range append(tables, "errors", "warnings", "models") {
+		if fixed.MatchString(table) {
+			continue
+		}
+		if _, body := as(t, s, "analyst", nil, "SELECT * FROM system.`"+table+"` LIMIT 1000"); strings.Contains(body, "canary-77") {
+			t.Errorf("an analyst reads in system.%s what the auditor was told", table)
+		}
 	}
 }
 
