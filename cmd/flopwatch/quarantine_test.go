@@ -329,6 +329,18 @@ func TestQuarantine(t *testing.T) {
 		t.Errorf("accounting: %s", got)
 	}
 
+	// What a sender beyond its limit sent is counted, and named to people and programs.
+	if err = s.store.Insert(t.Context(), store.TableQuarantineDropped, "", store.DroppedBlock([]store.DroppedRow{
+		{Stream: "FLOPWATCH_0", Seq: 90, LastSeq: 99, Subject: wire.NodeSubject("fleet", "flood"), Reason: "decode", Messages: 7, Size: 700, BrokerMs: time.Now().UnixMilli()}})); err != nil {
+		t.Fatal(err)
+	}
+	if out, err = s.run("quarantine", "ls", "--node", "flood"); err != nil || !strings.Contains(out, "7 messages of flood for reason decode, 700 B, beyond the limit of the day: counted, not kept") {
+		t.Errorf("dropped: %v, %s", err, out)
+	}
+	if out, err = s.run("quarantine", "ls", "--node", "flood", "--json"); err != nil || out != `{"reason":"decode","node":"flood","dropped":7,"bytes":700}`+"\n" {
+		t.Errorf("dropped: %v, %s", err, out)
+	}
+
 	wrong := func(want string, args ...string) {
 		t.Helper()
 		if _, err := s.run(args...); err == nil || !strings.Contains(err.Error(), want) {
