@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"time"
@@ -122,6 +123,12 @@ func loadConfig(path string) (cfg config, digest string, err error) {
 	return cfg, hex.EncodeToString(sum[:]), nil
 }
 
+// minStreamBytes is what a stream must hold: a few usual messages. Tests that fill streams do with little.
+const minStreamBytes = 64 << 10
+
+// maxQuarantine is far beyond what a day brings; a negative number, which TOML lets through, is beyond it.
+const maxQuarantine = 1 << 50
+
 func (c config) validate() error {
 	if c.NATS.URL == "" {
 		return errors.New("nats.url is missing")
@@ -135,8 +142,11 @@ func (c config) validate() error {
 	if c.NATS.LeaseTTL < time.Second || c.NATS.LeaseTTL > 10*time.Minute {
 		return fmt.Errorf("nats.lease_ttl %s: from 1s to 10m", c.NATS.LeaseTTL)
 	}
-	if c.MaxMessages < 0 || c.MaxBytes < 0 || c.Linger < 0 {
-		return errors.New("max_messages, max_bytes and linger cannot be negative")
+	if c.NATS.StreamMaxBytes < minStreamBytes {
+		return fmt.Errorf("nats.stream_max_bytes %d: at least %d, or a stream does not hold a few messages", c.NATS.StreamMaxBytes, minStreamBytes)
+	}
+	if c.MaxMessages < 1 || c.MaxBytes < 1 || c.Linger <= 0 {
+		return errors.New("max_messages, max_bytes and linger: more than 0")
 	}
 	if c.MaxLinger < c.Linger || c.MaxLinger > 5*time.Minute {
 		return fmt.Errorf("max_linger %s: at least linger, and at most 5 minutes, as the detector waits for 10", c.MaxLinger)
@@ -144,8 +154,8 @@ func (c config) validate() error {
 	if c.Parallel < 1 || c.Parallel > 64 {
 		return fmt.Errorf("parallel %d: 1 to 64", c.Parallel)
 	}
-	if c.QuarantineMessages == 0 || c.QuarantineBytes == 0 {
-		return errors.New("quarantine_messages and quarantine_bytes: at least 1")
+	if c.QuarantineMessages < 1 || c.QuarantineMessages > maxQuarantine || c.QuarantineBytes < 1 || c.QuarantineBytes > maxQuarantine {
+		return fmt.Errorf("quarantine_messages and quarantine_bytes: from 1 to %d", uint64(maxQuarantine))
 	}
 	if c.MaxAhead < time.Second || c.MaxBehind < time.Hour {
 		return errors.New("max_ahead is at least a second, max_behind at least an hour")
@@ -155,10 +165,36 @@ func (c config) validate() error {
 			return fmt.Errorf(`metrics.listen %q: an address and a port, such as "127.0.0.1:9470", or "": %w`, c.Metrics.Listen, err)
 		}
 	}
+	if err := new(slog.LevelVar).UnmarshalText([]byte(c.Log.Level)); err != nil {
+		return fmt.Errorf("log.level %q: debug, info, warn or error", c.Log.Level)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		return fmt.Errorf("log.format %q: text or json", c.Log.Format)
+	}
+	if c.Store.Timeout <= 0 {
+		return fmt.Errorf("store.timeout %s: more than 0", c.Store.Timeout)
+	}
 	if err := c.Retention.Validate(); err != nil {
 		return err // it names the setting
 	}
 	return c.Store.Validate() // it names the setting
+}
+
+// files says what is wrong with files that the configuration names, as this user sees them now: no
+// mistake in the configuration, which may be checked before they are there, or elsewhere.
+func (c *config) files() (notes []string) {
+	for _, f := range []struct{ key, path string }{
+		{"store_password_file", c.PasswordFile}, {"nats.creds_file", c.NATS.CredsFile}, {"nats.nkey_file", c.NATS.NKeyFile}, {"nats.token_file", c.NATS.TokenFile},
+		{"nats.root_ca_file", c.NATS.RootCAFile}, {"nats.cert_file", c.NATS.CertFile}, {"nats.key_file", c.NATS.KeyFile},
+	} {
+		if f.path == "" {
+			continue
+		}
+		if _, err := os.ReadFile(f.path); err != nil {
+			notes = append(notes, fmt.Sprintf("%s: %v", f.key, err))
+		}
+	}
+	return notes
 }
 
 // readSecret reads a file that holds nothing but a secret and, perhaps, a line's end.
@@ -168,7 +204,7 @@ func readSecret(path string) (string, error) {
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("read password: %w", err)
+		return "", fmt.Errorf("read store_password_file: %w", err)
 	}
 	return string(bytes.TrimRight(b, "\r\n")), nil
 }

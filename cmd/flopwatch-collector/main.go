@@ -1,7 +1,7 @@
 // Command flopwatch-collector takes batches from NATS JetStream to ClickHouse.
 //
 //	flopwatch-collector -config FILE          run until SIGINT or SIGTERM; SIGHUP changes nothing
-//	flopwatch-collector -config FILE -check   check the file, print its digest, exit
+//	flopwatch-collector -config FILE -check   check the file, print its digest, exit; notes on files that it names go to stderr
 //	flopwatch-collector -print-config         print a configuration with every key, its default and meaning
 //	flopwatch-collector -version
 package main
@@ -42,6 +42,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return daemon.UsageError{Err: err}
 	}
 	if line.Check {
+		for _, note := range cfg.files() {
+			_, _ = fmt.Fprintln(stderr, "note: "+note) // stderr is all there is
+		}
 		return daemon.Print(stdout, digest+"\n")
 	}
 	var level slog.LevelVar

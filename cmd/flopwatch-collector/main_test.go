@@ -44,6 +44,13 @@ func TestConfigIsStrict(t *testing.T) {
 		"partitions": {"[nats]\nurl = \"nats://h\"\npartitions = 3\n[store]\nurl = \"http://h\"\n", "does not divide"},
 		"store":      {"[nats]\nurl = \"nats://h\"\n[store]\nurl = \"ftp://h\"\n", "scheme"},
 		"password":   {good + "password = \"x\"\n", "unknown key store.password"},
+		"nothing":    {"max_messages = 0\n" + good, "max_messages, max_bytes and linger: more than 0"},
+		"no linger":  {"linger = \"0s\"\n" + good, "max_messages, max_bytes and linger: more than 0"},
+		"quarantine": {"quarantine_messages = -1\n" + good, "quarantine_messages and quarantine_bytes: from 1"},
+		"stream":     {"[nats]\nurl = \"nats://h\"\nstream_max_bytes = 10\n[store]\nurl = \"http://h\"\n", "nats.stream_max_bytes 10: at least"},
+		"timeout":    {good + "timeout = \"0s\"\n", "store.timeout 0s: more than 0"},
+		"level":      {good + "[log]\nlevel = \"loud\"\n", "log.level \"loud\": debug, info, warn or error"},
+		"format":     {good + "[log]\nformat = \"xml\"\n", "log.format \"xml\": text or json"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out, errs bytes.Buffer
@@ -55,6 +62,20 @@ func TestConfigIsStrict(t *testing.T) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestCheckNotesFiles: a file that a configuration names and that is not there is told, and is no mistake in it.
+func TestCheckNotesFiles(t *testing.T) {
+	var out, errs bytes.Buffer
+	path := write(t, "store_password_file = \"/nowhere/password\"\n[nats]\nurl = \"nats://h\"\nnkey_file = \"/nowhere/nk\"\n[store]\nurl = \"http://h\"\n")
+	if err := run(t.Context(), []string{"-config", path, "-check"}, &out, &errs); err != nil || len(strings.TrimSpace(out.String())) != 64 {
+		t.Errorf("%v, printed %q", err, out.String())
+	}
+	for _, want := range []string{"note: store_password_file: open /nowhere/password: ", "note: nats.nkey_file: open /nowhere/nk: "} {
+		if !strings.Contains(errs.String(), want) {
+			t.Errorf("stderr lacks %q:\n%s", want, errs.String())
+		}
 	}
 }
 

@@ -55,7 +55,8 @@ quarantine and given up by the host, and what is wrong:
   missing    neither stored, nor in quarantine, nor given up: on its way from a host that was offline, or taken out
 
 --from and --to narrow it to what became available in that time; each chain then begins with the batch before.
-The exit code is 1 if anything is wrong; what is missing alone is no fault yet, and is one with --all.`,
+The exit code is 1 if anything is wrong, or nothing was there to verify; what is missing alone is no fault yet, and is
+one with --all.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.bounds(time.Now()); err != nil {
 				return err
@@ -152,10 +153,25 @@ func (o *chainOptions) verify(ctx context.Context, a *asked, out io.Writer) erro
 	for _, s := range all {
 		wrong += o.wrong(&s)
 	}
+	if len(all) == 0 && wrong == 0 { // a misspelt name must not pass for a chain that holds
+		return o.nothing(a.cluster)
+	}
 	if wrong > 0 {
 		return fmt.Errorf("%s in the chains of cluster %s", plural(wrong, "fault"), a.cluster)
 	}
 	return nil
+}
+
+// nothing says that no batch was there to be verified.
+func (o *chainOptions) nothing(cluster string) error {
+	whose := ""
+	if o.node != "" {
+		whose = " of host " + o.node
+	}
+	if o.fromMs != 0 || o.toMs != 0 {
+		whose += " from that time"
+	}
+	return fmt.Errorf("nothing was verified: no batch%s is stored of cluster %s", whose, cluster)
 }
 
 // nodes is what a question is narrowed to.

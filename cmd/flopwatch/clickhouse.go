@@ -10,6 +10,9 @@ import (
 	"github.com/flopwatch/flopwatch/internal/store/embedded"
 )
 
+// minEngineMemory is less than the engine does anything with.
+const minEngineMemory = 256 << 20
+
 // newClickhouseCommand builds `flopwatch clickhouse`, which people start by hand and `flopwatch up` and `replay` as a child.
 func newClickhouseCommand() *cobra.Command {
 	var o embedded.Options
@@ -30,6 +33,12 @@ refuses statements that reach outside its data directory. Use a real ClickHouse 
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.DataDir == "" {
 				return usageError{Err: fmt.Errorf("--data DIR is required")}
+			}
+			if cmd.Flag("queries").Changed && (o.Queries < 2 || o.Queries > 10_000) {
+				return usageError{Err: fmt.Errorf("--queries %d: from 2 (readers have half of them) to 10000", o.Queries)}
+			}
+			if cmd.Flag("memory-bytes").Changed && o.MemoryBytes < minEngineMemory {
+				return usageError{Err: fmt.Errorf("--memory-bytes %d: at least %d", o.MemoryBytes, minEngineMemory)}
 			}
 			cfg, err := engineConfig(o.DataDir, o.LibPath)
 			if err != nil {

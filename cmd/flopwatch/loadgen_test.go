@@ -150,7 +150,8 @@ func TestSizeCommand(t *testing.T) {
 	if text, perr := run("--page"); err != nil || perr != nil || text != page {
 		t.Errorf("%v, %v", err, perr)
 	}
-	for line, want := range map[string]string{"": "--gpus N is needed", "--gpus -4": "GPUs", "--gpus 5 --rate 0.001": "samples", "--gpus 5 -o xml": "text or json", "--gpus 5 --broker-replicas 2": "1, 3 or 5"} {
+	for line, want := range map[string]string{"": "--gpus N is needed", "--gpus -4": "GPUs", "--gpus 5 --rate 0.001": "samples", "--gpus 5 -o xml": "text or json", "--gpus 5 --broker-replicas 2": "1, 3 or 5",
+		"--gpus 0": "--gpus 0: wanted more than 0", "--gpus 5 --rate 0": "--rate 0: wanted more than 0", "--gpus 5 --raw-days 0": "--raw-days 0: wanted more than 0"} {
 		_, err := run(strings.Fields(line)...)
 		if _, usage := errors.AsType[usageError](err); !usage || !strings.Contains(err.Error(), want) {
 			t.Errorf("size %s: %v, want a usage error with %q", line, err, want)

@@ -107,6 +107,8 @@ func TestUsage(t *testing.T) {
 		code int
 		want []string
 	}{
+		"engine without turns":     {[]string{"clickhouse", "--data", out, "--queries", "0"}, 2, []string{"--queries 0: from 2"}},
+		"engine without memory":    {[]string{"clickhouse", "--data", out, "--memory-bytes", "5"}, 2, []string{"--memory-bytes 5: at least"}},
 		"no recording":             {[]string{"replay"}, 2, []string{"flopwatch replay BUNDLE --out DIR"}},
 		"two recordings":           {[]string{"replay", dir, dir, "--out", out}, 2, []string{"one recording"}},
 		"no out":                   {[]string{"replay", dir}, 2, []string{"--out DIR is required"}},

@@ -146,7 +146,7 @@ func (o *quarantineOptions) groups(ctx context.Context, a *asked, out io.Writer)
 	p := &printer{w: out}
 	if len(groups) == 0 && len(dropped) == 0 {
 		p.line("Nothing of cluster %s is in quarantine%s.", a.cluster, o.narrowed())
-		return p.err
+		return o.elsewhere(ctx, a, 0, p)
 	}
 	var rows []string
 	var messages, size uint64
@@ -162,6 +162,25 @@ func (o *quarantineOptions) groups(ctx context.Context, a *asked, out io.Writer)
 	p.table("reason\thost\tmessages\trows\tsize\tfirst\tlast\tthe last is", rows)
 	for _, d := range dropped {
 		p.line("  and %s of %s for reason %s, %s, beyond the limit of the day: counted, not kept", plural(int(d.Messages), "message"), nodeName(d.Node), d.Reason, byteSize(d.Size))
+	}
+	return o.elsewhere(ctx, a, messages, p)
+}
+
+// elsewhere says that there are messages of other clusters, by their word or their subject: a forger
+// chooses a name that nobody asks for.
+func (o *quarantineOptions) elsewhere(ctx context.Context, a *asked, own uint64, p *printer) error {
+	f := o.filter(a.cluster)
+	f.Cluster, f.ClusterToken = "", ""
+	groups, err := a.store.QuarantineGroups(ctx, f)
+	if err != nil {
+		return err
+	}
+	var all uint64
+	for _, g := range groups {
+		all += g.Messages
+	}
+	if all > own {
+		p.line("Of other clusters, by their own word or subject: %s. v_quarantine names the clusters, --cluster NAME asks for one.", plural(int(all-own), "message"))
 	}
 	return p.err
 }

@@ -36,7 +36,7 @@ func newQuarantineRetryCommand() *cobra.Command {
 		Short: "Send messages of quarantine again, for a collector that can take them now",
 		Long: `Retry publishes messages of quarantine again, byte for byte, on the subject that they came on, and waits for the
 collector, which judges them anew: after it was upgraded (version, decode, size), or its limits were changed. A message
-that is stored already is not stored twice; one that is refused again stays as it is.
+that is stored already is not stored twice; one that is refused again stays, and is listed anew where nothing of it can be read.
 
 What this program itself cannot read, or what lies on another's subject, is not sent, but for --force.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -218,6 +218,7 @@ func (s *sender) send(ctx context.Context, m *store.QuarantineMessage) (retryLin
 	defer func() { m.Bytes = nil }()
 	if !s.o.force {
 		if line.Why, err = unsendable(m); err != nil || line.Why != "" {
+			line.Why += " (--force sends it)"
 			return line, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -30,8 +31,11 @@ ClickHouse, disks and network. It says which figures are assumed, and what was n
 				}
 				return printText(cmd.OutOrStdout(), text)
 			}
-			if f.GPUs == 0 {
+			if !cmd.Flags().Changed("gpus") {
 				return usageError{Err: errors.New("--gpus N is needed")}
+			}
+			if err := noZeroes(cmd); err != nil {
+				return usageError{Err: err}
 			}
 			n, err := sizing.Compute(f)
 			if err != nil {
@@ -56,7 +60,8 @@ ClickHouse, disks and network. It says which figures are assumed, and what was n
 	g.IntVar(&f.GPUsPerHost, "gpus-per-host", 8, "GPUs of a host")
 	g.Float64Var(&f.Hz, "rate", 1, "samples a second")
 	g.IntVar(&f.RawDays, "raw-days", 30, "days that raw rows stay")
-	g.IntVar(&f.CellDays, "cell-days", 730, "days that minutes stay")
+	g.IntVar(&f.CellDays, "cell-days", 800, "days that minutes stay")
+	g.IntVar(&f.Years, "years", 5, "years that the disks are to do: the ledger of batches stays for ever")
 	g.IntVar(&f.StoreReplicas, "store-replicas", 0, "replicas of the store (default: 2, 1 up to 1,000 GPUs)")
 	g.IntVar(&f.BrokerReplicas, "broker-replicas", 0, "replicas of streams (default: 3, 1 up to 1,000 GPUs)")
 	g.Float64Var(&f.OutageHours, "outage-hours", 6, "how long the broker holds what no collector takes")
@@ -66,6 +71,17 @@ ClickHouse, disks and network. It says which figures are assumed, and what was n
 	g.StringVarP(&output, "output", "o", "text", "text or json")
 	g.BoolVar(&page, "page", false, "print the tables of deploy/SIZING.md")
 	return cmd
+}
+
+// noZeroes refuses a number that is given as 0: to the arithmetic that would be its default.
+func noZeroes(cmd *cobra.Command) error {
+	for _, name := range []string{"gpus", "gpus-per-host", "rate", "raw-days", "cell-days", "years", "store-replicas", "broker-replicas", "outage-hours", "cores", "disk-tb", "load"} {
+		g := cmd.Flag(name)
+		if v, err := strconv.ParseFloat(g.Value.String(), 64); g.Changed && err == nil && v == 0 {
+			return fmt.Errorf("--%s %s: wanted more than 0", name, g.Value)
+		}
+	}
+	return nil
 }
 
 func printText(out io.Writer, text string) error {

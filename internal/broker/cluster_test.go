@@ -132,6 +132,7 @@ func TestStartFile(t *testing.T) {
 		"listen: \"127.0.0.1:-1\"":                                                            "no jetstream block",
 		"listen: \"127.0.0.1:-1\"\njetstream {store_dir: js}":                                 "absolute path",
 		"listen: \"127.0.0.1:-1\"\njetstream {store_dir: \"/x\"}\ncluster {name: c, port: 0}": "server_name is missing",
+		"listen: \"127.0.0.1:-1\"\njetstream {store_dir: \"/x\", sync_interval: 2m}":          "jetstream.sync_interval",
 		"listen: {": "Parse error",
 	} {
 		path := filepath.Join(t.TempDir(), "n.conf")

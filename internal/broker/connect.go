@@ -88,7 +88,21 @@ func Connect(cfg ConnectConfig) (*nats.Conn, error) {
 	}
 	nc, err := nats.Connect(cfg.URL, append(opts, cfg.Options...)...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to broker: %w", err)
+		return nil, fmt.Errorf("connect to broker %s: %w", hosts(cfg.URL), err)
 	}
 	return nc, nil
+}
+
+// hosts is a URL without what a token or a password in it would tell.
+func hosts(urls string) string {
+	all := strings.Split(urls, ",")
+	for i, u := range all {
+		u = strings.TrimSpace(u)
+		if at := strings.LastIndexByte(u, '@'); at >= 0 {
+			scheme, _, _ := strings.Cut(u, "://")
+			u = scheme + "://" + u[at+1:]
+		}
+		all[i] = u
+	}
+	return strings.Join(all, ",")
 }

@@ -47,6 +47,7 @@ var (
 	DiskPerSample      = Figure{"disk a sample of a GPU", 21, "B", Measured, "the same, then bytes_on_disk of system.parts by table; values are invented, 28 of them", "2026-11-22"}
 	OtherDiskPerSample = Figure{"disk of the other rows that go with a sample", 17, "B", Measured, "the same; most of it ports of the network", "2026-11-22"}
 	CellBytes          = Figure{"disk a GPU's minute in features", 175, "B", Measured, "flopwatch replay deploy/recordings/clean-mix --data DIR, then system.parts: 7,504 minutes of a GPU at 164 B, with hosts' and communicators'", "2026-11-22"}
+	LedgerBytes        = Figure{"disk a frame in the ledger of batches, which never goes", 175, "B", Measured, "200,000 rows with what agents write, digests and signatures by chance, merged: bytes_on_disk of system.parts", "2026-11-22"}
 	DiskFill           = Figure{"share of a disk that is used, merges need the rest", 0.7, "", Assumed, "", "2026-11-22"}
 
 	DetectorMinutes = Figure{"detector, a day of 100,000 GPUs judged on two cores", 10, "min", Assumed, "the bound of DESIGN.md 6; not measured", "2026-11-22"}
@@ -56,6 +57,6 @@ var (
 func Figures() []Figure {
 	return []Figure{
 		Proven, SealSeconds, RowsPerSample, BytesPerSample, BrokerMicros, BrokerConnection, BrokerConnections, CollectorMicros, InsertBytes,
-		EngineMicros, EngineInsert, QueryShare, DiskPerSample, OtherDiskPerSample, CellBytes, DiskFill, DetectorMinutes,
+		EngineMicros, EngineInsert, QueryShare, DiskPerSample, OtherDiskPerSample, CellBytes, LedgerBytes, DiskFill, DetectorMinutes,
 	}
 }

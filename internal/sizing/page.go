@@ -35,7 +35,7 @@ func Page() (string, error) {
 		}
 		needs = append(needs, n)
 	}
-	b.WriteString("\n## Four fleets\n\nGPUs at 1 Hz, eight a host; raw rows 30 days, minutes two years; the broker holds six hours without a collector; machines of 16 cores\nand 8 TB, at most half of whose processors are used.\n\n| |")
+	b.WriteString("\n## Four fleets\n\nGPUs at 1 Hz, eight a host; raw rows 30 days, minutes 800, five years of the ledger; the broker holds six hours without a collector; machines of 16 cores\nand 8 TB, at most half of whose processors are used.\n\n| |")
 	for _, n := range needs {
 		fmt.Fprintf(&b, " %s GPUs |", group(float64(n.Fleet.GPUs)))
 	}
@@ -77,7 +77,7 @@ func (n *Need) Lines() []Line {
 		{"ClickHouse", fmt.Sprintf("%d (shards) × %d (replicas) = %d machines", n.Shards, f.StoreReplicas, n.StoreMachines)},
 		{"ClickHouse, decided by", n.ShardsBy},
 		{"ClickHouse, cores of a replica of all shards", number(n.EngineCores)},
-		{"disk: raw rows, minutes (one replica)", size(n.RawBytes) + ", " + size(n.CellBytes)},
+		{"disk: raw rows, minutes, ledger (one replica)", size(n.RawBytes) + ", " + size(n.CellBytes) + ", " + size(n.LedgerBytes)},
 		{"disk of a machine", size(n.ShardBytes)},
 		{"disk in all", size(n.StoreBytes)},
 		{"detector", fmt.Sprintf("%s cores; a day again in %s min on two", number(n.DetectorCores), number(n.DetectorMinutes))},
@@ -88,8 +88,8 @@ func (n *Need) Lines() []Line {
 func (n *Need) Text() string {
 	var b strings.Builder
 	f := n.Fleet
-	fmt.Fprintf(&b, "%s GPUs at %s Hz, %d a host; raw rows %d days, minutes %d days; an outage of %s h; machines of %d cores (%s used) and %s TB\n\n",
-		group(float64(f.GPUs)), number(f.Hz), f.GPUsPerHost, f.RawDays, f.CellDays, number(f.OutageHours), f.Cores, number(f.Load), number(f.DiskTB))
+	fmt.Fprintf(&b, "%s GPUs at %s Hz, %d a host; raw rows %d days, minutes %d days, %d years of the ledger; an outage of %s h; machines of %d cores (%s used) and %s TB\n\n",
+		group(float64(f.GPUs)), number(f.Hz), f.GPUsPerHost, f.RawDays, f.CellDays, f.Years, number(f.OutageHours), f.Cores, number(f.Load), number(f.DiskTB))
 	for _, l := range n.Lines() {
 		fmt.Fprintf(&b, "%-46s %s\n", l.Name, l.Value)
 	}

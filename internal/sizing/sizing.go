@@ -18,8 +18,9 @@ type Fleet struct {
 	GPUs        int
 	GPUsPerHost int     // default 8
 	Hz          float64 // samples a second; default 1
-	// RawDays is how long raw rows stay; default 30. CellDays how long minutes do; default 730.
-	RawDays, CellDays int
+	// RawDays is how long raw rows stay; default 30. CellDays how long minutes do; default 800. These are
+	// the store's own defaults. Years is for how long the disks are to do: the ledger of batches stays; default 5.
+	RawDays, CellDays, Years int
 	// Replicas of the store and of the broker's streams; default: 1 each up to 1,000 GPUs, else 2
 	// of the store and 3 of the streams.
 	StoreReplicas, BrokerReplicas int
@@ -46,7 +47,8 @@ func (f Fleet) withDefaults() Fleet {
 	large := f.GPUs > smallFleet
 	def(&f.GPUsPerHost, 8)
 	def(&f.RawDays, 30)
-	def(&f.CellDays, 730)
+	def(&f.CellDays, 800)
+	def(&f.Years, 5)
 	def(&f.StoreReplicas, map[bool]int{false: 1, true: 2}[large])
 	def(&f.BrokerReplicas, map[bool]int{false: 1, true: 3}[large])
 	def(&f.Cores, 16)
@@ -72,6 +74,8 @@ func (f Fleet) Check() error {
 		return errors.New("samples a second: wanted 0.01 to 10")
 	case f.RawDays < 1 || f.RawDays > 3650 || f.CellDays < 1 || f.CellDays > 36_500:
 		return errors.New("retention: wanted 1 to 3650 days of raw rows, 1 to 36500 of minutes")
+	case f.Years < 1 || f.Years > 100:
+		return errors.New("years: wanted 1 to 100")
 	case f.StoreReplicas < 1 || f.StoreReplicas > 5:
 		return errors.New("replicas of the store: wanted 1 to 5")
 	case f.BrokerReplicas != 1 && f.BrokerReplicas != 3 && f.BrokerReplicas != 5:
@@ -112,6 +116,8 @@ type Need struct {
 	StoreMachines   int
 	RawBytes        float64 // of one replica
 	CellBytes       float64
+	LedgerBytes     float64 // after so many years
+	ReplicaBytes    float64 // these three
 	StoreBytes      float64 // of all replicas
 	ShardBytes      float64 // on one machine
 	DetectorCores   float64
@@ -161,15 +167,17 @@ func Compute(f Fleet) (Need, error) {
 	perDay := 86_400.0
 	n.RawBytes = perDay * float64(f.RawDays) * n.SamplesPerS * (DiskPerSample.Value + OtherDiskPerSample.Value)
 	n.CellBytes = perDay / 60 * float64(f.CellDays) * float64(f.GPUs) * CellBytes.Value
-	n.StoreBytes = (n.RawBytes + n.CellBytes) * float64(f.StoreReplicas)
+	n.LedgerBytes = perDay * 365 * float64(f.Years) * n.FramesPerS * LedgerBytes.Value
+	n.ReplicaBytes = n.RawBytes + n.CellBytes + n.LedgerBytes
+	n.StoreBytes = n.ReplicaBytes * float64(f.StoreReplicas)
 	disk := f.DiskTB * 1e12 * DiskFill.Value
-	byCPU, byDisk := math.Ceil(n.EngineCores/capacity), math.Ceil((n.RawBytes+n.CellBytes)/disk)
+	byCPU, byDisk := math.Ceil(n.EngineCores/capacity), math.Ceil(n.ReplicaBytes/disk)
 	n.Shards, n.ShardsBy = int(math.Max(byCPU, byDisk)), "processors"
 	if byDisk > byCPU {
 		n.ShardsBy = "disk"
 	}
 	n.StoreMachines = n.Shards * f.StoreReplicas
-	n.ShardBytes = (n.RawBytes + n.CellBytes) / float64(n.Shards)
+	n.ShardBytes = n.ReplicaBytes / float64(n.Shards)
 
 	n.DetectorMinutes = DetectorMinutes.Value * float64(f.GPUs) / 100_000
 	n.DetectorCores = n.DetectorMinutes * 2 / (24 * 60)

@@ -9,12 +9,13 @@ import (
 
 // TestCompute holds the arithmetic to a calculation by hand.
 func TestCompute(t *testing.T) {
-	n, err := Compute(Fleet{GPUs: 100_000, GPUsPerHost: 4, Hz: 2, RawDays: 10, CellDays: 100, StoreReplicas: 2, BrokerReplicas: 3, OutageHours: 2, Cores: 8, DiskTB: 2, Load: 0.5})
+	n, err := Compute(Fleet{GPUs: 100_000, GPUsPerHost: 4, Hz: 2, RawDays: 10, CellDays: 100, Years: 3, StoreReplicas: 2, BrokerReplicas: 3, OutageHours: 2, Cores: 8, DiskTB: 2, Load: 0.5})
 	if err != nil {
 		t.Fatal(err)
 	}
 	raw := 200_000 * 864_000 * (DiskPerSample.Value + OtherDiskPerSample.Value)
 	cells := 100_000 * 144_000 * CellBytes.Value
+	ledger := 1250 * 86_400 * 365 * 3 * LedgerBytes.Value
 	rows := 200_000 * RowsPerSample.Value
 	engine := (rows*EngineMicros.Value/1e6 + 16*EngineInsert.Value) * (1 + QueryShare.Value)
 	for _, c := range []struct {
@@ -24,8 +25,8 @@ func TestCompute(t *testing.T) {
 		{"hosts", float64(n.Hosts), 25_000}, {"frames", n.FramesPerS, 1250}, {"samples", n.SamplesPerS, 200_000}, {"rows", n.RowsPerS, rows},
 		{"wire", n.WireBytesPerS, 200_000 * BytesPerSample.Value}, {"broker cores", n.BrokerCores, 1250 * BrokerMicros.Value / 1e6 * 3},
 		{"broker disk", n.BrokerDisk * float64(n.BrokerServers), 3 * 7200 * 200_000 * BytesPerSample.Value}, {"collector", n.CollectorCores, rows * CollectorMicros.Value / 1e6},
-		{"raw", n.RawBytes, raw}, {"cells", n.CellBytes, cells}, {"all", n.StoreBytes, 2 * (raw + cells)}, {"engine", n.EngineCores, engine},
-		{"shards", float64(n.Shards), math.Max(math.Ceil(engine/4), math.Ceil((raw+cells)/(2e12*DiskFill.Value)))}, {"machines", float64(n.StoreMachines), 2 * float64(n.Shards)},
+		{"raw", n.RawBytes, raw}, {"cells", n.CellBytes, cells}, {"ledger", n.LedgerBytes, ledger}, {"all", n.StoreBytes, 2 * (raw + cells + ledger)}, {"engine", n.EngineCores, engine},
+		{"shards", float64(n.Shards), math.Max(math.Ceil(engine/4), math.Ceil((raw+cells+ledger)/(2e12*DiskFill.Value)))}, {"machines", float64(n.StoreMachines), 2 * float64(n.Shards)},
 	} {
 		if math.Abs(c.got-c.want) > 1e-6*c.want {
 			t.Errorf("%s: %g, want %g", c.what, c.got, c.want)
@@ -41,7 +42,7 @@ func TestGrows(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Fleet){
-		"gpus": func(f *Fleet) { f.GPUs *= 100 }, "rate": func(f *Fleet) { f.Hz = 10 }, "days": func(f *Fleet) { f.RawDays = 3000 }, "replicas": func(f *Fleet) { f.StoreReplicas = 3 },
+		"gpus": func(f *Fleet) { f.GPUs *= 100 }, "rate": func(f *Fleet) { f.Hz = 10 }, "days": func(f *Fleet) { f.RawDays = 3000 }, "years": func(f *Fleet) { f.Years = 50 }, "replicas": func(f *Fleet) { f.StoreReplicas = 3 },
 	} {
 		f := base
 		change(&f)
@@ -58,7 +59,7 @@ func TestGrows(t *testing.T) {
 // TestCheck: values without sense are refused by name.
 func TestCheck(t *testing.T) {
 	for want, f := range map[string]Fleet{
-		"GPUs": {}, "GPUs of a host": {GPUs: 1, GPUsPerHost: -1}, "samples": {GPUs: 1, Hz: 11}, "retention": {GPUs: 1, RawDays: -1}, "replicas of the store": {GPUs: 1, StoreReplicas: 9},
+		"GPUs": {}, "GPUs of a host": {GPUs: 1, GPUsPerHost: -1}, "samples": {GPUs: 1, Hz: 11}, "retention": {GPUs: 1, RawDays: -1}, "years": {GPUs: 1, Years: 101}, "replicas of the store": {GPUs: 1, StoreReplicas: 9},
 		"replicas of streams": {GPUs: 1, BrokerReplicas: 2}, "outage": {GPUs: 1, OutageHours: -1}, "machine": {GPUs: 1, Cores: -1}, "load": {GPUs: 1, Load: 2}, "samples ": {GPUs: 1, Hz: math.NaN()},
 	} {
 		if _, err := Compute(f); err == nil || !strings.Contains(err.Error(), strings.TrimSpace(want)) {

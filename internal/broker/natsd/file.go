@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/flopwatch/flopwatch/internal/durable"
 )
+
+// maxSyncInterval is far beyond what anybody means: until then an ack is no durability.
+const maxSyncInterval = 24 * time.Hour
 
 // StartFile starts a server as a file in nats-server's own language says: listeners, TLS,
 // accounts, routes to the other servers of a cluster, JetStream and its limits. It does not
@@ -26,6 +30,8 @@ func StartFile(ctx context.Context, path string, lg *slog.Logger) (*Server, erro
 		return nil, fmt.Errorf("broker configuration %s: no jetstream block, and nothing keeps the streams without", path)
 	case !filepath.IsAbs(opts.StoreDir):
 		return nil, fmt.Errorf("broker configuration %s: jetstream.store_dir %q: an absolute path", path, opts.StoreDir)
+	case opts.SyncInterval > maxSyncInterval:
+		return nil, fmt.Errorf("broker configuration %s: jetstream.sync_interval %s: at most %s (in quotes, \"2m\": without them m is a million)", path, opts.SyncInterval, maxSyncInterval)
 	case opts.Cluster.Name != "" && opts.ServerName == "":
 		return nil, fmt.Errorf("broker configuration %s: server_name is missing: each server of a cluster needs one of its own", path)
 	}
@@ -42,18 +48,15 @@ func StartFile(ctx context.Context, path string, lg *slog.Logger) (*Server, erro
 	if err != nil {
 		return nil, fmt.Errorf("start broker in %s: %w", opts.StoreDir, err)
 	}
-	opts.NoSigs, opts.NoLog = true, lg == nil
+	opts.NoSigs = true
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start broker: %w", err), lock.Close())
 	}
-	s := &Server{srv: srv, lock: lock, full: newFullDisk(opts.StoreDir)}
-	if lg != nil {
-		srv.SetLoggerV2(serverLog{lg, s.full}, false, false, false)
-	}
-	srv.Start() // it returns once its own goroutines run
-	if !srv.ReadyForConnections(startTimeout) || !srv.JetStreamEnabled() {
-		return nil, errors.Join(fmt.Errorf("start broker of %s: not ready", path), s.Stop(ctx))
+	s := &Server{srv: srv, lock: lock, full: newFullDisk(opts.StoreDir), fatal: make(chan string, 1)}
+	s.listen(lg)
+	if err = s.start(ctx); err != nil {
+		return nil, fmt.Errorf("start broker of %s: %w", path, err)
 	}
 	return s, nil
 }

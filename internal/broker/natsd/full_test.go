@@ -11,7 +11,7 @@ import (
 // error is none of this. internal/chaos has real disks without room.
 func TestWasFull(t *testing.T) {
 	s := &Server{full: newFullDisk(t.TempDir())}
-	lg := serverLog{slog.New(slog.DiscardHandler), s.full}
+	lg := serverLog{slog.New(slog.DiscardHandler), s.full, s.fatal}
 	lg.Errorf("JetStream failed to store a msg on stream '%s': %s", "A", "file closed")
 	lg.Noticef("no space left on device")
 	select {

@@ -41,10 +41,13 @@ type Server struct {
 	lock  io.Closer
 	token string
 	full  *fullDisk
+	fatal chan string // the first thing that the server could not go on from
 }
 
-// startTimeout bounds how long recovering the streams may take.
-const startTimeout = 60 * time.Second
+const (
+	startTimeout = 60 * time.Second       // bounds how long recovering the streams may take
+	startLook    = 250 * time.Millisecond // how often a start is looked at
+)
 
 // StartServer starts a server on the loopback address. durable.ErrLocked says that another
 // one has the directory. Stop it.
@@ -80,22 +83,47 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		JetStreamMaxStore:  cfg.MaxStoreBytes,
 		SyncInterval:       max(0, cfg.SyncInterval),
 		SyncAlways:         cfg.SyncInterval < 0,
-		NoLog:              cfg.Log == nil,
 		NoSigs:             true,
 	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start broker: %w", err), lock.Close())
 	}
-	s := &Server{srv: srv, lock: lock, token: cfg.Token, full: newFullDisk(cfg.Dir)}
-	if cfg.Log != nil {
-		srv.SetLoggerV2(serverLog{cfg.Log, s.full}, false, false, false)
-	}
-	srv.Start() // it returns once its own goroutines run
-	if !srv.ReadyForConnections(startTimeout) || !srv.JetStreamEnabled() {
-		return nil, errors.Join(errors.New("start broker: not ready"), s.Stop(ctx))
+	s := &Server{srv: srv, lock: lock, token: cfg.Token, full: newFullDisk(cfg.Dir), fatal: make(chan string, 1)}
+	s.listen(cfg.Log)
+	if err = s.start(ctx); err != nil {
+		return nil, fmt.Errorf("start broker in %s: %w", cfg.Dir, err)
 	}
 	return s, nil
+}
+
+// listen hears what the server logs, and hands it on to lg; nil: to nobody.
+func (s *Server) listen(lg *slog.Logger) {
+	if lg == nil {
+		lg = slog.New(slog.DiscardHandler)
+	}
+	s.srv.SetLoggerV2(serverLog{lg, s.full, s.fatal}, false, false, false)
+}
+
+// start waits until the server takes connections. What it cannot go on from, such as a port that is
+// taken, it logs and then waits for ever: that ends the wait.
+func (s *Server) start(ctx context.Context) error {
+	s.srv.Start() // it returns once its own goroutines run
+	why := "not ready within " + startTimeout.String()
+	for end := time.Now().Add(startTimeout); time.Now().Before(end) && ctx.Err() == nil; {
+		if s.srv.ReadyForConnections(startLook) && s.srv.JetStreamEnabled() {
+			return nil
+		}
+		select {
+		case why = <-s.fatal:
+			return errors.Join(errors.New(why), s.Stop(ctx))
+		default:
+		}
+	}
+	if ctx.Err() != nil {
+		why = "told to stop"
+	}
+	return errors.Join(errors.New(why), s.Stop(context.WithoutCancel(ctx)))
 }
 
 // URL is where clients connect; it contains the token: do not log it.
@@ -131,8 +159,9 @@ func (s *Server) Stop(ctx context.Context) error {
 
 // serverLog hands the server's warnings and errors on. Its notices are start-up banners.
 type serverLog struct {
-	lg   *slog.Logger
-	full *fullDisk
+	lg    *slog.Logger
+	full  *fullDisk
+	fatal chan<- string
 }
 
 func (l serverLog) log(level slog.Level, format string, args ...any) {
@@ -146,6 +175,14 @@ func (l serverLog) log(level slog.Level, format string, args ...any) {
 func (l serverLog) Noticef(format string, v ...any) { l.log(slog.LevelDebug, format, v...) }
 func (l serverLog) Warnf(format string, v ...any)   { l.log(slog.LevelWarn, format, v...) }
 func (l serverLog) Errorf(format string, v ...any)  { l.log(slog.LevelError, format, v...) }
-func (l serverLog) Fatalf(format string, v ...any)  { l.log(slog.LevelError, format, v...) }
 func (l serverLog) Debugf(string, ...any)           {}
 func (l serverLog) Tracef(string, ...any)           {}
+
+// Fatalf hears what the server cannot go on from: the first is why it does not start.
+func (l serverLog) Fatalf(format string, v ...any) {
+	l.log(slog.LevelError, format, v...)
+	select {
+	case l.fatal <- fmt.Sprintf(format, v...):
+	default: // the first is kept
+	}
+}
