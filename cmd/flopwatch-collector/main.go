@@ -94,7 +94,9 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if cfg.Migrate {
-		if err = s.Migrate(ctx); err != nil {
+		if err = s.Migrate(ctx); store.Denied(err) {
+			return fmt.Errorf("%w: let a user who may make tables run flopwatch store migrate, and set migrate = false; see deploy/clickhouse/README.md", err)
+		} else if err != nil {
 			return err // it names the migration
 		}
 		changed, rerr := s.Retain(ctx, cfg.Retention)
@@ -103,6 +105,13 @@ func collect(ctx context.Context, cfg config, digest string, lg *slog.Logger) (e
 		}
 		if changed != nil {
 			lg.LogAttrs(ctx, slog.LevelInfo, "retention changed", slog.Any("tables", changed))
+		}
+	}
+	if !cfg.Migrate {
+		if err = s.HasTables(ctx); store.Denied(err) {
+			return err // it says what this user may not read
+		} else if err != nil {
+			return fmt.Errorf("%w: with migrate = false somebody else makes the tables: flopwatch store migrate", err)
 		}
 	}
 	nc, err := broker.Connect(broker.ConnectConfig{

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,6 +77,23 @@ func TestCheckNotesFiles(t *testing.T) {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("stderr lacks %q:\n%s", want, errs.String())
 		}
+	}
+}
+
+// TestNoTables: a collector that may not make tables, or is told not to, says so at its start and what would help.
+func TestNoTables(t *testing.T) {
+	url, user, password := testenv.ClickHouse(t)
+	secret := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(secret, []byte(password+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := write(t, fmt.Sprintf("store_password_file = %q\nmigrate = false\n[nats]\nurl = \"nats://127.0.0.1:1\"\n[store]\nurl = %q\nuser = %q\ndatabase = \"nobody_made_it\"\n[metrics]\nlisten = \"\"\n", secret, url, user))
+	err := run(t.Context(), []string{"-config", path}, io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "nobody_made_it") || !strings.Contains(err.Error(), "flopwatch store migrate") {
+		t.Errorf("no tables: %v", err)
+	}
+	if err = fmt.Errorf("create database x: %w", errors.New("code: 497, (ACCESS_DENIED)")); !store.Denied(err) || store.Denied(nil) {
+		t.Error("a refusal is not told from others")
 	}
 }
 

@@ -47,7 +47,7 @@ func (o *askOptions) register(cmd *cobra.Command) {
 // registerStore adds the flags that say which store is meant.
 func (o *askOptions) registerStore(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&o.data, "data", "", "data directory `DIR` of a running flopwatch up")
+	f.StringVar(&o.data, "data", "", "`DIR` of a running flopwatch up")
 	f.StringVar(&o.clickhouse.URL, "clickhouse", "", "URL of another ClickHouse: http(s)://HOST:PORT or clickhouse://HOST:PORT")
 	f.StringVar(&o.clickhouse.User, "clickhouse-user", "", "user for --clickhouse")
 	f.StringVar(&o.passwordFile, "clickhouse-password-file", "", "file with the password for --clickhouse")

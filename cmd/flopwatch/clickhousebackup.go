@@ -71,7 +71,7 @@ backup. --url names an engine elsewhere, whose administrator signs in with --use
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&data, "data", "", "data directory `DIR` of the engine, or of a flopwatch up")
+	f.StringVar(&data, "data", "", "`DIR` of the engine, or of a flopwatch up")
 	f.StringVar(&lib, "lib", "", "libchdb.so (default: engine/libchdb.so beside this binary)")
 	f.StringVar(&at.URL, "url", "", "address of the engine: http://HOST:PORT")
 	f.StringVar(&at.User, "user", embedded.DefaultUser, "administrator, with --url")

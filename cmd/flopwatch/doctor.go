@@ -51,7 +51,7 @@ on a tree that is not running too. The exit code is 1 if anything failed.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "data directory `DIR` of flopwatch up (required)")
+	cmd.Flags().StringVar(&data, "data", "", "`DIR` of flopwatch up (required)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one line of JSON a check")
 	return cmd
 }

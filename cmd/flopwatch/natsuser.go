@@ -24,7 +24,7 @@ For each host:       flopwatch nats-user key --seed agent.nk
 makes a seed for the host's nkey_file and prints its public key. On the server:
                      flopwatch nats-user add --role node --cluster C --node N --key U...
 which prints what the daemon's configuration needs; then
-                     nats-server --signal reload`,
+                     systemctl reload flopwatch-nats   (nats-server --signal reload)`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

@@ -232,7 +232,7 @@ func TestQuarantine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantParts(t, "ls", out, "6 messages", "available", "past", "version", "subject", "decode", "n1", "n2", "n3", "FLOPWATCH_0/3")
+	wantParts(t, "ls", out, "6 messages", "available", "past", "version", "subject", "decode", "n1", "n2", "n3", "FLOPWATCH_0/3", "Of other clusters, by their own word or subject: 1 message.")
 	if strings.Contains(out, "n9") || strings.ContainsAny(out, "\x1b\u202e") {
 		t.Errorf("ls: %q", out)
 	}

@@ -306,7 +306,13 @@ func Remove(dir string, u User) error {
 	if err := u.check(); err != nil {
 		return fmt.Errorf("remove user: %w", err)
 	}
-	return change(dir, func() error { return os.Remove(filepath.Join(dir, usersDir, u.file())) })
+	return change(dir, func() error {
+		err := os.Remove(filepath.Join(dir, usersDir, u.file()))
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("there is no user %s: %w", strings.TrimSuffix(u.file(), ".user"), err)
+		}
+		return err
+	})
 }
 
 // change alters users.d alone, in a directory that is in order, and puts it together again.
