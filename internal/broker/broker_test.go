@@ -133,4 +133,8 @@ func TestToken(t *testing.T) {
 		nc.Close()
 		t.Error("anybody may connect")
 	}
+	_, err := broker.Connect(broker.ConnectConfig{URL: "nats://secret@127.0.0.1:1, nats://user:secret@127.0.0.2:1"})
+	if err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "nats://127.0.0.1:1,nats://127.0.0.2:1") {
+		t.Errorf("got %v, want the servers' names without what opens them", err)
+	}
 }
