@@ -43,7 +43,7 @@ func TestRecipes(t *testing.T) {
 		// one GPU of n1, one sample now
 		"One GPU's day, every sample": {"1 0.5 0.5 500.032 500.032 60"},
 		// of two GPUs one whole hour and fifty-nine minutes of it seen
-		"An account's month": {dates + " 2 1.9666666666666666 0 0.04 0"},
+		"An account's month": {dates + " 2 1.9666666666666666 0.01 0.04 0"},
 		"Top runs":           {"r2 training 7 8 9", "r1 training 1 2 3"},
 		"Idle while allocated": {
 			"b 2 2 0.04"},
@@ -119,7 +119,7 @@ func knownFleet(ctx context.Context, s *Store, hour int64) error {
 			cell := func(ms, cover int64) GPUCellRow {
 				r := GPUCellRow{Node: node, GPU: g, MinuteMs: ms, Samples: 60, Mean: make([]float64, n), SD: make([]float64, n), CoverMs: make([]int64, n)}
 				for _, k := range []int{0, 4} { // util, sm_active
-					r.Mean[k], r.CoverMs[k] = busy, cover
+					r.Mean[k], r.CoverMs[k] = max(busy, 0.01), cover
 				}
 				r.EnergyJ = CounterRow{FirstMs: ms, LastMs: ms + 59_000, Last: 72_000 * (1 + 10*busy), Delta: 72_000 * (1 + 10*busy)}
 				r.MMACycles = CounterRow{FirstMs: ms, LastMs: ms + 59_000, Last: 1e9 * busy, Delta: 1e9 * busy}
