@@ -95,6 +95,10 @@ func (in *Hour) Check() (store.ChainHour, []store.Loss, error) {
 		losses = append(losses, lost...)
 		out.Verified, out.Unsigned, out.Broken = out.Verified+sum.Verified, out.Unsigned+sum.Unsigned, out.Broken+sum.Broken
 		out.Missing, out.GivenUp, out.Quarantined = out.Missing+sum.Missing, out.GivenUp+sum.GivenUp, out.Quarantined+sum.Quarantined
+		for i := at; i < end; i++ {
+			t := tally(in.before(i, at), &in.Heads[i])
+			out.TicksDue, out.TicksStored, out.TicksMissed = out.TicksDue+t.due, out.TicksStored+t.got, out.TicksMissed+t.late
+		}
 		if sum.LastKey != [wire.KeySize]byte{} {
 			out.NodeKey = sum.LastKey
 		}
@@ -224,6 +228,22 @@ func (f *Fault) text() string {
 	return fmt.Sprintf("spool %.8s, %s: %s: %s", f.Spool, what, f.Kind, f.Detail)
 }
 
+// last is the last head before one that follows none of the hour's; nil: there is none.
+func (in *Hour) last(first *store.HeadRow) *store.HeadRow {
+	if b, ok := in.Before[first.BatchKey]; ok {
+		return &b
+	}
+	return nil
+}
+
+// before is the head before one of a stretch that begins at from.
+func (in *Hour) before(i, from int) *store.HeadRow {
+	if i == from {
+		return in.last(&in.Heads[i])
+	}
+	return &in.Heads[i-1]
+}
+
 // stretch checks heads that follow each other, and what lies before the first.
 func (in *Hour) stretch(heads []store.HeadRow) (Spool, []store.Loss, error) {
 	first := &heads[0]
@@ -232,10 +252,9 @@ func (in *Hour) stretch(heads []store.HeadRow) (Spool, []store.Loss, error) {
 	if err := v.Begin(in.Aside[k], nil); err != nil {
 		return Spool{}, nil, err
 	}
-	var before *store.HeadRow
-	if b, ok := in.Before[first.BatchKey]; ok {
-		before = &b
-		v.Before(b, in.First[k])
+	before := in.last(first)
+	if before != nil {
+		v.Before(*before, in.First[k])
 	}
 	for i := range heads {
 		if err := v.Add(heads[i]); err != nil {

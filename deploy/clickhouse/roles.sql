@@ -134,6 +134,7 @@ ALTER TABLE flopwatch.v_bmc_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwa
 ALTER TABLE flopwatch.v_chain_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_checkpoints MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_findings MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_fleet_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_fleet_now MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_devices MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_events MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -161,6 +162,7 @@ GRANT SELECT ON flopwatch.v_bmc_samples TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_chain_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_checkpoints TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_findings TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_fleet_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_fleet_now TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_devices TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_events TO flopwatch_analyst;

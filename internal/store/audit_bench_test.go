@@ -77,6 +77,14 @@ func BenchmarkAudit(b *testing.B) {
 			rows, err := s.names(b.Context(), "SELECT node FROM audit.v_chain_hours WHERE cluster = 'c' AND status != 'verified'")
 			return len(rows), err
 		}, hosts},
+		{"fleet_hours_all_day", func() (int, error) {
+			rows, err := s.names(b.Context(), fmt.Sprintf("SELECT toString(batches_stored + length(lost_batches)) FROM audit.v_fleet_hours WHERE cluster = 'c' AND hour_ms >= %d", end-86_400_000))
+			return len(rows), err
+		}, hosts * 24},
+		{"fleet_hours_all_month", func() (int, error) {
+			rows, err := s.names(b.Context(), "SELECT toString(sum(batches_stored) + sum(arraySum(mapValues(lost_ticks)))) FROM audit.v_fleet_hours WHERE cluster = 'c' GROUP BY node")
+			return len(rows), err
+		}, hosts},
 		{"losses_all", func() (int, error) {
 			rows, err := s.names(b.Context(), "SELECT toString(sum(ticks)) FROM audit.v_losses WHERE cluster = 'c' GROUP BY node")
 			return len(rows), err

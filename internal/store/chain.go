@@ -117,6 +117,7 @@ type ChainHour struct {
 
 	Batches, Verified, Unsigned, Broken      uint64
 	Missing, GivenUp, Quarantined, Conflicts uint64
+	TicksDue, TicksStored, TicksMissed       int64 // as in v_node_hours
 	NodeKey, HeadsDigest                     [32]byte
 	SeenMs, KnownMs                          int64
 	CheckedMs                                int64 // wall time of the check; not written
@@ -134,6 +135,7 @@ func (s *Store) PutChainHours(ctx context.Context, cluster string, rows []ChainH
 	for i, name := range chainCounts {
 		counts[i] = w.u64(name)
 	}
+	due, stored, missed := nullInts(&w, "ticks_due"), nullInts(&w, "ticks_stored"), nullInts(&w, "ticks_missed")
 	key, heads := column(&w, "node_key", &proto.ColFixedStr{Size: 32}), column(&w, "heads_digest", &proto.ColFixedStr{Size: 32})
 	seen, known := w.int("seen_ms"), w.int("known_ms")
 	for i := range rows {
@@ -147,12 +149,19 @@ func (s *Store) PutChainHours(ctx context.Context, cluster string, rows []ChainH
 		for k, n := range r.counts() {
 			counts[k].Append(*n)
 		}
+		due.Append(proto.NewNullable(r.TicksDue))
+		stored.Append(proto.NewNullable(r.TicksStored))
+		missed.Append(proto.NewNullable(r.TicksMissed))
 		key.Append(r.NodeKey[:])
 		heads.Append(r.HeadsDigest[:])
 		seen.Append(r.SeenMs)
 		known.Append(r.KnownMs)
 	}
 	return s.Insert(ctx, TableChainHours, "", &columnsBlock{in: w.in})
+}
+
+func nullInts(w *writer, name string) *proto.ColNullable[int64] {
+	return column(w, name, proto.NewColNullable[int64](new(proto.ColInt64)))
 }
 
 // chainCounts are the columns of ChainHour.counts.
@@ -223,14 +232,18 @@ func (s *Store) DueHours(ctx context.Context, cluster string, insertedAfterMs, b
 		return "SELECT node, " + hourOf(at) + " AS hour_ms, toUnixTimestamp64Milli(inserted_at) AS at FROM " + s.table(table) +
 			" WHERE cluster = " + quote(cluster) + fmt.Sprintf(" AND inserted_at > fromUnixTimestamp64Milli(toInt64(%d)) AND %s < %d", insertedAfterMs, at, beforeMs) + where
 	}
-	checks := "SELECT node, hour_ms, argMax(seen_ms, checked_at) AS seen, argMax(missing + quarantined, checked_at) AS open, max(checked_at) AS checked FROM " +
-		s.table(TableChainHours) + " WHERE cluster = " + quote(cluster) + " GROUP BY node, hour_ms"
+	arrived := came("available_ms", TableBatches, "") + " UNION ALL " + came("broker_ms", TableQuarantine, " AND reason = 'conflict'")
+	// Checks are kept for ever: each side reads those alone that it can ask about.
+	checks := func(where string) string {
+		return "SELECT node, hour_ms, argMax(seen_ms, checked_at) AS seen, argMax(missing + quarantined, checked_at) AS open, max(checked_at) AS checked FROM " +
+			s.table(TableChainHours) + " WHERE cluster = " + quote(cluster) + where + " GROUP BY node, hour_ms"
+	}
 	sql := "SELECT node, hour_ms, max(n) AS batches FROM (" +
 		"SELECT toString(d.node) AS node, d.hour_ms AS hour_ms, d.n AS n FROM (SELECT node, hour_ms, count() AS n, max(at) AS latest FROM (" +
-		came("available_ms", TableBatches, "") + " UNION ALL " + came("broker_ms", TableQuarantine, " AND reason = 'conflict'") + ") GROUP BY node, hour_ms) AS d" +
-		" LEFT JOIN (" + checks + ") AS c ON d.node = c.node AND d.hour_ms = c.hour_ms WHERE d.latest > c.seen" +
-		" UNION ALL SELECT toString(node), hour_ms, toUInt64(1) FROM (" + checks + ")" +
-		fmt.Sprintf(" WHERE open > 0 AND hour_ms >= %d AND hour_ms < %d AND checked < fromUnixTimestamp64Milli(toInt64(%d))", beforeMs-openDays*24*HourMs, beforeMs, checkedBeforeMs) +
+		arrived + ") GROUP BY node, hour_ms) AS d" +
+		" LEFT JOIN (" + checks(" AND (node, hour_ms) GLOBAL IN (SELECT node, hour_ms FROM ("+arrived+"))") + ") AS c ON d.node = c.node AND d.hour_ms = c.hour_ms WHERE d.latest > c.seen" +
+		" UNION ALL SELECT toString(node), hour_ms, toUInt64(1) FROM (" + checks(fmt.Sprintf(" AND hour_ms >= %d AND hour_ms < %d", beforeMs-openDays*24*HourMs, beforeMs)) + ")" +
+		fmt.Sprintf(" WHERE open > 0 AND checked < fromUnixTimestamp64Milli(toInt64(%d))", checkedBeforeMs) +
 		fmt.Sprintf(") GROUP BY node, hour_ms ORDER BY hour_ms, node LIMIT %d", most)
 	var sel selection
 	node, hour, n := sel.text("node"), sel.int("hour_ms"), new(proto.ColUInt64)
