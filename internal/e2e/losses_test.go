@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -111,8 +113,9 @@ func (l *loser) ship(from uint64, but ...uint64) {
 // up or lost, and batches that were sealed are stored, in quarantine, given up, conflicting or missing.
 // What a check of the chains finds and the view of hours agree.
 func TestLosses(t *testing.T) {
-	url, user, password := testenv.ClickHouse(t)
-	st, err := store.Open(t.Context(), store.Config{URL: url, User: user, Password: password, Database: fmt.Sprintf("losses_%d", os.Getpid())})
+	address, user, password := testenv.ClickHouse(t)
+	cfg := store.Config{URL: address, User: user, Password: password, Database: fmt.Sprintf("losses_%d", os.Getpid())}
+	st, err := store.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,6 +364,26 @@ func TestLosses(t *testing.T) {
 		t.Errorf("killed: %+v", h)
 	}
 
+	// The same by the check's own count, which no question has to read batches for.
+	for name, f := range fleetHours(t, cfg) {
+		h := sums[name]
+		if f.stored != h.Stored || f.due != h.TicksDue || f.ticks != h.Ticks || f.missed != h.TicksMissed {
+			t.Errorf("%s: by the view of the fleet %+v, by that of hosts %+v", name, f, h)
+		}
+		for reason, l := range lost[name] {
+			if f.batches[reason] != l.Batches || f.lost[reason] != l.Ticks {
+				t.Errorf("%s: by the view of the fleet %+v is lost, want %s: %+v", name, f, reason, l)
+			}
+		}
+		if len(f.batches) != len(lost[name]) {
+			t.Errorf("%s: lost %v, want %v", name, f.batches, lost[name])
+		}
+		delete(sums, name)
+	}
+	if len(sums) > 0 {
+		t.Errorf("the view of the fleet lacks %v", sums)
+	}
+
 	// What was missing comes after all, and the next check knows it.
 	missing.ship(3, 5, 6)
 	if err = c.WaitIdle(waiting); err != nil {
@@ -398,4 +421,42 @@ func damage(t *testing.T, dir string) {
 	if err = os.WriteFile(files[0], b, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// fleetHour is a host's row of v_fleet_hours, or the sum of them.
+type fleetHour struct {
+	stored             uint64
+	due, ticks, missed int64
+	batches, lost      map[string]uint64
+}
+
+func fleetHours(t *testing.T, cfg store.Config) map[string]fleetHour {
+	t.Helper()
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := clickhouse.Open(&clickhouse.Options{Addr: []string{u.Host}, Protocol: clickhouse.HTTP, Auth: clickhouse.Auth{Username: cfg.User, Password: cfg.Password, Database: cfg.Database}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	rows, err := conn.Query(t.Context(), "SELECT toString(node), sum(batches_stored), sum(assumeNotNull(ticks_due)), sum(assumeNotNull(ticks_stored)), sum(assumeNotNull(ticks_missed)), sumMap(lost_batches), sumMap(lost_ticks) FROM v_fleet_hours GROUP BY node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	out := map[string]fleetHour{}
+	for rows.Next() {
+		var name string
+		var f fleetHour
+		if err = rows.Scan(&name, &f.stored, &f.due, &f.ticks, &f.missed, &f.batches, &f.lost); err != nil {
+			t.Fatal(err)
+		}
+		out[name] = f
+	}
+	if err = rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
