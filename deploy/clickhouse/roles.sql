@@ -129,6 +129,7 @@ GRANT SELECT ON flopwatch.tcp_samples TO flopwatch_views;
 GRANT SELECT(cluster, node, spool, sequence, rows, reason, broker_ms, subject, size, stream, stream_seq) ON flopwatch.quarantine TO flopwatch_views;
 GRANT SELECT ON flopwatch.quarantine_dropped TO flopwatch_views;
 ALTER TABLE flopwatch.v_account_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_allocations MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_batches MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_bmc_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_chain_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -157,6 +158,7 @@ ALTER TABLE flopwatch.v_tcp_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwa
 
 -- Analyst: the views, and nothing else.
 GRANT SELECT ON flopwatch.v_account_hours TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_allocations TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_batches TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_bmc_samples TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_chain_hours TO flopwatch_analyst;

@@ -42,8 +42,8 @@ func TestRecipes(t *testing.T) {
 		"One GPU's day": {},
 		// one GPU of n1, one sample now
 		"One GPU's day, every sample": {"1 0.5 0.5 500.032 500.032 60"},
-		// of two GPUs one whole hour and fifty-nine minutes of it seen
-		"An account's month": {dates + " 2 1.9666666666666666 0.01 0.04 0"},
+		// of three GPUs one whole hour, of two of them fifty-nine minutes of it seen
+		"An account's month": {dates + " 3 1.9666666666666666 0.01 0.04 0"},
 		"Top runs":           {"r2 training 7 8 9", "r1 training 1 2 3"},
 		"Idle while allocated": {
 			"b 2 2 0.04"},
@@ -145,13 +145,17 @@ func knownFleet(ctx context.Context, s *Store, hour int64) error {
 	if err != nil {
 		return err
 	}
-	for i, a := range []string{"a", "b"} {
+	for i, a := range []string{"a", "b", "b"} {
+		gpus := "0 1"
+		if i == 2 { // nothing ever came of this one
+			gpus, i = "7", 1
+		}
 		// The first word on a rental is not the last: it went on.
 		for version := range uint64(2) {
 			rentals.Begin(RawMeta{Cluster: "c", Spool: "p", Sequence: 1 + version, Sources: "provider", AvailableMs: hour + int64(version)}, 1)
 			rentals.Strings(rentals.Column("account"), []string{a}, []uint32{0}, nil)
 			rentals.Strings(rentals.Column("node"), []string{fmt.Sprint("n", 1+i)}, []uint32{0}, nil)
-			rentals.Strings(rentals.Column("gpu_list"), []string{"0 1"}, []uint32{0}, nil)
+			rentals.Strings(rentals.Column("gpu_list"), []string{gpus}, []uint32{0}, nil)
 			rentals.Ints(rentals.Column("start_ms"), []int64{hour + int64(i)*3_600_000}, nil)
 			if version == 0 {
 				rentals.Ints(rentals.Column("end_ms"), []int64{hour + 1}, nil)
