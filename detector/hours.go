@@ -17,7 +17,7 @@ type gpuHour struct {
 	hourMs int64
 }
 
-// flushHours writes the roll-ups of hours that were judged to their end by atMs, and anew those of earlier hours of which
+// flushHours writes the roll-ups, which are for views and are not judged from, of hours that were judged to their end by atMs, and anew those of earlier hours of which
 // the block made cells. It comes after the cells: what it needs of hours that memory has let go is read back. What is cut
 // short is done again, as the position still stands before the hour then.
 func (d *Detector) flushHours(ctx context.Context, startMs, atMs int64, last bool) error {

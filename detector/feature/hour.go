@@ -8,7 +8,8 @@ import (
 // HourMs is the width of a roll-up in milliseconds.
 const HourMs = 60 * MinuteMs
 
-// HourCell is one GPU in one hour, made of its minute cells. MinuteMs is the start of the hour, AvailableMs the
+// HourCell is one GPU in one hour, made of its minute cells, for views and for those who ask when the minutes have expired: no
+// stage of the detector judges from it. MinuteMs is the start of the hour, AvailableMs the
 // latest of the cells', Samples their sum. Means are weighted by what they rest on; a deviation holds both those
 // within the minutes and those between them; a counter runs from its first reading of the hour to its last.
 type HourCell struct {
@@ -100,7 +101,7 @@ func bridge(c, next Counter) Counter {
 
 // Cells spreads the roll-up over the minutes that it was made of: each has the hour's means and deviations and
 // its part of the counters' increments, evenly over their time. Sums over the hour are those of the hour; what
-// differed between its minutes is lost.
+// differed between its minutes is lost. It shows that the roll-up holds what estimates need: tests compare them.
 func (h *HourCell) Cells() []GPUCell {
 	n := int64(bits.OnesCount64(h.Presence))
 	if n == 0 {

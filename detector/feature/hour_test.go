@@ -39,7 +39,7 @@ func randomHour(r *rand.Rand) []GPUCell {
 	return out
 }
 
-// TestHourIsItsMinutes: what later stages add up over an hour is the same from its roll-up as from its minutes, and the
+// TestHourIsItsMinutes: what later stages add up over an hour of minutes is the same from its roll-up as from its minutes, and the
 // same again from the minutes that it is spread over.
 func TestHourIsItsMinutes(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))

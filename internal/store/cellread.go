@@ -45,7 +45,7 @@ func (s *Store) GPUCells(ctx context.Context, q RowQuery) ([]GPUCellRow, error) 
 	return out, err
 }
 
-// GPUHours does the same for roll-ups of hours that start in [FromMs, ToMs).
+// GPUHours does the same for roll-ups of hours that start in [FromMs, ToMs). Views read these in SQL; here it is tests that do.
 func (s *Store) GPUHours(ctx context.Context, q RowQuery) ([]GPUHourRow, error) {
 	var out []GPUHourRow
 	presence := new(proto.ColUInt64)
