@@ -144,16 +144,22 @@ soak-agent: binaries stub ## MINUTES (30) of the agent with faults on fake GPUs:
 	$(GO) run ./internal/benchagent soak -minutes $(MINUTES) -out $(OUT)
 
 # Faults on a small fleet of real processes: their number, and that of the first. ONLY="kill": kinds
-# that begin so.
+# that begin so. PICK="3:kill broker,17:partition": these, by number and kind. LIST=1: says which, makes none.
 FAULTS ?= 200
 SEED ?= 1
 ONLY ?=
+PICK ?=
+LIST ?=
+AGENTS ?= 3
+ROUND ?= 25
 WORLDS ?= 3
+APART ?=
+CHAOS_MINUTES ?= 45
 
 .PHONY: chaos
-chaos: binaries engine stub ## FAULTS (200) faults from SEED (1) on: is everything stored once? (root: partitions and full disks too)
+chaos: binaries engine stub ## FAULTS (200) faults from SEED (1) on, CHAOS_MINUTES (45) at most: is everything stored once? (root: partitions and full disks too)
 	$(GO) build -o .cache/chaos ./internal/chaos/cmd
-	.cache/chaos -faults $(FAULTS) -seed $(SEED) -only "$(ONLY)" -worlds $(WORLDS) -out $(OUT)/chaos
+	.cache/chaos -faults $(FAULTS) -seed $(SEED) -only "$(ONLY)" -pick "$(PICK)" -agents $(AGENTS) -round $(ROUND) -worlds $(WORLDS) -minutes $(CHAOS_MINUTES) $(if $(APART),-apart=$(APART)) $(if $(LIST),-list) -out $(OUT)/chaos
 
 .PHONY: ceiling
 ceiling: binaries engine ## how many GPUs this machine's broker, engine and collector bear: a simulated fleet that grows (10 to 20 minutes)

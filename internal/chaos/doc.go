@@ -10,12 +10,25 @@
 // them works inside. Without root there are no namespaces and no sizes, and the faults that need
 // them are left out.
 //
-//	make chaos                     200 faults, three worlds at a time
-//	make chaos SEED=17 FAULTS=1    fault 17 alone, in a new world
+//	make chaos                              200 faults, three worlds at a time
+//	make chaos SEED=17 FAULTS=1             fault 17 alone, in a new world
+//	make chaos ONLY="clock"                 of kinds that begin so (other faults than without)
+//	make chaos PICK="3:kill broker,9:stall" these, by number and kind
+//	make chaos LIST=1                       says which there would be
 //
-// All of a fault comes from its own number, but for the moment at which it meets the others' work,
-// which is the machine's. After each fault the world goes on; every 25 faults, and behind a failure,
-// a new one begins. `make test` has seven faults of fixed kinds.
+// A fault, with its kind, victim, lengths and how often, is drawn from its number, from ONLY or the
+// kind it is picked by, from AGENTS (3) and from APART (root or not), and from nothing else:
+// WORLDS, ROUND and where the numbers begin change none (TestDraw). What a failure prints has
+// all of that (TestAgain). Not from its number comes the moment at which it meets the others' work,
+// which is the machine's; so a failure may take several tries, or what went before it, which is
+// printed too. After each fault the world goes on; every 25 faults, and behind a failure, a new one
+// begins. A run ends after CHAOS_MINUTES (45) at the latest, whatever is left counts as not survived;
+// each wait of a fault is bounded by three minutes.
+//
+// At its end a run appends to OUT/chaos/summary.md what it was of, each kind with how many were
+// survived, where what was taken went, and commit, machine and load; what is left of a failure is
+// beside it. `make test` has one fault of each kind but the stall, from seeds in chaos_test.go: as
+// root in two minutes; what only root can make is told as skipped.
 //
 // # Faults
 //
@@ -32,7 +45,7 @@
 //   - forged messages: noise, frames cut short, with a bit changed, on another node's subject
 //   - messages again, up to 220 at once, in another order, under their id, another or none, also while
 //     collectors stand still, so that a range has both
-//   - inserts refused by a limit of parts
+//   - inserts refused by a limit of parts, also while the engine's disk is full
 //   - a fourth of all: two of these at once
 //
 // # Verdict

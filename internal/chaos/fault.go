@@ -27,6 +27,8 @@ type fault struct {
 	// again is called every now and then while it holds; nil: nothing is.
 	again func(ctx context.Context) error
 	end   func(ctx context.Context) error
+	// last ends behind what it is combined with.
+	last bool
 	// after is called once the system is at rest again; nil: nothing is.
 	after func(ctx context.Context) error
 }
@@ -147,7 +149,7 @@ func killAll(w *world, _ *excused, r *rand.Rand) *fault {
 	down := map[*process]time.Duration{}
 	for _, p := range all {
 		down[p] = some(r, 0, 4*time.Second)
-		names = append(names, p.name+" for "+down[p].Round(100*time.Millisecond).String())
+		names = append(names, p.name+" for "+down[p].String())
 	}
 	return &fault{what: "kill -9 at once: " + strings.Join(names, ", "), end: nothing, begin: func(context.Context) error {
 		var err error
@@ -371,7 +373,7 @@ func corrupt(w *world, e *excused, r *rand.Rand) *fault {
 	name := node(r.IntN(w.o.Agents))
 	p := w.agents[slices.Index(w.nodes(), name)]
 	n, restart, at := 1+r.IntN(2), r.IntN(2) == 0, r.Float64()
-	f := &fault{hold: 0, what: fmt.Sprintf("bytes of %d frames of %s flipped on disk, at %.2f of each, restart %v", n, name, at, restart)}
+	f := &fault{hold: 0, what: fmt.Sprintf("bytes of %d frames of %s flipped on disk, at %.3f of each, restart %v", n, name, at, restart)}
 	f.begin = func(ctx context.Context) error {
 		for _, rule := range [][2]string{{name, "broker"}, {"broker", name}} {
 			if err := w.net.part(ctx, rule[0], rule[1], "blackhole"); err != nil {
@@ -421,27 +423,36 @@ func corrupt(w *world, e *excused, r *rand.Rand) *fault {
 
 // intruder publishes what is no batch of the node whose subject it is on.
 func intruder(w *world, e *excused, r *rand.Rand) *fault {
-	n := 2 + r.IntN(5)
-	f := &fault{what: fmt.Sprintf("%d forged messages", n), end: nothing}
+	shapes := []string{"another's", "cut", "a bit flipped", "noise"}
+	type forged struct{ node, shape, size int }
+	var all []forged
+	var words []string
+	for range 2 + r.IntN(5) {
+		x := forged{r.IntN(w.o.Agents), r.IntN(len(shapes)), 1 + r.IntN(3000)}
+		all, words = append(all, x), append(words, fmt.Sprintf("%s as %s (%d)", shapes[x.shape], node(x.node), x.size))
+	}
+	seed := r.Uint64()
+	f := &fault{what: fmt.Sprintf("%d forged messages: %s", len(all), strings.Join(words, ", ")), end: nothing}
 	f.begin = func(ctx context.Context) error {
+		r := rand.New(rand.NewPCG(seed, 6)) // for what depends on the messages there are
 		recent := w.tap.recent(40)
-		for i := range n {
-			name := node(r.IntN(w.o.Agents))
+		for i, x := range all {
+			name := node(x.node)
 			subject := fmt.Sprintf("flopwatch.v1.%d.%s.%s", wire.Partition(name, wire.Partitions), cluster, name)
-			data, must := make([]byte, 1+r.IntN(3000)), true
+			data, must := make([]byte, x.size), true
 			for j := range data {
 				data[j] = byte(r.Uint32())
 			}
 			if len(recent) > 0 {
 				m := recent[r.IntN(len(recent))]
-				switch r.IntN(4) {
+				switch x.shape {
 				case 0: // on another's subject
 					if m.Subject != subject {
 						data = m.Data
 					}
-				case 1: // cut
+				case 1:
 					subject, data, must = m.Subject, m.Data[:r.IntN(len(m.Data))], false
-				case 2: // a bit is another
+				case 2:
 					subject, data, must = m.Subject, slices.Clone(m.Data), false
 					data[r.IntN(len(data))] ^= 1 << r.IntN(8)
 				}
@@ -463,7 +474,7 @@ func intruder(w *world, e *excused, r *rand.Rand) *fault {
 func replay(w *world, _ *excused, r *rand.Rand) *fault {
 	n, held := 20+r.IntN(200), r.IntN(2) == 0
 	f := &fault{what: fmt.Sprintf("the last %d messages again, out of order", n), hold: some(r, 0, time.Second)}
-	if held {
+	if f.what += ", held for " + f.hold.String(); held {
 		f.what += ", while collectors are stopped"
 	}
 	seed := r.Uint64()
@@ -534,11 +545,16 @@ func stall(w *world, e *excused, r *rand.Rand) *fault {
 func partLimit(w *world, _ *excused, r *rand.Rand) *fault {
 	list := []string{"gpu_samples", "batches", "host_samples", "instrument_status"}
 	table := list[r.IntN(len(list))]
-	f := &fault{hold: some(r, 2*time.Second, 8*time.Second)}
+	f := &fault{hold: some(r, 2*time.Second, 8*time.Second), last: true} // on a full disk no setting is taken back
 	f.what = fmt.Sprintf("parts_to_throw_insert = 1 of %s for %s", table, f.hold)
 	f.begin = func(ctx context.Context) error {
 		return until(ctx, 20*time.Second, "limit parts", func() error {
-			return w.tell(ctx, "ALTER TABLE flopwatch."+table+" MODIFY SETTING parts_to_throw_insert = 1, parts_to_delay_insert = 1, max_parts_in_total = 1")
+			err := w.tell(ctx, "ALTER TABLE flopwatch."+table+" MODIFY SETTING parts_to_throw_insert = 1, parts_to_delay_insert = 1, max_parts_in_total = 1")
+			if err != nil && strings.Contains(err.Error(), "NOT_ENOUGH_SPACE") { // as it must on the full disk of another fault
+				w.note("part limit: refused for want of room")
+				return nil
+			}
+			return err
 		})
 	}
 	f.end = func(ctx context.Context) error {
@@ -570,7 +586,12 @@ func combine(a, b *fault, r *rand.Rand) *fault {
 		}
 		return nil
 	}
-	f.end = func(ctx context.Context) error { return errors.Join(b.end(ctx), a.end(ctx)) }
+	f.end = func(ctx context.Context) error {
+		if b.last {
+			return errors.Join(a.end(ctx), b.end(ctx))
+		}
+		return errors.Join(b.end(ctx), a.end(ctx))
+	}
 	f.after = func(ctx context.Context) error {
 		for _, x := range []*fault{a, b} {
 			if x.after != nil {
@@ -584,14 +605,15 @@ func combine(a, b *fault, r *rand.Rand) *fault {
 	return f
 }
 
-// draw makes the fault of a seed. A fourth of them are two at once.
-func draw(w *world, e *excused, seed uint64, only string) (name string, f *fault) {
-	r := rand.New(rand.NewPCG(seed, 4))
+// draw makes the fault of a seed, from nothing but what is given, of which the world counts by its
+// number of nodes and by being apart alone. A fourth of those of no given kind are two at once.
+func draw(w *world, e *excused, pick Pick, only string) (name string, f *fault) {
+	r := rand.New(rand.NewPCG(pick.Seed, 4))
 	one := func() (kind, *fault) {
 		var list []kind
 		total := 0
 		for _, k := range kinds() {
-			if (w.o.Apart || !k.apart) && (only == "" || strings.HasPrefix(k.name, only)) {
+			if (w.o.Apart || !k.apart) && (k.name == pick.Kind || pick.Kind == "" && strings.HasPrefix(k.name, only)) {
 				list = append(list, k)
 				total += k.weight
 			}
@@ -606,15 +628,11 @@ func draw(w *world, e *excused, seed uint64, only string) (name string, f *fault
 	}
 	pair := r.IntN(4) == 0
 	a, fa := one()
-	if !pair || only != "" || a.name == "stall" {
+	if !pair || pick.Kind != "" || only != "" || a.name == "stall" {
 		return a.name, fa
 	}
 	b, fb := one()
-	both := func(x, y string) bool { return a.name == x && b.name == y || a.name == y && b.name == x }
-	switch {
-	case b.name == a.name, b.name == "stall", a.apart && b.apart: // partitions are undone together
-		return a.name, fa
-	case both("engine's disk full", "part limit"): // the engine loses a table's definition that is changed on a full disk: nobody does
+	if b.name == a.name || b.name == "stall" || a.apart && b.apart { // partitions are undone together
 		return a.name, fa
 	}
 	return "two at once", combine(fa, fb, r)

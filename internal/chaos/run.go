@@ -14,34 +14,18 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 )
-
-// Plan says which faults there are.
-type Plan struct {
-	Options
-	// Seed is that of the first fault; each next one has the next number.
-	Seed   uint64
-	Faults int
-	// Only draws faults whose kind begins so; "": all. Kinds are those of the faults one after the
-	// other; none: they are drawn.
-	Only  string
-	Kinds []string
-	// Round is after how many faults a new world begins; Worlds how many there are at once.
-	Round, Worlds int
-	// Evidence is where what is left of a failed round is kept.
-	Evidence string
-	Out      io.Writer
-}
 
 // Outcome is what became of a fault.
 type Outcome struct {
 	Seed    uint64
 	Kind    string
 	What    string
+	Hold    time.Duration // how long it lasts
+	Again   string        // the command that makes it again
 	Took    time.Duration // from its beginning until the verdict
 	Rest    time.Duration // from its end until the verdict
 	Wrong   []string      // empty: it was survived
@@ -55,7 +39,10 @@ type Report struct {
 	Totals   tally
 	Peaks    map[string]int64
 	Notes    []string
+	Began    time.Time
 	Took     time.Duration
+	// Load is the machine's load average of a minute at the beginning, and the highest seen.
+	Load [2]float64
 }
 
 // Bounds of memory, in bytes, of each process: what none may pass, whatever happens to it.
@@ -64,17 +51,20 @@ var bounds = map[string]int64{"gpu": 80 << 20, "gpu's child": 80 << 20, "col": 4
 // Run makes the faults and returns what became of each. The error is that something of the suite
 // itself failed.
 func Run(ctx context.Context, p Plan) (*Report, error) {
-	began := time.Now()
-	p.Round, p.Worlds = cmp.Or(p.Round, 25), cmp.Or(p.Worlds, 1)
-	rep := &Report{Peaks: map[string]int64{}, Totals: tally{LostReasons: map[string]int{}}}
+	p.Round, p.Worlds = cmp.Or(p.Round, defaultRound), cmp.Or(p.Worlds, 1)
+	load := loadAverage()
+	rep := &Report{Peaks: map[string]int64{}, Totals: tally{LostReasons: map[string]int{}}, Began: time.Now(), Load: [2]float64{load, load}}
+	if err := p.check(); err != nil {
+		return rep, fmt.Errorf("chaos: %w", err)
+	}
 	var mu sync.Mutex
-	rounds := make(chan [2]uint64) // first seed, number
+	rounds := make(chan []Pick)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(rounds)
-		for at := 0; at < p.Faults; at += p.Round {
+		for picks := range slices.Chunk(p.picks(), p.Round) {
 			select {
-			case rounds <- [2]uint64{p.Seed + uint64(at), uint64(min(p.Round, p.Faults-at))}:
+			case rounds <- picks:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -83,15 +73,16 @@ func Run(ctx context.Context, p Plan) (*Report, error) {
 	})
 	for i := range p.Worlds {
 		g.Go(func() error {
-			for r := range rounds {
-				for first, left := r[0], int(r[1]); left > 0; {
+			for picks := range rounds {
+				for len(picks) > 0 {
 					// A round ends with its first failure; what is left of it has a new world.
-					o := round{p: p, first: first, n: left, index: i}
+					o := round{p: &p, picks: picks, index: i}
 					err := o.run(ctx, func(x Outcome) {
 						mu.Lock()
 						defer mu.Unlock()
 						rep.Outcomes = append(rep.Outcomes, x)
-						show(p.Out, &x)
+						rep.Load[1] = max(rep.Load[1], loadAverage())
+						show(p.Out, &x, p.List)
 					})
 					mu.Lock()
 					o.sum(rep)
@@ -99,22 +90,26 @@ func Run(ctx context.Context, p Plan) (*Report, error) {
 					if err != nil {
 						return err
 					}
-					first, left = first+uint64(o.done), left-o.done
+					picks = picks[o.done:]
 				}
 			}
 			return nil
 		})
 	}
 	err := g.Wait()
-	rep.Took = time.Since(began)
-	slices.SortFunc(rep.Outcomes, func(a, b Outcome) int { return cmp.Compare(a.Seed, b.Seed) })
+	rep.Took = time.Since(rep.Began)
+	slices.SortStableFunc(rep.Outcomes, func(a, b Outcome) int { return cmp.Or(cmp.Compare(a.Seed, b.Seed), cmp.Compare(a.Kind, b.Kind)) })
 	if err != nil {
 		return rep, fmt.Errorf("chaos: %w", err)
 	}
 	return rep, nil
 }
 
-func show(out io.Writer, x *Outcome) {
+func show(out io.Writer, x *Outcome, list bool) {
+	if list {
+		_, _ = fmt.Fprintf(out, "seed %-6d %s: %s\n", x.Seed, x.Kind, x.What) // the same as below
+		return
+	}
 	word := "survived"
 	if len(x.Wrong) > 0 {
 		word = "FAILED"
@@ -132,9 +127,8 @@ func show(out io.Writer, x *Outcome) {
 
 // round is a stretch of faults in one world.
 type round struct {
-	p     Plan
-	first uint64
-	n     int
+	p     *Plan
+	picks []Pick
 	index int
 
 	done int
@@ -161,6 +155,15 @@ func (r *round) sum(rep *Report) {
 
 // run makes faults until one fails.
 func (r *round) run(ctx context.Context, each func(Outcome)) (err error) {
+	if r.p.List {
+		w := sketch(r.p.Options)
+		for _, k := range r.picks {
+			name, f := draw(w, newExcused(), k, r.p.Only)
+			each(Outcome{Seed: k.Seed, Kind: name, What: f.what, Hold: f.hold, Again: r.p.Again([]Pick{k})})
+		}
+		r.done = len(r.picks)
+		return nil
+	}
 	o := r.p.Options
 	o.Dir = filepath.Join(o.Dir, fmt.Sprintf("w%d", r.index))
 	if err = os.RemoveAll(o.Dir); err == nil {
@@ -172,13 +175,13 @@ func (r *round) run(ctx context.Context, each func(Outcome)) (err error) {
 	w, err := openWorld(ctx, o)
 	r.w = w
 	if err != nil {
-		_ = keep(context.WithoutCancel(ctx), w, filepath.Join(r.p.Evidence, fmt.Sprintf("start-%d", r.first)), nil, answers{}, "")
+		_ = keep(context.WithoutCancel(ctx), w, filepath.Join(r.p.Evidence, fmt.Sprintf("start-%d", r.picks[0].Seed)), nil, answers{}, "")
 		return err
 	}
 	e := newExcused()
 	var failed *Outcome
-	for r.done < r.n && failed == nil && ctx.Err() == nil {
-		x := r.one(ctx, e, r.first+uint64(r.done))
+	for r.done < len(r.picks) && failed == nil && ctx.Err() == nil {
+		x := r.one(ctx, e)
 		if ctx.Err() != nil {
 			break // it was not let finish
 		}
@@ -186,7 +189,7 @@ func (r *round) run(ctx context.Context, each func(Outcome)) (err error) {
 		if len(x.Wrong) > 0 {
 			failed = &x
 		}
-		if r.done == r.n && failed == nil {
+		if r.done == len(r.picks) && failed == nil {
 			r.finish(ctx, e, &x)
 		}
 		each(x)
@@ -201,14 +204,10 @@ func (r *round) run(ctx context.Context, each func(Outcome)) (err error) {
 const patience = 3 * time.Minute
 
 // one makes a fault and judges what is left of it.
-func (r *round) one(ctx context.Context, e *excused, seed uint64) Outcome {
-	w := r.w
-	only := r.p.Only
-	if i := seed - r.p.Seed; i < uint64(len(r.p.Kinds)) {
-		only = r.p.Kinds[i]
-	}
-	name, f := draw(w, e, seed, only)
-	x := Outcome{Seed: seed, Kind: name, What: f.what}
+func (r *round) one(ctx context.Context, e *excused) Outcome {
+	w, k := r.w, r.picks[r.done]
+	name, f := draw(w, e, k, r.p.Only)
+	x := Outcome{Seed: k.Seed, Kind: name, What: f.what, Hold: f.hold, Again: r.p.Again([]Pick{k})}
 	began := time.Now()
 	before := map[*process]int{}
 	for _, p := range w.processes() {
@@ -252,11 +251,11 @@ func (r *round) one(ctx context.Context, e *excused, seed uint64) Outcome {
 	x.Wrong = append(x.Wrong, w.panics()...)
 	x.Took, x.Rest = time.Since(began), time.Since(ended)
 	if len(x.Wrong) > 0 {
-		dir := filepath.Join(r.p.Evidence, fmt.Sprintf("seed-%d", seed))
+		dir := filepath.Join(r.p.Evidence, fmt.Sprintf("seed-%d-%s", k.Seed, strings.NewReplacer(" ", "-", "'", "").Replace(name)))
 		if kerr := keep(ctx, w, dir, &x, a, chain); kerr != nil {
 			x.Wrong = append(x.Wrong, kerr.Error())
 		}
-		x.Wrong = append(x.Wrong, fmt.Sprintf("evidence in %s; again: make chaos SEED=%d FAULTS=1; with what went before: make chaos SEED=%d FAULTS=%d", dir, seed, r.first, seed-r.first+1))
+		x.Wrong = append(x.Wrong, fmt.Sprintf("evidence in %s; again: %s; with what went before: %s", dir, x.Again, r.p.Again(r.picks[:r.done+1])))
 	}
 	return x
 }
@@ -305,7 +304,7 @@ func (r *round) finish(ctx context.Context, e *excused, x *Outcome) {
 	}
 	a, chain := r.judge(ctx, e, cut, x, true)
 	if len(x.Wrong) > 0 {
-		if err := keep(ctx, r.w, filepath.Join(r.p.Evidence, fmt.Sprintf("round-%d", r.first)), x, a, chain); err != nil {
+		if err := keep(ctx, r.w, filepath.Join(r.p.Evidence, fmt.Sprintf("round-%d", r.picks[0].Seed)), x, a, chain); err != nil {
 			x.Wrong = append(x.Wrong, err.Error())
 		}
 	}
@@ -425,53 +424,4 @@ func keep(ctx context.Context, w *world, dir string, x *Outcome, a answers, chai
 // note keeps a line for the report.
 func (w *world) note(format string, args ...any) {
 	w.notes = append(w.notes, fmt.Sprintf(format, args...))
-}
-
-// Survived counts the faults that were.
-func (r *Report) Survived() int {
-	n := 0
-	for i := range r.Outcomes {
-		if len(r.Outcomes[i].Wrong) == 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// Print writes the table of kinds, and the sums.
-func (r *Report) Print(out io.Writer) {
-	type line struct{ n, survived int }
-	byKind := map[string]*line{}
-	for i := range r.Outcomes {
-		x := &r.Outcomes[i]
-		l := byKind[x.Kind]
-		if l == nil {
-			l = &line{}
-			byKind[x.Kind] = l
-		}
-		l.n++
-		if len(x.Wrong) == 0 {
-			l.survived++
-		}
-	}
-	var b, table strings.Builder
-	fmt.Fprintln(&table, "KIND\tFAULTS\tSURVIVED")
-	for _, k := range slices.Sorted(maps.Keys(byKind)) {
-		fmt.Fprintf(&table, "%s\t%d\t%d\n", k, byKind[k].n, byKind[k].survived)
-	}
-	fmt.Fprintf(&table, "all\t%d\t%d\n", len(r.Outcomes), r.Survived())
-	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	_, _ = io.WriteString(tw, table.String())
-	_ = tw.Flush() // both write to memory
-	t := r.Totals
-	fmt.Fprintf(&b, "taken %d frames with %d rows; stored %d with %d; in quarantine for a clock %d, given up and told %d %v; of intruders in quarantine %d; batches written twice, seen once %d\n",
-		t.Frames, t.Rows, t.Stored, t.StoredRows, t.Aside, t.Lost, t.LostReasons, t.Injected, t.Repeats)
-	for _, name := range slices.Sorted(maps.Keys(r.Peaks)) {
-		fmt.Fprintf(&b, "most memory of %s: %d MiB\n", name, r.Peaks[name]>>20)
-	}
-	for _, s := range r.Notes {
-		fmt.Fprintln(&b, s)
-	}
-	fmt.Fprintf(&b, "%d of %d survived in %s\n", r.Survived(), len(r.Outcomes), r.Took.Round(time.Second))
-	_, _ = io.WriteString(out, b.String()) // the same as in show
 }

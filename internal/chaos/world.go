@@ -31,13 +31,13 @@ type Options struct {
 	Agents int
 	// Apart gives every process a network namespace, and every disk a size: it needs root.
 	Apart bool
-	// Seed of the loads of the GPUs.
-	Seed uint64
 }
 
 const (
 	cluster = "chaos"
 	gpus    = 2
+	// They contend.
+	collectors = 2
 	// Sizes of the disks.
 	spoolDisk, brokerDisk, engineDisk = 24 << 20, 96 << 20, 768 << 20
 	spoolMax                          = 6 << 20
@@ -73,6 +73,18 @@ type world struct {
 
 	peaks map[string]int64 // by process
 	notes []string
+}
+
+// sketch is a world of names alone, for faults that are drawn and not made.
+func sketch(o Options) *world {
+	w := &world{o: o, net: &network{}, oracle: newOracle(), broker: &process{name: "broker"}, engine: &process{name: "engine"}}
+	for _, name := range w.nodes() {
+		w.agents = append(w.agents, &process{name: name})
+	}
+	for i := range collectors {
+		w.collect = append(w.collect, &process{name: collectorName(i)})
+	}
+	return w
 }
 
 func (w *world) nodes() []string {
@@ -155,7 +167,7 @@ func openWorld(ctx context.Context, o Options) (w *world, err error) {
 	if w.tap, err = openTap(w.nc); err != nil {
 		return nil, err
 	}
-	for i := range 2 {
+	for i := range collectors {
 		if err = w.startCollector(i); err != nil {
 			return nil, err
 		}

@@ -8,7 +8,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,21 +29,15 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	p := chaos.Plan{Out: os.Stdout}
-	var minutes int
-	flag.Uint64Var(&p.Seed, "seed", 1, "seed of the first fault; each next one has the next number")
-	flag.IntVar(&p.Faults, "faults", 200, "how many faults")
-	flag.StringVar(&p.Only, "only", "", "only kinds that begin so")
-	flag.IntVar(&p.Round, "round", 25, "faults after which a new world begins")
-	flag.IntVar(&p.Worlds, "worlds", 3, "worlds at a time")
-	flag.IntVar(&p.Agents, "agents", 3, "nodes of a world")
-	flag.StringVar(&p.Bin, "bin", "bin", "folder of the commands, the engine and the stub")
-	flag.StringVar(&p.Dir, "dir", "", "where the worlds live; empty: a folder for the time")
-	flag.StringVar(&p.Evidence, "out", "out/chaos", "where the evidence of failures is kept")
-	flag.IntVar(&minutes, "minutes", 45, "no longer than this")
+	p.Flags(flag.CommandLine)
+	minutes := flag.Int("minutes", 45, "no longer than this: what is not made by then counts as not survived")
 	flag.Parse()
-	p.Apart = os.Getuid() == 0
+	if p.List {
+		_, err := chaos.Run(ctx, p)
+		return err
+	}
 	if !p.Apart {
-		fmt.Println("not root: no partitions, no full disks")
+		fmt.Println("no namespaces (or not root): no partitions, no full disks, no corruption")
 	}
 	if p.Dir == "" {
 		dir, err := os.MkdirTemp("", "fwchaos")
@@ -50,12 +47,44 @@ func run() error {
 		defer func() { _ = os.RemoveAll(dir) }()
 		p.Dir = dir
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(minutes)*time.Minute)
+	commit := commit(ctx)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(*minutes)*time.Minute)
 	defer cancel()
 	rep, err := chaos.Run(ctx, p)
-	rep.Print(os.Stdout)
-	if err == nil && rep.Survived() < p.Faults {
+	if len(rep.Outcomes) > 0 {
+		var text strings.Builder
+		rep.Print(&text, &p, commit)
+		fmt.Print(text.String())
+		err = errors.Join(err, keep(filepath.Join(p.Evidence, "summary.md"), text.String()))
+	}
+	if err == nil && rep.Survived() < len(rep.Outcomes) {
 		err = errors.New("not all were survived")
 	}
 	return err
+}
+
+// keep writes a summary behind those of earlier runs.
+func keep(path, text string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("keep the summary: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("keep the summary: %w", err)
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("keep the summary: %w", err)
+	}
+	fmt.Println("summary:", path)
+	return nil
+}
+
+// commit is what was tried.
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }
