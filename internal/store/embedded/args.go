@@ -8,6 +8,14 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
+	"time"
+)
+
+// What Patience is called on the command line of Main.
+const (
+	turnWaitFlag    = "--turn-wait"
+	receiveWaitFlag = "--receive-wait"
+	sendWaitFlag    = "--send-wait"
 )
 
 // Main is the server process behind an argument list without the program's name: what Start runs, for binaries that are nothing but the engine.
@@ -27,11 +35,12 @@ func Main(args []string, stderr io.Writer) int {
 	return 0
 }
 
-// ParseArgs reads the arguments that Start gives its child: "--name value" and the two switches. `flopwatch clickhouse` takes the same ones.
+// ParseArgs reads the arguments that Start gives its child: "--name value" and the switches. `flopwatch clickhouse` takes the same ones, but for those of Patience.
 func ParseArgs(args []string) (o Options, err error) {
 	texts := map[string]*string{"--data": &o.DataDir, "--lib": &o.LibPath, "--listen": &o.Listen, "--user": &o.User, "--password-file": &o.PasswordFile,
 		"--users": &o.UsersFile, "--roles": &o.RolesFile}
 	numbers := map[string]*int{"--listen-fd": &o.ListenFD, "--ready-fd": &o.ReadyFD, "--queries": &o.Queries, accountsFlag: &o.AccountsFD}
+	waits := map[string]*time.Duration{turnWaitFlag: &o.Patience.Turn, receiveWaitFlag: &o.Patience.Receive, sendWaitFlag: &o.Patience.Send}
 	switches := map[string]*bool{"--watch-stdin": &o.WatchStdin, "--restoring": &o.Restoring, "--unconfined": &o.Unconfined, sandboxedFlag: &o.Sandboxed}
 	for i := 0; i < len(args); i++ {
 		name := args[i]
@@ -47,6 +56,8 @@ func ParseArgs(args []string) (o Options, err error) {
 			*texts[name] = args[i]
 		case numbers[name] != nil:
 			*numbers[name], err = strconv.Atoi(args[i])
+		case waits[name] != nil:
+			*waits[name], err = time.ParseDuration(args[i])
 		case name == "--memory-bytes":
 			o.MemoryBytes, err = strconv.ParseUint(args[i], 10, 64)
 		default:

@@ -105,7 +105,7 @@ func (r *request) backup() {
 type timedWriter struct{ r *request }
 
 func (t timedWriter) Write(b []byte) (int, error) {
-	t.r.allow(sendTimeout)
+	t.r.allow(t.r.f.patience.Send)
 	return t.r.w.Write(b)
 }
 

@@ -67,5 +67,11 @@ func (e *Engine) Class(query string) (int, error) {
 // Close ends the connection.
 func (e *Engine) Close() { e.s.close() }
 
+// MaxQueue and DefaultPatience are what EMBEDDED.md says.
+const MaxQueue = maxQueue
+
+// DefaultPatience is how long clients wait and are waited for.
+func DefaultPatience() Patience { return Patience{}.orDefault() }
+
 // CheckCPU is the judgement of a processor.
 var CheckCPU = checkCPU

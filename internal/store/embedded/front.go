@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,12 +32,22 @@ const (
 	nativeRevision    = 0     // the only one the engine writes
 	timeZone          = "UTC"
 	displayName       = "flopwatch"
-	queueTimeout      = 30 * time.Second
-	maxQueue          = 256             // requests that wait for their turn; more are told at once
-	receiveTimeout    = time.Minute     // for a client that says it sends and does not
-	sendTimeout       = 5 * time.Minute // for one that takes nothing of its result
+	maxQueue          = 256 // readers that wait for their turn, and as many others; more are told at once
 	defaultDatabase   = "default"
 )
+
+// Patience is how long clients are waited for, and wait. What is zero is that of defaultPatience.
+type Patience struct {
+	Turn    time.Duration // for a turn
+	Receive time.Duration // for a client that says it sends and does not
+	Send    time.Duration // for one that takes nothing of its result
+}
+
+var defaultPatience = Patience{30 * time.Second, time.Minute, 5 * time.Minute}
+
+func (p Patience) orDefault() Patience {
+	return Patience{cmp.Or(p.Turn, defaultPatience.Turn), cmp.Or(p.Receive, defaultPatience.Receive), cmp.Or(p.Send, defaultPatience.Send)}
+}
 
 // front serves ClickHouse's HTTP interface over an engine.
 type front struct {
@@ -50,6 +61,7 @@ type front struct {
 	accounts []account
 	roles    *roleSet
 	turns    turns
+	patience Patience
 	confined bool            // by Landlock
 	draining <-chan struct{} // closed when nothing new is to begin
 	stopped  <-chan struct{} // closed when what still runs is to be killed
@@ -208,7 +220,7 @@ func (r *request) fail(e *exception) {
 	h.Del("Content-Length")
 	// Otherwise the server closes the connection on a client that still sends, which then sees the close and not the error.
 	if e.code() != codeAuthentication { // strangers are not listened to
-		r.patience(receiveTimeout)
+		r.patience(r.f.patience.Receive)
 		_, _ = io.CopyN(io.Discard, r.r.Body, maxDrainBytes) // what is left may be cut
 		r.patience(0)
 	}
@@ -235,7 +247,7 @@ func (u upload) Read(p []byte) (int, error) {
 	if err := context.Cause(u.r.ctx); err != nil {
 		return 0, err
 	}
-	u.r.patience(receiveTimeout)
+	u.r.patience(u.r.f.patience.Receive)
 	n, err := u.r.r.Body.Read(p)
 	u.r.patience(0)
 	if cause := context.Cause(u.r.ctx); err != nil && cause != nil {
@@ -613,7 +625,7 @@ func (r *request) send(first []byte, next func() ([]byte, error)) error {
 func (r *request) pour(enc encoder, first []byte, next func() ([]byte, error)) {
 	flush := http.NewResponseController(r.w)
 	for b := first; len(b) > 0; {
-		r.allow(sendTimeout)
+		r.allow(r.f.patience.Send)
 		if _, err := enc.Write(b); err != nil || next == nil {
 			return
 		}
@@ -623,7 +635,7 @@ func (r *request) pour(enc encoder, first []byte, next func() ([]byte, error)) {
 		var err error
 		if b, err = next(); err != nil {
 			if r.r.Context().Err() == nil {
-				r.allow(sendTimeout)
+				r.allow(r.f.patience.Send)
 				_ = enc.Plain(appendMidStream(nil, r.tag, asException(err).wire(r.f.version))) // the client may be gone
 			}
 			return

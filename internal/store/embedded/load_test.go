@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -219,7 +221,7 @@ func TestGoneClients(t *testing.T) {
 	}
 }
 
-// TestTurns: readers leave turns for those who write, and one for whom there is none is told so.
+// TestTurns: readers leave turns for those who write.
 func TestTurns(t *testing.T) {
 	t.Parallel()
 	s := roleServer(t, func(c *embedded.Config) { c.Queries = 4 })
@@ -329,5 +331,160 @@ func TestSettingsOfDurability(t *testing.T) {
 	}
 	if got := ask(t, s, "SELECT name FROM system.tables WHERE database = 'system' AND engine LIKE '%MergeTree'"); got != "" {
 		t.Errorf("the engine keeps logs of its own: %s", got)
+	}
+}
+
+// TestQueue: 256 readers wait where all of their turns are taken, and are served when there is one; each beyond is told at once to come
+// again. An insert gets through beside them.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	const beyond = 20
+	s := roleServer(t, func(c *embedded.Config) { c.Queries, c.Patience.Turn = 2, 10*time.Minute })
+	busy := begin(t, s, "analyst", "busy")
+	wait(t, "the one reader that may run", func() bool { return inEngine(t, s) == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // who hangs fails
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	told, served := make(chan string, embedded.MaxQueue+beyond), make(chan string, embedded.MaxQueue+beyond)
+	var wg sync.WaitGroup
+	for range embedded.MaxQueue + beyond {
+		wg.Go(func() {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL()+"/", strings.NewReader("SELECT 1"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			req.SetBasicAuth("analyst", "analyst-secret")
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			b, err := io.ReadAll(resp.Body)
+			if err = errors.Join(err, resp.Body.Close()); err != nil {
+				t.Error(err)
+			} else if resp.StatusCode == http.StatusOK {
+				served <- string(b)
+			} else {
+				told <- fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("X-ClickHouse-Exception-Code"), " ", string(b))
+			}
+		})
+	}
+	for range beyond {
+		select {
+		case got := <-told:
+			if !strings.HasPrefix(got, "429 202 Code: 202.") || !strings.Contains(got, "come again") {
+				t.Errorf("told %q", got)
+			}
+		case got := <-served:
+			t.Errorf("served %q beside the one that runs", got)
+		case <-ctx.Done():
+			t.Fatal("those beyond the queue are not told")
+		}
+	}
+	if code, body := as(t, s, "ingest", nil, "INSERT INTO w.raw VALUES (9, 'x')"); code != http.StatusOK {
+		t.Errorf("an insert beside a full queue of readers: status %d: %s", code, body)
+	}
+	if code, body := as(t, s, "root", nil, "KILL QUERY WHERE query_id = 'busy' SYNC"); code != http.StatusOK {
+		t.Errorf("kill: status %d: %s", code, body)
+	}
+	<-busy
+	wg.Wait()
+	if len(told) != 0 || len(served) != embedded.MaxQueue {
+		t.Errorf("%d more were told, %d of %d that waited were served", len(told), len(served), embedded.MaxQueue)
+	}
+}
+
+// TestImpatience: one whose turn does not come is told; a client that sends nothing, or takes nothing, is cut, and its statement with it.
+func TestImpatience(t *testing.T) {
+	t.Parallel()
+	const short = 300 * time.Millisecond
+	t.Run("turn", func(t *testing.T) {
+		t.Parallel()
+		s := roleServer(t, func(c *embedded.Config) { c.Queries, c.Patience.Turn = 2, short })
+		busy := begin(t, s, "analyst", "busy")
+		wait(t, "the one reader that may run", func() bool { return inEngine(t, s) == 1 })
+		client := &http.Client{Transport: &http.Transport{}, Timeout: time.Minute} // who hangs fails
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL()+"/", strings.NewReader("SELECT 1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("other", "other-secret")
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = resp.Body.Close(); err != nil || resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("X-ClickHouse-Exception-Code") != "202" {
+			t.Errorf("status %d, code %s, %v", resp.StatusCode, resp.Header.Get("X-ClickHouse-Exception-Code"), err)
+		}
+		if code, body := as(t, s, "root", nil, "KILL QUERY WHERE query_id = 'busy' SYNC"); code != http.StatusOK {
+			t.Errorf("kill: status %d: %s", code, body)
+		}
+		<-busy
+	})
+	t.Run("sends nothing", func(t *testing.T) {
+		t.Parallel()
+		s := roleServer(t, func(c *embedded.Config) { c.Patience.Receive = short })
+		conn := dial(t, s, "INSERT INTO w.raw FORMAT TSV", "Content-Length: 1000000\r\n\r\n7\thalf\n8\thalf\n")
+		b, err := io.ReadAll(conn) // ends as the front closes; the deadline is who hangs
+		if err != nil || strings.Contains(string(b), " 200 OK") {
+			t.Errorf("answered %q, %v", b, err)
+		}
+		if got := ask(t, s, "SELECT count() FROM w.raw WHERE secret = 'half'"); got != "0\n" {
+			t.Errorf("%s rows of an insert that was cut", strings.TrimSpace(got))
+		}
+	})
+	t.Run("takes nothing", func(t *testing.T) {
+		t.Parallel()
+		s := roleServer(t, func(c *embedded.Config) { c.Patience.Send = short })
+		const query = "SELECT repeat('taken', 1000) FROM system.numbers"
+		conn := dial(t, s, query, "Content-Length: 0\r\n\r\n")
+		runs := func() bool {
+			return ask(t, s, "SELECT count() FROM system.processes WHERE query LIKE '%''taken''%' AND query NOT LIKE '%processes%'") != "0\n"
+		}
+		head := make([]byte, 12)
+		if _, err := io.ReadFull(conn, head); err != nil || string(head) != "HTTP/1.1 200" {
+			t.Fatalf("answered %q, %v", head, err)
+		}
+		wait(t, "its statement to end", func() bool { return !runs() })
+		b, err := io.Copy(io.Discard, conn) // the statement has no end of its own
+		if b == 0 {
+			t.Errorf("nothing was sent: %v", err)
+		}
+	})
+}
+
+// dial sends the head of a request and what follows it, by a connection of its own, whose reads do not wait for ever.
+func dial(t *testing.T, s *embedded.Server, query, rest string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL(), "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err = conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	user, password := s.Auth()
+	if _, err = fmt.Fprintf(conn, "POST /?query=%s HTTP/1.1\r\nHost: engine\r\nX-ClickHouse-User: %s\r\nX-ClickHouse-Key: %s\r\n%s", url.QueryEscape(query), user, password, rest); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// TestDocumentedPatience: deploy/clickhouse/EMBEDDED.md names the limits that hold.
+func TestDocumentedPatience(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile(filepath.Join(testenv.Root(t), "deploy", "clickhouse", "EMBEDDED.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := embedded.DefaultPatience()
+	for _, text := range []string{fmt.Sprintf("%d readers and as many others wait up to %.0f s", embedded.MaxQueue, p.Turn.Seconds()),
+		fmt.Sprintf("sends nothing for %.0f s, or takes nothing for %.0f s, is cut", p.Receive.Seconds(), p.Send.Seconds())} {
+		if !strings.Contains(string(doc), text) {
+			t.Errorf("EMBEDDED.md does not say %q", text)
+		}
 	}
 }

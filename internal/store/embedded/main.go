@@ -21,16 +21,17 @@ import (
 
 // Options are the arguments of the server process.
 type Options struct {
-	DataDir      string // where the engine keeps its data; created if missing
-	Listen       string // host:port; not used with ListenFD
-	LibPath      string // libchdb.so
-	User         string // "" is DefaultUser
-	PasswordFile string // "" is <DataDir>/password; minted if missing
-	UsersFile    string // who else may sign in (TOML); "" is nobody
-	RolesFile    string // SQL with the roles of UsersFile, as for a real server; "" is Roles
-	Roles        string // the text itself
-	MemoryBytes  uint64 // bound of the engine's memory; 0 is 4 GiB
-	Queries      int    // statements at a time; 0 is 16, or four a core where that is more
+	DataDir      string   // where the engine keeps its data; created if missing
+	Listen       string   // host:port; not used with ListenFD
+	LibPath      string   // libchdb.so
+	User         string   // "" is DefaultUser
+	PasswordFile string   // "" is <DataDir>/password; minted if missing
+	UsersFile    string   // who else may sign in (TOML); "" is nobody
+	RolesFile    string   // SQL with the roles of UsersFile, as for a real server; "" is Roles
+	Roles        string   // the text itself
+	MemoryBytes  uint64   // bound of the engine's memory; 0 is 4 GiB
+	Queries      int      // statements at a time; 0 is 16, or four a core where that is more
+	Patience     Patience // with clients
 
 	AccountsFD int  // > 0: an inherited file with the accounts
 	ListenFD   int  // > 0: an inherited listening socket
@@ -210,8 +211,9 @@ func Run(ctx context.Context, o Options, lg *slog.Logger) error {
 	stopped, draining := make(chan struct{}), make(chan struct{})
 	stop, drain := sync.OnceFunc(func() { close(stopped) }), sync.OnceFunc(func() { close(draining) })
 	defer stop()
+	patience := o.Patience.orDefault()
 	f := &front{lg: lg, lib: lib, args: args, version: version, lim: lim, user: o.User, accounts: accounts, roles: roles, data: d,
-		turns: newTurns(lim.queries), confined: o.Sandboxed, stopped: stopped, draining: draining}
+		turns: newTurns(lim.queries, patience.Turn), patience: patience, confined: o.Sandboxed, stopped: stopped, draining: draining}
 	f.holdDefiners("")
 	srv := &http.Server{Handler: f, ReadHeaderTimeout: 30 * time.Second, MaxHeaderBytes: 4 << 20, ErrorLog: slog.NewLogLogger(lg.Handler(), slog.LevelWarn)}
 	served := make(chan error, 1)

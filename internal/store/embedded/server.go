@@ -40,8 +40,9 @@ type Config struct {
 	UsersFile string // who else may sign in; see Options
 	RolesFile string // the roles that it names
 
-	Queries     int    // statements at a time; 0 is the default
-	MemoryBytes uint64 // bound of the engine's memory; 0 is the default
+	Queries     int      // statements at a time; 0 is the default
+	Patience    Patience // with clients; `flopwatch clickhouse` does not take it: it is for tests
+	MemoryBytes uint64   // bound of the engine's memory; 0 is the default
 	Logger      *slog.Logger
 
 	restoring bool // see Restore
@@ -211,6 +212,14 @@ func (s *Server) launch(ctx context.Context) (*child, error) {
 	}
 	if s.cfg.Queries > 0 {
 		args = append(args, "--queries", strconv.Itoa(s.cfg.Queries))
+	}
+	for _, w := range []struct {
+		name string
+		wait time.Duration
+	}{{turnWaitFlag, s.cfg.Patience.Turn}, {receiveWaitFlag, s.cfg.Patience.Receive}, {sendWaitFlag, s.cfg.Patience.Send}} {
+		if w.wait > 0 {
+			args = append(args, w.name, w.wait.String())
+		}
 	}
 	cmd := exec.Command(s.cfg.Exe, args...) //nolint:noctx // our own binary; its end is ordered in end, a context would kill it unasked
 	cmd.ExtraFiles = []*os.File{s.socket, readyW}

@@ -8,24 +8,30 @@ import (
 	"time"
 )
 
-// turns bound how many statements run at a time. Readers have half of them at most, so that a crowd of dashboards never keeps the collector's inserts waiting.
+// turns bound how many statements run at a time. Readers have half of them at most, and a queue of their own, so that a crowd of dashboards never keeps the
+// collector's inserts waiting, nor out.
 type turns struct {
-	all, readers chan struct{}
-	waiting      atomic.Int64
+	all, readers           chan struct{}
+	waiting, readerWaiting atomic.Int64
+	patience               time.Duration
 }
 
-func newTurns(n int) turns {
-	return turns{all: make(chan struct{}, n), readers: make(chan struct{}, max(1, n/2))}
+func newTurns(n int, patience time.Duration) turns {
+	return turns{all: make(chan struct{}, n), readers: make(chan struct{}, max(1, n/2)), patience: patience}
 }
 
 // take waits for a turn and gives what ends it.
 func (t *turns) take(ctx context.Context, reader bool, draining <-chan struct{}) (func(), error) {
-	if t.waiting.Add(1) > maxQueue {
-		t.waiting.Add(-1)
+	waiting := &t.waiting
+	if reader {
+		waiting = &t.readerWaiting
+	}
+	if waiting.Add(1) > maxQueue {
+		waiting.Add(-1)
 		return nil, t.tooMany()
 	}
-	defer t.waiting.Add(-1)
-	wait := time.NewTimer(queueTimeout)
+	defer waiting.Add(-1)
+	wait := time.NewTimer(t.patience)
 	defer wait.Stop()
 	get := func(c chan struct{}) error {
 		select {
