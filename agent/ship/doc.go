@@ -44,7 +44,7 @@
 // or by the collector.
 //
 // A spool that was put back to an earlier state (a snapshot of the host) makes numbers anew that
-// the collector has, which it takes for repeats. A mark beyond what the spool has made shows that:
+// the collector has, which it sets aside in quarantine as conflicts. A mark beyond what the spool has made shows that:
 // it is logged, and told as trouble with the spool until the numbers are passed. It is not mended
 // here: a number is signed into its frame, and a spool cannot give it another. deploy/README.md
 // says what to do. One that was offline until it had passed the collector's numbers is not told.

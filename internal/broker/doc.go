@@ -17,9 +17,9 @@
 //
 // # Buckets
 //
-// BucketLease (entries expire after LeaseTTL), BucketIntent and BucketCursor hold the
-// collector's and detector's leases, recorded intents and cursors; revisions of a lease
-// are fencing epochs.
+// BucketLease (entries expire after LeaseTTL) holds the collector's and detector's leases,
+// whose revisions are fencing epochs. BucketCursor holds cursors and, in the same value so
+// that both change at once, recorded intents. BucketIntent is made and empty: nothing writes it.
 //
 // # Crash
 //
