@@ -119,9 +119,9 @@ func TestClusterXML(t *testing.T) {
 	}
 	var want [][]string
 	servers := 0
-	for _, shard := range strings.Fields(example[1]) {
+	for shard := range strings.FieldsSeq(example[1]) {
 		var hosts []string
-		for _, u := range strings.Split(shard, ",") {
+		for u := range strings.SplitSeq(shard, ",") {
 			hosts = append(hosts, strings.TrimSuffix(strings.TrimPrefix(u, "https://"), ":8443"))
 			servers++
 		}
