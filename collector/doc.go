@@ -56,7 +56,8 @@
 //	reads exactly that range              fetch                       TestDieAtEachStep (the range that is repeated)
 //	drops what `batches` holds            known                       TestResendsChangeNothing, TestReordered
 //	one insert a table, by token          store, token, insert        TestDieAtEachStep (rows = distinct, no keys needed)
-//	   but where a block is full          batch.Builder.Full          TestFewLongRowsFlush, TestStoreRefuses
+//	   but where a block is full          batch.Builder.Full          TestFewLongRowsFlush, TestLargeRangesFlush
+//	   or the store lacks memory          heed, batch.Builder.Limit   TestNoMemory, TestLimit
 //	async_insert=0, quorum                store.insertSettings        TestReplicatedStatements (internal/store); no cluster here
 //	`batches` last                        batch.Builder.Rest          TestDieAtEachStep/inserted_gaps, TestRangeCutShort
 //	advance, acknowledge, mark            step, publishMarks          TestDieAtEachStep/advanced to /marked
@@ -73,7 +74,9 @@
 // a range for each partition, whatever the backlog is. The broker's stream fills to its limit, refuses, and spools keep.
 // Linger widens to MaxLinger where storing takes a third of the time, where the store says that it has too
 // many parts, or where a table has half of those at which it delays inserts. A block for which it has no
-// memory is cut in two.
+// memory is cut in two, and again, down to 100 rows or to one message, and grows again with each range that is
+// stored. Where even the least is refused the range waits as any other, and the condition (/healthz) says so. The store may
+// have kept what it refused: cut anew it comes under another token, and natural keys show it once (TestNoMemory).
 //
 // # Cost
 //

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -30,6 +31,7 @@ type moody struct {
 	proxy http.Handler
 	code  atomic.Int64 // of the exception; 0: none. stall: no answer at all
 	slow  atomic.Int64 // nanoseconds that each insert is kept
+	lies  atomic.Bool  // what it has no memory for it stores all the same
 
 	refused, passed atomic.Int64
 	mu              sync.Mutex
@@ -76,6 +78,9 @@ func (m *moody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			code = 0
 		}
 		m.mu.Unlock()
+		if code != 0 && m.lies.Load() {
+			m.proxy.ServeHTTP(httptest.NewRecorder(), r)
+		}
 	}
 	switch code {
 	case 0:
@@ -107,8 +112,8 @@ func until(tb testing.TB, what string, ok func() bool) {
 	}
 }
 
-// TestStoreRefuses: the store answers that it has too many parts, that it lacks memory for so much at once, or nothing
-// at all. The collector waits, longer and longer, cuts what is too large, and stores each row once.
+// TestStoreRefuses: the store answers that it has too many parts, or nothing at all. The collector waits, longer and
+// longer, and stores each row once.
 func TestStoreRefuses(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -163,26 +168,85 @@ func TestStoreRefuses(t *testing.T) {
 	if got := c.Condition().Partitions[0].StoreError; got != "" {
 		t.Errorf("it still says %q", got)
 	}
+}
 
-	// A block that is larger than the store has memory for is cut until it is not.
-	m.mu.Lock()
-	m.most = 300 << 10
-	m.mu.Unlock()
+// TestNoMemory: the store lacks memory for so much at once. What is sent is cut until it is small enough, however few
+// messages a range has; while there is not enough even for the least the collector waits and says so. All is stored, and shown once though the
+// store may have had what it refused.
+func TestNoMemory(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	m, at := newMoody(t, b.cfg.URL)
+	cfg := b.cfg
+	cfg.URL = at
+	s, err := store.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	memory := func(most int64) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.most, m.largest = most, 0
+	}
 	m.code.Store(memoryLimit)
-	for q := uint64(1); q <= 12; q++ {
-		w, frame := denseFrame(t, nodeName(50), q, 60)
-		b.publish(t, w, frame)
+	const dense, garbage = 12, 6
+	for i, most := range []int{4, 12} { // messages of 480 rows, some 80 KiB, in a range
+		node := nodeName(50 + i)
+		m.lies.Store(i == 1)
+		memory(200 << 10)
+		for q := uint64(1); q <= dense; q++ {
+			w, frame := denseFrame(t, node, q, 60)
+			b.publish(t, w, frame)
+		}
+		c := b.collector(t, node, func(cfg *collector.Config) { cfg.Store, cfg.MaxMessages = s, most })
+		stop := start(t, c)
+		idle(t, c)
+		m.mu.Lock()
+		if m.largest <= m.most {
+			t.Errorf("%d messages in a range: nothing was too large: at most %d bytes", most, m.largest)
+		}
+		m.mu.Unlock()
+		if c.Stats().Refusals == 0 {
+			t.Errorf("%+v", c.Stats())
+		}
+		rows, err := b.store.GPURows(t.Context(), store.RowQuery{Cluster: cluster, Nodes: []string{node}, ToMs: startMs * 2})
+		if err != nil || len(rows) != dense*480 {
+			t.Errorf("%d rows, want %d (%v)", len(rows), dense*480, err)
+		}
+
+		// Messages for quarantine are cut as well, to one each: a row there has a message's bytes.
+		memory(100 << 10)
+		for q := range garbage {
+			b.send(t, wire.NodeSubject(cluster, node), fmt.Sprint(node, q), "", bytes.Repeat([]byte{byte(q)}, 80<<10))
+		}
+		idle(t, c)
+		stop()
 	}
+	if n := len(aside(t, b.store, true)); n != 2*garbage {
+		t.Errorf("%d messages in quarantine, want %d", n, 2*garbage)
+	}
+
+	// Not enough for a single message.
+	m.lies.Store(false)
+	memory(20 << 10)
+	c := b.collector(t, "waits", func(cfg *collector.Config) { cfg.Store = s })
+	start(t, c)
+	w, frame := denseFrame(t, nodeName(60), 1, 60)
+	b.publish(t, w, frame)
+	until(t, "it says that it waits for memory", func() bool {
+		p := c.Condition().Partitions[0]
+		return strings.Contains(p.StoreError, "no memory for 480 rows, the fewest that are sent at once") && p.Messages == 1
+	})
+	was := c.Stats().Refusals
+	until(t, "it tries again", func() bool { return c.Stats().Refusals > was })
+	memory(200 << 10)
 	idle(t, c)
-	m.code.Store(0)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	rows, err := b.store.GPURows(t.Context(), store.RowQuery{Cluster: cluster, Nodes: []string{nodeName(50)}, ToMs: startMs * 2})
-	if err != nil || len(rows) != 12*480 {
-		t.Errorf("%d rows, want %d (%v)", len(rows), 12*480, err)
-	}
-	if m.largest <= m.most {
-		t.Logf("nothing was too large: at most %d bytes", m.largest)
+	until(t, "it is content", func() bool { return c.Condition().Partitions[0].StoreError == "" })
+	for table, want := range map[string]uint64{store.TableGPUSamples: (2*dense + 1) * 480, store.TableBatches: 2*dense + 1} {
+		if _, distinct, err := b.store.Count(t.Context(), table); err != nil || distinct != want {
+			t.Errorf("%s: %d distinct rows, want %d (%v)", table, distinct, want, err)
+		}
 	}
 }
 

@@ -72,3 +72,19 @@ func TestLingerAdapts(t *testing.T) {
 		t.Errorf("many parts: %s", w.linger)
 	}
 }
+
+// TestCutsHeal: what was cut for want of memory grows until nothing is cut, however many ranges follow.
+func TestCutsHeal(t *testing.T) {
+	w := worker{cut: map[string]int{"a": leastRows, "b": 50_000}}
+	for i := range 200 {
+		w.grow()
+		for table, rows := range w.cut {
+			if rows < leastRows || rows > mostRows {
+				t.Fatalf("%s: %d rows after %d ranges", table, rows, i+1)
+			}
+		}
+	}
+	if len(w.cut) != 0 {
+		t.Errorf("still cut: %v", w.cut)
+	}
+}

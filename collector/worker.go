@@ -360,9 +360,7 @@ func (w *worker) keep(ctx context.Context, msgs []message) error {
 			if w.allowance != nil {
 				w.allowance.Done()
 			}
-			for table, rows := range w.cut { // larger again, little by little
-				w.cut[table] = 2 * rows
-			}
+			w.grow()
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -497,8 +495,7 @@ func (w *worker) insert(ctx context.Context, taken, aside hash.Hash) error {
 			if ctx.Err() != nil {
 				return fmt.Errorf("store range: %w", ctx.Err())
 			}
-			w.heed(err, in)
-			return w.refused(err)
+			return w.refused(w.heed(err, in))
 		}
 		if err := w.c.reach(stepInserted + step(in.Table)); err != nil {
 			return err
@@ -510,23 +507,50 @@ func (w *worker) insert(ctx context.Context, taken, aside hash.Hash) error {
 	return nil
 }
 
-// heed takes a hint from what the store says.
-func (w *worker) heed(err error, in batch.Insert) {
+// Bounds of what the rows of a block are cut to. A block has whole messages, so one at least.
+const (
+	leastRows = 100
+	mostRows  = 1 << 20 // no block has so many
+)
+
+// heed takes a hint from what the store says, and adds to it what was made of it.
+func (w *worker) heed(err error, in batch.Insert) error {
 	const tooManyParts, memoryLimit = 252, 241
-	const leastRows = 1000
 	e, ok := errors.AsType[*store.Error](err)
-	switch rows := in.Block.Rows(); {
+	switch {
 	case !ok:
 	case e.Code == tooManyParts:
 		w.linger = max(w.linger, w.c.cfg.MaxLinger)
 		w.c.conditions.lingers(w.partition.Name, w.linger)
-	case e.Code == memoryLimit && rows >= 2*leastRows:
-		w.cut[in.Table] = rows / 2
+	case e.Code == memoryLimit:
+		rows, least := in.Block.Rows(), leastRows
+		if in.Table == store.TableQuarantine {
+			least = 1 // a row is a message, with its bytes
+		}
+		was := rows
+		if cut, ok := w.cut[in.Table]; ok {
+			was = min(cut, rows)
+		}
+		if was <= least {
+			return fmt.Errorf("%w: it has no memory for %d rows, the fewest that are sent at once; waiting until it has", err, rows)
+		}
+		w.cut[in.Table] = max(was/2, least)
 		// Cut anew, under other tokens: what the store may have of it already it knows by key.
 		for k := range w.done {
 			if k.table == in.Table {
 				delete(w.done, k)
 			}
+		}
+		return fmt.Errorf("%w: blocks are cut to %d rows", err, w.cut[in.Table])
+	}
+	return err
+}
+
+// grow lets blocks that were cut be larger again, range by range, until nothing is cut.
+func (w *worker) grow() {
+	for table, rows := range w.cut {
+		if w.cut[table] = 2 * rows; w.cut[table] >= mostRows {
+			delete(w.cut, table)
 		}
 	}
 }

@@ -151,6 +151,46 @@ func TestLargeRangesFlush(t *testing.T) {
 	}
 }
 
+// TestLimit: blocks of any table are cut where the store has no memory for larger ones: to messages, and to rows.
+func TestLimit(t *testing.T) {
+	b, err := batch.New(batch.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, limits := range []map[string]int{{store.TableGPUSamples: 100, store.TableBatches: 3, store.TableQuarantine: 1}, nil} {
+		b.Reset(1, nil)
+		b.Limit(limits)
+		got := map[string][]int{}
+		note := func(all []batch.Insert) {
+			for _, in := range all {
+				if in.Part != len(got[in.Table]) {
+					t.Errorf("part %d of %s comes as number %d", in.Part, in.Table, len(got[in.Table]))
+				}
+				got[in.Table] = append(got[in.Table], in.Block.Rows())
+				in.Done()
+			}
+		}
+		for q := uint64(1); q <= 7; q++ {
+			subject, frame := gpuFrame(t, "n", q, 10)
+			for _, data := range [][]byte{frame, frame[:len(frame)/2]} {
+				if _, err := b.Add(batch.Message{Seq: q, Subject: subject, Data: data, BrokerMs: 1_700_000_900_000}, never); err != nil {
+					t.Fatal(err)
+				}
+			}
+			note(b.Full(nil))
+		}
+		rest := b.Rest(nil)
+		note(rest)
+		want := "map[batches:[3 3 1] gpu_samples:[160 160 160 80] quarantine:[1 1 1 1 1 1 1]]"
+		if limits == nil {
+			want = "map[batches:[7] gpu_samples:[560] quarantine:[7]]"
+		}
+		if fmt.Sprint(got) != want || rest[len(rest)-1].Table != store.TableBatches {
+			t.Errorf("%v, want %s", got, want)
+		}
+	}
+}
+
 func FuzzAdd(f *testing.F) {
 	subject, frame := gpuFrame(f, "n", 1, 1)
 	f.Add(subject, frame)

@@ -134,7 +134,8 @@ type Builder struct {
 	aside      Counts
 	spoolHex   map[[16]byte]string
 	rows       int
-	decoded    int // bytes of messages in the blocks
+	decoded    int            // bytes of messages in the blocks
+	limits     map[string]int // see Limit
 }
 
 // nodeName is a node within its cluster.
@@ -188,6 +189,7 @@ func (b *Builder) Reset(epoch uint64, a *Allowance) {
 		a.begin()
 	}
 	clear(b.dropped)
+	b.limits = nil
 	for _, t := range b.targets {
 		t.block.Reset()
 		t.part, t.most = 0, b.cfg.MaxBlockRows
@@ -519,8 +521,9 @@ func (i Insert) Done() {
 }
 
 // Limit makes blocks of some tables smaller until the next Reset, where the store has no memory
-// for larger ones.
+// for larger ones. A block has at least what one message brings to its table.
 func (b *Builder) Limit(rows map[string]int) {
+	b.limits = rows
 	for _, t := range b.targets {
 		if n, ok := rows[t.table]; ok {
 			t.most = min(n, b.cfg.MaxBlockRows)
@@ -552,9 +555,7 @@ func (b *Builder) Rest(dst []Insert) []Insert {
 			dst = append(dst, Insert{t.table, t.part, t.block, t})
 		}
 	}
-	if len(b.quarantine) > 0 {
-		dst = append(dst, Insert{Table: store.TableQuarantine, Block: store.QuarantineBlock(b.quarantine)})
-	}
+	dst = inserts(dst, b, store.TableQuarantine, b.quarantine, store.QuarantineBlock)
 	if len(b.dropped) > 0 {
 		rows := make([]store.DroppedRow, 0, len(b.dropped))
 		for _, r := range b.dropped {
@@ -563,13 +564,25 @@ func (b *Builder) Rest(dst []Insert) []Insert {
 		slices.SortFunc(rows, func(a, b store.DroppedRow) int {
 			return cmp.Or(cmp.Compare(a.Seq, b.Seq), strings.Compare(a.Subject, b.Subject), strings.Compare(a.Reason, b.Reason))
 		})
-		dst = append(dst, Insert{Table: store.TableQuarantineDropped, Block: store.DroppedBlock(rows)})
+		dst = inserts(dst, b, store.TableQuarantineDropped, rows, store.DroppedBlock)
 	}
-	if len(b.gaps) > 0 {
-		dst = append(dst, Insert{Table: store.TableGaps, Block: store.GapBlock(b.gaps)})
+	dst = inserts(dst, b, store.TableGaps, b.gaps, store.GapBlock)
+	return inserts(dst, b, store.TableBatches, b.batches, store.BatchBlock)
+}
+
+// inserts appends to dst the rows of a table that is kept as rows: in one block, or as Limit has it.
+func inserts[R any, B store.Block](dst []Insert, b *Builder, table string, rows []R, block func([]R) B) []Insert {
+	if len(rows) == 0 {
+		return dst
 	}
-	if len(b.batches) > 0 {
-		dst = append(dst, Insert{Table: store.TableBatches, Block: store.BatchBlock(b.batches)})
+	most, ok := b.limits[table]
+	if !ok {
+		most = len(rows)
+	}
+	part := 0
+	for some := range slices.Chunk(rows, max(most, 1)) {
+		dst = append(dst, Insert{Table: table, Part: part, Block: block(some)})
+		part++
 	}
 	return dst
 }
