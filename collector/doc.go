@@ -58,7 +58,7 @@
 //	one insert a table, by token          store, token, insert        TestDieAtEachStep (rows = distinct, no keys needed)
 //	   but where a block is full          batch.Builder.Full          TestFewLongRowsFlush, TestLargeRangesFlush
 //	   or the store lacks memory          heed, batch.Builder.Limit   TestNoMemory, TestLimit
-//	async_insert=0, quorum                store.insertSettings        TestReplicatedStatements (internal/store); no cluster here
+//	async_insert=0, quorum                store.insertSettings        TestInsertSettings, as text; no cluster here
 //	`batches` last                        batch.Builder.Rest          TestDieAtEachStep/inserted_gaps, TestRangeCutShort
 //	advance, acknowledge, mark            step, publishMarks          TestDieAtEachStep/advanced to /marked
 //	a takeover repeats the intent         takeOver, fetch             TestDieAtEachStep, TestLateInsert
@@ -73,7 +73,7 @@
 // (MaxBytes, and one message more), and the builder goes to another partition: memory is bounded by Parallel builders and
 // a range for each partition, whatever the backlog is. The broker's stream fills to its limit, refuses, and spools keep.
 // Linger widens to MaxLinger where storing takes a third of the time, where the store says that it has too
-// many parts, or where a table has half of those at which it delays inserts. A block for which it has no
+// many parts, or where a table has half of those at which it delays inserts (TestPartsNearTheLimit). A block for which it has no
 // memory is cut in two, and again, down to 100 rows or to one message, and grows again with each range that is
 // stored. Where even the least is refused the range waits as any other, and the condition (/healthz) says so. The store may
 // have kept what it refused: cut anew it comes under another token, and natural keys show it once (TestNoMemory).

@@ -250,6 +250,59 @@ func TestNoMemory(t *testing.T) {
 	}
 }
 
+// TestPartsNearTheLimit: a table of the real store nears the number of parts at which it delays inserts. The linger
+// widens before the store delays or refuses any, and comes back when parts are merged.
+func TestPartsNearTheLimit(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	tell := func(sql string) {
+		t.Helper()
+		resp, err := http.Post(b.cfg.URL+"/?"+url.Values{"user": {b.cfg.User}, "password": {b.cfg.Password}}.Encode(), "text/plain", strings.NewReader(sql)) //nolint:noctx // a test's
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s (%v)", sql, text, err)
+		}
+	}
+	table := b.cfg.Database + "." + store.TableGPUSamples
+	// No merges but those asked for.
+	tell("ALTER TABLE " + table + " MODIFY SETTING parts_to_delay_insert = 6, max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1")
+	// A message is a range, so nothing waits for these; and storing takes no large part of them on any machine.
+	const least, most = 5 * time.Minute, 20 * time.Minute
+	c := b.collector(t, "one", func(cfg *collector.Config) {
+		cfg.MaxMessages, cfg.Linger, cfg.MaxLinger, cfg.Survey = 1, least, most, 20*time.Millisecond
+	})
+	start(t, c)
+	sent := uint64(0)
+	send := func(want time.Duration) {
+		t.Helper()
+		sent++
+		w, frame := newFrame(t, 0, sent, nil)
+		b.publish(t, w, frame)
+		idle(t, c)
+		if p := c.Condition().Partitions[0]; want != 0 && (p.Linger != want || p.StoreError != "") {
+			t.Errorf("after %d parts: %+v, want a linger of %s", sent, p, want)
+		}
+	}
+	parts := func(what string, ok func(share float64) bool) {
+		t.Helper()
+		until(t, what, func() bool { now := c.Condition(); return now.PartsKnown && ok(now.Parts) })
+	}
+	send(least)
+	send(least)
+	send(0) // three of six, whether they were seen yet or not
+	parts("half of the parts", func(share float64) bool { return share == 0.5 })
+	send(most)
+	for _, want := range []time.Duration{most / 2, least, least} {
+		tell("OPTIMIZE TABLE " + table + " FINAL")
+		parts("one part", func(share float64) bool { return share < 0.2 })
+		send(want)
+	}
+	wantRows(t, b.store, sent)
+}
+
 // TestLongOutage: the store is away while a million rows come. The stream fills to its limit and refuses, the sender keeps
 // what is refused, the collector's process keeps a bounded part; then all of it is stored, once.
 func TestLongOutage(t *testing.T) {

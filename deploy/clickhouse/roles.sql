@@ -51,6 +51,7 @@ GRANT INSERT ON flopwatch.gaps TO flopwatch_ingest;
 GRANT INSERT ON flopwatch.quarantine TO flopwatch_ingest;
 GRANT SELECT ON system.disks TO flopwatch_ingest;
 GRANT SELECT ON system.parts TO flopwatch_ingest;
+GRANT SELECT(database, name, engine, engine_full) ON system.tables TO flopwatch_ingest;
 GRANT INSERT ON flopwatch.quarantine_dropped TO flopwatch_ingest;
 GRANT SELECT(cluster, node, spool, sequence, digest, prev_digest, body_digest, node_key, signature, gap_from, gap_to, gap_reason, gap_digest, available_ms, inserted_at, boot_id, ticks, first_tick, missed_ticks, sealed_wall_ms, sealed_boot_ms, max_ts_ms) ON flopwatch.batches TO flopwatch_ingest;
 GRANT SELECT(cluster, node, spool, sequence, reason, digest, broker_ms, stream, stream_seq, inserted_at, subject, bytes_kept) ON flopwatch.quarantine TO flopwatch_ingest;
