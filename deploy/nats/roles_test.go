@@ -46,7 +46,7 @@ func TestEveryRole(t *testing.T) {
 		},
 		{provider2, []string{wire.ProviderSubject("c2", wire.KindOrder)}, []string{orders}, nil, []string{provided}},
 		{
-			collectorUser, []string{info + stream, mark, lease + "collector-0", cursor + stream, kv + broker.BucketIntent + "." + stream, api + "CONSUMER.INFO." + stream + ".collector"},
+			collectorUser, []string{info + stream, mark, lease + "collector-0", cursor + stream, api + "CONSUMER.INFO." + stream + ".collector"},
 			[]string{as, orders, lease + "detector", api + "CONSUMER.DELETE." + stream + ".other", api + "CONSUMER.MSG.NEXT." + stream + ".other"}, nil, []string{mark},
 		},
 		{detectorUser, []string{lease + "detector", get + "KV_" + broker.BucketLease + ".x"}, []string{lease + detector2.Lease(), lease + "collector-0", cursor + stream, as, mark, info + stream}, nil, []string{mark}},

@@ -155,13 +155,13 @@ func (u User) permissions() (publish, subscribe []string) {
 			// Acks; "*" twice where newer servers put domain and account.
 			publish = append(publish, "$JS.ACK."+s+".collector.>", "$JS.ACK.*.*."+s+".collector.>",
 				// Where the reader is, and what is being written.
-				"$KV."+broker.BucketCursor+"."+s, "$KV."+broker.BucketIntent+"."+s)
+				"$KV."+broker.BucketCursor+"."+s)
 		}
 		for _, l := range leases {
 			publish = append(publish, "$KV."+broker.BucketLease+"."+l)
 		}
 		publish = append(publish, "$KV."+broker.BucketLease+"."+broker.MemberKeys("collector"))
-		for _, b := range []string{broker.BucketLease, broker.BucketIntent, broker.BucketCursor} {
+		for _, b := range []string{broker.BucketLease, broker.BucketCursor} {
 			publish = append(publish, get+"KV_"+b+".>")
 		}
 		publish = append(publish, wire.CommitSubjects)

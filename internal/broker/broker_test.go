@@ -42,7 +42,7 @@ func TestStreams(t *testing.T) {
 	}
 	slices.Sort(names)
 	want := []string{"FLOPWATCH_0", "FLOPWATCH_1", "FLOPWATCH_2", "FLOPWATCH_3", "FLOPWATCH_COMMIT", "FLOPWATCH_PROVIDER",
-		"KV_FLOPWATCH_CURSOR", "KV_FLOPWATCH_INTENT", "KV_FLOPWATCH_LEASE"}
+		"KV_FLOPWATCH_CURSOR", "KV_FLOPWATCH_LEASE"}
 	if !slices.Equal(names, want) {
 		t.Errorf("streams %v", names)
 	}

@@ -17,9 +17,10 @@
 //
 // # Buckets
 //
-// BucketLease (entries expire after LeaseTTL) holds the collector's and detector's leases,
-// whose revisions are fencing epochs. BucketCursor holds cursors and, in the same value so
-// that both change at once, recorded intents. BucketIntent is made and empty: nothing writes it.
+// BucketLease (entries expire after LeaseTTL) holds the collectors' and detectors' leases, whose
+// revisions are fencing epochs; BucketCursor how far each stream is in the store, and the intent: what
+// is being written. One key holds both, as they change in one compare-and-set. (Brokers of before have
+// FLOPWATCH_INTENT too, which was never written: it may be deleted.)
 //
 // # Crash
 //

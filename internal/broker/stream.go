@@ -20,7 +20,6 @@ const (
 	ProviderStream = "FLOPWATCH_PROVIDER"
 	CommitStream   = "FLOPWATCH_COMMIT"
 	BucketLease    = "FLOPWATCH_LEASE"
-	BucketIntent   = "FLOPWATCH_INTENT"
 	BucketCursor   = "FLOPWATCH_CURSOR"
 )
 
@@ -130,8 +129,7 @@ func EnsureStreams(ctx context.Context, js jetstream.JetStream, cfg StreamsConfi
 	}
 	for _, c := range []jetstream.KeyValueConfig{
 		{Bucket: BucketLease, Description: "flopwatch: who may do what; revisions are epochs", TTL: cfg.LeaseTTL},
-		{Bucket: BucketIntent, Description: "flopwatch: ranges being written to the store"},
-		{Bucket: BucketCursor, Description: "flopwatch: ranges that the store has"},
+		{Bucket: BucketCursor, Description: "flopwatch: ranges that the store has, and those that are being written to it"},
 	} {
 		c.History, c.Storage, c.Replicas = 1, jetstream.FileStorage, cfg.Replicas
 		err := patiently(ctx, until, func(ctx context.Context) error {

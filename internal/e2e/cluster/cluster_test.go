@@ -507,7 +507,7 @@ func (s *clusterSite) info(stream string) *jetstream.StreamInfo {
 // whole waits until every stream has three copies that are up to date: then the next server may go.
 func (s *clusterSite) whole() {
 	s.t.Helper()
-	names := []string{broker.ProviderStream, broker.CommitStream, "KV_" + broker.BucketLease, "KV_" + broker.BucketCursor, "KV_" + broker.BucketIntent}
+	names := []string{broker.ProviderStream, broker.CommitStream, "KV_" + broker.BucketLease, "KV_" + broker.BucketCursor}
 	for p := range partitions {
 		names = append(names, broker.NodeStream(p))
 	}
