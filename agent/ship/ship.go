@@ -435,7 +435,7 @@ func (s *Ship) take(data []byte) {
 
 // compare looks whether the collector has frames that this spool has not made: then it was put
 // back to an earlier state, as with a snapshot of the host, and what it makes under their numbers
-// is taken for repeats. That cannot be mended here, and must not pass in silence.
+// goes to quarantine as conflicts. That cannot be mended here, and must not pass in silence.
 func (s *Ship) compare(m wire.CommitMark) {
 	top := m.Through
 	for _, r := range m.Ranges {

@@ -35,7 +35,7 @@ type config struct {
 	MaxBytes    int           `toml:"max_bytes"`
 	Linger      time.Duration `toml:"linger"`
 	// MaxLinger is how far linger is widened where the store has trouble with so many inserts.
-	// Default 8 s.
+	// Default: four times linger, 4 s.
 	MaxLinger time.Duration `toml:"max_linger"`
 	// Parallel is how many inserts are prepared at once, of all partitions. Default 4.
 	Parallel int `toml:"parallel"`
