@@ -257,7 +257,7 @@ func TestPartsNearTheLimit(t *testing.T) {
 	b := newBench(t)
 	tell := func(sql string) {
 		t.Helper()
-		resp, err := http.Post(b.cfg.URL+"/?"+url.Values{"user": {b.cfg.User}, "password": {b.cfg.Password}}.Encode(), "text/plain", strings.NewReader(sql)) //nolint:noctx // a test's
+		resp, err := http.Post(b.cfg.URL+"/?"+url.Values{"user": {b.cfg.User}, "password": {b.cfg.Password}}.Encode(), "text/plain", strings.NewReader(sql))
 		if err != nil {
 			t.Fatal(err)
 		}
