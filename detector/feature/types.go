@@ -98,12 +98,23 @@ type Counter struct {
 // Has reports whether the counter was read in this minute.
 func (c Counter) Has() bool { return c.LastMs != 0 }
 
-// GPUCell is one GPU in one minute. A sample's weight, the time since the previous
+// Peak is a period at which a signal repeats.
+type Peak struct {
+	PeriodMs float64 // 0: none was found, or too little was sampled to look for one
+	Power    float64 // share of the signal's variance at it, 0 to 1
+	CrestMs  float64 // time of a crest by the node's clock, modulo PeriodMs
+	// Folded says that the samples are too far apart to tell the period from one that the
+	// sampling folds onto it: it compares with periods found at the same cadence alone.
+	Folded bool
+}
+
+// GPUCell is one GPU in one minute, or in more of them that were alike (SpanMs). A sample's weight, the time since the previous
 // sample (capped), is credited to the minute of the sample's time.
 type GPUCell struct {
 	Node        string
 	GPU         int
 	MinuteMs    int64 // start of the minute
+	SpanMs      int64 // width where it is not a minute, a whole number of them; 0: a minute
 	AvailableMs int64 // latest availability of a row that contributed
 	Samples     int
 	Mean        [NumSignals]float64
@@ -115,6 +126,18 @@ type GPUCell struct {
 	TensorClockMs  int64
 	EnergyJ        Counter
 	MMACycles      Counter
+	// Rhythm is the strongest period that the GPU's links, pipes or watts keep over the minutes
+	// that end here, and RhythmOf the signal that shows it.
+	Rhythm   Peak
+	RhythmOf Signal
+}
+
+// EndMs is the end of what the cell covers.
+func (c *GPUCell) EndMs() int64 {
+	if c.SpanMs > 0 {
+		return c.MinuteMs + c.SpanMs
+	}
+	return c.MinuteMs + MinuteMs
 }
 
 // Has reports whether the signal was measured in this minute.
@@ -144,6 +167,17 @@ type NodeCell struct {
 	FabricTxCV                       float64 // sd / mean of the per-reading rate within the minute: burstiness; 0 with < 3 readings
 	EthernetTxBytes, EthernetRxBytes float64 // ethernet ports, or their virtual functions where those moved more; vf whose parent is not read
 	EthernetCoverMs                  int64
+	SpanMs                           int64 // as of a GPUCell
+	Rhythm                           Peak  // of the back-end ports, else of the host's watts
+	RhythmOfPower                    bool
+}
+
+// EndMs is the end of what the cell covers.
+func (c *NodeCell) EndMs() int64 {
+	if c.SpanMs > 0 {
+		return c.MinuteMs + c.SpanMs
+	}
+	return c.MinuteMs + MinuteMs
 }
 
 // CommCell is one process on one communicator in one minute, one op.
@@ -216,6 +250,22 @@ type Loss struct {
 	KnownMs        int64 // from when on it could be known
 }
 
+// Instance is a part of a GPU (MIG) that was seen: its share of the whole.
+type Instance struct {
+	Node         string
+	GPU          int
+	FromMs, ToMs int64
+	SMFrac       float64 // of the GPU's SMs; NaN: not known
+}
+
+// Checkpoint is a file that a process wrote as trainings write their state.
+type Checkpoint struct {
+	Node  string
+	PID   int
+	AtMs  int64
+	Bytes float64
+}
+
 // GPUKey names a GPU.
 type GPUKey struct {
 	Node string
@@ -235,4 +285,6 @@ type Evidence struct {
 	Allocations    []Allocation
 	Orders         []Order // all versions visible so far
 	Losses         []Loss  // by node, then time
+	Instances      []Instance
+	Checkpoints    []Checkpoint
 }

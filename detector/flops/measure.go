@@ -16,6 +16,9 @@ type Input struct {
 	Ev      *feature.Evidence
 	Members []run.Member
 	Class   string // as package workload names it
+	// Share is what part of the tensor work is this activity's where others share the GPUs
+	// (workload.Verdict): low, best, high; zeros: all of it.
+	Share [3]float64
 	// FromMs and ToMs cut the members where they are not 0.
 	FromMs, ToMs int64
 }

@@ -45,6 +45,8 @@ type RunState struct {
 	// TrainingProb is the probability that it is a training of any kind (training,
 	// finetuning or rl); 0: not stated, the run's class stands.
 	TrainingProb float64
+	// Contradictions are signals of the run's GPUs that cannot both be right.
+	Contradictions []flops.Contradiction
 }
 
 // Input is all that Evaluate looks at. It changes nothing in it.
@@ -57,7 +59,9 @@ type Input struct {
 	Ev       *feature.Evidence
 	Runs     []RunState // all activities known now; a finding on a run that is not among them is withdrawn
 	Resolve  func(account string) identity.Resolution
-	Profiles []Profile
+	// Campaigns are runs that may add up to one.
+	Campaigns []run.Campaign
+	Profiles  []Profile
 	// Peak16 gives the dense 16-bit peak of a GPU model in FLOP/s, false: not known; the
 	// peak is then one to assume, 0: none.
 	Peak16               func(gpuModel string) (flopPerS float64, ok bool)

@@ -141,6 +141,24 @@ type Run struct {
 	Alternatives []Alternative
 }
 
+// Kinds of campaigns.
+const (
+	Islands     = "islands"     // sites that train one model and exchange weights now and then
+	SplitPools  = "split_pools" // pools of one training: rollouts and updates
+	Structuring = "structuring" // work of one kind cut into runs, accounts or slices
+)
+
+// Campaign is runs that may add up to one training, though each stands by itself. The total of
+// a campaign is as uncertain as Weight says.
+type Campaign struct {
+	ID      string // of its first run
+	Kind    string
+	Runs    []string // ids, sorted; at least two
+	Weight  float64  // probability that all of them are one, 0 to 1
+	Reasons []string
+	KnownMs int64 // from when on the evidence sufficed
+}
+
 // Alternative is a plausible joining that the evidence does not carry.
 type Alternative struct {
 	Run    string

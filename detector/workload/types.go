@@ -36,4 +36,9 @@ type Verdict struct {
 	Prob    float64            // calibrated probability of Class
 	Probs   map[string]float64 // over all classes, sums to 1
 	Reasons []string
+	// Share is what part of the GPUs' tensor work the named class did, where others share
+	// them: low, best, high; all 1 where nobody does.
+	Share [3]float64
+	// Missed are features that would have told classes apart and were not measured.
+	Missed []string
 }
