@@ -10,13 +10,14 @@ import (
 	"github.com/flopwatch/flopwatch/detector/feature"
 	"github.com/flopwatch/flopwatch/detector/identity"
 	"github.com/flopwatch/flopwatch/detector/report"
+	"github.com/flopwatch/flopwatch/detector/run"
 	"github.com/flopwatch/flopwatch/detector/threshold"
 	"github.com/flopwatch/flopwatch/internal/store"
 )
 
 // Version of the detector's arithmetic. It stands on every verdict; change it whenever
 // the same rows would be judged differently.
-const Version = "0.1.0"
+const Version = "0.2.0"
 
 // Timing of the judgement, in milliseconds of event time.
 const (
@@ -102,6 +103,7 @@ type Detector struct {
 	written   map[string]string         // finding id -> line last written
 	runs      map[string]string         // run id -> line last written
 	acts      []judged                  // activities at the end of the last block, all estimated
+	campaigns []run.Campaign            // of these
 	pending   pending
 	peaks     map[string]peak // by GPU model: looking one up is slow
 

@@ -168,20 +168,19 @@ func (d *Detector) settleRuns(atMs int64, now map[string]bool) []store.RunRow {
 // flushRuns writes a version of every run whose line changed since it was last written.
 func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool) error {
 	ev := d.st.evidence(startMs, atMs, last)
-	d.acts = activities(ev, true)
+	d.acts, d.campaigns = activities(ev, true)
 	now, docs := map[string]bool{}, map[string]string{}
 	var rows []store.RunRow
 	var members []store.RunMemberRow
 	var wrote []string
-	merged := merge(d.acts)
+	lines := d.lines(ev, d.acts, d.campaigns)
 	into := map[string]string{} // run id -> the run that took it over
-	for _, a := range d.acts {
+	for i, a := range d.acts {
 		now[a.run.ID] = true
 		for _, old := range a.run.Supersedes {
 			into[old] = a.run.ID
 		}
-		l := d.line(ev, a)
-		l.IfOneRun = merged[a.run.ID]
+		l := lines[i]
 		doc, err := json.Marshal(l)
 		if err != nil {
 			return fmt.Errorf("render run %s: %w", a.run.ID, err)
@@ -301,7 +300,8 @@ func (d *Detector) goesOn(l *RunLine, atMs int64) bool {
 	}
 	var was RunLine
 	return json.Unmarshal([]byte(d.runs[l.Run]), &was) == nil && was.EndedMs == nil && was.Class == l.Class && len(was.Members) == len(l.Members) && slices.Equal(was.Accounts, l.Accounts) &&
-		slices.Equal(was.Basis, l.Basis) && slices.Equal(was.Lost, l.Lost) && math.Abs(was.CoverageFrac-l.CoverageFrac) < coverageMoved &&
+		slices.Equal(was.Basis, l.Basis) && slices.Equal(was.Lost, l.Lost) && was.ContradictionCount == l.ContradictionCount && slices.Equal(was.Inquiries, l.Inquiries) &&
+		slices.EqualFunc(was.Campaigns, l.Campaigns, func(a, b CampaignLine) bool { return a.Campaign == b.Campaign && a.RunCount == b.RunCount }) && math.Abs(was.CoverageFrac-l.CoverageFrac) < coverageMoved &&
 		math.Abs(l.FLOPsModel.Best-was.FLOPsModel.Best) <= runGrew*was.FLOPsModel.Best && math.Abs(l.FLOPsExecuted.Best-was.FLOPsExecuted.Best) <= runGrew*was.FLOPsExecuted.Best &&
 		slices.EqualFunc(was.Thresholds, l.Thresholds, func(a, b ThresholdLine) bool {
 			return a.Profile == b.Profile && math.Abs(a.Probability-b.Probability) < probabilityMoved && (a.Probability < 0.5) == (b.Probability < 0.5)

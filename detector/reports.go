@@ -26,11 +26,14 @@ func (d *Detector) WriteReports(ctx context.Context, dir, recording string) (map
 
 // writeReports writes the folders of some findings; last: of the last moment of a recording.
 func (d *Detector) writeReports(ctx context.Context, dir, recording string, ids []string, last bool) (map[string]string, error) {
-	runs, merged := map[string]judged{}, merge(d.acts)
-	for _, a := range d.acts {
-		runs[a.run.ID] = a
-	}
 	ev := d.st.evidence(max(d.startMs, d.cutMs), d.prevAtMs, last)
+	runs, lines := map[string]int{}, []RunLine(nil)
+	if len(ids) > 0 {
+		lines = d.lines(ev, d.acts, d.campaigns)
+	}
+	for i := range d.acts {
+		runs[d.acts[i].run.ID] = i
+	}
 	paths := make(map[string]string, len(ids))
 	for _, id := range ids {
 		if err := ctx.Err(); err != nil {
@@ -43,11 +46,10 @@ func (d *Detector) writeReports(ctx context.Context, dir, recording string, ids 
 		}
 		rows := evidenceRows{ev: ev, f: f}
 		if len(f.Runs) > 0 {
-			if a, ok := runs[f.Runs[0]]; ok {
-				folder.Run = &report.RunState{Run: a.run, Est: a.est}
-				line := d.line(ev, a)
-				line.IfOneRun = merged[a.run.ID]
-				folder.RunLine = line
+			if i, ok := runs[f.Runs[0]]; ok {
+				a := &d.acts[i]
+				state := a.state()
+				folder.Run, folder.RunLine = &state, lines[i]
 				rows.members = a.run.Members
 				if f.Limb == report.Actual {
 					if err := d.copyEvidence(ctx, id, a.run); err != nil {
