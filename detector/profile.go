@@ -54,7 +54,14 @@ func (d *Detector) profileText(name *string) *report.ProfileText {
 
 func countingRule(p threshold.Profile) string {
 	c := p.Counting
-	return fmt.Sprintf("basis %s; precision %s; fine-tuning %s; synthetic data %s; sparsity %s", c.Basis, c.Precision, c.FineTuning, c.SyntheticData, c.Sparsity)
+	text := fmt.Sprintf("basis %s; precision %s; fine-tuning %s; synthetic data %s; sparsity %s; added up by %s", c.Basis, c.Precision, c.FineTuning, c.SyntheticData, c.Sparsity, c.Aggregation)
+	if c.WindowDays > 0 {
+		text += fmt.Sprintf(" over %g days", c.WindowDays)
+	}
+	if c.Note != "" {
+		text += "; " + c.Note
+	}
+	return text
 }
 
 // ConfigDigest names everything that can change a verdict: code version, profiles,

@@ -143,23 +143,19 @@ func (c config) stepMs() int64 { return feature.MinuteOf(c.Step.Milliseconds()) 
 
 // profiles are those of the file, or the built-in ones, and the digest of the set.
 func (c config) profiles() ([]threshold.Profile, string, error) {
-	profiles, err := threshold.Builtin()
+	read := threshold.Builtin
 	if c.ProfilesFile != "" {
-		text, rerr := os.ReadFile(c.ProfilesFile)
-		if rerr != nil {
-			return nil, "", fmt.Errorf("read profiles_file: %w", rerr)
+		read = func() ([]threshold.Profile, error) {
+			text, err := os.ReadFile(c.ProfilesFile)
+			if err != nil {
+				return nil, fmt.Errorf("read: %w", err)
+			}
+			return threshold.Parse(c.ProfilesFile, text)
 		}
-		profiles, err = threshold.Parse(c.ProfilesFile, text)
 	}
+	profiles, err := read()
 	if err != nil {
-		return nil, "", err // it names file, profile and field
-	}
-	names := map[string]bool{}
-	for i := range profiles {
-		if names[profiles[i].Name] {
-			return nil, "", fmt.Errorf("read profiles %s: profile %s stands there twice", c.ProfilesFile, profiles[i].Name)
-		}
-		names[profiles[i].Name] = true
+		return nil, "", fmt.Errorf("read profiles_file: %w", err) // it names file, line, profile and field
 	}
 	digest, err := threshold.Digest(profiles)
 	if err != nil {

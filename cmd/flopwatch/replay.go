@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flopwatch/flopwatch/agent/playback"
+	"github.com/flopwatch/flopwatch/cmd/flopwatch/up"
 	"github.com/flopwatch/flopwatch/detector"
 	"github.com/flopwatch/flopwatch/detector/identity"
 	"github.com/flopwatch/flopwatch/detector/report"
@@ -31,6 +32,7 @@ type replayOptions struct {
 	data string // working data; empty: a temporary folder that is removed at the end
 	// fromCells judges what an earlier replay stored, from minute cells alone.
 	fromCells bool
+	profiles  string // file of threshold profiles in place of the recording's, or the built-in ones
 	quiet     bool
 	verbose   bool
 	stack     stackConfig
@@ -70,6 +72,7 @@ gives the same files. With --data, a replay that was killed goes on where it sto
 func (o *replayOptions) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&o.fromCells, "from-cells", false, "publish nothing: judge again, from the minute cells alone, what an earlier replay stored in --data or --clickhouse")
+	f.StringVar(&o.profiles, "profiles", "", "judge by the threshold profiles of this file (TOML, see deploy/config/profiles.toml) in place of the recording's own, or the built-in ones")
 	f.StringVar(&o.data, "data", "", "folder for spools and embedded servers, kept for a later try (default: a temporary one)")
 	f.StringVar(&o.stack.Engine, "engine", "", "the embedded engine's libchdb.so (default: engine/ beside the binary)")
 	f.StringVar(&o.stack.NATS, "nats", "", "URL of a real NATS with JetStream: nats://HOST:PORT or tls://HOST:PORT")
@@ -94,7 +97,7 @@ func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.
 	if err != nil {
 		return err
 	}
-	profiles, version, err := profilesOf(b.Manifest)
+	profiles, version, err := profilesOf(b.Manifest, o.profiles)
 	if err != nil {
 		return err
 	}
@@ -147,20 +150,14 @@ func replay(ctx context.Context, dir string, o replayOptions, stdout, stderr io.
 	return printSummary(stdout, b.Manifest, r.parties > 0, r.runs, r.findings, profiles, o.out)
 }
 
-// profilesOf are the manifest's own profiles, or the built-in ones, with the digest of
-// the set.
-func profilesOf(m bundle.Manifest) ([]threshold.Profile, string, error) {
-	profiles, err := threshold.Builtin()
-	if m.Profiles != nil {
-		limits := make([]threshold.CustomLimit, len(m.Profiles))
-		for i, p := range m.Profiles {
-			limits[i] = threshold.CustomLimit{Name: p.Name, LimitFLOPs: p.LimitFLOPs}
-			if p.Cluster != nil {
-				limits[i].Cluster = &threshold.Cluster{Gbps: p.Cluster.Gbps, OpsPerS: p.Cluster.OpsPerS}
-			}
-		}
-		profiles, err = threshold.FromManifest(limits)
+// profilesOf are those of the file, if one is named, else the manifest's own, or the built-in
+// ones, with the digest of the set.
+func profilesOf(m bundle.Manifest, file string) ([]threshold.Profile, string, error) {
+	read := func() ([]threshold.Profile, error) { return up.Profiles(&m) }
+	if file != "" {
+		read = func() ([]threshold.Profile, error) { return up.ProfilesOf(file) }
 	}
+	profiles, err := read()
 	if err != nil {
 		return nil, "", err
 	}

@@ -24,7 +24,7 @@ const (
 
 func newUpCommand() *cobra.Command {
 	o := up.Options{}
-	var facts string
+	var facts, profiles string
 	cmd := &cobra.Command{
 		Use:   "up --data DIR [--recording BUNDLE | --fake-gpus N | --no-gpus]",
 		Short: "Run everything on this machine: agent, NATS, ClickHouse, collector, detector",
@@ -78,6 +78,11 @@ SIGHUP reads --facts again. "flopwatch runs", "findings" and "doctor" ask a tree
 					return fmt.Errorf("--users: %w", err)
 				}
 			}
+			if profiles != "" {
+				if o.Profiles, err = up.ProfilesOf(profiles); err != nil {
+					return fmt.Errorf("--profiles: %w", err)
+				}
+			}
 			o.Import = importer{facts: facts, log: slog.New(slog.DiscardHandler)}.run
 			o.Fake = func(library string, gpus int) error { return fakeDriver(filepath.Dir(exe), library, gpus) }
 			return up.Run(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -90,6 +95,7 @@ SIGHUP reads --facts again. "flopwatch runs", "findings" and "doctor" ask a tree
 	f.BoolVar(&o.Wish.HostOnly, "no-gpus", false, "sample this host without GPUs")
 	f.StringVar(&o.Wish.Cluster, "cluster", "", "name of this host's cluster (default \"local\")")
 	f.StringVar(&facts, "facts", "", "folder with the provider's nodes.csv, allocations.csv, orders.csv, parties.jsonl, in the recording format")
+	f.StringVar(&profiles, "profiles", "", "judge by the threshold profiles of this file (TOML, see deploy/config/profiles.toml) in place of the recording's own, or the built-in ones; named at each start")
 	f.DurationVar(&o.Wait, "wait", upWait, "judge a minute this long after it, whoever is missing")
 	f.DurationVar(&o.Ahead, "ahead", upAhead, "how much of --recording comes at once at the first start (at most all of it)")
 	f.DurationVar(&o.Chunk, "chunk", playChunk, "how much of --recording goes into one batch a host")

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -56,10 +58,8 @@ func (t *tree) configs(manifest *bundle.Manifest) error {
 		"cluster": t.state.Source.Cluster, "wait": t.o.Wait.String(), "reports_dir": t.l.Reports(), "store_password_file": t.l.ClickHousePassword(),
 		"nats": nats, "store": storeAt, "metrics": metrics(t.o.Ports.Detector), "log": logs,
 	}
-	if manifest != nil {
-		if err = t.rules(manifest, detector); err != nil {
-			return err
-		}
+	if err = t.rules(manifest, detector); err != nil {
+		return err
 	}
 	if err = writeConfig(t.l.Config(detectorName), detector); err != nil {
 		return err
@@ -87,24 +87,30 @@ const (
 	collectorLinger = 500 * time.Millisecond
 )
 
-// rules puts the limits that a manifest states into the detector's configuration; without
-// any the built-in rules hold.
+// rules puts what a manifest states, and the profiles that were named or that it brought, into
+// the detector's configuration; without any the built-in rules hold.
 func (t *tree) rules(m *bundle.Manifest, detector table) error {
-	if len(m.SpecialJurisdictions) > 0 {
+	if m != nil && len(m.SpecialJurisdictions) > 0 {
 		detector["special_jurisdictions"] = m.SpecialJurisdictions
 	}
-	if m.Profiles == nil {
+	path := filepath.Join(t.l.Run(), profilesFile)
+	if t.o.Profiles == nil && (m == nil || m.Profiles == nil) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) { // of an earlier start
+			return fmt.Errorf("remove profiles: %w", err)
+		}
 		return nil
 	}
-	profiles, err := Profiles(m)
-	if err != nil {
-		return err
+	profiles := slices.Clone(t.o.Profiles)
+	if profiles == nil {
+		var err error
+		if profiles, err = Profiles(m); err != nil {
+			return err
+		}
 	}
-	for i := range profiles {
-		profiles[i].Note = "" // the reader adds what stands on every profile
+	for i := range profiles { // the reader adds what stands on every profile
+		profiles[i].Note = strings.TrimPrefix(strings.TrimPrefix(profiles[i].Note, threshold.Note), "; ")
 	}
-	path := filepath.Join(t.l.Run(), profilesFile)
-	if err = writeConfig(path, struct {
+	if err := writeConfig(path, struct {
 		Profile []threshold.Profile `toml:"profile"`
 	}{profiles}); err != nil {
 		return err
@@ -128,7 +134,16 @@ func Profiles(m *bundle.Manifest) ([]threshold.Profile, error) {
 	return threshold.FromManifest(limits)
 }
 
-// ReadProfiles reads the profiles that a recording brought with it; nil: the built-in ones hold.
+// ProfilesOf reads a file of profiles that a person wrote.
+func ProfilesOf(file string) ([]threshold.Profile, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read profiles: %w", err)
+	}
+	return threshold.Parse(file, text)
+}
+
+// ReadProfiles reads the profiles that were named, or that a recording brought with it; nil: the built-in ones hold.
 func ReadProfiles(l Layout) ([]threshold.Profile, error) {
 	path := filepath.Join(l.Run(), profilesFile)
 	text, err := os.ReadFile(path)

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/flopwatch/flopwatch/detector/threshold"
 	"github.com/flopwatch/flopwatch/internal/bundle"
 	"github.com/flopwatch/flopwatch/internal/daemon"
 	"github.com/flopwatch/flopwatch/internal/store/embedded"
@@ -59,6 +60,8 @@ type Options struct {
 	// Import brings in what the provider states, again on SIGHUP; nil: nothing. What it
 	// returns is said to people.
 	Import func(ctx context.Context, s State) (string, error)
+	// Profiles take the place of the recording's own, or of the built-in ones; nil: none were named.
+	Profiles []threshold.Profile
 	// Fake prepares the stub of NVIDIA's driver; it is needed for FakeGPUs.
 	Fake func(library string, gpus int) error
 }
