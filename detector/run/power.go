@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -14,6 +15,10 @@ const (
 	// onFrac is how far above rest a host in use is: more than contexts held without work
 	// (5 to 10 % of TDP a GPU).
 	onFrac = 0.12
+	// onShare is the same in parts of the draw at rest, where the TDP is not stated.
+	onShare = 0.3
+	// unknownTDP bounds the rest of a host of unknown parts until it was seen lower.
+	unknownTDP = 500
 	// A program's end shows as a return to rest. A stall (checkpoint, evaluation) holds
 	// the contexts and seldom lasts; so a dip splits when it lost dipMin minutes of work
 	// and came down to dipFloor of the way between rest and load.
@@ -44,7 +49,7 @@ type powerSpan struct {
 // powerWatch walks the minutes of a host. All it decides about a minute rests on that
 // minute and earlier ones.
 type powerWatch struct {
-	tdpSum float64
+	tdpSum float64 // 0: not stated
 	idle   float64 // lowest minute so far, capped
 	out    []powerSpan
 	on     bool
@@ -53,6 +58,14 @@ type powerWatch struct {
 	last   int64 // the last minute seen, and the time it rests on
 	cover  int64
 	dip    []*feature.NodeCell
+}
+
+// limit is the draw above which a host is in use.
+func (w *powerWatch) limit() float64 {
+	if w.tdpSum > 0 {
+		return w.idle + onFrac*w.tdpSum
+	}
+	return w.idle * (1 + onShare)
 }
 
 func (w *powerWatch) level() float64 {
@@ -68,7 +81,7 @@ func (w *powerWatch) step(c *feature.NodeCell) {
 	if w.on && c.MinuteMs-w.last > pauseMs {
 		w.close()
 	}
-	on := p > w.idle+onFrac*w.tdpSum
+	on := p > w.limit()
 	h := w.level()
 	// Over time without telemetry nothing tells whether the program went on: it is kept
 	// apart, and Join puts together what is likely to be one.
@@ -91,26 +104,27 @@ func (w *powerWatch) step(c *feature.NodeCell) {
 		}
 		w.dip = w.dip[:0]
 		w.extend(c)
-		w.sum += p
-		w.n++
+		n := float64(c.EndMs()-c.MinuteMs) / minuteMs
+		w.sum += p * n
+		w.n += n
 	}
-	w.last, w.cover = c.MinuteMs, c.PowerCoverMs
+	w.last, w.cover = c.EndMs()-minuteMs, min(c.PowerCoverMs, pauseMs)
 }
 
 func (w *powerWatch) open(c *feature.NodeCell) {
-	w.out = append(w.out, powerSpan{span: span{c.MinuteMs, c.MinuteMs + minuteMs}})
+	w.out = append(w.out, powerSpan{span: span{c.MinuteMs, c.EndMs()}})
 	w.on, w.sum, w.n = true, 0, 0
 	w.dip = w.dip[:0]
 }
 
-func (w *powerWatch) extend(c *feature.NodeCell) { w.out[len(w.out)-1].end = c.MinuteMs + minuteMs }
+func (w *powerWatch) extend(c *feature.NodeCell) { w.out[len(w.out)-1].end = c.EndMs() }
 
 // lost is the time of work that the dip cost, in minutes, and the share of the way to
 // full load at which its lowest point lies.
 func (w *powerWatch) lost(h float64) (minutes, floor float64) {
 	floor = 1
 	for _, c := range w.dip {
-		minutes += (h - c.PowerW) / (h - w.idle)
+		minutes += (h - c.PowerW) / (h - w.idle) * float64(c.EndMs()-c.MinuteMs) / minuteMs
 		floor = math.Min(floor, (w.low(c, h)-w.idle)/(h-w.idle))
 	}
 	return minutes, floor
@@ -143,7 +157,7 @@ func (w *powerWatch) split(c *feature.NodeCell) {
 	}
 	at := w.dip[lowest].MinuteMs
 	begin := at
-	if w.dip[lowest].PowerW <= w.idle+onFrac*w.tdpSum {
+	if w.dip[lowest].PowerW <= w.limit() {
 		begin = c.MinuteMs
 		if lowest+1 < len(w.dip) {
 			begin = w.dip[lowest+1].MinuteMs
@@ -152,7 +166,7 @@ func (w *powerWatch) split(c *feature.NodeCell) {
 	sp := &w.out[len(w.out)-1]
 	sp.end = max(sp.start+minuteMs, min(sp.end, at+minuteMs))
 	w.close()
-	w.out = append(w.out, powerSpan{span: span{begin, c.MinuteMs + minuteMs}})
+	w.out = append(w.out, powerSpan{span: span{begin, c.EndMs()}})
 	w.on, w.sum, w.n = true, c.PowerW, 1
 }
 
@@ -160,11 +174,11 @@ func (w *powerWatch) close() {
 	sp := &w.out[len(w.out)-1]
 	sp.level = w.level()
 	if math.IsNaN(sp.level) {
-		sp.level = w.idle + onFrac*w.tdpSum
+		sp.level = w.limit()
 	}
 	// A dip at the end is the way down.
 	for _, d := range w.dip {
-		if d.PowerW <= w.idle+onFrac*w.tdpSum {
+		if d.PowerW <= w.limit() {
 			sp.end = min(sp.end, d.MinuteMs)
 			break
 		}
@@ -175,14 +189,17 @@ func (w *powerWatch) close() {
 }
 
 // watch returns the times in use of a host whose GPUs have a TDP of tdpSum watts
-// together.
-func watch(cells []feature.NodeCell, tdpSum float64, endMs int64) []powerSpan {
+// together, 0 where it is not stated.
+func watch(cells []feature.NodeCell, tdpSum float64, gpus int, endMs int64) []powerSpan {
 	w := &powerWatch{tdpSum: tdpSum, idle: idleCapFrac * tdpSum}
+	if tdpSum <= 0 {
+		w.idle = idleCapFrac * unknownTDP * float64(gpus)
+	}
 	for i := range cells {
 		c := &cells[i]
 		if c.PowerCoverMs > 0 {
 			// Below the level of use for good: the span ended with the way down.
-			if w.on && c.PowerW <= w.idle+onFrac*tdpSum && c.MinuteMs-w.out[len(w.out)-1].end >= 3*minuteMs {
+			if w.on && c.PowerW <= w.limit() && c.MinuteMs-w.out[len(w.out)-1].end >= 3*minuteMs {
 				w.close()
 			}
 			w.step(c)
@@ -203,7 +220,10 @@ func watch(cells []feature.NodeCell, tdpSum float64, endMs int64) []powerSpan {
 func (sp *powerSpan) edges(cells []feature.NodeCell, idle float64) {
 	sp.from, sp.to = sp.start, sp.end
 	frac := func(ms int64) float64 {
-		i, ok := slices.BinarySearchFunc(cells, ms, func(c feature.NodeCell, t int64) int { return int((c.MinuteMs - t) / minuteMs) })
+		i, ok := slices.BinarySearchFunc(cells, ms, func(c feature.NodeCell, t int64) int { return cmp.Compare(c.EndMs(), t+1) })
+		if i < len(cells) {
+			ok = cells[i].MinuteMs <= ms && cells[i].SpanMs == 0
+		}
 		if !ok || sp.level <= idle {
 			return 1
 		}
@@ -217,8 +237,8 @@ func (sp *powerSpan) edges(cells []feature.NodeCell, idle float64) {
 // all its GPUs: rented ones where rentals are known.
 func (s *segmenter) powerNode(node string, keys []feature.GPUKey) {
 	cells := s.ev.Host[node]
-	tdpSum := tdpOf(s.ev.Nodes[node]) * float64(max(len(keys), s.ev.Nodes[node].GPUCount))
-	spans := watch(cells, tdpSum, s.ev.EndMs)
+	count := max(len(keys), s.ev.Nodes[node].GPUCount)
+	spans := watch(cells, tdpOf(s.ev.Nodes[node])*float64(count), count, s.ev.EndMs)
 	first := cells[0]
 	for i := range cells {
 		if cells[i].PowerCoverMs > 0 {
@@ -249,8 +269,8 @@ func (s *segmenter) powerNode(node string, keys []feature.GPUKey) {
 		s.restOf(k, used, func(sp span) []span {
 			var out []span
 			for i := range cells {
-				if m := cells[i].MinuteMs; m >= sp.start && m < sp.end && cells[i].PowerCoverMs > 0 {
-					out = cover(out, m)
+				if m := cells[i].MinuteMs; cells[i].EndMs() > sp.start && m < sp.end && cells[i].PowerCoverMs > 0 {
+					out = cover(out, m, cells[i].EndMs())
 				}
 			}
 			return out

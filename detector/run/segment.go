@@ -16,15 +16,6 @@ const (
 	// bridgeMs is the longest time without telemetry over which a GPU that held the same
 	// memory before and after is taken to have gone on.
 	bridgeMs = 60 * minuteMs
-
-	// A CUDA context holds some hundred MB and raises the clock of an idle part from its
-	// floor (210 to 345 MHz) to the top; a driver's own reserve stays under 1 GB.
-	contextBytes  = 1.5e9
-	contextBytesL = 0.4e9 // with a raised clock
-	raisedMHz     = 800
-	busyFrac      = 0.02
-	// A released GPU draws 8 to 20 % of its TDP, with a context 15 to 25 %.
-	busyTDPFrac = 0.35
 )
 
 // stretch is one GPU in uninterrupted use.
@@ -44,98 +35,12 @@ type stretch struct {
 	edgeMs     [2]int64 // BasisPower: start and end, interpolated within their minutes
 }
 
-type useState int
-
-const (
-	unknownUse useState = iota
-	released
-	held
-)
-
-// stateOf tells whether a minute shows a GPU in use. It looks at this minute alone.
-func stateOf(c *feature.GPUCell, tdpW float64) useState {
-	seen := false
-	if c.Has(feature.UtilFrac) {
-		seen = true
-		if c.Mean[feature.UtilFrac] > busyFrac {
-			return held
-		}
-	}
-	for _, s := range [...]feature.Signal{feature.SMActiveFrac, feature.TensorFrac, feature.DRAMFrac} {
-		if c.Has(s) {
-			seen = true
-			if c.Mean[s] > busyFrac {
-				return held
-			}
-		}
-	}
-	if c.Has(feature.MemUsedBytes) {
-		seen = true
-		m := c.Mean[feature.MemUsedBytes]
-		if m > contextBytes || (m > contextBytesL && c.Has(feature.SMClockMHz) && c.Mean[feature.SMClockMHz] > raisedMHz) {
-			return held
-		}
-	}
-	if c.Has(feature.PowerW) && tdpW > 0 {
-		if c.Mean[feature.PowerW] > busyTDPFrac*tdpW {
-			return held
-		}
-		if !seen && c.Mean[feature.PowerW] < 0.25*tdpW {
-			return released
-		}
-	}
-	if seen {
-		return released
-	}
-	return unknownUse
-}
-
-// tdpOf is the TDP of a node's GPUs in watts: stated, or a cautious one of the part's
-// family; it only serves to tell use from rest.
+// tdpOf is the TDP of a node's GPUs in watts, 0 where it is not stated.
 func tdpOf(n feature.Node) float64 {
 	if n.TDPW > 0 && !math.IsNaN(n.TDPW) {
 		return n.TDPW
 	}
-	return 500
-}
-
-// span is a run of minutes in one state.
-type span struct{ start, end int64 }
-
-// heldSpans cuts a GPU's minutes into times in use. A minute seen released ends a span;
-// time without telemetry does so after pauseMs, or bridgeMs where the memory held before
-// and after is the same.
-func heldSpans(cells []feature.GPUCell, tdpW float64) []span {
-	var out []span
-	open := false
-	var last *feature.GPUCell
-	for i := range cells {
-		c := &cells[i]
-		switch stateOf(c, tdpW) {
-		case held:
-			if open {
-				gap := c.MinuteMs - out[len(out)-1].end
-				if gap > bridgeMs || (gap > pauseMs && !sameMemory(last, c)) {
-					open = false
-				}
-			}
-			if !open {
-				out = append(out, span{start: c.MinuteMs})
-				open = true
-			}
-			out[len(out)-1].end = c.MinuteMs + minuteMs
-			last = c
-		case released:
-			open = false
-		case unknownUse:
-		}
-	}
-	return out
-}
-
-func sameMemory(a, b *feature.GPUCell) bool {
-	x, y := a.Get(feature.MemUsedBytes), b.Get(feature.MemUsedBytes)
-	return x > contextBytes && math.Abs(x-y) <= 0.05*x
+	return 0
 }
 
 // service names programs that watch GPUs and do not use them.
@@ -175,11 +80,12 @@ type segmenter struct {
 	procs map[feature.GPUKey][]int
 	alloc map[feature.GPUKey][]int
 	keys  []feature.GPUKey // sorted
+	rests *floors
 	out   []stretch
 }
 
 func segment(ev *feature.Evidence) []stretch {
-	s := &segmenter{ev: ev, procs: map[feature.GPUKey][]int{}, alloc: map[feature.GPUKey][]int{}}
+	s := &segmenter{ev: ev, procs: map[feature.GPUKey][]int{}, alloc: map[feature.GPUKey][]int{}, rests: newFloors(ev)}
 	keys := map[feature.GPUKey]bool{}
 	for k := range ev.GPU {
 		keys[k] = true
@@ -238,8 +144,13 @@ func segment(ev *feature.Evidence) []stretch {
 		if !gpuNodes[node] && hasPower(ev.Host[node]) {
 			s.powerNode(node, s.keys[lo:hi])
 		} else {
-			for _, k := range s.keys[lo:hi] {
-				s.gpu(k)
+			spans := make([][]span, hi-lo)
+			for i, k := range s.keys[lo:hi] {
+				spans[i] = heldSpans(ev.GPU[k], tdpOf(ev.Nodes[node]), s.rests.at(node))
+			}
+			evenOut(spans)
+			for i, k := range s.keys[lo:hi] {
+				s.gpu(k, spans[i])
 			}
 		}
 		lo = hi
@@ -261,10 +172,9 @@ func (s *segmenter) keysOf(keys map[feature.GPUKey]bool, node string, count int)
 }
 
 // gpu cuts one GPU with telemetry or processes, or a rental without either.
-func (s *segmenter) gpu(k feature.GPUKey) {
+func (s *segmenter) gpu(k feature.GPUKey, spans []span) {
 	ev := s.ev
 	cells := ev.GPU[k]
-	spans := heldSpans(cells, tdpOf(ev.Nodes[k.Node]))
 	first := len(s.out)
 	s.processStretches(k, cells, spans)
 	declared := len(s.out)
@@ -302,7 +212,7 @@ func (s *segmenter) processStretches(k feature.GPUKey, cells []feature.GPUCell, 
 		if end == 0 || end > ev.EndMs {
 			end, open = ev.EndMs, true
 			if n := len(cells); n > 0 && len(spans) > 0 {
-				lastHeld, lastCell := spans[len(spans)-1].end, cells[n-1].MinuteMs+minuteMs
+				lastHeld, lastCell := spans[len(spans)-1].end, cells[n-1].EndMs()
 				if lastHeld > p.StartMs && lastCell-lastHeld > pauseMs {
 					end, open = lastHeld, false
 				}
@@ -426,37 +336,67 @@ func (s *segmenter) accountsOf(k feature.GPUKey, start, end int64) []string {
 // levels sets the plateau of memory and the mean load after the first minutes.
 func (s *segmenter) levels(st *stretch, cells []feature.GPUCell) {
 	st.mem, st.power, st.load = math.NaN(), math.NaN(), math.NaN()
-	lo, hi := cellRange(cells, st.start, st.end)
-	if hi-lo > 6 {
-		lo += 3
-		hi--
-	}
-	var mem []float64
-	var pw, ut, pn, un float64
-	for i := lo; i < hi; i++ {
-		c := &cells[i]
-		if c.Has(feature.MemUsedBytes) {
-			mem = append(mem, c.Mean[feature.MemUsedBytes])
+	lo, hi := steady(cells, st.start, st.end, 3*minuteMs)
+	st.mem = upperQuartile(cells[lo:hi], feature.MemUsedBytes)
+	st.power = meanOf(cells[lo:hi], feature.PowerW)
+	st.load = meanOf(cells[lo:hi], feature.UtilFrac)
+}
+
+// steady are the cells of an interval without its beginning and its last minute, where
+// enough of them remain.
+func steady(cells []feature.GPUCell, start, end, skipMs int64) (lo, hi int) {
+	lo, hi = cellRange(cells, start, end)
+	if end-start > 2*skipMs {
+		for hi-lo > 1 && cells[lo].MinuteMs < start+skipMs && cells[lo].EndMs() <= start+2*skipMs {
+			lo++
 		}
-		if c.Has(feature.PowerW) {
-			pw += c.Mean[feature.PowerW]
-			pn++
-		}
-		if c.Has(feature.UtilFrac) {
-			ut += c.Mean[feature.UtilFrac]
-			un++
+		if hi-lo > 1 && cells[hi-1].EndMs() > end-minuteMs && cells[hi-1].SpanMs == 0 {
+			hi--
 		}
 	}
-	if len(mem) > 0 {
-		slices.Sort(mem)
-		st.mem = mem[len(mem)*3/4]
+	return lo, hi
+}
+
+// meanOf is a signal's mean over time, NaN where it was not measured.
+func meanOf(cells []feature.GPUCell, s feature.Signal) float64 {
+	var sum, ms float64
+	for i := range cells {
+		if c := &cells[i]; c.Has(s) {
+			sum += c.Mean[s] * float64(c.CoverMs[s])
+			ms += float64(c.CoverMs[s])
+		}
 	}
-	if pn > 0 {
-		st.power = pw / pn
+	if ms == 0 {
+		return math.NaN()
 	}
-	if un > 0 {
-		st.load = ut / un
+	return sum / ms
+}
+
+// upperQuartile is the value under which a signal stays three quarters of the time.
+func upperQuartile(cells []feature.GPUCell, s feature.Signal) float64 {
+	type part struct {
+		v  float64
+		ms int64
 	}
+	parts := make([]part, 0, len(cells))
+	var total int64
+	for i := range cells {
+		if c := &cells[i]; c.Has(s) {
+			parts = append(parts, part{c.Mean[s], c.CoverMs[s]})
+			total += c.CoverMs[s]
+		}
+	}
+	slices.SortFunc(parts, func(a, b part) int { return cmp.Or(cmp.Compare(a.v, b.v), cmp.Compare(a.ms, b.ms)) })
+	var sum int64
+	for _, p := range parts {
+		if sum += p.ms; 4*sum > 3*total {
+			return p.v
+		}
+	}
+	if n := len(parts); n > 0 {
+		return parts[n-1].v
+	}
+	return math.NaN()
 }
 
 // rest adds the rented time in which the GPU was seen released, and rentals of a GPU
@@ -472,22 +412,22 @@ func (s *segmenter) rest(k feature.GPUKey, cells []feature.GPUCell, first int) {
 		for i := lo; i < hi; i++ {
 			// A cell of a coarse cadence rests on the minutes before it too.
 			if n := len(out); n > 0 && cells[i].MinuteMs-out[n-1].end <= cells[i].CoverMs[feature.UtilFrac] {
-				out[n-1].end = cells[i].MinuteMs + minuteMs
+				out[n-1].end = cells[i].EndMs()
 				continue
 			}
-			out = cover(out, cells[i].MinuteMs)
+			out = cover(out, cells[i].MinuteMs, cells[i].EndMs())
 		}
 		return out
 	})
 }
 
-// cover extends the last span to a minute, or begins one after a pause without telemetry.
-func cover(spans []span, ms int64) []span {
-	if n := len(spans); n > 0 && ms-spans[n-1].end <= pauseMs {
-		spans[n-1].end = ms + minuteMs
+// cover extends the last span by a cell, or begins one after a pause without telemetry.
+func cover(spans []span, from, to int64) []span {
+	if n := len(spans); n > 0 && from-spans[n-1].end <= pauseMs {
+		spans[n-1].end = to
 		return spans
 	}
-	return append(spans, span{ms, ms + minuteMs})
+	return append(spans, span{from, to})
 }
 
 // restOf adds the parts of rentals in which nothing ran: idle where telemetry (seen) says
@@ -531,15 +471,15 @@ func (s *segmenter) restOf(k feature.GPUKey, used []span, seen func(span) []span
 	}
 }
 
-// cellRange returns the indices of the cells whose minute begins in (start-1 min, end).
+// cellRange returns the indices of the cells that touch [start, end).
 func cellRange(cells []feature.GPUCell, start, end int64) (lo, hi int) {
-	lo = sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs > start-minuteMs })
+	lo = sort.Search(len(cells), func(i int) bool { return cells[i].EndMs() > start })
 	hi = sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= end })
 	return lo, max(lo, hi)
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	out := make([]string, 0, len(m))
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	out := make([]K, 0, len(m))
 	for k := range m {
 		out = append(out, k)
 	}
