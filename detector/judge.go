@@ -16,7 +16,7 @@ import (
 // classified, joined over time, and estimated. Activities that no threshold looks at are
 // estimated only where all is set. It is pure.
 func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.Campaign) {
-	eps := run.Episodes(ev)
+	eps := workload.Split(ev, run.Episodes(ev))
 	classes := make([]run.ClassOf, len(eps))
 	verdicts := make([]workload.Verdict, len(eps))
 	for i := range eps {

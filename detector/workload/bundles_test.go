@@ -110,7 +110,7 @@ func load(tb testing.TB, dir string) *loaded {
 
 // judge runs the whole chain at one moment.
 func judge(ev *feature.Evidence) ([]run.Episode, []workload.Verdict, []run.Run) {
-	eps := run.Episodes(ev)
+	eps := workload.Split(ev, run.Episodes(ev))
 	verdicts := make([]workload.Verdict, len(eps))
 	classes := make([]run.ClassOf, len(eps))
 	for i := range eps {

@@ -31,7 +31,7 @@ func TestGrowth(t *testing.T) {
 			at = min(at, l.endMs)
 			ev := feature.BuildEvidence(l.samples, l.startMs, at)
 			t0 := time.Now()
-			eps := run.Episodes(ev)
+			eps := workload.Split(ev, run.Episodes(ev))
 			t1 := time.Now()
 			classes := make([]run.ClassOf, len(eps))
 			for i := range eps {

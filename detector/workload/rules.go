@@ -400,10 +400,6 @@ func ordersUse(ev *feature.Evidence, accounts []string) string {
 	return uses[0]
 }
 
-func containsFold(s, part string) bool {
-	return strings.Contains(strings.ToLower(s), strings.ToLower(part))
-}
-
 // decide turns log-odds into probabilities. Evidence counts in full after a quarter of
 // an hour.
 func (v *verdict) decide(f *facts) Verdict {

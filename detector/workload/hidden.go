@@ -1,0 +1,95 @@
+package workload
+
+import (
+	"math"
+
+	"github.com/flopwatch/flopwatch/detector/feature"
+)
+
+// hidden is what lies beneath a load that comes and goes: the part of a signal that stays
+// where the load tends to nothing. A server's matrix work, its FP32 work and its exchange
+// follow the bytes it reads to serve; of a training that shares its GPUs they do not. All are
+// shares of the mean of the signal, NaN where load never varied enough to tell.
+type hidden struct {
+	tensor, fp32, nvlink float64
+	ofTensor             [2]float64 // low and high of the share of tensor work
+	gpus                 int        // that could tell
+}
+
+// hiddenMeans sums a GPU's minutes, then the GPUs.
+type hiddenMeans struct {
+	x, x2                float64 // memory traffic
+	n                    float64
+	y, y2, xy            [3]float64
+	ny                   [3]float64
+	tensor, fp32, nvlink mean
+	low, high            mean
+	gpus                 int
+}
+
+var beneath = [3]feature.Signal{feature.TensorFrac, feature.FP32Frac, feature.NVLinkTxBps}
+
+func (h *hiddenMeans) see(c *feature.GPUCell) {
+	if !c.Has(feature.DRAMFrac) || !c.Has(feature.TensorFrac) {
+		return
+	}
+	w, x := span(c), c.Mean[feature.DRAMFrac]
+	h.n += w
+	h.x += w * x
+	h.x2 += w * x * x
+	for i, s := range beneath {
+		if c.Has(s) {
+			y := c.Mean[s]
+			h.ny[i] += w
+			h.y[i] += w * y
+			h.y2[i] += w * y * y
+			h.xy[i] += w * x * y
+		}
+	}
+}
+
+// next closes a GPU.
+func (h *hiddenMeans) next() {
+	defer func() {
+		h.x, h.x2, h.n, h.y, h.y2, h.xy, h.ny = 0, 0, 0, [3]float64{}, [3]float64{}, [3]float64{}, [3]float64{}
+	}()
+	if h.n < 15 {
+		return
+	}
+	mx := h.x / h.n
+	vx := h.x2/h.n - mx*mx
+	if !(mx > 0.05) || vx < 0.0064*mx*mx { // the load has to vary by 8 % for a line to be seen
+		return
+	}
+	share := func(i int) (ols, rma float64) {
+		if h.ny[i] < h.n-0.5 || h.y[i] <= 0 {
+			return math.NaN(), math.NaN()
+		}
+		my := h.y[i] / h.n
+		vy := math.Max(0, h.y2[i]/h.n-my*my)
+		cov := h.xy[i]/h.n - mx*my
+		// Ordinary least squares leave too much beneath where the load is seen with
+		// noise; the ratio of the spreads too little.
+		ols = 1 - cov/vx*mx/my
+		rma = 1 - math.Copysign(math.Sqrt(vy/vx), cov)*mx/my
+		return clip(ols), clip(rma)
+	}
+	o, r := share(0)
+	if math.IsNaN(o) {
+		return
+	}
+	h.gpus++
+	h.tensor.add((o + r) / 2)
+	h.low.add(math.Min(o, r))
+	h.high.add(math.Max(o, r))
+	o, r = share(1)
+	h.fp32.add((o + r) / 2)
+	o, r = share(2)
+	h.nvlink.add((o + r) / 2)
+}
+
+func clip(x float64) float64 { return math.Max(-1, math.Min(1, x)) }
+
+func (h *hiddenMeans) tell() hidden {
+	return hidden{tensor: h.tensor.value(), fp32: h.fp32.value(), nvlink: h.nvlink.value(), ofTensor: [2]float64{h.low.value(), h.high.value()}, gpus: h.gpus}
+}
