@@ -22,7 +22,7 @@ const (
 
 // Of estimates what the members of a class did.
 func Of(in Input) Estimate {
-	out := Measure(in).Estimate(in.Class)
+	out := Measure(in).Estimate(in.Class).Shared(in.Share)
 	by, share := lost(in.Ev, clip(in))
 	if out.Lost = by; share > 0 {
 		out.CoverageFrac = min(out.CoverageFrac, 1-share)
@@ -48,6 +48,7 @@ type balance struct {
 	p                                                *prior
 	tensor, vector, watt, node, util                 float64
 	tensorSD, vectorSD, wattSD, nodeSD, utilSD, tile float64
+	counterSD, clockSD, tileSD                       float64 // of tensorSD
 	high                                             float64 // 1: the steep sum of watts, 0: the plain one
 	pipes                                            bool    // the vector pipes count
 	dtype                                            []mode  // of HMMA
@@ -64,8 +65,10 @@ func newBalance(total *Minute, p *prior) *balance {
 		p: p, tensor: 1 / tile, tile: tile, vector: vectorMean,
 		watt: p.watt, node: p.watt, util: p.util, vectorSD: vectorSD,
 	}
-	b.tensorSD = math.Sqrt(sq(counterSD) + sq(clockSD) + sq(attentionSD) + sq(tileSD) +
-		sq(noClockSD*min(1, total.NoClock/hmma)) + sq(preGPMSD*min(1, total.PreGPM/hmma))) // shares: other pipes count too
+	b.clockSD = math.Hypot(clockSD, noClockSD*min(1, total.NoClock/hmma)) // shares: other pipes count too
+	b.counterSD = math.Sqrt(sq(counterSD) + sq(attentionSD) + sq(preGPMSD*min(1, total.PreGPM/hmma)))
+	b.tileSD = tileSD
+	b.tensorSD = math.Sqrt(sq(b.counterSD) + sq(b.clockSD) + sq(tileSD))
 	// Training in plain FP32 runs on the vector pipes and counts like any other. Beside
 	// tensor work they only do element-wise operations, a per cent or two.
 	vector := vectorMean * (total.FP64 + total.FP32 + total.FP16)
@@ -88,15 +91,16 @@ func newBalance(total *Minute, p *prior) *balance {
 	}
 	b.dtype = blend(modern, p.dtypeOld, fp8)
 	if p.model && !p.decode {
-		b.dtype = weighBusy(b.dtype, total)
+		b.dtype = narrowed(b.dtype, total)
 	}
-	// Watts see the type weakly: an FP8 operation costs about two thirds of a 16-bit one,
-	// a TF32 operation two.
+	// Watts see the type weakly: at the same watts an H100 does 1.77 times the operations in
+	// FP8 products (794 and 1403 TFLOP/s, measured), of which a training is a half; a TF32
+	// operation costs two.
 	b.wattDtype = make([]mode, len(b.dtype))
 	for i, m := range blend(modern, p.dtypeOld, fp8) {
 		switch {
 		case m.factor > 1:
-			m.factor = 1 + 0.7*(m.factor-1)
+			m.factor = 1 + 0.85*(m.factor-1)
 		case m.factor < 1:
 			m.factor = 0.55
 		}
@@ -152,36 +156,6 @@ func blend(with, without []mode, share float64) []mode {
 		}
 		m.p = m.p*share + q*(1-share)
 		out[i] = m
-	}
-	return out
-}
-
-// weighBusy narrows the data type of a training by how busy it kept the tensor pipes,
-// at the 16-bit rate. Published trainings execute 0.26-0.60 of the 16-bit peak in 16 bit,
-// and 0.36-0.6 in FP8, which is 0.2-0.4 of the pipes' time; both have a long tail
-// downwards, so a low level says little and a high one speaks against FP8.
-func weighBusy(modes []mode, total *Minute) []mode {
-	if total.TensorPeak <= 0 || total.HMMA <= 0 {
-		return modes
-	}
-	u := math.Log(total.HMMA / total.TensorPeak)
-	density := func(median, sd float64) float64 { return math.Exp(-sq((u-math.Log(median))/sd)/2) / sd }
-	out := make([]mode, len(modes))
-	sum := 0.0
-	for i, m := range modes {
-		if m.factor > 1 {
-			m.p *= 0.6*density(0.27, 0.28) + 0.4*density(0.18, 0.6)
-		} else {
-			m.p *= 0.5*density(0.40, 0.25) + 0.5*density(0.25, 0.6)
-		}
-		out[i] = m
-		sum += m.p
-	}
-	if sum <= 0 {
-		return modes
-	}
-	for i := range out {
-		out[i].p /= sum
 	}
 	return out
 }
@@ -326,23 +300,20 @@ func (w *Work) assemble(b *balance, p *prior, total *Minute, g gap) Estimate {
 		out.Series = w.zeroSeries()
 		return out
 	}
-	doubt := b.contradiction(q, total)
-	executed := append(b.terms(q, g.allocation, total, nil), doubt...)
+	drawn := b.doubt(q, total)
+	executed := believe(b.terms(q, g.allocation, total, nil), drawn, 1)
 	e := Interval{Low: quantile(executed, 0.05), Best: quantile(executed, 0.5), High: quantile(executed, 0.95)}
-	if len(doubt) > 0 { // counters stay the best answer
-		e.Best = quantile(executed[:len(executed)-len(doubt)], 0.5)
-		e.High = max(e.High, e.Best)
-	}
 	base := e.Best // without the gaps
 	out.Executed = e.widen(g)
 	out.ExecutedLogSD = out.Executed.logSD()
 	if p.model {
-		model := append(b.terms(q, g.allocation, total, p.recompute), doubt...)
 		ratio := p.toModel()
+		model := believe(b.terms(q, g.allocation, total, p.recompute), drawn, ratio)
 		m := Interval{Low: quantile(model, 0.05), Best: base / ratio, High: quantile(model, 0.95)}
 		m.Low, m.High = min(m.Low, m.Best), max(m.High, m.Best)
 		out.Model = m.widen(gap{best: g.best / ratio, low: g.low / ratio, high: g.high / ratio, allocation: g.allocation / ratio})
 		out.LogSD = out.Model.logSD()
+		out.Terms = b.budget(q, total, g, drawn, m.logSD(), out.Model)
 	}
 	out.Series = w.series(b, g, out)
 	return out
@@ -423,23 +394,6 @@ func (b *balance) terms(q parts, allocation float64, total *Minute, recompute []
 		}
 	}
 	return out
-}
-
-// contradiction returns what the watts say where they say much more than the tensor
-// counters did: a training that draws the power of one but hardly moves the counters is
-// either no training or its counters are not to be trusted. The interval then reaches up
-// to the watts.
-func (b *balance) contradiction(q parts, total *Minute) []term {
-	if !b.p.steep || total.CheckPeak <= 0 || total.TensorPeak <= 0 {
-		return nil
-	}
-	counted := (q.hmma + q.fixed + q.vector) / total.TensorPeak
-	drawn := b.watt * total.CheckHigh / total.CheckPeak
-	if drawn < 0.05 || counted > drawn/8 {
-		return nil
-	}
-	rest := q.watt + q.node + q.util
-	return []term{{p: 0.3, mean: math.Log(drawn*total.TensorPeak + rest), sd: b.wattSD}}
 }
 
 func safe(a, b float64) float64 {

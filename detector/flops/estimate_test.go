@@ -109,7 +109,7 @@ func sumOf(w *Work) Minute {
 func TestImpossibleCycles(t *testing.T) {
 	t.Parallel()
 	ev := fleet(h100, 1, 10, 10_000, func(_ int, ts int64, s *feature.GPUSample) bool {
-		s.MMACycles = 132 * cyclesAt(ts) * 4
+		s.MMACycles = 40 * cyclesAt(ts)
 		s.Value[feature.TensorFrac], s.Value[feature.SMClockMHz] = 0.4, 1500
 		return true
 	})
@@ -118,6 +118,82 @@ func TestImpossibleCycles(t *testing.T) {
 		t.Errorf("basis %v", e.Basis)
 	}
 	within(t, "executed", e.Executed.Best, hourOfCycles/6/1.05, 0.05)
+}
+
+// A counter that is a sum over the SMs, or over their tensor cores, is told by the activity,
+// and without one by a rate that no clock allows.
+func TestSummedCycles(t *testing.T) {
+	t.Parallel()
+	for _, unit := range []float64{1, 132, 528} {
+		for _, beside := range []bool{true, false} {
+			ev := fleet(h100, 1, 60, 10_000, func(_ int, ts int64, s *feature.GPUSample) bool {
+				s.MMACycles = unit * cyclesAt(ts)
+				if beside {
+					s.Value[feature.TensorFrac], s.Value[feature.SMClockMHz] = 0.41, 1500
+				}
+				return true
+			})
+			e := Of(Input{Ev: ev, Members: members(1, 60), Class: "training"})
+			if !reflect.DeepEqual(e.Basis, []string{BasisMMACycles}) {
+				t.Errorf("sum of %v, activity %v: basis %v", unit, beside, e.Basis)
+			}
+			within(t, "executed", e.Executed.Best, hourOfCycles/1.05, 0.05)
+		}
+	}
+}
+
+// Cells that several alike minutes were sealed into give what their minutes gave.
+func TestWideCells(t *testing.T) {
+	t.Parallel()
+	ev := fleet(h100, 2, 240, 10_000, func(g int, ts int64, s *feature.GPUSample) bool {
+		if g == 0 {
+			s.MMACycles, s.EnergyJ = cyclesAt(ts), float64(ts-t0)/1000*600+1e9
+		}
+		v := &s.Value
+		v[feature.TensorFrac], v[feature.SMClockMHz], v[feature.PowerW], v[feature.SMActiveFrac], v[feature.UtilFrac] = 0.4, 1500, 640, 0.8, 1
+		return true
+	})
+	whole := Of(Input{Ev: ev, Members: members(2, 240), Class: "training"})
+	wide := *ev
+	wide.GPU = map[feature.GPUKey][]feature.GPUCell{}
+	for k, cells := range ev.GPU {
+		var out []feature.GPUCell
+		for i := 0; i < len(cells); {
+			c, n := cells[i], 1
+			for c.MinuteMs >= t0 && i+n < len(cells) && n < 50 && cells[i+n].MinuteMs < t0+200*minuteMs {
+				n++
+			}
+			last := cells[i+n-1]
+			c.SpanMs = int64(n) * minuteMs
+			for s := range c.CoverMs {
+				c.CoverMs[s] *= int64(n)
+			}
+			c.TensorClockMs *= int64(n)
+			join := func(a, b feature.Counter) feature.Counter {
+				if a.Has() {
+					a.LastMs, a.Last, a.Delta = b.LastMs, b.Last, b.Last-a.First
+				}
+				return a
+			}
+			c.MMACycles, c.EnergyJ = join(c.MMACycles, last.MMACycles), join(c.EnergyJ, last.EnergyJ)
+			out = append(out, c)
+			i += n
+		}
+		wide.GPU[k] = out
+	}
+	if n := len(wide.GPU[feature.GPUKey{Node: "n", GPU: 1}]); n > 70 {
+		t.Fatalf("%d cells are wide", n)
+	}
+	got := Of(Input{Ev: &wide, Members: members(2, 240), Class: "training"})
+	within(t, "executed of wide cells", got.Executed.Best, whole.Executed.Best, 1e-6)
+	within(t, "high end of wide cells", got.Model.High, whole.Model.High, 1e-6)
+	within(t, "coverage of wide cells", got.CoverageFrac, whole.CoverageFrac, 1e-6)
+	for i := range whole.Series {
+		within(t, "series of wide cells", got.Series[i].ModelFLOP, whole.Series[i].ModelFLOP, 1e-3)
+	}
+	cut := Of(Input{Ev: &wide, Members: members(2, 240), Class: "training", FromMs: t0 + 37*minuteMs, ToMs: t0 + 91*minuteMs})
+	minutes := Of(Input{Ev: ev, Members: members(2, 240), Class: "training", FromMs: t0 + 37*minuteMs, ToMs: t0 + 91*minuteMs})
+	within(t, "a cut of wide cells", cut.Executed.Best, minutes.Executed.Best, 1e-6)
 }
 
 // Every tier alone gives a plausible total with its name, whatever the cadence.

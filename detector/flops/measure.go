@@ -98,6 +98,7 @@ type measurer struct {
 	ev    *feature.Evidence
 	work  *Work
 	nodes map[string]*host
+	units map[feature.GPUKey]float64
 	// scratch, one entry a minute of the member at hand
 	cycles, energy []painted
 	slots          []slot
@@ -205,7 +206,7 @@ func (ms *measurer) reset(n int) {
 
 // paintCounters spreads the counters' increments over the member's minutes.
 func (ms *measurer) paintCounters(h *host, cells []feature.GPUCell, m run.Member, first int64) {
-	lo := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs+minuteMs > m.StartMs })
+	lo := sort.Search(len(cells), func(i int) bool { return cells[i].EndMs() > m.StartMs })
 	var cyc, en feature.Counter // the last reading before
 	for i := lo - 1; i >= 0 && (!cyc.Has() || !en.Has()) && lo-i <= 24*60; i-- {
 		if !cyc.Has() && cells[i].MMACycles.Has() {
@@ -215,9 +216,9 @@ func (ms *measurer) paintCounters(h *host, cells []feature.GPUCell, m run.Member
 			en = cells[i].EnergyJ
 		}
 	}
-	maxHz := 1.05 * max(h.acc.boostMHz(), h.acc.tensorMHz()) * 1e6
+	maxHz, unit := maxCycleHz(&h.acc), ms.cycleUnit(h, feature.GPUKey{Node: m.Node, GPU: m.GPU})
 	cycles := func(fromMs, toMs int64, inc float64) {
-		if toMs > fromMs && inc/float64(toMs-fromMs)*1000 <= maxHz { // else no such part exists
+		if inc /= unit; toMs > fromMs && inc/float64(toMs-fromMs)*1000 <= maxHz { // else no such part exists
 			paint(ms.cycles, first, m, fromMs, toMs, inc, 0)
 		}
 	}
@@ -288,31 +289,31 @@ func powerFrac(watts, idleW, spanW float64) float64 {
 // time reaches back to it.
 func (ms *measurer) choose(cells []feature.GPUCell, nodes []feature.NodeCell, first int64, n int) {
 	last := first + int64(n)*minuteMs + feature.WindowMs
-	lo := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= first })
+	lo := sort.Search(len(cells), func(i int) bool { return cells[i].EndMs() > first })
 	for i := lo; i < len(cells) && cells[i].MinuteMs < last; i++ {
 		c := &cells[i]
-		claim(ms.slots, first, c.MinuteMs, c.CoverMs[feature.TensorFrac], i, func(s *slot) *int { return &s.tensor })
-		claim(ms.slots, first, c.MinuteMs, c.CoverMs[feature.PowerW], i, func(s *slot) *int { return &s.power })
-		claim(ms.slots, first, c.MinuteMs, c.CoverMs[feature.UtilFrac], i, func(s *slot) *int { return &s.util })
+		claim(ms.slots, first, c.MinuteMs, c.EndMs(), c.CoverMs[feature.TensorFrac], i, func(s *slot) *int { return &s.tensor })
+		claim(ms.slots, first, c.MinuteMs, c.EndMs(), c.CoverMs[feature.PowerW], i, func(s *slot) *int { return &s.power })
+		claim(ms.slots, first, c.MinuteMs, c.EndMs(), c.CoverMs[feature.UtilFrac], i, func(s *slot) *int { return &s.util })
 	}
-	lo = sort.Search(len(nodes), func(i int) bool { return nodes[i].MinuteMs >= first })
+	lo = sort.Search(len(nodes), func(i int) bool { return nodes[i].EndMs() > first })
 	for i := lo; i < len(nodes) && nodes[i].MinuteMs < last; i++ {
-		claim(ms.slots, first, nodes[i].MinuteMs, nodes[i].PowerCoverMs, i, func(s *slot) *int { return &s.node })
+		claim(ms.slots, first, nodes[i].MinuteMs, nodes[i].EndMs(), nodes[i].PowerCoverMs, i, func(s *slot) *int { return &s.node })
 	}
 }
 
-// claim lets cell i, of the given minute and cover, speak for its minute and for the
-// free ones before it that its cover reaches.
-func claim(slots []slot, first, minute, coverMs int64, i int, which func(*slot) *int) {
+// claim lets cell i, of the given minutes and cover, speak for its minutes and for the free
+// ones before them that its cover reaches.
+func claim(slots []slot, first, minute, end, coverMs int64, i int, which func(*slot) *int) {
 	if coverMs <= 0 {
 		return
 	}
-	for m := minute; m >= first && minute-m <= coverMs; m -= minuteMs {
-		k := int((m - first) / minuteMs)
-		if k >= len(slots) {
-			continue
-		}
-		p := which(&slots[k])
+	reach := minute - coverMs
+	if end-minute > minuteMs { // the cover of many minutes
+		reach = end - max(coverMs, end-minute)
+	}
+	for m := min(end-minuteMs, first+int64(len(slots)-1)*minuteMs); m >= max(first, reach); m -= minuteMs {
+		p := which(&slots[int((m-first)/minuteMs)])
 		if *p >= 0 {
 			return
 		}
@@ -320,8 +321,12 @@ func claim(slots []slot, first, minute, coverMs int64, i int, which func(*slot) 
 	}
 }
 
-// covered returns how much of a minute's span a cell with the given cover speaks for.
-func covered(coverMs int64, span float64) float64 {
+// covered returns how much of a minute's span a cell with the given cover, and so many
+// minutes wide, speaks for.
+func covered(coverMs, spanMs int64, span float64) float64 {
+	if spanMs > minuteMs {
+		coverMs = coverMs * minuteMs / spanMs
+	}
 	if coverMs >= minuteMs/2 {
 		return span
 	}
@@ -345,6 +350,9 @@ func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int,
 	if a.TF32 == 0 && a.FP32 > 0 {
 		out.NoTF32Peak += peak * span
 	}
+	if a.TDPW < 390*a.Share {
+		out.SmallPeak += peak * span
+	}
 	rest := span
 	take := func(ms float64, to *float64) float64 {
 		used := min(rest, ms)
@@ -362,7 +370,7 @@ func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int,
 	}
 	if s.tensor >= 0 && rest > 0 {
 		c := &cells[s.tensor]
-		if used := take(covered(c.CoverMs[feature.TensorFrac], rest), &out.ActivityMs); used > 0 {
+		if used := take(covered(c.CoverMs[feature.TensorFrac], c.SpanMs, rest), &out.ActivityMs); used > 0 {
 			flop, clocked := activity(a, c, used)
 			tensor(out, a, c, flop, used)
 			if !clocked {
@@ -375,11 +383,15 @@ func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int,
 	}
 	if tensored := span - rest; tensored > 0 {
 		ms.check(out, h, cells, k, tensored)
+		if s.tensor >= 0 && cells[s.tensor].Has(feature.SMActiveFrac) {
+			out.BusySM += peak * tensored * value(&cells[s.tensor], feature.SMActiveFrac)
+			out.BusyTensor += peak * tensored * value(&cells[s.tensor], feature.TensorFrac)
+		}
 	}
 	ms.watts(out, h, cells, k, take)
 	if s.util >= 0 && rest > 0 {
 		c := &cells[s.util]
-		if used := take(covered(c.CoverMs[feature.UtilFrac], rest), &out.UtilMs); used > 0 {
+		if used := take(covered(c.CoverMs[feature.UtilFrac], c.SpanMs, rest), &out.UtilMs); used > 0 {
 			out.UtilPeak += peak * used
 			out.Util += peak * used * c.Mean[feature.UtilFrac]
 		}
@@ -399,16 +411,23 @@ func frozen(p painted, cells []feature.GPUCell, s slot) bool {
 func (ms *measurer) check(out *Minute, h *host, cells []feature.GPUCell, k int, usedMs float64) {
 	a, s := &h.acc, ms.slots[k]
 	peak := a.Peak16 / 1000 * usedMs
+	var drawn float64
 	switch p := ms.energy[k]; {
 	case p.ms > 0:
 		out.CheckHigh += p.high * usedMs / p.ms
+		drawn = p.amount * usedMs / p.ms
 	case s.power >= 0:
 		x := powerFrac(cells[s.power].Mean[feature.PowerW], a.IdleW(), a.TDPW-a.IdleW())
 		out.CheckHigh += peak * math.Pow(x, highExponent)
+		drawn = peak * x
 	default:
 		return
 	}
 	out.CheckPeak += peak
+	if s.tensor >= 0 && cells[s.tensor].Has(feature.SMActiveFrac) {
+		out.DrawnSM += drawn
+		out.ActiveSM += peak * value(&cells[s.tensor], feature.SMActiveFrac)
+	}
 }
 
 // watts uses the energy counter, then the GPU's watts, then the node's.
@@ -424,7 +443,7 @@ func (ms *measurer) watts(out *Minute, h *host, cells []feature.GPUCell, k int, 
 	}
 	if s.power >= 0 {
 		c := &cells[s.power]
-		if used := take(covered(c.CoverMs[feature.PowerW], minuteMs), &out.PowerMs); used > 0 {
+		if used := take(covered(c.CoverMs[feature.PowerW], c.SpanMs, minuteMs), &out.PowerMs); used > 0 {
 			x := powerFrac(c.Mean[feature.PowerW], a.IdleW(), a.TDPW-a.IdleW())
 			out.WattPeak += peak * used
 			out.Watt += peak * used * x
@@ -433,7 +452,7 @@ func (ms *measurer) watts(out *Minute, h *host, cells []feature.GPUCell, k int, 
 	}
 	if s.node >= 0 {
 		c := &h.cells[s.node]
-		if used := take(covered(c.PowerCoverMs, minuteMs), &out.NodePowerMs); used > 0 {
+		if used := take(covered(c.PowerCoverMs, c.SpanMs, minuteMs), &out.NodePowerMs); used > 0 {
 			x := powerFrac(c.PowerW, h.idleW, h.spanW)
 			out.NodePeak += peak * used
 			out.Node += peak * used * x

@@ -31,10 +31,16 @@ type Minute struct {
 	VectorWatt          float64
 	FP8Peak, GPUSample  float64 // peak of FP8-capable parts; samples (GPU-minutes) with a signal
 	FP4Peak, NoTF32Peak float64 // peak of FP4-capable parts; of those that have FP32 on the vector pipes alone
+	SmallPeak           float64 // peak of parts that a small power limit holds
 
 	// Watts beside the tensor tiers, to check these: where both measured, peak FLOP and the
 	// sum over the power range to the power 1.4.
 	CheckPeak, CheckHigh float64
+	// The same where the SMs' activity was measured too: peak x time x fraction of the power
+	// range, and x fraction of the SMs.
+	DrawnSM, ActiveSM float64
+	// Where the SMs' activity was measured beside the tensor pipes': peak x time x either.
+	BusySM, BusyTensor float64
 }
 
 // coveredMs is the GPU time with a signal that some tier can use.
@@ -83,9 +89,14 @@ func (m *Minute) add(n *Minute) {
 	m.FP8Peak += n.FP8Peak
 	m.FP4Peak += n.FP4Peak
 	m.NoTF32Peak += n.NoTF32Peak
+	m.SmallPeak += n.SmallPeak
 	m.GPUSample += n.GPUSample
 	m.CheckPeak += n.CheckPeak
 	m.CheckHigh += n.CheckHigh
+	m.DrawnSM += n.DrawnSM
+	m.ActiveSM += n.ActiveSM
+	m.BusySM += n.BusySM
+	m.BusyTensor += n.BusyTensor
 }
 
 // Work is what a set of GPU intervals was seen to do: one Minute for each minute from
