@@ -42,7 +42,7 @@ func lastSeen(ev *feature.Evidence, members []run.Member) int64 {
 		}
 	}
 	for _, m := range members {
-		gpu := ev.GPU[feature.GPUKey{Node: m.Node, GPU: m.GPU}]
+		gpu := ev.Cells(feature.GPUKey{Node: m.Node, GPU: m.GPU})
 		see(len(gpu), func(i int) int64 { return gpu[i].MinuteMs }, m)
 		host := ev.Host[m.Node]
 		see(len(host), func(i int) int64 { return host[i].MinuteMs }, m)

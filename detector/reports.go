@@ -217,19 +217,10 @@ func (e *evidenceRows) gpuCells() [][]string {
 		head = append(head, c+"_first_ms", c+"_first", c+"_last_ms", c+"_last", c+"_delta")
 	}
 	rows := [][]string{head}
-	keys := make([]feature.GPUKey, 0, len(e.ev.GPU))
-	for k := range e.ev.GPU {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b feature.GPUKey) int {
-		if a.Node != b.Node {
-			return strings.Compare(a.Node, b.Node)
-		}
-		return a.GPU - b.GPU
-	})
-	for _, k := range keys {
-		for i := range e.ev.GPU[k] {
-			c := &e.ev.GPU[k][i]
+	for _, k := range e.ev.GPUKeys() {
+		cells := e.ev.Cells(k)
+		for i := range cells {
+			c := &cells[i]
 			if !e.on(k.Node, k.GPU, c.MinuteMs) {
 				continue
 			}

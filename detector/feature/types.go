@@ -277,7 +277,8 @@ type GPUKey struct {
 type Evidence struct {
 	StartMs, EndMs int64 // the period looked at; EndMs is the judged moment: nothing later is visible
 	Nodes          map[string]Node
-	GPU            map[GPUKey][]GPUCell
+	GPU            map[GPUKey][]GPUCell // read them by Cells: of a large fleet Source has them instead
+	Source         CellSource           // nil: GPU has the cells
 	Host           map[string][]NodeCell
 	Comm           []CommCell
 	Flows          []FlowCell

@@ -119,7 +119,7 @@ func (ms *measurer) host(node string) *host {
 	if h.gpus <= 0 {
 		h.gpus = 1
 		for g := range 64 { // a node that the inventory does not describe: the GPUs that were seen
-			if _, ok := ms.ev.GPU[feature.GPUKey{Node: node, GPU: g}]; ok {
+			if ms.ev.HasGPU(feature.GPUKey{Node: node, GPU: g}) {
 				h.gpus = float64(g + 1)
 			}
 		}
@@ -162,8 +162,9 @@ func (ms *measurer) boardPower(n feature.Node, h *host) float64 {
 	}
 	most := 0.0
 	for g := range int(h.gpus) {
-		for i := range ms.ev.GPU[feature.GPUKey{Node: n.Node, GPU: g}] {
-			c := &ms.ev.GPU[feature.GPUKey{Node: n.Node, GPU: g}][i]
+		cells := ms.ev.Cells(feature.GPUKey{Node: n.Node, GPU: g})
+		for i := range cells {
+			c := &cells[i]
 			if c.Has(feature.PowerW) {
 				most = max(most, c.Mean[feature.PowerW])
 			}
@@ -178,7 +179,7 @@ func (ms *measurer) boardPower(n feature.Node, h *host) float64 {
 // member adds one GPU interval to the work.
 func (ms *measurer) member(m run.Member) {
 	h := ms.host(m.Node)
-	cells := ms.ev.GPU[feature.GPUKey{Node: m.Node, GPU: m.GPU}]
+	cells := ms.ev.Cells(feature.GPUKey{Node: m.Node, GPU: m.GPU})
 	first := feature.MinuteOf(m.StartMs)
 	n := int((feature.MinuteOf(m.EndMs-1)-first)/minuteMs) + 1
 	ms.reset(n)

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"cmp"
 	"math"
 	"slices"
 	"sort"
@@ -13,29 +12,30 @@ import (
 // what lasts for sustainMs. The bounds are physical: a host draws what its GPUs draw and
 // more; work takes power; a counter is the sum of its rate.
 func (v *view) contradictions() []defect {
-	byNode := map[string][]feature.GPUKey{}
-	for k := range v.Ev.GPU {
-		byNode[k.Node] = append(byNode[k.Node], k)
-	}
-	nodes := make([]string, 0, len(byNode))
-	for node := range byNode {
-		nodes = append(nodes, node)
-	}
-	slices.Sort(nodes)
 	var out []defect
-	for _, node := range nodes {
-		keys := byNode[node]
-		slices.SortFunc(keys, func(a, b feature.GPUKey) int { return cmp.Compare(a.GPU, b.GPU) })
+	from := int64(-1 << 62)
+	if v.PrevAtMs != 0 { // a stretch that began before was found before, and this touches it
+		from = v.PrevAtMs - feature.HourMs
+	}
+	for all := v.Ev.GPUKeys(); len(all) > 0; {
+		n := 1
+		for n < len(all) && all[n].Node == all[0].Node {
+			n++
+		}
+		node, keys := all[0].Node, all[:n]
+		all = all[n:]
 		tdp := v.Ev.Nodes[node].TDPW
-		for _, k := range keys {
-			cells := v.Ev.GPU[k]
+		cellsOf := make([][]feature.GPUCell, n)
+		for g, k := range keys {
+			cells := v.Ev.CellsFrom(k, from)
+			cellsOf[g] = cells
 			odd := v.odd(len(cells), func(i int) int64 { return cells[i].MinuteMs },
-				func(i int) bool { return gpuContradicts(&cells[i], before(cells, i), tdp) })
+				func(i int) bool { return cells[i].SpanMs <= feature.MinuteMs && gpuContradicts(&cells[i], before(cells, i), tdp) })
 			out = append(out, v.sustained(odd, node)...)
 		}
 		host := v.Ev.Host[node]
 		odd := v.odd(len(host), func(i int) int64 { return host[i].MinuteMs },
-			func(i int) bool { return host[i].PowerCoverMs >= coverMs && v.hostContradicts(&host[i], keys) })
+			func(i int) bool { return host[i].SpanMs <= feature.MinuteMs && host[i].PowerCoverMs >= coverMs && v.hostContradicts(&host[i], cellsOf) })
 		out = append(out, v.sustained(odd, node)...)
 	}
 	return out
@@ -139,16 +139,15 @@ func step(c feature.Counter, prev *feature.GPUCell, of func(*feature.GPUCell) fe
 
 // hostContradicts compares the host's meter with the sum over its GPUs, where each of
 // them was measured.
-func (v *view) hostContradicts(h *feature.NodeCell, keys []feature.GPUKey) bool {
+func (v *view) hostContradicts(h *feature.NodeCell, cellsOf [][]feature.GPUCell) bool {
 	n := v.Ev.Nodes[h.Node]
-	if n.GPUCount <= 0 || len(keys) < n.GPUCount {
+	if n.GPUCount <= 0 || len(cellsOf) < n.GPUCount {
 		return false
 	}
 	sum := 0.0
-	for _, k := range keys {
-		cells := v.Ev.GPU[k]
+	for _, cells := range cellsOf {
 		i := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= h.MinuteMs })
-		if i == len(cells) || cells[i].MinuteMs != h.MinuteMs || cells[i].CoverMs[feature.PowerW] < coverMs {
+		if i == len(cells) || cells[i].MinuteMs != h.MinuteMs || cells[i].SpanMs > feature.MinuteMs || cells[i].CoverMs[feature.PowerW] < coverMs {
 			return false
 		}
 		sum += cells[i].Mean[feature.PowerW]
@@ -157,7 +156,7 @@ func (v *view) hostContradicts(h *feature.NodeCell, keys []feature.GPUKey) bool 
 	if math.IsNaN(tdp) || tdp <= 0 {
 		tdp = tdpHighW
 	}
-	count := float64(len(keys))
+	count := float64(len(cellsOf))
 	// Up to 250 W a GPU beside the GPUs (fans, CPUs, switches, supplies), and half of
 	// their rating on top before the meter is said to disagree.
 	return sum > 1.1*h.PowerW+50 || h.PowerW-sum > 0.5*tdp*count+250*count

@@ -173,48 +173,58 @@ func (v *view) holders(e Evidence) []string {
 	return slices.Compact(out)
 }
 
-// minutes of a node: starts of minutes in which a GPU, or where no GPU is ever seen the
-// host, was sampled.
-func (v *view) nodeMinutes() map[string][]int64 {
-	out := map[string][]int64{}
-	for k, cells := range v.Ev.GPU { // sorted below: the order reaches no output
-		for i := v.firstOf(len(cells), func(i int) int64 { return cells[i].MinuteMs }); i < len(cells); i++ {
-			out[k.Node] = append(out[k.Node], cells[i].MinuteMs)
+// sampled is a time over which something was sampled.
+type sampled struct{ fromMs, toMs int64 }
+
+// nodeMinutes are the times of a node in which a GPU, or where no GPU is ever seen the
+// host, was sampled, by their starts.
+func (v *view) nodeMinutes() map[string][]sampled {
+	out := map[string][]sampled{}
+	see := func(node string, fromMs, toMs int64) {
+		list := out[node]
+		if n := len(list); n > 0 && list[n-1] == (sampled{fromMs, toMs}) { // another GPU of the same minute
+			return
+		}
+		out[node] = append(list, sampled{fromMs, toMs})
+	}
+	from := v.sinceMs()
+	for _, k := range v.Ev.GPUKeys() {
+		cells := v.Ev.CellsFrom(k, from)
+		for i := range cells {
+			see(k.Node, cells[i].MinuteMs, cells[i].EndMs())
 		}
 	}
 	for node, cells := range v.Ev.Host {
 		if _, ok := out[node]; ok {
 			continue
 		}
-		for i := v.firstOf(len(cells), func(i int) int64 { return cells[i].MinuteMs }); i < len(cells); i++ {
-			out[node] = append(out[node], cells[i].MinuteMs)
+		first := max(0, sort.Search(len(cells), func(i int) bool { return cells[i].EndMs() > from })-1)
+		for i := first; i < len(cells); i++ {
+			see(node, cells[i].MinuteMs, cells[i].EndMs())
 		}
 	}
 	for node, m := range out {
-		slices.Sort(m)
+		slices.SortFunc(m, func(a, b sampled) int { return cmp.Or(cmp.Compare(a.fromMs, b.fromMs), cmp.Compare(a.toMs, b.toMs)) })
 		out[node] = slices.Compact(m)
 	}
 	return out
 }
 
-// firstOf is the index of the first cell to look at: what lay well behind the last
-// judgement was looked at then. One cell before the window is kept, so that a gap that
+// sinceMs is from when on cells are looked at: what lay well behind the last
+// judgement was looked at then. One cell before is kept, so that a gap that
 // reaches into it shows where it began.
-func (v *view) firstOf(n int, minute func(int) int64) int {
+func (v *view) sinceMs() int64 {
 	if v.PrevAtMs == 0 {
-		return 0
+		return -1 << 62
 	}
-	from := v.PrevAtMs - aliveMs - 2*feature.MinuteMs
-	return max(0, sort.Search(n, func(i int) bool { return minute(i) >= from })-1)
+	return v.PrevAtMs - aliveMs - 2*feature.MinuteMs
 }
 
 func (v *view) silences() []defect {
 	minutes := v.nodeMinutes()
-	sampled := map[string]bool{}
-	for k, cells := range v.Ev.GPU {
-		if len(cells) > 0 {
-			sampled[k.Node] = true
-		}
+	seen := map[string]bool{}
+	for _, k := range v.Ev.GPUKeys() {
+		seen[k.Node] = true
 	}
 	nodes := make([]string, 0, len(v.Ev.Nodes))
 	for node := range v.Ev.Nodes {
@@ -224,16 +234,18 @@ func (v *view) silences() []defect {
 	var out []defect
 	for _, node := range nodes {
 		m := minutes[node]
-		if len(m) == 0 || v.readable(node) && !sampled[node] {
+		if len(m) == 0 || v.readable(node) && !seen[node] {
 			if d, ok := v.never(node, minutes); ok {
 				out = append(out, d)
 			}
 			continue
 		}
+		from := m[0].toMs
 		for i := range m {
-			from, to := m[i]+feature.MinuteMs, v.AtMs
+			from = max(from, m[i].toMs)
+			to := v.AtMs
 			if i+1 < len(m) {
-				to = m[i+1]
+				to = m[i+1].fromMs
 			}
 			if to-from < silenceMs {
 				continue
@@ -261,7 +273,7 @@ func (v *view) readable(node string) bool { return v.Ev.Nodes[node].Vantage == "
 // never: a node of the inventory with rented GPUs of which no row came; of the host neither,
 // unless the GPUs can be read there. No data is a finding, whoever else reports: it is never
 // a healthy state.
-func (v *view) never(node string, minutes map[string][]int64) (defect, bool) {
+func (v *view) never(node string, minutes map[string][]sampled) (defect, bool) {
 	n := v.Ev.Nodes[node]
 	if !n.Listed || n.GPUCount == 0 || len(v.Ev.Host[node]) > 0 && !v.readable(node) {
 		return defect{}, false
@@ -284,22 +296,26 @@ func (v *view) never(node string, minutes map[string][]int64) (defect, bool) {
 }
 
 // spacing is the middle distance between a node's latest samples, in whole minutes, over
-// all its GPUs, or its host where no GPU is seen: coarse sampling is not silence.
+// all its GPUs, or its host where no GPU is seen: coarse sampling is not silence. Cells of old time, which are
+// wider than a minute, do not tell.
 func (v *view) spacing(node string) int64 {
 	const latest = 20
 	var d []int64
-	add := func(n int, minute func(int) int64) {
+	add := func(n int, minute func(int) (fromMs, toMs int64)) {
 		for i := max(1, n-latest); i < n; i++ {
-			d = append(d, minute(i)-minute(i-1))
+			before, _ := minute(i - 1)
+			if from, to := minute(i); to-from <= feature.MinuteMs {
+				d = append(d, from-before)
+			}
 		}
 	}
 	for gpu := range max(v.Ev.Nodes[node].GPUCount, maxGPUs) {
-		cells := v.Ev.GPU[feature.GPUKey{Node: node, GPU: gpu}]
-		add(len(cells), func(i int) int64 { return cells[i].MinuteMs })
+		cells := v.Ev.Cells(feature.GPUKey{Node: node, GPU: gpu})
+		add(len(cells), func(i int) (int64, int64) { return cells[i].MinuteMs, cells[i].EndMs() })
 	}
 	if len(d) == 0 {
 		cells := v.Ev.Host[node]
-		add(len(cells), func(i int) int64 { return cells[i].MinuteMs })
+		add(len(cells), func(i int) (int64, int64) { return cells[i].MinuteMs, cells[i].EndMs() })
 	}
 	if len(d) == 0 {
 		return feature.MinuteMs
@@ -310,18 +326,19 @@ func (v *view) spacing(node string) int64 {
 
 // alive reports whether the rest of the fleet, or another source of the same node, was
 // sampled near the end of a stretch: else the path to us was down, not the agent.
-func (v *view) alive(minutes map[string][]int64, node string, from, to int64) bool {
+func (v *view) alive(minutes map[string][]sampled, node string, from, to int64) bool {
 	from = max(from, to-aliveMs)
-	in := func(n int, minute func(int) int64) bool {
-		i := sort.Search(n, func(i int) bool { return minute(i) >= from })
-		return i < n && minute(i) < to
+	// A minute counts that begins in the stretch: of a wider time its last one does.
+	in := func(n int, at func(int) sampled) bool {
+		i := sort.Search(n, func(i int) bool { return at(i).toMs-feature.MinuteMs >= from })
+		return i < n && at(i).fromMs < to
 	}
 	host := v.Ev.Host[node]
-	if in(len(host), func(i int) int64 { return host[i].MinuteMs }) {
+	if in(len(host), func(i int) sampled { return sampled{host[i].MinuteMs, host[i].EndMs()} }) {
 		return true
 	}
 	for other, m := range minutes {
-		if other != node && in(len(m), func(i int) int64 { return m[i] }) {
+		if other != node && in(len(m), func(i int) sampled { return m[i] }) {
 			return true
 		}
 	}
@@ -330,18 +347,19 @@ func (v *view) alive(minutes map[string][]int64, node string, from, to int64) bo
 
 // stillSilent reports whether a stretch is still empty: late rows may have filled it.
 func (v *view) stillSilent(e Evidence) bool {
-	inside := func(n int, minute func(int) int64) bool {
-		i := sort.Search(n, func(i int) bool { return minute(i) >= e.FromMs })
-		return i < n && minute(i)+feature.MinuteMs <= e.ToMs
+	inside := func(n int, at func(int) sampled) bool {
+		i := sort.Search(n, func(i int) bool { return at(i).toMs-feature.MinuteMs >= e.FromMs })
+		return i < n && at(i).fromMs+feature.MinuteMs <= e.ToMs
 	}
 	hasGPU := false
 	for gpu := range max(v.Ev.Nodes[e.Node].GPUCount, maxGPUs) {
-		cells := v.Ev.GPU[feature.GPUKey{Node: e.Node, GPU: gpu}]
-		hasGPU = hasGPU || len(cells) > 0
-		if inside(len(cells), func(i int) int64 { return cells[i].MinuteMs }) {
+		k := feature.GPUKey{Node: e.Node, GPU: gpu}
+		cells := v.Ev.CellsFrom(k, e.FromMs)
+		hasGPU = hasGPU || v.Ev.HasGPU(k)
+		if inside(len(cells), func(i int) sampled { return sampled{cells[i].MinuteMs, cells[i].EndMs()} }) {
 			return false
 		}
 	}
 	host := v.Ev.Host[e.Node]
-	return hasGPU || v.readable(e.Node) || !inside(len(host), func(i int) int64 { return host[i].MinuteMs })
+	return hasGPU || v.readable(e.Node) || !inside(len(host), func(i int) sampled { return sampled{host[i].MinuteMs, host[i].EndMs()} })
 }

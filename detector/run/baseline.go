@@ -337,7 +337,7 @@ func (f *floors) at(node string) func(int64) float64 {
 func (f *floors) build(model string) []floorAt {
 	if f.keys == nil {
 		f.keys = map[string][]feature.GPUKey{}
-		for k := range f.ev.GPU {
+		for _, k := range f.ev.GPUKeys() {
 			m := f.ev.Nodes[k.Node].GPUModel
 			if m == "" {
 				m = "\x00" + k.Node
@@ -348,8 +348,9 @@ func (f *floors) build(model string) []floorAt {
 	low := map[int64]float64{}
 	for _, k := range f.keys[model] {
 		least := math.Inf(1)
-		for i := range f.ev.GPU[k] {
-			c := &f.ev.GPU[k][i]
+		cells := f.ev.Cells(k)
+		for i := range cells {
+			c := &cells[i]
 			if p := c.Get(feature.PowerW); p < least {
 				least = p
 				if old, ok := low[c.MinuteMs]; !ok || p < old {

@@ -87,7 +87,7 @@ type segmenter struct {
 func segment(ev *feature.Evidence) []stretch {
 	s := &segmenter{ev: ev, procs: map[feature.GPUKey][]int{}, alloc: map[feature.GPUKey][]int{}, rests: newFloors(ev)}
 	keys := map[feature.GPUKey]bool{}
-	for k := range ev.GPU {
+	for _, k := range ev.GPUKeys() {
 		keys[k] = true
 	}
 	for i := range ev.Processes {
@@ -113,7 +113,7 @@ func segment(ev *feature.Evidence) []stretch {
 		}
 	}
 	gpuNodes := map[string]bool{}
-	for k := range ev.GPU {
+	for _, k := range ev.GPUKeys() {
 		gpuNodes[k.Node] = true
 	}
 	for i := range ev.Processes {
@@ -144,13 +144,14 @@ func segment(ev *feature.Evidence) []stretch {
 		if !gpuNodes[node] && hasPower(ev.Host[node]) {
 			s.powerNode(node, s.keys[lo:hi])
 		} else {
-			spans := make([][]span, hi-lo)
+			spans, cells := make([][]span, hi-lo), make([][]feature.GPUCell, hi-lo)
 			for i, k := range s.keys[lo:hi] {
-				spans[i] = heldSpans(ev.GPU[k], tdpOf(ev.Nodes[node]), s.rests.at(node))
+				cells[i] = ev.Cells(k)
+				spans[i] = heldSpans(cells[i], tdpOf(ev.Nodes[node]), s.rests.at(node))
 			}
 			evenOut(spans)
 			for i, k := range s.keys[lo:hi] {
-				s.gpu(k, spans[i])
+				s.gpu(k, cells[i], spans[i])
 			}
 		}
 		lo = hi
@@ -172,14 +173,13 @@ func (s *segmenter) keysOf(keys map[feature.GPUKey]bool, node string, count int)
 }
 
 // gpu cuts one GPU with telemetry or processes, or a rental without either.
-func (s *segmenter) gpu(k feature.GPUKey, spans []span) {
+func (s *segmenter) gpu(k feature.GPUKey, cells []feature.GPUCell, spans []span) {
 	ev := s.ev
-	cells := ev.GPU[k]
 	first := len(s.out)
 	s.processStretches(k, cells, spans)
 	declared := len(s.out)
 	for _, sp := range spans {
-		s.undeclared(k, sp, s.out[first:declared])
+		s.undeclared(k, cells, sp, s.out[first:declared])
 	}
 	for i := first; i < len(s.out); i++ {
 		st := &s.out[i]
@@ -252,11 +252,11 @@ const tryMs = 10 * minuteMs
 
 // undeclared adds the parts of a span that no declared program covers. Memory is freed
 // and allocated some minutes around a process, so short remainders are no activity.
-func (s *segmenter) undeclared(k feature.GPUKey, sp span, declared []stretch) {
+func (s *segmenter) undeclared(k feature.GPUKey, cells []feature.GPUCell, sp span, declared []stretch) {
 	margin := int64(3 * minuteMs)
-	if lo, hi := cellRange(s.ev.GPU[k], sp.start, sp.end); hi > lo {
+	if lo, hi := cellRange(cells, sp.start, sp.end); hi > lo {
 		// A cell of a coarse cadence rests on the minutes before it too.
-		last := &s.ev.GPU[k][hi-1]
+		last := &cells[hi-1]
 		margin = max(margin, 2*minuteMs+slices.Max(last.CoverMs[:]))
 	}
 	parts := []span{sp}
@@ -280,7 +280,7 @@ func (s *segmenter) undeclared(k feature.GPUKey, sp span, declared []stretch) {
 	for _, p := range parts {
 		for _, q := range s.byAccount(k, p) {
 			end, open := q.end, false
-			if s.ev.EndMs-end <= 3*minuteMs || noCellAfter(s.ev.GPU[k], end, s.ev.EndMs) {
+			if s.ev.EndMs-end <= 3*minuteMs || noCellAfter(cells, end, s.ev.EndMs) {
 				open = true
 			}
 			if end > s.ev.EndMs {

@@ -37,7 +37,7 @@ func signatureOf(ev *feature.Evidence, e *Episode) signature {
 	var mem []float64
 	var sum, n [3]float64
 	for _, m := range e.Members {
-		cells := ev.GPU[feature.GPUKey{Node: m.Node, GPU: m.GPU}]
+		cells := ev.Cells(feature.GPUKey{Node: m.Node, GPU: m.GPU})
 		lo, hi := cellRange(cells, m.StartMs, m.EndMs)
 		if hi-lo > 8 {
 			lo += 4

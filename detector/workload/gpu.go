@@ -196,7 +196,7 @@ type point struct {
 func (f *facts) gpuFacts(ev *feature.Evidence, ep *run.Episode) {
 	g := &gpuMeans{}
 	for _, m := range ep.Members {
-		cells := window(ev.GPU[feature.GPUKey{Node: m.Node, GPU: m.GPU}], m)
+		cells := window(ev.Cells(feature.GPUKey{Node: m.Node, GPU: m.GPU}), m)
 		if len(cells) > 0 {
 			g.gpu(cells, m.Node, boardW(ev, m.Node))
 		}

@@ -71,7 +71,7 @@ func Classify(ev *feature.Evidence, ep run.Episode) Verdict {
 		return Verdict{Class: Unknown, Prob: 0.9, Probs: spread(Unknown, 0.9), Reasons: []string{"GPUs are rented and show no telemetry"}}
 	case run.BasisIdle:
 		m := ep.Members[0]
-		if len(ev.GPU[feature.GPUKey{Node: m.Node, GPU: m.GPU}]) == 0 {
+		if !ev.HasGPU(feature.GPUKey{Node: m.Node, GPU: m.GPU}) {
 			// A light load hides in what a host draws at rest.
 			return Verdict{Class: Idle, Prob: 0.7, Probs: spread(Idle, 0.7), Reasons: []string{"the host draws no more than it may at rest"}}
 		}

@@ -135,7 +135,7 @@ func turns(ev *feature.Evidence, ep *run.Episode) []int64 {
 	}
 	seen := 0
 	for _, m := range ep.Members {
-		cells := window(ev.GPU[feature.GPUKey{Node: m.Node, GPU: m.GPU}], m)
+		cells := window(ev.Cells(feature.GPUKey{Node: m.Node, GPU: m.GPU}), m)
 		if len(cells) == 0 {
 			continue
 		}
