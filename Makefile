@@ -119,6 +119,13 @@ outage: engine ## the store is away while OUTAGE_ROWS (1000000) come: the collec
 	OUTAGE_ROWS=$(OUTAGE_ROWS) $(GO) test -count=1 -v -timeout 30m -run '^TestLongOutage$$' ./collector
 	FLOPWATCH_CHAOS=1 $(GO) test -count=1 -timeout 30m -run '^(TestStopAtStep|TestKill)$$' ./collector
 
+SCALE_GPUS ?= 1000,10000,100000
+SCALE_HOURS ?= 24
+
+.PHONY: bench-detector
+bench-detector: ## a day of minute cells of fleets of SCALE_GPUS (1000,10000,100000) judged: CPU, memory, and how they grow (SCALE_HOURS=24); detector/SCALE.md
+	FLOPWATCH_SCALE_GPUS=$(SCALE_GPUS) FLOPWATCH_SCALE_HOURS=$(SCALE_HOURS) $(GO) test ./detector -run '^$$' -bench '^BenchmarkScale$$' -benchtime 1x -timeout 3h
+
 .PHONY: score
 score: build ## replay every recording in BUNDLES and print one line each against its labels
 	@pairs=(); for b in $(BUNDLES); do \

@@ -25,17 +25,17 @@ func scaleOf(name, otherwise string) string {
 }
 
 // BenchmarkScale judges a day of minute cells of fleets of several sizes, as a replay of stored history does:
-// FLOPWATCH_SCALE_GPUS (1000,10000,100000) and FLOPWATCH_SCALE_HOURS (24) set what. It tells the CPU time (wall time on a machine
+// FLOPWATCH_SCALE_GPUS and FLOPWATCH_SCALE_HOURS set what (make bench-detector). It tells the CPU time (wall time on a machine
 // that does nothing else is no more), the most memory, what a GPU-minute costs, and with what power of the
 // number of GPUs the CPU time grew since the size before.
 func BenchmarkScale(b *testing.B) {
-	hours, err := strconv.ParseFloat(scaleOf("FLOPWATCH_SCALE_HOURS", "24"), 64)
+	hours, err := strconv.ParseFloat(scaleOf("FLOPWATCH_SCALE_HOURS", "6"), 64)
 	if err != nil {
 		b.Fatal(err)
 	}
 	var lastGPUs int
 	var lastCPU float64
-	for _, size := range strings.Split(scaleOf("FLOPWATCH_SCALE_GPUS", "1000,10000,100000"), ",") {
+	for _, size := range strings.Split(scaleOf("FLOPWATCH_SCALE_GPUS", "200,1000"), ",") {
 		gpus, err := strconv.Atoi(size)
 		if err != nil {
 			b.Fatal(err)
