@@ -19,7 +19,7 @@ func (ms *measurer) cycleUnit(h *host, key feature.GPUKey) float64 {
 	if ms.units == nil {
 		ms.units = map[feature.GPUKey]float64{}
 	}
-	u := unitOf(&h.acc, ms.ev.GPU[key])
+	u := unitOf(&h.acc, ms.ev.Cells(key))
 	ms.units[key] = u
 	return u
 }
