@@ -93,3 +93,48 @@ func clip(x float64) float64 { return math.Max(-1, math.Min(1, x)) }
 func (h *hiddenMeans) tell() hidden {
 	return hidden{tensor: h.tensor.value(), fp32: h.fp32.value(), nvlink: h.nvlink.value(), ofTensor: [2]float64{h.low.value(), h.high.value()}, gpus: h.gpus}
 }
+
+// hiddenRules look for a training beneath served load.
+func hiddenRules(v *verdict, f *facts) {
+	h := f.hidden
+	if h.gpus == 0 || f.phases > 0 { // phases of one job are no two jobs
+		return
+	}
+	v.say(ramp(h.tensor, 0.12, 0.4), pct(h.tensor)+" of the tensor work stays where the load of serving goes away", scores{Training: 1.2, Finetuning: 0.5, Inference: -0.6, BatchInference: -0.4})
+	apart := h.fp32 - math.Max(0, h.tensor)
+	v.say(ramp(h.fp32, 0.3, 0.6)*ramp(apart, 0.15, 0.45), pct(h.fp32)+" of the FP32 work does not follow the load, as an optimizer's does not", scores{Training: 2, Finetuning: 1, RL: 0.5, Inference: -1, BatchInference: -0.5})
+}
+
+// decodeReuse is the memory traffic for the tensor work of decoding, low, best and high;
+// trainReuse that of training.
+var (
+	decodeReuse = [3]float64{2, 5, 12}
+	trainReuse  = 0.8
+)
+
+// share is what part of the tensor work is a training's that hides beneath other load;
+// zeros where nothing speaks for other load.
+func (f *facts) share(class string) [3]float64 {
+	if !IsRun(class) || class == RL || !(f.tensor > 0) || !(f.dram > 0) {
+		return [3]float64{}
+	}
+	ratio := f.dram / f.tensor
+	flat := f.hidden.gpus > 0 && f.hidden.fp32 > 0.3 && f.hidden.fp32 > f.hidden.tensor+0.15
+	if ratio < 1.4 && !flat {
+		return [3]float64{}
+	}
+	// What decoding does not explain: of each GPU's tensor work w, decoding d and training
+	// w-d move decodeReuse x d + trainReuse x (w-d) bytes.
+	part := func(decode float64) float64 {
+		return math.Max(0, math.Min(1, (decode-ratio)/(decode-trainReuse)))
+	}
+	out := [3]float64{part(decodeReuse[0]), part(decodeReuse[1]), part(decodeReuse[2])}
+	if f.hidden.gpus > 0 && f.hidden.tensor > 0.05 {
+		out[0] = math.Max(out[0], 0.7*f.hidden.ofTensor[0])
+		out[1] = math.Max(f.hidden.tensor, math.Min(out[1], f.hidden.tensor+0.4))
+	}
+	out[0] = math.Max(0.02, math.Min(out[0], out[1]))
+	out[1] = math.Max(out[1], out[0])
+	out[2] = math.Max(out[2], out[1])
+	return out
+}

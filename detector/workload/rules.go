@@ -61,11 +61,6 @@ func pct(x float64) string { return fmt.Sprintf("%.0f %%", 100*x) }
 
 // Classify says what an episode did, from what is visible at the judged moment.
 func Classify(ev *feature.Evidence, ep run.Episode) Verdict {
-	f := newFacts(ev, &ep)
-	v := &verdict{sum: scores{}}
-	for _, c := range classes {
-		v.sum[c] = base[c]
-	}
 	switch ep.Basis {
 	case run.BasisAllocation:
 		return Verdict{Class: Unknown, Prob: 0.9, Probs: spread(Unknown, 0.9), Reasons: []string{"GPUs are rented and show no telemetry"}}
@@ -76,17 +71,31 @@ func Classify(ev *feature.Evidence, ep run.Episode) Verdict {
 			return Verdict{Class: Idle, Prob: 0.7, Probs: spread(Idle, 0.7), Reasons: []string{"the host draws no more than it may at rest"}}
 		}
 		return Verdict{Class: Idle, Prob: 0.95, Probs: spread(Idle, 0.95), Reasons: []string{"GPUs are rented and released"}}
+	}
+	v, f := weigh(ev, &ep)
+	return v.decide(f)
+}
+
+// weigh applies all rules to an episode in use.
+func weigh(ev *feature.Evidence, ep *run.Episode) (*verdict, *facts) {
+	f := newFacts(ev, ep)
+	v := &verdict{sum: scores{}}
+	for _, c := range classes {
+		v.sum[c] = base[c]
+	}
+	switch ep.Basis {
 	case run.BasisPower:
 		powerRules(v, &f)
 	case run.BasisGPU:
 		loadRules(v, &f)
 		pipeRules(v, &f)
 		togetherRules(v, &f)
+		hiddenRules(v, &f)
 	}
 	commRules(v, &f)
-	trafficRules(v, &f, &ep)
-	declaredRules(v, ev, &ep, &f)
-	return v.decide(&f)
+	trafficRules(v, &f, ep)
+	declaredRules(v, ev, ep, &f)
+	return v, &f
 }
 
 func spread(class string, p float64) map[string]float64 {
@@ -403,33 +412,64 @@ func ordersUse(ev *feature.Evidence, accounts []string) string {
 // decide turns log-odds into probabilities. Evidence counts in full after a quarter of
 // an hour.
 func (v *verdict) decide(f *facts) Verdict {
-	// Rules overlap in what they rest on, so the sum overstates: it is shrunk.
-	sharp := 0.75 * (0.55 + 0.45*ramp(f.minutes, 1, 15))
-	top := math.Inf(-1)
-	for _, c := range classes {
-		top = math.Max(top, v.sum[c])
+	basis, missed := f.instruments()
+	out := Verdict{Probs: v.probs(f, sharpOf(basis)), Missed: missed}
+	out.Class, out.Prob = named(out.Probs)
+	out.Share = f.share(out.Class)
+	out.Reasons = v.reasons(out.Class)
+	if f.belied > 0.5 {
+		out.Reasons = append(out.Reasons, "counters of activity read zero while the GPUs draw the watts of work, so they are not believed")
 	}
-	out := Verdict{Probs: make(map[string]float64, len(classes))}
+	return out
+}
+
+// probs are the calibrated probabilities.
+func (v *verdict) probs(f *facts, cal Sharp) map[string]float64 {
+	// Rules overlap in what they rest on, so their sum overstates.
+	sharp := cal.Slope * (0.55 + 0.45*ramp(f.minutes, 1, 15))
+	top := math.Inf(-1)
+	sum := scores{}
+	for _, c := range classes {
+		sum[c] = sharp * v.sum[c]
+		if IsRun(c) {
+			sum[c] += cal.Offset
+		}
+		top = math.Max(top, sum[c])
+	}
+	out := make(map[string]float64, len(classes))
 	total := 0.0
 	for _, c := range classes {
-		p := math.Exp(sharp * (v.sum[c] - top))
-		out.Probs[c] = p
-		total += p
+		out[c] = math.Exp(sum[c] - top)
+		total += out[c]
 	}
 	const floor = 0.002 // no class is ever excluded
 	for _, c := range classes {
-		out.Probs[c] = floor + (1-floor*float64(len(classes)))*out.Probs[c]/total
-		if out.Probs[c] > out.Prob {
-			out.Class, out.Prob = c, out.Probs[c]
+		out[c] = floor + (1-floor*float64(len(classes)))*out[c]/total
+	}
+	return out
+}
+
+// named is the class that is said. A training is named where it is likelier than not to be
+// one; another class where it leads, and clearly ahead of being a training. Else nothing is
+// claimed: the probabilities say what is possible.
+func named(probs map[string]float64) (string, float64) {
+	best, lead := "", 0.0
+	p := 0.0
+	for _, c := range classes {
+		if IsRun(c) {
+			p += probs[c]
 		}
 	}
-	// Ahead of many others is not yet likely: a training is named where it is not two to
-	// one that it is none.
-	if p := out.Probs[Training] + out.Probs[Finetuning] + out.Probs[RL]; IsRun(out.Class) && p < 1.0/3 {
-		out.Class, out.Prob = Unknown, out.Probs[Unknown]
+	training := p >= 0.5*(1-probs[Unknown]) && p >= 1.0/3
+	for _, c := range classes {
+		if training == IsRun(c) && c != Unknown && probs[c] > lead {
+			best, lead = c, probs[c]
+		}
 	}
-	out.Reasons = v.reasons(out.Class)
-	return out
+	if !training && lead < 0.2 {
+		return Unknown, probs[Unknown]
+	}
+	return best, lead
 }
 
 // reasons lists what spoke most for the class, over the mean of the others.
