@@ -41,7 +41,11 @@ func (v *verdict) say(strength float64, text string, effect scores) {
 	}
 	got := make(scores, len(effect))
 	for _, c := range classes {
-		if w, ok := effect[c]; ok {
+		w, ok := effect[c]
+		if !ok && (c == Finetuning || c == RL) && effect[Training] < 0 {
+			w, ok = effect[Training], true // what speaks against training speaks against its kinds
+		}
+		if ok {
 			got[c] = w * strength
 			v.sum[c] += w * strength
 		}
@@ -236,6 +240,7 @@ func commRules(v *verdict, f *facts) {
 		return
 	}
 	v.say(ramp(f.gradient, 0.15, 0.5)*bool01(f.reduces), "collectives of megabytes sum gradients", scores{Training: 4, RL: 3, Finetuning: 3, HPC: -1.5, Inference: -3, BatchInference: -2.5, Rendering: -4, Mining: -6, BurnIn: -4, Notebook: -1.5, Idle: -3})
+	v.say(ramp(f.gradient, 0.15, 0.5)*bool01(f.reduces)*ramp(f.tensor, 0.02, 0.005), "megabytes are exchanged and no matrix is multiplied, as in a test of links", scores{BurnIn: 7, Training: -3, HPC: 0.5})
 	v.say(ramp(f.smallRate, 20, 200)*(1-ramp(f.gradient, 0.02, 0.3)), fmt.Sprintf("%.0f small collective calls a second, as tensor-parallel decoding makes", f.smallRate), scores{Inference: 3.2, BatchInference: 2.2, Training: -3, HPC: -2.5, Mining: -4, BurnIn: -4})
 	// A halo exchange is sendrecv among all ranks; pipeline stages use communicators of
 	// their own, beside a larger one that sums gradients.
