@@ -61,6 +61,13 @@ demo: build ## build, then the main job on the two recordings that the project s
 test: engine jsclient ## every test, against the real embedded servers; ends with what was skipped and why
 	FLOPWATCH_REQUIRE=$(REQUIRE) $(GO) test -timeout 25m -json ./... | $(GO) run ./internal/testenv/skips
 
+# DRAWN: all, FAMILY or FAMILY/N. DRAWN_FLAGS: for instance -draws 6 -seed 100 -drawn-answers DIR -drawn-json FILE.
+DRAWN ?= all
+
+.PHONY: drawn
+drawn: ## the detector on recordings whose every constant is drawn, a row a family (DRAWN=all DRAWN_FLAGS="-draws 3")
+	$(GO) test -count=1 -v -timeout 60m -run '^TestDrawn$$' ./detector -drawn $(DRAWN) $(DRAWN_FLAGS) | grep -v '^=== \|^ *--- PASS'
+
 .PHONY: race
 race: engine jsclient ## the tests under the race detector, the longest left out (needs a C compiler)
 	FLOPWATCH_REQUIRE=$(REQUIRE) CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -json ./... | $(GO) run ./internal/testenv/skips

@@ -30,10 +30,17 @@ type FLOPs struct {
 	inside, near int
 }
 
+// Estimate is one activity's FLOPs as they were answered.
+type Estimate struct {
+	Basis, Activity, Kind string
+	Run                   string // "": none is matched
+	Truth                 float64
+	Low, Best, High       float64
+}
+
 var flopsGroups = []string{"training", "inference", "other", "all"}
 
-func scoreFLOPs(acts []activity, runs []answeredRun, ofRun, ofLabel []int) []FLOPs {
-	var out []FLOPs
+func scoreFLOPs(acts []activity, runs []answeredRun, ofRun, ofLabel []int) (out []FLOPs, each []Estimate) {
 	for _, basis := range []string{"executed", "model"} {
 		for _, group := range flopsGroups {
 			f := FLOPs{Basis: basis, Group: group}
@@ -53,12 +60,19 @@ func scoreFLOPs(acts []activity, runs []answeredRun, ofRun, ofLabel []int) []FLO
 					}
 				}
 				f.add(a.ID, *want, got)
+				if group == "all" && *want > 0 {
+					e := Estimate{Basis: basis, Activity: a.ID, Kind: a.Kind, Truth: *want}
+					if got != nil {
+						e.Run, e.Low, e.Best, e.High = runs[ofLabel[l]].Run, got.Low, got.Best, got.High
+					}
+					each = append(each, e)
+				}
 			}
 			f.finish()
 			out = append(out, f)
 		}
 	}
-	return out
+	return out, each
 }
 
 func inGroup(family, group string) bool {

@@ -16,6 +16,8 @@ type Result struct {
 	Findings   []Findings `json:"findings"`
 	Crossings  []Crossing `json:"crossings"`
 	Remarks    []Remark   `json:"remarks"`
+	// Estimates are the activities behind FLOPs, one by one, for tables over many recordings.
+	Estimates []Estimate `json:"-"`
 	// Runs says which activity each answered run was matched to ("" for none).
 	Runs []RunMatch `json:"runs"`
 }
@@ -73,7 +75,7 @@ func compare(m bundle.Manifest, t truth, runs []answeredRun, findings []answered
 
 	var res Result
 	res.Classes, res.Assembly = scoreTime(t.Activities, runs, labels, answers, shared, ofRun)
-	res.FLOPs = scoreFLOPs(t.Activities, runs, ofRun, ofLabel)
+	res.FLOPs, res.Estimates = scoreFLOPs(t.Activities, runs, ofRun, ofLabel)
 	res.Thresholds = scoreThresholds(m.Profiles, t.Activities, runs, ofRun, ofLabel)
 	activityOf := map[string]string{}
 	for i, r := range runs {
