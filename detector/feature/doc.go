@@ -38,4 +38,17 @@
 // of a parent and the sum of its functions the greater counts, which is never double, and does not
 // take a guest's traffic for silence. It is of the parent's kind: how much of a function's bytes
 // is RDMA nobody tells, so that of guests on a RoCE adapter they are in the sum of Ethernet.
+//
+// # Rhythm
+//
+// A cell says at which period its links, pipes or watts repeat (Peak), from all rows of its window: trainings go in
+// steps. It is the strongest line of the spectrum, held against what its neighbourhood has by chance, so that load of any
+// colour without a period has none; a line that is a multiple of a slower one gives the slower. Bursts of dense rows are
+// looked at apart, and hold for what is too fast for the others. What samples fold onto a longer period is said to be so
+// (Peak.Folded), unless it swings deeper than anything can that is averaged between two samples. It takes 4 periods, so
+// that 165 s is the longest. 0 means that none was found or too little sampled, never that there is none.
+//
+// Beat (BeatOf, BeatOfNode) is what a GPU or a host kept over some cells. Fleet (NewFleet) compares two: InStep and
+// InStepNodes give log-odds that one job drives both, from the period, from the lag between their crests, which stays
+// where one job makes it and wanders where two do, and from minutes in which the load of both falls.
 package feature

@@ -50,6 +50,12 @@ func ReduceGPU(rows []GPUSample, minuteMs int64) (GPUCell, bool) {
 	}
 	c.EnergyJ = reduceCounter(rows[first:], func(r *GPUSample) float64 { return r.EnergyJ })
 	c.MMACycles = reduceCounter(rows[first:], func(r *GPUSample) float64 { return r.MMACycles })
+	if len(rows) >= leastPoints { // all of them say whether there is a rhythm
+		for i := range first {
+			c.AvailableMs = max(c.AvailableMs, rows[i].AvailableMs)
+		}
+		c.rhythmOf(rows)
+	}
 	return c, true
 }
 

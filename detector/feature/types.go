@@ -102,10 +102,11 @@ func (c Counter) Has() bool { return c.LastMs != 0 }
 type Peak struct {
 	PeriodMs float64 // 0: none was found, or too little was sampled to look for one
 	Power    float64 // share of the signal's variance at it, 0 to 1
-	CrestMs  float64 // time of a crest by the node's clock, modulo PeriodMs
+	CrestMs  float64 // how long after the start of the cell's minute, by the node's clock, a crest comes: less than PeriodMs
 	// Folded says that the samples are too far apart to tell the period from one that the
 	// sampling folds onto it: it compares with periods found at the same cadence alone.
-	Folded bool
+	Folded    bool
+	CadenceMs float64 // time between the samples that it was found in
 }
 
 // GPUCell is one GPU in one minute, or in more of them that were alike (SpanMs). A sample's weight, the time since the previous
