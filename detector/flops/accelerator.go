@@ -26,6 +26,7 @@ type Accelerator struct {
 	INT8                    float64 // OP/s
 	MemBytes, MemBps        float64
 	TDPW                    float64
+	LinkBps                 float64 // NVLink, both directions together
 	Share                   float64 // part of a whole GPU: 1, or a MIG slice's share of the SMs
 	LogSD                   float64 // spread of ln(peak) where the part was not recognised exactly
 	Source, Notes           string
@@ -271,7 +272,7 @@ func parseRow(column map[string]int, rec []string) (row, error) {
 		FP64: number("fp64_vec_tf", 1e12), FP64Tensor: number("fp64_tensor_tf", 1e12), FP32: number("fp32_vec_tf", 1e12),
 		TF32: number("tf32_dense_tf", 1e12), Peak16: max(number("bf16_dense_tf", 1e12), number("fp16_dense_tf", 1e12)),
 		FP8: number("fp8_dense_tf", 1e12), FP4: number("fp4_dense_tf", 1e12), INT8: number("int8_dense_tops", 1e12),
-		MemBytes: number("mem_gb", 1e9), MemBps: number("mem_bw_gbs", 1e9), TDPW: number("tdp_w", 1),
+		MemBytes: number("mem_gb", 1e9), MemBps: number("mem_bw_gbs", 1e9), TDPW: number("tdp_w", 1), LinkBps: number("nvlink_total_gbs_bidir", 1e9),
 		Share: 1, Source: cell("source"), Notes: cell("notes"),
 	}
 	r := row{acc: a}

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/run"
 )
 
 // maxCycleHz is more than the part's tensor pipes can be busy, in cycles a second of one SM.
@@ -12,7 +13,8 @@ func maxCycleHz(a *Accelerator) float64 { return 1.05 * max(a.boostMHz(), a.tens
 // cycleUnit returns by what a GPU's counter of tensor cycles is more than the mean over its SMs.
 // Nothing documents whether a driver gives the mean, the sum over the SMs or that over their
 // tensor cores; beside activity x clock, or where no clock could run so fast, it shows.
-func (ms *measurer) cycleUnit(h *host, key feature.GPUKey) float64 {
+func (ms *measurer) cycleUnit(h *host, m run.Member, cells []feature.GPUCell) float64 {
+	key := feature.GPUKey{Node: m.Node, GPU: m.GPU}
 	if u, ok := ms.units[key]; ok {
 		return u
 	}

@@ -92,6 +92,9 @@ type host struct {
 	gpus         float64
 	idleW, spanW float64 // node watts: those of an idle node, and from there to all GPUs at full power
 	cells        []feature.NodeCell
+	// Where the GPUs are not what was named: why, how probable the name still is, and its peak.
+	doubted          string
+	named, namedPeak float64
 }
 
 type measurer struct {
@@ -125,8 +128,19 @@ func (ms *measurer) host(node string) *host {
 		}
 	}
 	acc, ok := Lookup(n.GPUModel)
-	if !ok {
-		acc = generic(ms.boardPower(n, h))
+	if seen, known := Lookup(n.SeenModel); !ok && known { // what the node's own driver says
+		acc, ok = seen, true
+	}
+	if acc.Share == 1 {
+		if !ok {
+			acc = identify(n.GPUModel, nil, stated(n.TDPW), ms.limits(node, h.gpus, math.MinInt64/2)).acc
+		} else if l := ms.limits(node, h.gpus, ms.ev.EndMs-24*feature.HourMs); l.beyond(&acc) {
+			g := identify(n.GPUModel, &acc, 0, l)
+			if g.named < 0.5 {
+				h.named, h.namedPeak, h.doubted = g.named, acc.Peak16, doubtful(n.GPUModel, &acc, g, l)
+				acc = g.acc
+			}
+		}
 	}
 	if ok && acc.Share == 1 && n.TDPW > 0.3*acc.TDPW && n.TDPW < 2*acc.TDPW { // a cap; not the node's sum
 		acc.TDPW = n.TDPW
@@ -154,26 +168,12 @@ func (ms *measurer) host(node string) *host {
 	return h
 }
 
-// boardPower guesses the board power of an unknown part: as the inventory states it,
-// else the most that one of the node's GPUs drew.
-func (ms *measurer) boardPower(n feature.Node, h *host) float64 {
-	if n.TDPW > 0 {
-		return n.TDPW
+// stated is a number of the inventory, 0 where it states none.
+func stated(v float64) float64 {
+	if v > 0 {
+		return v
 	}
-	most := 0.0
-	for g := range int(h.gpus) {
-		cells := ms.ev.Cells(feature.GPUKey{Node: n.Node, GPU: g})
-		for i := range cells {
-			c := &cells[i]
-			if c.Has(feature.PowerW) {
-				most = max(most, c.Mean[feature.PowerW])
-			}
-		}
-	}
-	if most < 150 { // never seen at work
-		return 0
-	}
-	return most * 1.05
+	return 0
 }
 
 // member adds one GPU interval to the work.
@@ -217,7 +217,7 @@ func (ms *measurer) paintCounters(h *host, cells []feature.GPUCell, m run.Member
 			en = cells[i].EnergyJ
 		}
 	}
-	maxHz, unit := maxCycleHz(&h.acc), ms.cycleUnit(h, feature.GPUKey{Node: m.Node, GPU: m.GPU})
+	maxHz, unit := maxCycleHz(&h.acc), ms.cycleUnit(h, m, cells)
 	cycles := func(fromMs, toMs int64, inc float64) {
 		if inc /= unit; toMs > fromMs && inc/float64(toMs-fromMs)*1000 <= maxHz { // else no such part exists
 			paint(ms.cycles, first, m, fromMs, toMs, inc, 0)
