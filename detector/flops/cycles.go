@@ -21,7 +21,7 @@ func (ms *measurer) cycleUnit(h *host, m run.Member, cells []feature.GPUCell) fl
 	if ms.units == nil {
 		ms.units = map[feature.GPUKey]float64{}
 	}
-	u := unitOf(&h.acc, ms.ev.Cells(key))
+	u := unitOf(&h.acc, cells)
 	ms.units[key] = u
 	return u
 }

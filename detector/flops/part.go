@@ -291,7 +291,7 @@ func (ms *measurer) partCross(members []run.Member) (Contradiction, bool) {
 
 // doubtful words why the GPUs are not what was named.
 func doubtful(name string, named *Accelerator, g guess, l limits) string {
-	why := ""
+	var why string
 	switch {
 	case l.memBytes > 1.03*named.MemBytes && named.MemBytes > 0:
 		why = fmt.Sprintf("%.0f GB were in use, it has %.0f", l.memBytes/1e9, named.MemBytes/1e9)
