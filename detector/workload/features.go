@@ -22,10 +22,9 @@ type facts struct {
 	busy     float64 // share of minutes with load
 	busyEver bool
 
-	util, utilSD     float64 // SD over minutes
+	util             float64
 	powerFrac        float64 // of TDP
 	powerCV          float64 // over busy minutes
-	powerCVIn        float64 // within busy minutes
 	powerSpread      float64 // between the quartiles over busy minutes, of the median
 	memBytes, memCV  float64
 	sm, tensor       float64 // over busy minutes, as all below
@@ -55,11 +54,11 @@ type facts struct {
 	hostCVIn   float64 // within minutes
 	hostCV     float64
 	fabricBps  float64 // a node, back-end
+	fabricCV   float64 // of its rate within minutes: bursts
 	checkpoint int     // bursts of storage writes
 	ownsNodes  bool    // no other activity on its nodes: node figures are its own
 
 	gradient   float64 // share of collective bytes in gradient-like calls
-	largeBps   float64 // bytes per second and GPU in calls of megabytes
 	smallRate  float64 // calls per second of small calls
 	haloShare  float64 // share of bytes in sendrecv on the largest communicator
 	hasComm    bool
@@ -155,13 +154,13 @@ func addKnown(vs ...float64) float64 {
 }
 
 func (f *facts) hostFacts(ev *feature.Evidence, ep *run.Episode) {
-	f.hostFrac, f.hostCV, f.hostCVIn, f.fabricBps = math.NaN(), math.NaN(), math.NaN(), math.NaN()
+	f.hostFrac, f.hostCV, f.hostCVIn, f.fabricBps, f.fabricCV = math.NaN(), math.NaN(), math.NaN(), math.NaN(), math.NaN()
 	perNode := map[string]int{}
 	for _, m := range ep.Members {
 		perNode[m.Node]++
 	}
 	f.ownsNodes = !ep.Shared
-	var level, cv, in, fabric mean
+	var level, cv, in, fabric, bursty mean
 	for _, node := range ep.Nodes() {
 		n := ev.Nodes[node]
 		if perNode[node] < n.GPUCount {
@@ -190,7 +189,11 @@ func (f *facts) hostFacts(ev *feature.Evidence, ep *run.Episode) {
 				}
 			}
 			if c.FabricCoverMs > 0 {
-				fabric.add(c.FabricTxBytes / (float64(c.FabricCoverMs) / 1000))
+				bps := c.FabricTxBytes / (float64(c.FabricCoverMs) / 1000)
+				fabric.weigh(bps, float64(c.EndMs()-c.MinuteMs)/minuteMs)
+				if bps > 10e6 && c.FabricTxCV > 0 {
+					bursty.add(c.FabricTxCV)
+				}
 			}
 			if c.StorageCoverMs > 0 {
 				storage = append(storage, c.StorageTxBps)
@@ -212,7 +215,7 @@ func (f *facts) hostFacts(ev *feature.Evidence, ep *run.Episode) {
 	}
 	f.hostFrac, f.hostCV, f.hostCVIn = level.value(), cv.value(), in.value()
 	if f.ownsNodes {
-		f.fabricBps = fabric.value()
+		f.fabricBps, f.fabricCV = fabric.value(), bursty.value()
 	}
 }
 
@@ -262,15 +265,13 @@ const (
 )
 
 func (f *facts) commFacts(ep *run.Episode) {
-	var total, grad, large, halo, broadcast float64
-	var smallRate, seconds float64
+	var total, grad, halo, broadcast, smallRate float64
 	for _, c := range ep.Comm {
 		if c.Calls <= 0 {
 			continue
 		}
 		f.hasComm = true
 		sec := math.Max(60, float64(c.LastMs-c.FirstMs)/1000)
-		seconds = math.Max(seconds, sec)
 		size := c.BytesPerCall()
 		perGPU := c.Bytes / float64(max(1, c.GPUs))
 		total += perGPU
@@ -299,13 +300,9 @@ func (f *facts) commFacts(ep *run.Episode) {
 		case "alltoall":
 			f.alltoall = true
 		}
-		if size >= largeCall {
-			large += perGPU
-		}
 	}
 	f.smallRate = smallRate
 	if total > 0 {
 		f.gradient, f.haloShare, f.broadcasts = grad/total, halo/total, broadcast/total
-		f.largeBps = large / math.Max(60, seconds)
 	}
 }

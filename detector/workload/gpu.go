@@ -55,7 +55,10 @@ const loadMHz = 1700
 
 // phaseWatch tells generation from update by what a minute did. Decoding reads all
 // weights for a few tokens; an update reuses them for thousands, and its optimizer works.
-type phaseWatch struct{ at map[int64][2]int }
+type phaseWatch struct {
+	at   map[int64][2]int
+	fp32 mean // FP32 for tensor work of minutes that update
+}
 
 const (
 	decodeRatio = 2.0 // least traffic for the tensor work of a minute that decodes
@@ -75,6 +78,9 @@ func (p *phaseWatch) see(c *feature.GPUCell) {
 		kind = 1
 	default:
 		return
+	}
+	if kind == 1 {
+		p.fp32.weigh(c.Get(feature.FP32Frac)/tensor, span(c))
 	}
 	if p.at == nil {
 		p.at = map[int64][2]int{}
@@ -114,7 +120,12 @@ func (p *phaseWatch) alternate() float64 {
 		return 0
 	}
 	share := math.Min(count[0], count[1]) / all
-	return ramp(share, 0.05, 0.15) * ramp(turns, 3, 8) * ramp(mixed/all, 0.1, 0.03)
+	// Reading long prompts looks like an update, but for the optimizer.
+	update := 0.6
+	if f := p.fp32.value(); !math.IsNaN(f) {
+		update = 0.1 + 0.9*ramp(f, 0.01, 0.03)
+	}
+	return update * ramp(share, 0.05, 0.15) * ramp(turns, 3, 8) * ramp(mixed/all, 0.1, 0.03)
 }
 
 // unstatedW stands for the board power of a part that neither the inventory nor the table
@@ -173,7 +184,7 @@ const maxSeries = 16
 
 // gpuMeans collects what the GPUs of an episode show, first each by itself.
 type gpuMeans struct {
-	util, utilSD, mem, memCV, power, powerCV, powerIn, powerSpread, tensorCV, pcie, cycles mean
+	util, mem, memCV, power, powerCV, powerSpread, tensorCV, pcie, cycles mean
 
 	sigs        [feature.NumSignals]mean
 	busy, known float64 // minutes
@@ -202,8 +213,8 @@ func (f *facts) gpuFacts(ev *feature.Evidence, ep *run.Episode) {
 		}
 	}
 	get := func(s feature.Signal) float64 { return g.sigs[s].value() }
-	f.util, f.utilSD = g.util.value(), g.utilSD.value()
-	f.powerFrac, f.powerCV, f.powerCVIn = g.power.value(), g.powerCV.value(), g.powerIn.value()
+	f.util = g.util.value()
+	f.powerFrac, f.powerCV = g.power.value(), g.powerCV.value()
 	f.powerSpread = g.powerSpread.value()
 	f.memBytes, f.memCV = g.mem.value(), g.memCV.value()
 	f.sm, f.tensor, f.tensorCV = get(feature.SMActiveFrac), get(feature.TensorFrac), g.tensorCV.value()
@@ -288,9 +299,6 @@ func (g *gpuMeans) gpu(cells []feature.GPUCell, node string, tdp float64) {
 		if p := c.Get(feature.PowerW); p > 0 {
 			power.weigh(p/tdp, w)
 			levels = append(levels, p)
-			if c.Samples >= 4 {
-				g.powerIn.weigh(c.SD[feature.PowerW]/p, w)
-			}
 		}
 	}
 	if len(g.series) < maxSeries && len(series) > 0 {
@@ -303,7 +311,6 @@ func (g *gpuMeans) gpu(cells []feature.GPUCell, node string, tdp float64) {
 		g.trains++
 	}
 	g.util.add(util.value())
-	g.utilSD.add(util.sd())
 	g.mem.add(mem.value())
 	g.memCV.add(mem.cv())
 	g.power.add(power.value())

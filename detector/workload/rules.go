@@ -226,9 +226,29 @@ func togetherRules(v *verdict, f *facts) {
 	v.say(steady*ramp(f.util, 0.6, 0.85)*ramp(f.powerSpread, 0.035, 0.022), "the load keeps one level, as a loop or a queue does", scores{BatchInference: 1.1, Training: 0.5, HPC: 0.5, Inference: -1.1})
 	v.say(ramp(f.nvlinkBps, 50e6, 500e6), "", scores{BurnIn: -3, Mining: -3, Rendering: -1})
 	// Rollouts decode, updates multiply large matrices, and each waits for the other.
-	v.say(f.phases, "minutes of decoding and minutes of training alternate on all GPUs together", scores{RL: 5, Training: 1.5, Inference: -1.5, BatchInference: -1})
+	v.say(f.phases, "minutes of decoding and minutes of training alternate on all GPUs together", scores{RL: 6, Training: 1, Inference: -1.5, BatchInference: -1})
+	v.say(f.pools*bool01(f.hasComm), "some of its GPUs decode while others train", scores{RL: 4, Training: 1, Inference: -1.5, BatchInference: -1})
+	rhythmRules(v, f)
 	v.say(ramp(float64(f.gpus), 12, 24), "many GPUs work as one", scores{Training: 0.8, HPC: 0.5, Rendering: -1, Notebook: -4, Mining: -1})
 	v.say(ramp(float64(f.gpus), 1, 4), "", scores{Notebook: -1.5})
+}
+
+// rhythmRules look at periods within minutes. Steps of a training (and of a simulation) keep
+// one period for hours on all its GPUs; requests have none, and a decoding batch has one of
+// well under a second that changes with its users.
+func rhythmRules(v *verdict, f *facts) {
+	if !f.rhythmed {
+		return
+	}
+	one := ramp(f.rhythm, 0.2, 0.6) * ramp(f.rhythmSame, 0.4, 0.8)
+	if f.folded { // the sampling may have made it
+		one *= 0.5
+	}
+	where := "its GPUs keep"
+	if f.gpus == 1 {
+		where = "the GPU keeps"
+	}
+	v.say(one*ramp(f.periodS, 0.2, 1), fmt.Sprintf("%s a period of %.3g s, as steps do", where, f.periodS), scores{Training: 1.2, RL: 0.3, HPC: 0.8, Inference: -1, BatchInference: -0.6, Mining: -1.5, BurnIn: -0.5, Rendering: -0.5, Notebook: -0.5})
 }
 
 // commRules look at collective calls.
@@ -289,6 +309,9 @@ func trafficRules(v *verdict, f *facts, ep *run.Episode) {
 			v.say(ramp(math.Log10(across+1), 8, 8.7)*ramp(math.Log10(across+1), 10.3, 9.5), "", scores{HPC: 1.2})
 			v.say(ramp(math.Log10(across+1), 8.3, 7)*ramp(math.Log10(across+1), 5, 6.5), "nodes exchange little", scores{HPC: 1, Training: -0.5})
 		}
+	}
+	if busy > 0 {
+		v.say(ramp(f.fabricCV, 0.25, 0.7), "the back-end network is used in bursts", scores{Training: 0.6, RL: 0.3, HPC: 0.3, Inference: -0.4})
 	}
 	if ep.Flow.Measured && busy > 0 {
 		peers := float64(ep.Flow.OutsidePeers)
