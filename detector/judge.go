@@ -32,7 +32,15 @@ func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.
 		a.run = runs[i]
 		a.weigh(eps, verdicts)
 		if all || workload.IsRun(runs[i].Class) {
-			a.est = flops.Of(flops.Input{Ev: ev, Members: runs[i].Members, Class: runs[i].Class, Share: a.share})
+			in := flops.Input{Ev: ev, Members: runs[i].Members, Class: runs[i].Class, Share: a.share}
+			a.est = flops.Of(in)
+			if workload.IsRun(runs[i].Class) {
+				a.contradictions = flops.CrossCheck(ev, in.Members, in.Class)
+				if all {
+					e := flops.Engineer(in, a.est)
+					a.engineering = &e
+				}
+			}
 		}
 	}
 	return acts, nil
