@@ -72,12 +72,9 @@ func round3(v float64) float64 {
 
 // job is a training with its account and order.
 func (w *world) job(gpus []*gpu, j trainJob) *activity {
-	kind := j.kind
-	if kind == "" {
-		kind = "training"
-		if j.prior.lora {
-			kind = "finetuning"
-		}
+	kind := "training"
+	if j.prior.lora {
+		kind = "finetuning"
 	}
 	a := w.activity(kind)
 	a.accounts = w.owner("", 1)
@@ -163,9 +160,10 @@ func saturated(s *service) {
 	s.most = s.most * 2
 }
 
-var bigFleet = fleet{part: bigParts, nodes: [2]int{1, 6}}
+var families = slices.Concat(ordinary, hard)
 
-var families = []family{
+// ordinary work, as it is seen by different means.
+var ordinary = []family{
 	{"dense", "dense trainings, everything seen", func(d int, s uint64) *world {
 		w := newWorld("dense", d, s, fleet{part: tensorParts, nodes: [2]int{1, 8}})
 		all := w.gpus()
@@ -216,11 +214,26 @@ var families = []family{
 		}
 		return w
 	}},
-	{"restarts", "blind restarts on other hosts, and repeats, which are other runs", func(d int, s uint64) *world {
+	{"restarts", "restarts on other hosts, and repeats, which are other runs", func(d int, s uint64) *world {
 		w := newWorld("restarts", d, s, fleet{part: bigParts, nodes: [2]int{3, 8}, hours: [2]float64{3, 6}, processes: pick(newRNG(s, fmt.Sprint("restarts", d)), "absent", "generic", "true")})
 		all := w.gpus()
-		n := len(all) / 2
-		w.job(all[:n], trainJob{from: w.uniform(100, 900), to: w.length - w.uniform(0, 900), restarts: w.between(1, 4), moves: w.chance(0.6), spare: all[n:]})
+		n := max(1, len(all)/2)
+		if d%3 != 2 {
+			w.job(all[:n], trainJob{from: w.uniform(100, 900), to: w.length - w.uniform(0, 900), restarts: w.between(1, 4), spare: pick(w.rng, nil, all[n:])})
+			return w
+		}
+		// The same training from its start, again and again: runs of their own.
+		account := w.owner("", 1)[0]
+		w.rentOrder(account, all[:n], 100, w.length-60, "model training")
+		var same *training
+		times := w.between(2, 4)
+		each := (w.length - 900) / float64(times)
+		for i := range times {
+			a := w.activity("training")
+			a.accounts = []string{account}
+			from := 300 + float64(i)*each
+			same = w.train(a, all[:n], trainJob{from: from, to: from + each - w.logUniform(60, 600), model: same})
+		}
 		return w
 	}},
 	{"inference", "inference of all kinds", func(d int, s uint64) *world {

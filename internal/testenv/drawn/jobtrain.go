@@ -1,34 +1,40 @@
 package drawn
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
 
 // trainJob is how a training lives: when it stops, where it goes on.
 type trainJob struct {
-	prior       trainPrior
-	kind        string
-	from, to    float64
-	restarts    int
-	moves       bool // restarts may take other GPUs of spare
-	spare       []*gpu
-	grow        bool // a second part on all of spare, too
-	noEval      bool
-	quiet       bool // no processes are shown
-	exe         string
-	share       float64 // of each GPU's time; 0: all
-	asyncSave   bool
-	trainingOf  *training // repeat this one
-	declareAs   string    // what the order declares
-	wholePeriod bool
-	gap         [2]float64
+	prior     trainPrior
+	from, to  float64
+	restarts  int
+	gap       [2]float64 // s between stop and start; zero: the prior
+	spare     []*gpu     // restarts may take other GPUs of these
+	plan      []segment  // in place of all that: stretches as the family has them
+	noEval    bool
+	quiet     bool    // no processes are shown
+	exe       string  // what its processes call themselves; empty: as trainings do
+	share     float64 // of each GPU's time; 0: all
+	model     *training
+	declareAs string // what the order declares
+	wan       *wan
+}
+
+// wan is what islands of one run exchange now and then.
+type wan struct {
+	every, length float64
+	peers         []peer
+	bytes         float64 // a GPU and exchange
 }
 
 // segment is a stretch without a stop.
 type segment struct {
 	from, to float64
 	gpus     []*gpu
+	account  string // who rents them; empty: nobody new
 }
 
 // siteFabric is the network between the GPUs of a job.
@@ -99,15 +105,33 @@ func (w *world) train(a *activity, gpus []*gpu, j trainJob) *training {
 		j.prior.layouts = []string{"ddp", "ddp", "fsdp", "zero"}
 	}
 	j.prior.fabricGbps = siteFabric(gpus)
-	t := j.trainingOf
+	t := j.model
 	if t == nil {
 		t = drawTraining(r, si, len(gpus), perNode(gpus), j.prior)
 	}
 	a.dtype, a.params = t.dtype, t.params
 	a.notes["layout"], a.notes["period_s"], a.notes["gpus"], a.notes["recompute"], a.notes["accum"] = t.layout, t.period, len(gpus), t.recompute, t.accum
 	a.notes["straggler"], a.notes["tokens_step"], a.notes["mfu"] = t.slack != nil, t.tokens, t.modelFLOP/t.period/float64(len(gpus))/max(si.dense16, 1)
-	for k, s := range w.segments(r, gpus, j) {
-		w.trainSegment(r, a, t, s, j, k == 0)
+	plan := j.plan
+	if plan == nil {
+		plan = w.segments(r, gpus, j)
+	}
+	for k, s := range plan {
+		var fresh []*gpu
+		for _, g := range s.gpus {
+			if !slices.Contains(gpus, g) {
+				fresh = append(fresh, g)
+			}
+		}
+		if s.account != "" {
+			fresh = s.gpus
+		} else if len(a.accounts) > 0 {
+			s.account = a.accounts[0]
+		}
+		if len(fresh) > 0 {
+			w.rent(s.account, s.from-r.uniform(20, 120), s.to+r.uniform(1, 30), fresh)
+		}
+		w.trainSegment(r, a, t, s, j, k == 0, k == len(plan)-1)
 	}
 	return t
 }
@@ -138,13 +162,13 @@ func (w *world) segments(r *rng, gpus []*gpu, j trainJob) []segment {
 			to = at + left/float64(j.restarts+1-i)*r.uniform(0.6, 1.3)
 		}
 		to = min(to, j.to)
-		out = append(out, segment{at, to, cur})
+		out = append(out, segment{from: at, to: to, gpus: cur})
 		gap := j.gap
 		if gap[1] == 0 {
 			gap = [2]float64{40, 2400}
 		}
 		at = to + r.logUniform(gap[0], gap[1])
-		if j.moves && len(j.spare) > 0 {
+		if len(j.spare) > 0 {
 			cur = slices.Clone(cur)
 			nodes := nodesOf(cur)
 			gone := nodes[r.IntN(len(nodes))]
@@ -167,23 +191,26 @@ func (w *world) segments(r *rng, gpus []*gpu, j trainJob) []segment {
 }
 
 // trainSegment is one start of a run: loading, steps, saves, evaluations.
-func (w *world) trainSegment(r *rng, a *activity, t *training, s segment, j trainJob, first bool) {
+func (w *world) trainSegment(r *rng, a *activity, t *training, s segment, j trainJob, first, last bool) {
 	si := t.si
 	load := r.logUniform(15, 240)
 	load = min(load, (s.to-s.from)*0.2)
 	begin := s.from + load
-	each := true
 	exe, launcher, manager := "python3", pick(r, "torchrun", "torchrun", "deepspeed", "srun", "mpirun", ""), pick(r, "slurm", "kubernetes", "")
 	if j.exe != "" {
 		exe, launcher = j.exe, ""
 	}
-	procs := w.launch(a, s.gpus, s.from, s.to, each, exe, launcher, manager)
+	procs := w.launch(a, s.gpus, s.from, s.to, true, exe, launcher, manager)
 	if j.quiet {
 		for _, p := range procs {
 			p.hidden = true
 		}
 	}
-	b := newBeat(r, begin, s.to, t.period, t.jitter)
+	period := t.period
+	if j.share > 0 {
+		period /= j.share
+	}
+	b := newBeat(r, begin, s.to, period, t.jitter)
 	peers := peersOf(s.gpus, t.layout == "moe")
 	n := len(s.gpus)
 	// The same plan for all ranks: saves and evaluations.
@@ -223,6 +250,15 @@ func (w *world) trainSegment(r *rng, a *activity, t *training, s segment, j trai
 			nextEval += evalEvery
 		}
 	}
+	if last && !async && r.chance(0.8) && s.to-saveS > at+60 { // what is done is kept
+		stops = append(stops, stop{s.to - saveS, s.to, true})
+	}
+	if j.wan != nil {
+		for next := begin + j.wan.every; next+j.wan.length < s.to; next += j.wan.every {
+			stops = append(stops, stop{next, next + j.wan.length, true})
+		}
+		slices.SortFunc(stops, func(a, b stop) int { return cmp.Compare(a.from, b.from) })
+	}
 	share := 1.0
 	if j.share > 0 {
 		share = j.share
@@ -234,28 +270,49 @@ func (w *world) trainSegment(r *rng, a *activity, t *training, s segment, j trai
 		return src
 	}
 	loading := si.context(t.mem * 0.5)
-	loading[sCPU], loading[sStRx], loading[sPCIeRx] = r.uniform(0.01, 0.05), bytes/8/load/float64(n)+1e6, t.mem*0.5/load
+	loading[sCPU], loading[sPCIeRx] = r.uniform(0.01, 0.05), t.mem*0.5/load
+	read := r.logUniform(1e7, 1e9) // a fresh start reads code and data
+	switch {
+	case !first:
+		read = bytes // what was kept
+	case t.lora:
+		read = 2 * t.params
+	}
+	loading[sStRx] = read / load / float64(n)
+	// Compilers and autotuners try kernels before the first step.
+	warm := 0.0
+	if r.chance(0.3) {
+		warm = r.uniform(0.1, 0.4) * load
+	}
 	saving := si.context(t.mem)
 	saving[sUtil], saving[sCPU], saving[sPCIeTx] = r.uniform(0, 0.1), 0.02, 1e8
 	if !async {
 		saving[sStTx] = bytes / max(saveS, 0.01) / float64(n)
 	}
 	evaluating := t.eval
-	calls := t.calls / t.period
+	exchanging := si.context(t.mem)
+	if j.wan != nil {
+		exchanging[sWan], exchanging[sCPU] = j.wan.bytes/j.wan.length, 0.02
+	}
+	calls := t.calls / period
 	id := r.hex(16)
 	for i, g := range s.gpus {
 		src := shared(t.of(b, i, r))
-		if t.pp > 1 && i > 0 && i%max(1, n/t.pp) == 0 {
-			src = shared(t.of(b, i, r))
-		}
 		g.hold(s.from, s.to, a)
-		g.put(s.from, begin, &steady{loading}, a)
+		g.put(s.from, begin-warm, &steady{loading}, a)
+		g.put(begin-warm, begin, shared(&steady{evaluating}), a)
 		at := begin
 		for _, x := range stops {
+			if x.from < at {
+				continue
+			}
 			g.put(at, x.from, src, a, peers[g.node]...)
-			if x.save {
+			switch {
+			case j.wan != nil && x.to-x.from == j.wan.length:
+				g.put(x.from, x.to, &steady{exchanging}, a, j.wan.peers...)
+			case x.save:
 				g.put(x.from, x.to, &steady{saving}, a)
-			} else {
+			default:
 				g.put(x.from, x.to, shared(&steady{evaluating}), a)
 			}
 			at = x.to
@@ -263,20 +320,7 @@ func (w *world) trainSegment(r *rng, a *activity, t *training, s segment, j trai
 		g.put(at, s.to, src, a, peers[g.node]...)
 		if n > 1 && i < len(procs) {
 			p := procs[i]
-			p.comms = append(p.comms, comm{id: id, gpu: g.index, nranks: t.dp, rank: i % t.dp, op: t.collective, calls: calls, bytes: t.linkBytes / t.period, from: begin, to: s.to})
+			p.comms = append(p.comms, comm{id: id, gpu: g.index, nranks: t.dp, rank: i % t.dp, op: t.collective, calls: calls, bytes: t.linkBytes / period, from: begin, to: s.to})
 		}
 	}
-	_ = first
-}
-
-// hostFor gives GPUs that are free over a time, whole nodes first.
-func (w *world) free(n int, from, to float64) []*gpu {
-	var out []*gpu
-	for _, g := range w.gpus() {
-		busy := slices.ContainsFunc(g.held, func(h held) bool { return h.from < to && h.to > from })
-		if !busy && len(out) < n {
-			out = append(out, g)
-		}
-	}
-	return out
 }

@@ -60,8 +60,6 @@ var shapes = []string{
 	"foreign", "foreign-person", "foreign-parent", "foreign-owner", "foreign-layers", "reseller", "unknown-person", "unverified", "refused", "nobody", "jurisdiction",
 }
 
-const domestic = 5 // the first ones of shapes
-
 // owner makes the party behind n accounts, and gives the accounts.
 func (w *world) owner(shape string, n int) []string {
 	r := w.stream(fmt.Sprint("party ", len(w.parties), w.nextAcc))

@@ -17,7 +17,6 @@ type silicon struct {
 	dram     float64
 	link     float64
 	exponent float64 // watts over clock
-	perSM    float64 // useful FLOP of a clock and SM, of the data sheet's: 1 here
 }
 
 func drawSilicon(r *rng, x *part) silicon {
@@ -41,9 +40,8 @@ func drawSilicon(r *rng, x *part) silicon {
 	default:
 		s.residue = r.uniform(0.9e9, 3e9)
 	}
-	s.issue, s.tensor, s.dram, s.link = r.uniform(0.5, 0.8), r.uniform(0.35, 0.7), r.uniform(0.2, 0.4), r.uniform(0.02, 0.1)
+	s.issue, s.tensor, s.dram, s.link = r.uniform(0.6, 0.95), r.uniform(0.35, 0.7), r.uniform(0.2, 0.4), r.uniform(0.02, 0.1)
 	s.exponent = r.uniform(1.8, 2.6)
-	s.perSM = 1
 	return s
 }
 

@@ -30,6 +30,7 @@ const (
 	sClock // busy share × MHz
 	sFabTx // bytes a second of the node's back-end network
 	sFabRx
+	sWan   // to the piece's peers, over the front network
 	sOutTx // to addresses outside
 	sStTx  // to storage
 	sStRx
@@ -82,12 +83,6 @@ func newBeat(r *rng, a, b, period, jitter float64) *beat {
 		done += chunk / p
 	}
 	return t
-}
-
-// stepsAt says how many steps are done at t.
-func (t *beat) stepsAt(x float64) (done, period float64) {
-	i := max(sort.SearchFloat64s(t.at, x)-1, 0)
-	return t.done[i] + (x-t.at[i])/t.period[i], t.period[i]
 }
 
 // phase is a part of a step.

@@ -108,12 +108,12 @@ func drawTraining(r *rng, si silicon, gpus, perNode int, prior trainPrior) *trai
 // drawModel draws what is trained.
 func (t *training) drawModel(r *rng, prior trainPrior) {
 	perParam := 16.0 // bytes of weights, gradients and optimiser
-	group := 1.0
+	var group float64
 	switch t.layout {
 	case "fsdp", "moe":
 		group = float64(t.gpus)
 	case "zero":
-		perParam, group = 16, 1.5+float64(t.gpus)/4
+		group = 1.5 + float64(t.gpus)/4
 	case "offload":
 		group = 6
 	default:
@@ -198,7 +198,7 @@ func (t *training) drawStep(r *rng, prior trainPrior) {
 	t.tokens = perDP * t.seq * float64(t.dp)
 	t.computeS = t.tokens * perToken / float64(t.gpus)
 	t.modelFLOP, t.execFLOP, t.evalFLOP = t.tokens*model, t.tokens*(gemm+attn), t.tokens*forward
-	t.communicate(r, prior)
+	t.communicate(r)
 	dram := r.uniform(0.2, 0.5)
 	c := load{
 		util: 1, sm: r.uniform(0.75, 0.98), ipc: r.uniform(0.7, 1), tensor: beta, dtype: t.dtype, dram: dram, occ: r.uniform(0.12, 0.4),
@@ -217,7 +217,7 @@ func (t *training) drawStep(r *rng, prior trainPrior) {
 }
 
 // communicate says what a step sends.
-func (t *training) communicate(r *rng, _ trainPrior) {
+func (t *training) communicate(r *rng) {
 	t.gradBytes = pick(r, 2.0, 2, 4)
 	dp, p := float64(t.dp), t.params
 	if t.lora {
@@ -304,12 +304,9 @@ func (t *training) shape(r *rng, prior trainPrior, c load) {
 		optimizer /= float64(t.dp)
 	}
 	optimizer = min(optimizer, compute*0.3)
-	wait := 0.0
-	switch {
-	case r.chance(0.25):
+	wait := compute * r.uniform(0, 0.03)
+	if r.chance(0.25) {
 		wait = compute * r.logUniform(0.03, 0.5) // the data loader
-	default:
-		wait = compute * r.uniform(0, 0.03)
 	}
 	bubble := 0.0
 	if t.pp > 1 {

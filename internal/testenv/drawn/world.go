@@ -144,6 +144,7 @@ type telemetry struct {
 	columns     string
 	allocations bool
 	slow        float64 // cadence of flows and collectives
+	bursts      bool    // fast samples of ports now and then
 	fabricEvery float64
 }
 
@@ -182,8 +183,8 @@ type fleet struct {
 	noFabric   bool
 	skewed     bool
 	idleTrap   bool
-	cleanClock bool
 	mixedParts bool
+	power      bool // the BMC's watts are there
 }
 
 const maxRows = 38000
@@ -353,7 +354,11 @@ func (w *world) drawTelemetry(f fleet) {
 	t.resets = pick(r, 0, 0, 0.15)
 	t.flows, t.fabricRows, t.hostPower = r.chance(0.6), r.chance(0.85), r.chance(0.8)
 	t.allocations = true
+	if f.power {
+		t.hostPower = true
+	}
 	t.slow = pick(r, 60.0, 60, 120, 300)
+	t.bursts = r.chance(0.25) && len(w.nodes) <= 8
 	t.fabricEvery = max(t.cadence, pick(r, 10.0, 15, 30, 60))
 	t.processes = pick(r, "true", "true", "true", "generic", "partial", "absent")
 	t.collectives = pick(r, "true", "absent", "absent", "partial")

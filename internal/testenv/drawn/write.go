@@ -292,6 +292,17 @@ func (w *world) hostRows() []byte {
 	return t.bytes()
 }
 
+// withBursts adds ten seconds of five samples a second every ten minutes.
+func withBursts(ticks []float64, first, length float64) []float64 {
+	for at := first; at < length; at += 600 {
+		for i := range 50 {
+			ticks = append(ticks, at+0.2*float64(i))
+		}
+	}
+	slices.Sort(ticks)
+	return ticks
+}
+
 func (w *world) fabricRows() []byte {
 	t := table{header: "ts_ms,node,port,kind,tx_bytes_total,rx_bytes_total"}
 	if !w.tele.fabricRows {
@@ -301,6 +312,9 @@ func (w *world) fabricRows() []byte {
 		r := w.stream("fabric " + n.name)
 		ticks := w.ticks(r, w.tele.fabricEvery)
 		last := ticks[0] - w.tele.fabricEvery
+		if w.tele.bursts && n.vantage == "host" {
+			ticks = withBursts(ticks, r.uniform(0, 300), w.length)
+		}
 		type port struct {
 			name, kind string
 			tx, rx     float64
@@ -335,8 +349,8 @@ func (w *world) fabricRows() []byte {
 				q.tx += all[sFabTx] * q.share
 				q.rx += all[sFabRx] * q.share
 				if q.share == 0 {
-					q.tx += all[sOutTx] + all[sStTx]*0.02 + chatter*d*r.factor(0.3)
-					q.rx += all[sOutTx]*0.1 + chatter*d*r.factor(0.3)
+					q.tx += all[sOutTx] + all[sWan] + all[sStTx]*0.02 + chatter*d*r.factor(0.3)
+					q.rx += all[sOutTx]*0.1 + all[sWan] + chatter*d*r.factor(0.3)
 					if n.fabric == 0 {
 						q.tx += all[sFabTx]
 						q.rx += all[sFabRx]
@@ -378,7 +392,7 @@ func (w *world) flowRows() []byte {
 					var x sig
 					q.src.integral(from, to, 1, &x)
 					for _, p := range q.peers {
-						sent[p.name] += x[sFabTx] * p.share
+						sent[p.name] += (x[sFabTx] + x[sWan]) * p.share
 					}
 					for _, o := range outside {
 						sent[o] += x[sOutTx] / float64(len(outside))
