@@ -105,26 +105,45 @@ func (d *Detector) judge(startMs, atMs int64, last bool) error {
 	}
 	found := report.Evaluate(report.Input{
 		AtMs: atMs, StartMs: startMs, PrevAtMs: d.prevAtMs, Ev: ev, Runs: states, Campaigns: campaigns, Resolve: d.parties.Resolve,
-		Profiles: d.profiles, Peak16: d.peak16, SpecialJurisdictions: d.cfg.SpecialJurisdictions, Prev: d.known(),
+		Profiles: d.profiles, Peak16: d.peak16, Peak8: d.peak8, Estimate: estimator(ev), SpecialJurisdictions: d.cfg.SpecialJurisdictions, Prev: d.known(),
 	})
 	d.prevAtMs = atMs
 	return d.keepFindings(atMs, found)
 }
 
+// estimator says what an activity's GPUs computed if it was of another class.
+func estimator(ev *feature.Evidence) func(r *run.Run, class string) flops.Estimate {
+	return func(r *run.Run, class string) flops.Estimate {
+		return flops.Of(flops.Input{Ev: ev, Members: r.Members, Class: class})
+	}
+}
+
 // peak16 is a part's dense 16-bit peak in FLOP per second.
 func (d *Detector) peak16(gpuModel string) (float64, bool) {
-	p, ok := d.peaks[gpuModel]
-	if !ok {
-		a, known := flops.Lookup(gpuModel)
-		p = peak{a.Peak16, known}
-		d.peaks[gpuModel] = p
-	}
+	p := d.peak(gpuModel)
 	return p.flopPerS, p.known
 }
 
+// peak8 is a part's best dense 8-bit peak in operations per second; false: it has none, or it is not
+// known.
+func (d *Detector) peak8(gpuModel string) (float64, bool) {
+	p := d.peak(gpuModel)
+	return p.peak8, p.known && p.peak8 > 0
+}
+
+func (d *Detector) peak(gpuModel string) peak {
+	p, ok := d.peaks[gpuModel]
+	if !ok {
+		a, known := flops.Lookup(gpuModel)
+		p = peak{a.Peak16, max(a.FP8, a.INT8), known}
+		d.peaks[gpuModel] = p
+	}
+	return p
+}
+
 type peak struct {
-	flopPerS float64
-	known    bool
+	flopPerS, peak8 float64
+	known           bool
 }
 
 // judged is one activity with its estimate.

@@ -7,8 +7,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/internal/store"
 )
+
+// Inquiries returns what the latest verdict of an epoch asks: what stands in the store beside
+// findings, and is written to inquiries.jsonl, by time.
+func Inquiries(ctx context.Context, from Verdicts, cluster string, epoch uint64) ([]string, error) {
+	return findingLines(ctx, from, cluster, epoch, func(limb string) bool { return !report.IsFinding(limb) })
+}
 
 // Lines returns the latest verdict of an epoch as it is written to runs.jsonl and findings.jsonl,
 // read back from the store: one line of JSON each, runs by start, findings by time.
@@ -28,22 +35,24 @@ func Lines(ctx context.Context, from Verdicts, cluster string, epoch uint64) (ru
 			runs = append(runs, r.Doc)
 		}
 	}
-	findingRows, err := from.LatestFindings(ctx, cluster)
+	findings, err = findingLines(ctx, from, cluster, epoch, report.IsFinding)
+	return runs, findings, err
+}
+
+func findingLines(ctx context.Context, from Verdicts, cluster string, epoch uint64, take func(limb string) bool) (out []string, err error) {
+	rows, err := from.LatestFindings(ctx, cluster)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read findings: %w", err)
+		return nil, fmt.Errorf("read findings: %w", err)
 	}
-	slices.SortStableFunc(findingRows, func(a, b store.FindingRow) int {
-		if a.KnownAtMs != b.KnownAtMs {
-			return cmp.Compare(a.KnownAtMs, b.KnownAtMs)
-		}
-		return strings.Compare(a.FindingID, b.FindingID)
+	slices.SortStableFunc(rows, func(a, b store.FindingRow) int {
+		return cmp.Or(cmp.Compare(a.KnownAtMs, b.KnownAtMs), strings.Compare(a.FindingID, b.FindingID))
 	})
-	for _, f := range findingRows {
-		if !f.Retracted && f.Provenance.Epoch == epoch {
-			findings = append(findings, f.Doc)
+	for _, f := range rows {
+		if !f.Retracted && f.Provenance.Epoch == epoch && take(f.Limb) {
+			out = append(out, f.Doc)
 		}
 	}
-	return runs, findings, nil
+	return out, nil
 }
 
 // Verdicts is where verdicts are read back.

@@ -17,9 +17,12 @@ func reportProfile(p threshold.Profile) report.Profile {
 	out := report.Profile{
 		Name: p.Name, LimitFLOP: p.LimitFLOPs, Status: p.Status, StatusAt: p.StatusAt, BindsOperator: p.BindsOperator,
 		DeadlineMs: int64(p.DeadlineDays * dayMs), MinCoverageFrac: p.MinCoverageFrac, ConditionsNotAssessed: p.ConditionsNotAssessed,
+		Counting: p.Counting, Originals: p.Originals, Projection: p.Projection, Inquire: p.InquireProbability,
 	}
 	if p.Cluster != nil {
-		out.Cluster = &report.ClusterLimb{Gbps: p.Cluster.Gbps, OpsPerS: p.Cluster.OpsPerS}
+		out.Cluster = &report.ClusterLimb{
+			Gbps: p.Cluster.Gbps, OpsPerS: p.Cluster.OpsPerS, Anywhere: !p.Cluster.Colocated, Precision: p.Cluster.Precision, Sparsity: p.Cluster.Sparsity,
+		}
 		out.JoinCluster = p.Cluster.Joined == threshold.And
 	}
 	return out

@@ -40,6 +40,9 @@ func (d *Detector) writeReports(ctx context.Context, dir, recording string, ids 
 			return nil, err
 		}
 		f := d.prev[id]
+		if !report.IsFinding(f.Limb) {
+			continue // a question has no report
+		}
 		folder := report.Folder{
 			Finding: f, Profile: d.profileText(f.Profile), AtMs: d.prevAtMs, Cluster: d.cfg.Cluster, Recording: recording,
 			Detector: Version, Config: d.cfg.ConfigDigest,

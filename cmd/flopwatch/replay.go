@@ -45,7 +45,7 @@ func newReplayCommand() *cobra.Command {
 		Short: "Run a recording through the whole product",
 		Long: `Replay publishes a recording as its hosts' agents would have, over NATS, through the
 collector into ClickHouse, lets the detector judge it minute by minute of event time, and
-writes runs.jsonl, findings.jsonl, recording.json and one report folder a finding to DIR.
+writes runs.jsonl, findings.jsonl, inquiries.jsonl (what is asked and not concluded), recording.json and one report folder a finding to DIR.
 
 Servers are embedded unless --nats and --clickhouse name real ones. The same recording
 gives the same files. With --data, a replay that was killed goes on where it stopped.`,
@@ -388,6 +388,13 @@ func (r *replayer) judge(ctx context.Context) error {
 	if err = writeLines(filepath.Join(r.o.out, "findings.jsonl"), findings); err != nil {
 		return err
 	}
+	inquiries, err := detector.Inquiries(ctx, r.s.store, m.Cluster, epoch)
+	if err != nil {
+		return err
+	}
+	if err = writeLines(filepath.Join(r.o.out, "inquiries.jsonl"), inquiries); err != nil {
+		return err
+	}
 	if err = r.writeReports(ctx, d); err != nil {
 		return err
 	}
@@ -397,7 +404,7 @@ func (r *replayer) judge(ctx context.Context) error {
 	if r.findings, err = decode[report.Finding](findings); err != nil {
 		return err
 	}
-	r.say("judged  %s, %s, in %.1f s\n", plural(len(runs), "activity", "activities"), plural(len(findings), "finding"), time.Since(started).Seconds())
+	r.say("judged  %s, %s, %s, in %.1f s\n", plural(len(runs), "activity", "activities"), plural(len(findings), "finding"), plural(len(inquiries), "inquiry", "inquiries"), time.Since(started).Seconds())
 	return nil
 }
 

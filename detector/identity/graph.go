@@ -15,6 +15,7 @@ const (
 
 // Resolution is who stands behind an account.
 type Resolution struct {
+	Holders   []string // ids of the parties that hold the account themselves, sorted
 	Parties   []string // ids of all that were reached, sorted; a cited party that is missing is among them
 	Known     bool     // a party of the register holds the account
 	InScope   bool     // a foreign, unknown or unverified party stands behind it
@@ -66,7 +67,7 @@ func (g *Graph) Resolve(account string) Resolution {
 		res.Reasons = []string{"no party of the register holds the account"}
 		return res
 	}
-	res.Known = true
+	res.Known, res.Holders = true, level
 	reached := map[string]bool{}
 	for depth := 0; depth <= maxEdges && len(level) > 0; depth++ {
 		var next []string

@@ -3,19 +3,26 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/threshold"
 )
 
 // holding is what one account held in one site when the cluster limb was first met.
 type holding struct {
 	site    string
 	sinceMs int64
-	peak    float64 // FLOP/s, dense 16-bit
-	gpus    int
+	gpus    int // of known parts on networks that are stated
 	nodes   []string
+	// Peaks in operations per second: of those GPUs; of known parts on networks that are not stated;
+	// of parts that are not known; of all, as the limb counts them; and at the most that its words
+	// may mean.
+	stated, sure, assumed, peak, most float64
+	noGbps, noPart                    []string // nodes
 }
 
 func (v *view) onClusters() {
@@ -29,8 +36,9 @@ func (v *view) onClusters() {
 			if !who.inScope {
 				continue
 			}
-			h, ok := v.cluster(p.Cluster, account)
+			h, ok := v.cluster(p.Cluster, account, false)
 			if !ok {
+				v.askCluster(p, account)
 				continue
 			}
 			f := Finding{Limb: Cluster, Accounts: []string{account}, Parties: who.parties, Severity: "high"}
@@ -41,19 +49,134 @@ func (v *view) onClusters() {
 			if h.site == "" {
 				site, f.State = "a site that the inventory does not state", Inquire
 			}
-			f.Explanation = fmt.Sprintf("Account %s holds %d GPUs in %s on nodes with a back-end network of more than %g Gbit/s; their dense 16-bit peaks add up to %s operations per second, more than %s.",
-				account, h.gpus, site, p.Cluster.Gbps, flop(h.peak), flop(p.Cluster.OpsPerS))
+			if p.Cluster.Anywhere {
+				site, f.State = "all sites together", ""
+			}
+			f.Explanation = fmt.Sprintf("Account %s holds %d GPUs in %s on nodes with a back-end network of more than %g Gbit/s; their %s peaks add up to %s operations per second, more than %s.",
+				account, h.gpus, site, p.Cluster.Gbps, p.Cluster.peak(), flop(h.stated), flop(p.Cluster.OpsPerS))
 			v.raise(f, p, account, nil, h.sinceMs)
 		}
 	}
 }
 
-func (v *view) anyCluster(p *Profile, accounts []string) bool {
+// peak says which peaks are added up.
+func (c *ClusterLimb) peak() string {
+	bits, how := "16-bit", "dense"
+	if c.Precision == threshold.Bits8 {
+		bits = "8-bit"
+	}
+	if c.Sparsity == threshold.Sparse {
+		how = "sparse"
+	}
+	return how + " " + bits
+}
+
+// peakOf is a part's peak as the limb counts it, and the most that its words may mean; known is
+// false where the part is not in the table and the peak is one to assume.
+func (v *view) peakOf(c *ClusterLimb, model string) (peak, most float64, known bool) {
+	peak, known = v.Peak16(model)
+	most = peak
+	wide := 2 * peak
+	if v.Peak8 != nil {
+		if p, ok := v.Peak8(model); ok && p > 0 {
+			wide = p
+		}
+	}
+	switch c.Precision {
+	case threshold.Bits8:
+		peak, most = wide, wide
+	case threshold.NotStated:
+		most = max(most, wide)
+	}
+	switch c.Sparsity {
+	case threshold.Sparse:
+		peak, most = 2*peak, 2*most
+	case threshold.NotStated:
+		most *= 2
+	}
+	return peak, most, known
+}
+
+// assumedLogSD is the spread of the logarithm of a peak that was assumed.
+const assumedLogSD = 0.8
+
+// askCluster asks where the limb would be met if what is not stated was as large as it may be: the
+// network of nodes, parts that the table lacks, the precision and sparsity of the rule's own number.
+func (v *view) askCluster(p *Profile, account string) {
+	h, ok := v.cluster(p.Cluster, account, true)
+	if !ok {
+		return
+	}
+	prob := h.probability(p.Cluster.OpsPerS)
+	if prob < p.Inquire {
+		return
+	}
+	var missing, asks []string
+	if n := len(h.noGbps); n > 0 {
+		missing = append(missing, fmt.Sprintf("the back-end network of %d node(s) is not stated (%s)", n, list(h.noGbps)))
+		asks = append(asks, "the speed of their back-end network")
+	}
+	if n := len(h.noPart); n > 0 {
+		missing = append(missing, fmt.Sprintf("the part of %d node(s) is not in the table of accelerators, and its peak was assumed (%s)", n, list(h.noPart)))
+		asks = append(asks, "their GPU model and its dense 16-bit peak")
+	}
+	if h.most > h.peak {
+		missing = append(missing, "the rule does not say at which precision, or whether with sparsity, peaks count")
+		asks = append(asks, "a reading of the rule on precision and sparsity")
+	}
+	if h.site == "" && !p.Cluster.Anywhere {
+		missing = append(missing, "the site is not stated")
+		asks = append(asks, "the nodes' site")
+	}
+	q := inquiry{
+		subject: Cluster + ":" + account, kind: Cluster, accounts: []string{account}, probability: prob, knownMs: h.sinceMs, asks: asks,
+		bounds: flops.Interval{Low: h.stated, Best: h.peak, High: max(h.most, h.peak)},
+		text: fmt.Sprintf("Account %s may hold a cluster beyond the limb of %s operations per second on more than %g Gbit/s: %s. What is stated adds up to %s, with what is assumed %s, at the most %s.",
+			account, flop(p.Cluster.OpsPerS), p.Cluster.Gbps, strings.Join(missing, "; "), rough(h.stated), rough(h.peak), rough(h.most)),
+	}
+	for _, node := range h.nodes {
+		q.evidence = append(q.evidence, Evidence{Kind: "allocation", Node: node, FromMs: h.sinceMs, ToMs: h.sinceMs, Strength: "declared"})
+	}
+	v.ask(p, q)
+}
+
+// probability that the limb is met, as far as it hangs on what is not stated: an even chance for
+// each thing that is either so or not, and the spread of peaks that were assumed.
+func (h *holding) probability(opsPerS float64) float64 {
+	prob := 1.0
+	if len(h.noGbps) > 0 {
+		prob *= 0.5
+	}
+	if h.stated+h.sure > opsPerS && len(h.noPart) == 0 {
+		return prob
+	}
+	assumed := flops.Interval{Best: h.assumed, Low: h.assumed * math.Exp(-z90*assumedLogSD), High: h.assumed * math.Exp(z90*assumedLogSD)}
+	over := 0.0
+	switch rest := opsPerS - (h.peak - h.assumed); {
+	case rest < 0:
+		over = 1
+	case h.assumed > 0:
+		over = threshold.ProbabilityExceeds(assumed, rest)
+	}
+	if h.most > opsPerS { // as the rule may mean it
+		over = max(over, 0.5)
+	}
+	return prob * over
+}
+
+func (v *view) anyCluster(p *Profile, accounts []string) bool { return v.onCluster(p, accounts, false) }
+
+// maybeCluster reports whether one of the accounts may hold such a cluster, for all that is stated.
+func (v *view) maybeCluster(p *Profile, accounts []string) bool {
+	return v.onCluster(p, accounts, true)
+}
+
+func (v *view) onCluster(p *Profile, accounts []string, lenient bool) bool {
 	if p.Cluster == nil {
 		return true
 	}
 	for _, a := range accounts {
-		if _, ok := v.cluster(p.Cluster, a); ok {
+		if _, ok := v.cluster(p.Cluster, a, lenient); ok {
 			return true
 		}
 	}
@@ -61,9 +184,11 @@ func (v *view) anyCluster(p *Profile, accounts []string) bool {
 }
 
 // cluster walks through the account's rentals in time and stops where the peaks of what
-// it holds at once in one site first exceed the limb. GPUs rented twice count once; a
-// node whose network or GPU model is not stated does not count.
-func (v *view) cluster(limb *ClusterLimb, account string) (holding, bool) {
+// it holds at once in one site first exceed the limb. GPUs rented twice count once. Every node must
+// be on a network of the limb's speed itself: what is linked through a slower one does not join. A
+// node whose network or GPU model is not stated counts where it is lenient alone, and so does the
+// most that the limb's words may mean.
+func (v *view) cluster(limb *ClusterLimb, account string, lenient bool) (holding, bool) {
 	type change struct {
 		atMs  int64
 		open  bool
@@ -75,7 +200,7 @@ func (v *view) cluster(limb *ClusterLimb, account string) (holding, bool) {
 		if a.Account != account || a.StartMs > v.AtMs || (a.EndMs != 0 && a.EndMs <= v.StartMs) {
 			continue
 		}
-		if n := v.Ev.Nodes[a.Node]; !(n.FabricGbps > limb.Gbps) {
+		if n := v.Ev.Nodes[a.Node]; !(n.FabricGbps > limb.Gbps) && !(lenient && !stated(n.FabricGbps)) {
 			continue
 		}
 		changes = append(changes, change{max(a.StartMs, v.StartMs), true, a})
@@ -95,51 +220,93 @@ func (v *view) cluster(limb *ClusterLimb, account string) (holding, bool) {
 	})
 	held := map[string]map[feature.GPUKey]int{} // by site
 	for _, c := range changes {
-		n := v.Ev.Nodes[c.alloc.Node]
-		if held[n.Site] == nil {
-			held[n.Site] = map[feature.GPUKey]int{}
+		site := v.Ev.Nodes[c.alloc.Node].Site
+		if limb.Anywhere {
+			site = ""
+		}
+		if held[site] == nil {
+			held[site] = map[feature.GPUKey]int{}
 		}
 		for _, gpu := range c.alloc.GPUs {
 			key := feature.GPUKey{Node: c.alloc.Node, GPU: gpu}
 			if c.open {
-				held[n.Site][key]++
-			} else if held[n.Site][key]--; held[n.Site][key] == 0 {
-				delete(held[n.Site], key)
+				held[site][key]++
+			} else if held[site][key]--; held[site][key] == 0 {
+				delete(held[site], key)
 			}
 		}
 		if !c.open {
 			continue
 		}
-		if h := v.sum(held[n.Site]); h.peak > limb.OpsPerS {
-			h.site, h.sinceMs = n.Site, c.atMs
+		h := v.holding(limb, held[site])
+		reached := h.stated
+		if lenient {
+			reached = max(h.most, h.stated+h.sure+h.assumed*math.Exp(z90*assumedLogSD))
+		}
+		if reached > limb.OpsPerS {
+			h.site, h.sinceMs = site, c.atMs
 			return h, true
 		}
 	}
 	return holding{}, false
 }
 
-func (v *view) sum(held map[feature.GPUKey]int) holding {
+// stated reports whether the inventory says a number.
+func stated(x float64) bool { return !math.IsNaN(x) && x > 0 }
+
+// holding adds up peaks: of parts that the table knows on networks that are stated, and of the
+// others.
+func (v *view) holding(limb *ClusterLimb, held map[feature.GPUKey]int) holding {
 	var h holding
-	byModel := map[string]int{}
-	for key := range held {
-		model := v.Ev.Nodes[key.Node].GPUModel
-		if _, ok := v.Peak16(model); !ok {
-			continue
-		}
-		byModel[model]++
-		h.gpus++
+	type kind struct {
+		model string
+		fast  bool // its network is stated
+	}
+	count := map[kind]int{}
+	for key := range held { // sorted below
+		n := v.Ev.Nodes[key.Node]
+		k := kind{n.GPUModel, stated(n.FabricGbps)}
+		count[k]++
 		h.nodes = append(h.nodes, key.Node)
+		if !k.fast {
+			h.noGbps = append(h.noGbps, key.Node)
+		}
+		if _, ok := v.Peak16(n.GPUModel); !ok {
+			h.noPart = append(h.noPart, key.Node)
+		}
 	}
-	models := make([]string, 0, len(byModel))
-	for model := range byModel {
-		models = append(models, model)
+	kinds := make([]kind, 0, len(count))
+	for k := range count {
+		kinds = append(kinds, k)
 	}
-	slices.SortFunc(models, strings.Compare)
-	for _, model := range models {
-		peak, _ := v.Peak16(model)
-		h.peak += peak * float64(byModel[model])
+	slices.SortFunc(kinds, func(a, b kind) int {
+		return cmp.Or(strings.Compare(a.model, b.model), cmp.Compare(bit(a.fast), bit(b.fast)))
+	})
+	for _, k := range kinds {
+		n := float64(count[k])
+		peak, most, known := v.peakOf(limb, k.model)
+		h.peak += peak * n
+		h.most += most * n
+		switch {
+		case !known:
+			h.assumed += peak * n
+		case k.fast:
+			h.stated += peak * n
+			h.gpus += count[k]
+		default:
+			h.sure += peak * n
+		}
 	}
-	slices.Sort(h.nodes)
-	h.nodes = slices.Compact(h.nodes)
+	for _, s := range []*[]string{&h.nodes, &h.noGbps, &h.noPart} {
+		slices.Sort(*s)
+		*s = slices.Compact(*s)
+	}
 	return h
+}
+
+func bit(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }

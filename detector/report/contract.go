@@ -26,8 +26,11 @@ func (f *Finding) Subject() string {
 		named = f.Runs
 	case Capacity, ChangedArrangement:
 		named = f.Orders
-	case RedFlag:
+	case RedFlag, Inquiry, Indicator:
 		if named = f.Runs; len(named) == 0 {
+			named = f.Orders
+		}
+		if len(named) == 0 {
 			named = f.Accounts
 		}
 	default:

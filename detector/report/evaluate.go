@@ -27,6 +27,9 @@ func Evaluate(in Input) []Finding {
 	v.redFlagsOnAccounts()
 	v.redFlagsOnRuns(runs)
 	v.onTelemetry()
+	v.onPools(runs)
+	v.inquire(runs)
+	v.indicators(runs)
 	v.carry()
 	out := make([]Finding, 0, len(v.out))
 	for _, f := range v.out {
@@ -56,6 +59,10 @@ type view struct {
 }
 
 func newView(in Input) *view {
+	in.Profiles = slices.Clone(in.Profiles)
+	for i := range in.Profiles {
+		in.Profiles[i].fill()
+	}
 	v := &view{
 		Input: in, allocsByNode: map[string][]feature.Allocation{}, orders: map[string][]feature.Order{},
 		firstSeen: map[string]int64{}, resolved: map[string]identity.Resolution{}, out: map[string]Finding{},
@@ -187,7 +194,7 @@ func (v *view) raised(profile, limb, subject string, aliases []string) bool {
 // is the exception, see onTelemetry.
 func (v *view) carry() {
 	for id, f := range v.Prev {
-		if _, again := v.out[id]; again || len(f.Runs) > 0 || f.Limb == Actual || f.Limb == Projected || f.Limb == Telemetry {
+		if _, again := v.out[id]; again || len(f.Runs) > 0 || f.Limb == Actual || f.Limb == Projected || f.Limb == Telemetry || !IsFinding(f.Limb) {
 			continue
 		}
 		v.out[id] = f

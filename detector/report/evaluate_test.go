@@ -124,7 +124,8 @@ func TestEvaluate(t *testing.T) {
 				a := order("a", "foreign", "", t0-day, t0, t0+3*hour, 1)
 				a.GPUModel = "NVIDIA A100-SXM4-80GB"
 				in.Ev.Orders = []feature.Order{a, order("b", "other", "", t0-day, t0, t0+3*hour, 1)}
-			},
+				want: []string{"p inquiry r @83.33 inquire"}, // it has done nearly as much
+		},
 		},
 		{
 			name: "a later version of the order makes the projection",
@@ -190,7 +191,7 @@ func TestEvaluate(t *testing.T) {
 					order("future", "foreign", "", t0+6*hour, t0, t0+100*hour, 8),
 				}
 			},
-			want: []string{"p capacity late @60", "p capacity ok @0"},
+			want: []string{"p capacity late @60", "p capacity ok @0", "p inquiry short @0 inquire"},
 		},
 		{
 			name: "amended from impossible to possible, and back",

@@ -2,9 +2,12 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/flopwatch/flopwatch/detector/threshold"
 )
 
 // renderHuman writes report.md: what a person needs to judge the finding by hand.
@@ -100,7 +103,7 @@ func legal(p printer, f *Folder) {
 		}
 	}
 	if q.LimitFLOP > 0 {
-		p("| limit | more than %s FLOP (model basis) |", flop(q.LimitFLOP))
+		p("| limit | more than %s FLOP (%s basis) |", flop(q.LimitFLOP), cmp.Or(q.Counting.Basis, threshold.Model))
 	}
 	if q.Cluster != nil {
 		joined := "a limb of its own"
@@ -132,9 +135,10 @@ func computed(p printer, f *Folder) {
 	case Actual:
 		p("The run's model FLOPs were added up minute by minute from the best signal that each GPU had. The limit counts as crossed from when the best value, the middle of the distribution, exceeded it.")
 	case Projected:
-		p("FLOP done + rate over the last hour (since the start, for a younger run) x time to the latest end of the accounts' orders for these GPUs, as the orders stood then; met from %.1f times the limit on, at the earliest 15 minutes after the run's start.", projectionMargin)
+		q := projectionOf(f)
+		p("FLOP done + rate over the last %s (since the start, for a younger run) x time to the latest end of the accounts' orders for these GPUs, as the orders stood then; met from %.1f times the limit on, at the earliest %g minutes after the run's start.", span(q.WindowMinutes), q.Margin, q.AfterMinutes)
 	case Capacity, ChangedArrangement:
-		p("GPUs x dense 16-bit peak x %.1f x term, the term of an amended order counted from its amendment; met where that reaches the limit and the declared use does not exclude training.", capacityFrac)
+		p("GPUs x dense 16-bit peak x %.3g x term, the term of an amended order counted from its amendment; met where that reaches the limit and the declared use does not exclude training.", projectionOf(f).Utilization)
 	case Cluster:
 		p("The dense 16-bit peaks of all GPUs that the account holds at once in one site, on nodes whose back-end network exceeds the profile's speed, added up.")
 	case RedFlag:
@@ -156,6 +160,14 @@ func computed(p printer, f *Folder) {
 		}
 	}
 	p("")
+}
+
+// projectionOf is how the profile of a report counts what is to come.
+func projectionOf(f *Folder) threshold.Projection {
+	if f.Profile == nil || f.Profile.Projection == (threshold.Projection{}) {
+		return threshold.DefaultProjection()
+	}
+	return f.Profile.Projection
 }
 
 func timeline(p printer, f *Folder) {

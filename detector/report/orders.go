@@ -6,10 +6,8 @@ import (
 	"strings"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/threshold"
 )
-
-// capacityFrac is the share of the dense peak that a capacity is counted with.
-const capacityFrac = 0.3
 
 // excludesTraining reports whether a declared use excludes training. Anything else, and
 // an empty one, does not.
@@ -49,7 +47,8 @@ type potential struct {
 	termMs   int64
 }
 
-// potential counts the term from the amendment on: an amended order counts what remains.
+// potential counts the term from the amendment on: an amended order counts what remains. Peaks are
+// dense, of 16 bit.
 func (v *view) potential(o *feature.Order) potential {
 	pot := potential{excluded: excludesTraining(o.DeclaredUse)}
 	peak, ok := v.Peak16(o.GPUModel)
@@ -66,12 +65,37 @@ func (v *view) potential(o *feature.Order) potential {
 
 // couldResult: the order could result in a run that reaches the limit.
 func (pot potential) couldResult(p *Profile, o *feature.Order) bool {
-	return (pot.known || pot.assumed) && !pot.excluded && capacityFrac*pot.flop >= p.LimitFLOP && pot.cluster(p, o)
+	return (pot.known || pot.assumed) && !pot.excluded && p.counted(pot) >= pot.limit(p, o) && pot.cluster(p, o)
 }
 
 // impossible: even at full peak, or by its declared use.
 func (pot potential) impossible(p *Profile, o *feature.Order) bool {
-	return pot.excluded || (pot.known && (pot.flop < p.LimitFLOP || !pot.cluster(p, o)))
+	return pot.excluded || (pot.known && (p.atPeak(pot) < pot.limit(p, o) || !pot.cluster(p, o)))
+}
+
+// limit is what a training on the order would be compared with.
+func (pot potential) limit(p *Profile, o *feature.Order) float64 {
+	limit, _ := p.limitFor(accountList(o.Account))
+	return limit
+}
+
+// atPeak is what the order could compute at its full peak, as the profile counts sparsity.
+func (p *Profile) atPeak(pot potential) float64 {
+	if p.Counting.Sparsity == threshold.Sparse {
+		return 2 * pot.flop
+	}
+	return pot.flop
+}
+
+// counted is what it is counted with.
+func (p *Profile) counted(pot potential) float64 { return p.Projection.Utilization * p.atPeak(pot) }
+
+// peakWords names the peak that a profile counts.
+func (p *Profile) peakWords() string {
+	if p.Counting.Sparsity == threshold.Sparse {
+		return "sparse 16-bit peak"
+	}
+	return "dense 16-bit peak"
 }
 
 // cluster is asked only where a profile joins both conditions.
@@ -106,6 +130,7 @@ func (v *view) onOrders() {
 			}
 		}
 	}
+	v.askOrders()
 }
 
 func (v *view) orderFinding(limb string, o *feature.Order, who behind) Finding {
@@ -120,8 +145,8 @@ func (v *view) capacity(p *Profile, o *feature.Order, pot potential, who behind,
 		return // an earlier version could already
 	}
 	f := v.orderFinding(Capacity, o, who)
-	f.Explanation = fmt.Sprintf("Order %s could result in a run beyond the limit of %s FLOP: %s reach %s FLOP at %.1f of their dense 16-bit peak. Declared use: %s, which does not exclude training.",
-		o.Order, flop(p.LimitFLOP), terms(o, pot), flop(capacityFrac*pot.flop), capacityFrac, quoted(o.DeclaredUse))
+	f.Explanation = fmt.Sprintf("Order %s could result in a run beyond the limit of %s FLOP: %s reach %s FLOP at %.3g of their %s. Declared use: %s, which does not exclude training.",
+		o.Order, flop(pot.limit(p, o)), terms(o, pot), flop(p.counted(pot)), p.Projection.Utilization, p.peakWords(), quoted(o.DeclaredUse))
 	f.assume(pot)
 	v.raise(f, p, o.Order, nil, sinceMs)
 }
@@ -138,13 +163,13 @@ func (v *view) changed(p *Profile, was, o *feature.Order, before, pot potential,
 	if _, already := v.out[ID(p.Name, ChangedArrangement, o.Order)]; already {
 		return
 	}
-	why := fmt.Sprintf("%s reached only %s FLOP at full peak", terms(was, before), flop(before.flop))
+	why := fmt.Sprintf("%s reached only %s FLOP at full peak", terms(was, before), flop(p.atPeak(before)))
 	if before.excluded {
 		why = fmt.Sprintf("its declared use, %s, excluded training", quoted(was.DeclaredUse))
 	}
 	f := v.orderFinding(ChangedArrangement, o, who)
-	f.Explanation = fmt.Sprintf("The amendment of order %s on %s makes a run beyond the limit of %s FLOP possible: before, %s; now %s reach %s FLOP at %.1f of their dense 16-bit peak, declared use %s.",
-		o.Order, utc(o.AmendedMs), flop(p.LimitFLOP), why, terms(o, pot), flop(capacityFrac*pot.flop), capacityFrac, quoted(o.DeclaredUse))
+	f.Explanation = fmt.Sprintf("The amendment of order %s on %s makes a run beyond the limit of %s FLOP possible: before, %s; now %s reach %s FLOP at %.3g of their %s, declared use %s.",
+		o.Order, utc(o.AmendedMs), flop(pot.limit(p, o)), why, terms(o, pot), flop(p.counted(pot)), p.Projection.Utilization, p.peakWords(), quoted(o.DeclaredUse))
 	f.assume(pot)
 	v.raise(f, p, o.Order, nil, sinceMs)
 }

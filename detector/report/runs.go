@@ -12,18 +12,13 @@ import (
 	"github.com/flopwatch/flopwatch/detector/workload"
 )
 
-const (
-	projectionAfterMs = 15 * feature.MinuteMs // a run is projected from this age on
-	rateWindowMs      = 60 * feature.MinuteMs // its rate is taken over the last hour
-	projectionMargin  = 1.3
-	// joinMs of work make an account part of a run: boundaries of rentals are known to
-	// two minutes.
-	joinMs = 2 * feature.MinuteMs
-)
+// joinMs of work make an account part of a run: boundaries of rentals are known to two minutes.
+const joinMs = 2 * feature.MinuteMs
 
 // runView is a run that counts as training, with what the limbs ask of it.
 type runView struct {
 	*RunState
+	prob   float64 // that it is a training
 	behind behind
 	models map[string]bool  // GPU models, normalised; "" among them: not known
 	joined map[string]int64 // since when an account has worked on it
@@ -38,14 +33,21 @@ func (v *view) runs() []runView {
 		if !workload.IsRun(s.Run.Class) || s.Run.StartMs > v.AtMs {
 			continue
 		}
-		r := runView{RunState: s, behind: v.behind(s.Run.Accounts), models: map[string]bool{}, joined: v.joined(s)}
-		for _, m := range s.Run.Members {
-			r.models[normal(v.Ev.Nodes[m.Node].GPUModel)] = true
-		}
-		r.nodes = runEvidence(s)
-		out = append(out, r)
+		out = append(out, v.runView(s))
 	}
 	return out
+}
+
+func (v *view) runView(s *RunState) runView {
+	r := runView{RunState: s, prob: s.TrainingProb, behind: v.behind(s.Run.Accounts), models: map[string]bool{}, joined: v.joined(s)}
+	if r.prob == 0 && workload.IsRun(s.Run.Class) {
+		r.prob = 1 // not stated
+	}
+	for _, m := range s.Run.Members {
+		r.models[normal(v.Ev.Nodes[m.Node].GPUModel)] = true
+	}
+	r.nodes = runEvidence(s)
+	return r
 }
 
 // joined gives for each account of the run the first moment at which it held a GPU of
@@ -80,8 +82,8 @@ func (v *view) joined(s *RunState) map[string]int64 {
 	return out
 }
 
-// onRuns raises what reaches a probability of one half: that the FLOPs exceed the limit,
-// and that it is a training at all. What was raised stays while its class does.
+// onRuns raises what reaches a probability of one half: that it is a training, and that its FLOPs
+// exceed the limit. What was raised stays while its class and its best value do.
 func (v *view) onRuns(runs []runView) {
 	for i := range runs {
 		r := &runs[i]
@@ -90,26 +92,30 @@ func (v *view) onRuns(runs []runView) {
 		}
 		for k := range v.Profiles {
 			p := &v.Profiles[k]
-			if p.LimitFLOP <= 0 || (p.JoinCluster && !v.anyCluster(p, r.Run.Accounts)) {
+			c, ok := v.compare(r, p)
+			if !ok || (p.JoinCluster && !v.anyCluster(p, r.Run.Accounts)) {
 				continue
 			}
-			crossedMs, crossed := crossing(r.Est, r.Run.StartMs, p.LimitFLOP)
-			likely := r.TrainingProb == 0 || r.TrainingProb >= 0.5
-			if likely || v.raised(p.Name, Projected, r.Run.ID, r.Run.Supersedes) {
-				v.projected(r, p, crossedMs, crossed)
+			was := v.raised(p.Name, Actual, r.Run.ID, r.Run.Supersedes)
+			need := c.need
+			if was {
+				need = c.limit
 			}
-			if crossed && (likely || v.raised(p.Name, Actual, r.Run.ID, r.Run.Supersedes)) {
-				v.actual(r, p, crossedMs)
+			crossedMs, crossed := c.crossing(need)
+			v.projected(r, p, c, crossedMs, crossed)
+			if crossed {
+				v.actual(r, p, c, crossedMs)
 			}
 		}
 	}
 }
 
-func (v *view) actual(r *runView, p *Profile, crossedMs int64) {
-	m := r.Est.Model
+func (v *view) actual(r *runView, p *Profile, c comparison, crossedMs int64) {
+	m := c.est
 	f := v.runFinding(r, p, Actual, "high")
-	f.Explanation = fmt.Sprintf("The model FLOPs of run %s exceed the limit of %s FLOP: best value %s, 90 %% interval %s to %s, from %s over %.0f %% of its GPU-time.",
-		r.Run.ID, flop(p.LimitFLOP), flop(m.Best), flop(m.Low), flop(m.High), words(r.Est.Basis), 100*r.Est.CoverageFrac)
+	f.Explanation = fmt.Sprintf("The %s FLOPs of run %s exceed the limit of %s FLOP: best value %s, 90 %% interval %s to %s, from %s over %.0f %% of its GPU-time.",
+		c.basis(), r.Run.ID, flop(c.limit), flop(m.Best), flop(m.Low), flop(m.High), words(r.Est.Basis), 100*r.Est.CoverageFrac)
+	f.Explanation += c.why + v.mayBeMore(r, p)
 	if text := lostText(r.Est.Lost); text != "" {
 		f.Explanation += " " + text
 	}
@@ -117,36 +123,38 @@ func (v *view) actual(r *runView, p *Profile, crossedMs int64) {
 }
 
 // projected asks at each minute since the last judgement whether what is done and what
-// the last hour's rate would add until the orders end reaches 1.3 times the limit. A
+// the last hour's rate would add until the orders end reaches the profile's margin over the limit. A
 // run that crossed with no projection before it gets none afterwards: what has happened
 // needs no forecast. Only a run that crossed before it was old enough keeps the right.
-func (v *view) projected(r *runView, p *Profile, crossedMs int64, crossed bool) {
-	id := r.Run.ID
+func (v *view) projected(r *runView, p *Profile, c comparison, crossedMs int64, crossed bool) {
+	id, q := r.Run.ID, &p.Projection
+	margin, after := q.Margin, q.AfterMinutes*feature.MinuteMs
 	text := func(atMs int64) string {
 		end, orders := v.latestEnd(r, atMs)
-		done, rate := progress(r, atMs)
+		done, rate := c.progress(p, atMs)
 		left := max(0, end-atMs)
 		via := "no order for its GPUs is known, so no time is left to count"
 		if len(orders) > 0 {
 			via = fmt.Sprintf("the latest end of %s is %s", strings.Join(orders, ", "), utc(end))
 		}
-		return fmt.Sprintf("Run %s had done %s FLOP (model basis) at %s and did %s FLOP/s over the last hour; %s. Together %s FLOP, at least %.1f times the limit of %s FLOP.",
-			id, flop(done), utc(atMs), flop(rate*1000), via, flop(done+rate*float64(left)), projectionMargin, flop(p.LimitFLOP))
+		return fmt.Sprintf("Run %s had done %s FLOP (%s basis) at %s and did %s FLOP/s over the last %s; %s. Together %s FLOP, at least %.1f times the limit of %s FLOP.",
+			id, flop(done), c.basis(), utc(atMs), flop(rate*1000), span(q.WindowMinutes), via, flop(done+rate*float64(left)), margin, flop(c.limit)) + c.why
 	}
 	if v.raised(p.Name, Projected, id, r.Run.Supersedes) {
 		f := v.runFinding(r, p, Projected, "medium")
-		f.Explanation = fmt.Sprintf("Run %s was projected to exceed the limit of %s FLOP.", id, flop(p.LimitFLOP))
-		if at := v.prevKnown(p.Name, Projected, id, r.Run.Supersedes); at-r.Run.StartMs >= projectionAfterMs {
+		f.Explanation = fmt.Sprintf("Run %s was projected to exceed the limit of %s FLOP.", id, flop(c.limit))
+		if at := v.prevKnown(p.Name, Projected, id, r.Run.Supersedes); float64(at-r.Run.StartMs) >= after {
 			f.Explanation = text(at)
-			if done, rate := progress(r, at); v.value(r, at, done, rate) < projectionMargin*p.LimitFLOP {
+			if done, rate := c.progress(p, at); v.value(r, at, done, rate) < margin*c.limit {
 				f.Explanation = fmt.Sprintf("Run %s was projected at %s to reach at least %.1f times the limit of %s FLOP by the end of its orders; as re-judged since, it had done %s FLOP then.",
-					id, utc(at), projectionMargin, flop(p.LimitFLOP), flop(done))
+					id, utc(at), margin, flop(c.limit), flop(done))
 			}
 		}
+		f.Explanation += v.mayBeMore(r, p)
 		v.raise(f, p, id, r.Run.Supersedes, v.AtMs)
 		return
 	}
-	from, until := r.Run.StartMs+projectionAfterMs, v.AtMs
+	from, until := r.Run.StartMs+int64(after), v.AtMs
 	early := crossed && crossedMs < from
 	if crossed && !early {
 		until = min(until, crossedMs)
@@ -160,15 +168,22 @@ func (v *view) projected(r *runView, p *Profile, crossedMs int64, crossed bool) 
 		from = max(from, v.PrevAtMs)
 	}
 	for _, atMs := range moments(r.Est.Series, from, until) {
-		done, rate := progress(r, atMs)
-		if v.value(r, atMs, done, rate) < projectionMargin*p.LimitFLOP {
+		done, rate := c.progress(p, atMs)
+		if v.value(r, atMs, done, rate) < margin*c.need {
 			continue
 		}
 		f := v.runFinding(r, p, Projected, "medium")
-		f.Explanation = text(atMs)
+		f.Explanation = text(atMs) + v.mayBeMore(r, p)
 		v.raise(f, p, id, r.Run.Supersedes, max(atMs, v.PrevAtMs))
 		return
 	}
+}
+
+func span(minutes float64) string {
+	if minutes == 60 {
+		return "hour"
+	}
+	return fmt.Sprintf("%g minutes", minutes)
 }
 
 func (v *view) value(r *runView, atMs int64, done, rate float64) float64 {
@@ -201,59 +216,6 @@ func moments(series []flops.Point, from, until int64) []int64 {
 		out = append(out, until)
 	}
 	return out
-}
-
-// progress is the model FLOP done at a moment, and the rate since an hour before (or
-// the run's start) in FLOP per millisecond.
-func progress(r *runView, atMs int64) (done, rate float64) {
-	since := max(atMs-rateWindowMs, r.Run.StartMs)
-	done = doneAt(r.Est.Series, r.Run.StartMs, atMs)
-	if atMs > since {
-		rate = (done - doneAt(r.Est.Series, r.Run.StartMs, since)) / float64(atMs-since)
-	}
-	return done, max(rate, 0)
-}
-
-// doneAt reads the series, linear inside a minute and flat where nothing was done.
-func doneAt(series []flops.Point, startMs, atMs int64) float64 {
-	k := sort.Search(len(series), func(i int) bool { return series[i].EndMs >= atMs })
-	if k == len(series) {
-		if k == 0 {
-			return 0
-		}
-		return series[k-1].ModelFLOP
-	}
-	fromMs, base := minuteStart(series, k, startMs)
-	if atMs <= fromMs || series[k].EndMs <= fromMs {
-		return base
-	}
-	return base + (series[k].ModelFLOP-base)*float64(atMs-fromMs)/float64(series[k].EndMs-fromMs)
-}
-
-// minuteStart is when and with how much done the minute of point k began.
-func minuteStart(series []flops.Point, k int, startMs int64) (atMs int64, done float64) {
-	atMs = max(startMs, series[k].EndMs-feature.MinuteMs)
-	if k > 0 {
-		atMs, done = max(series[k-1].EndMs, series[k].EndMs-feature.MinuteMs), series[k-1].ModelFLOP
-	}
-	return atMs, done
-}
-
-// crossing is when the best value first exceeded the limit, which is when the
-// probability of it reached one half; false: it does not exceed it as judged now.
-func crossing(est flops.Estimate, startMs int64, limit float64) (int64, bool) {
-	if est.Model.Best <= limit || math.IsNaN(est.Model.Best) {
-		return 0, false
-	}
-	for k := range est.Series {
-		if est.Series[k].ModelFLOP <= limit {
-			continue
-		}
-		fromMs, base := minuteStart(est.Series, k, startMs)
-		share := (limit - base) / (est.Series[k].ModelFLOP - base)
-		return fromMs + int64(math.Ceil(share*float64(est.Series[k].EndMs-fromMs))), true
-	}
-	return math.MaxInt64, true // no series: known at the judged moment
 }
 
 // latestEnd is the latest end of the orders that the run's accounts held at a moment

@@ -1,5 +1,10 @@
 package report
 
+import (
+	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/forecast"
+)
+
 // Limbs of findings, as BUNDLE.md names them.
 const (
 	Actual             = "actual"
@@ -10,6 +15,18 @@ const (
 	RedFlag            = "red_flag"
 	Telemetry          = "telemetry"
 )
+
+// Kinds of records beside the limbs: they ask, and conclude nothing. They are kept and revised like
+// findings, and never stand among them in findings.jsonl.
+const (
+	// Inquiry: a condition of a profile may be met, and what is known does not carry a finding.
+	Inquiry = "inquiry"
+	// Indicator: a red flag of the catalogue that the limb red_flag does not hold.
+	Indicator = "indicator"
+)
+
+// IsFinding reports whether a limb is one of BUNDLE.md's.
+func IsFinding(limb string) bool { return limb != Inquiry && limb != Indicator }
 
 // Evidence points at rows that a finding rests on.
 type Evidence struct {
@@ -42,4 +59,15 @@ type Finding struct {
 	ConditionsNotAssessed []string   `json:"conditions_not_assessed"`
 	Explanation           string     `json:"explanation"`
 	Evidence              []Evidence `json:"evidence"`
+
+	// Of an inquiry or an indicator alone. Kind is what it asks about: a limb, or a way in which work
+	// may stand together; of an indicator its id in the catalogue. Probability is that the condition
+	// is met, in steps of 0.05; Bounds are what is compared with the limit, in FLOP or operations
+	// per second; Crossing is when it would be reached; Asks are what would settle it, most useful
+	// first.
+	Kind        string             `json:"kind,omitempty"`
+	Probability *float64           `json:"probability,omitempty"`
+	Bounds      *flops.Interval    `json:"bounds,omitempty"`
+	Crossing    *forecast.Crossing `json:"crossing_ms,omitempty"`
+	Asks        []string           `json:"asks,omitempty"`
 }

@@ -23,7 +23,7 @@ func setDue(f *Finding, p *Profile) {
 	case InForce, Proposed, Custom:
 		f.DueBasis = &basis
 	}
-	if p.DeadlineMs <= 0 {
+	if p.DeadlineMs <= 0 || !IsFinding(f.Limb) {
 		return
 	}
 	due := f.KnownAtMs + p.DeadlineMs
@@ -53,7 +53,14 @@ func explain(f *Finding, p *Profile) string {
 	if f.State == Inquire && p != nil {
 		parts = append(parts, "What was measured or stated does not carry the conclusion alone: inquire.")
 	}
+	if len(f.Asks) > 0 {
+		parts = append(parts, "What would settle it: "+strings.Join(f.Asks, "; ")+".")
+	}
 	if p == nil {
+		return strings.Join(parts, " ")
+	}
+	if !IsFinding(f.Limb) {
+		parts = append(parts, fmt.Sprintf("Profile %s is %s. Nothing is concluded, and no date follows from a question.", p.Name, statusWords(p, f.KnownAtMs)))
 		return strings.Join(parts, " ")
 	}
 	parts = append(parts, "A compute condition is met; "+assessed(f.ConditionsNotAssessed))

@@ -67,3 +67,27 @@ func (p *Profile) StatusAt(ms int64) string {
 	}
 	return InForce
 }
+
+// Exceeded is the value that the quantity is greater than with a probability: the inverse of
+// ProbabilityExceeds. Of an interval without a best value it is 0.
+func Exceeded(est flops.Interval, probability float64) float64 {
+	switch {
+	case !(est.Best > 0) || probability >= 1:
+		return 0
+	case probability <= 0:
+		return math.Inf(1)
+	case probability <= 0.5:
+		if !(est.High > est.Best) {
+			return est.Best
+		}
+		return est.Best * math.Exp(quantile(1-probability)*math.Log(est.High/est.Best)/z90)
+	case est.Low <= 0:
+		return est.Best * 2 * (1 - probability)
+	case !(est.Low < est.Best):
+		return est.Best
+	}
+	return est.Best * math.Exp(-quantile(probability)*math.Log(est.Best/est.Low)/z90)
+}
+
+// quantile of the standard normal distribution.
+func quantile(p float64) float64 { return math.Sqrt2 * math.Erfinv(2*p-1) }

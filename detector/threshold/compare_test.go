@@ -35,3 +35,23 @@ func TestProbabilityExceeds(t *testing.T) {
 		last = p
 	}
 }
+
+func TestExceeded(t *testing.T) {
+	t.Parallel()
+	for _, est := range []flops.Interval{{Low: 1e20, Best: 2e20, High: 5e20}, {Best: 2e20, High: 3e20}} {
+		for p := 0.02; p < 1; p += 0.05 {
+			if got := ProbabilityExceeds(est, Exceeded(est, p)); math.Abs(got-p) > 1e-9 {
+				t.Errorf("%+v: exceeded with %v, said %v", est, got, p)
+			}
+		}
+	}
+	exact := flops.Interval{Low: 3, Best: 3, High: 3}
+	for p, want := range map[float64]float64{0: math.Inf(1), 0.3: 3, 0.5: 3, 0.9: 3, 1: 0} {
+		if got := Exceeded(exact, p); got != want {
+			t.Errorf("exact, %v: %v", p, got)
+		}
+	}
+	if got := Exceeded(flops.Interval{}, 0.5); got != 0 {
+		t.Errorf("nothing: %v", got)
+	}
+}

@@ -1,0 +1,3 @@
+package report
+
+func (v *view) indicators([]runView) {}
