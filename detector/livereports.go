@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/internal/store"
 )
 
@@ -38,6 +39,9 @@ func newReportQueue() reportQueue {
 func (q *reportQueue) add(said []store.FindingRow, atMs int64) {
 	q.atMs = atMs
 	for i := range said {
+		if !report.IsFinding(said[i].Limb) {
+			continue // a question has no report
+		}
 		id := said[i].FindingID
 		if said[i].Retracted {
 			delete(q.write, id)

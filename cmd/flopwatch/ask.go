@@ -223,7 +223,7 @@ table; --all lists them, and runs that a later verdict put together with others.
 }
 
 func knownLimbs() []string {
-	return []string{report.Actual, report.Projected, report.Capacity, report.ChangedArrangement, report.Cluster, report.RedFlag, report.Telemetry}
+	return []string{report.Actual, report.Projected, report.Capacity, report.ChangedArrangement, report.Cluster, report.RedFlag, report.Telemetry, report.Inquiry, report.Indicator}
 }
 
 func newFindingsCommand() *cobra.Command {
@@ -246,7 +246,7 @@ later verdict took back. The report of a finding lies in DIR/reports.`,
 		},
 	}
 	o.register(cmd)
-	cmd.Flags().StringSliceVar(&limbs, "limb", nil, "only these limbs: "+strings.Join(knownLimbs(), ", "))
+	cmd.Flags().StringSliceVar(&limbs, "limb", nil, "only these limbs: "+strings.Join(knownLimbs(), ", ")+" (the last two ask, and are listed only when named)")
 	return cmd
 }
 
@@ -415,8 +415,13 @@ func (o *askOptions) findings(ctx context.Context, a *asked, limbs []string, std
 		return cmp.Or(cmp.Compare(x.KnownAtMs, y.KnownAtMs), strings.Compare(x.FindingID, y.FindingID))
 	})
 	var docs []string
+	asked := 0
 	for _, r := range rows {
 		if r.Retracted && !o.all || r.KnownAtMs < o.sinceMs || len(limbs) > 0 && !slices.Contains(limbs, r.Limb) {
+			continue
+		}
+		if len(limbs) == 0 && !report.IsFinding(r.Limb) {
+			asked++
 			continue
 		}
 		if r.Retracted && !o.json {
@@ -450,6 +455,9 @@ func (o *askOptions) findings(ctx context.Context, a *asked, limbs []string, std
 	o.heading(ctx, a, p, judged)
 	p.findings(found, profiles)
 	p.line("")
+	if asked > 0 {
+		p.line("%s ask and conclude nothing: --limb inquiry,indicator lists them.", plural(asked, "more line"))
+	}
 	for _, l := range wrap(notLegalAdvice, textWidth) {
 		p.line("%s", l)
 	}

@@ -3,6 +3,7 @@ package identity
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 const (
@@ -22,6 +23,16 @@ type Resolution struct {
 	Reasons   []string // why it is in scope, sorted; party ids only
 	Countries []string // of residence, formation or headquarters of all reached, sorted
 	Refused   bool     // verification of somebody reached was refused
+	// Unverified are those reached whose verification is not done, sorted; AccessCountries those
+	// from which their accounts were reached, where that was derived.
+	Unverified, AccessCountries []string
+	Resellers                   []Reseller // that somebody reached buys through, sorted
+}
+
+// Reseller is one that stands behind an account.
+type Reseller struct {
+	Party, Status string
+	Countries     []string // of its residence, formation or headquarters, sorted
 }
 
 // Graph is accounts, parties and the edges between them, from the clear part alone.
@@ -84,6 +95,13 @@ func (g *Graph) Resolve(account string) Resolution {
 			}
 			res.Reasons = append(res.Reasons, reasons(p)...)
 			res.Refused = res.Refused || p.Status == Refused
+			if p.Status != Verified {
+				res.Unverified = append(res.Unverified, id)
+			}
+			res.AccessCountries = append(res.AccessCountries, p.AccessCountries...)
+			if p.Reseller != "" {
+				res.Resellers = append(res.Resellers, g.reseller(p.Reseller))
+			}
 			for _, c := range []string{p.Country, p.HeadquartersCountry} {
 				if c != "" {
 					res.Countries = append(res.Countries, c)
@@ -96,8 +114,24 @@ func (g *Graph) Resolve(account string) Resolution {
 	slices.Sort(res.Parties)
 	res.Reasons = sortedUnique(res.Reasons)
 	res.Countries = sortedUnique(res.Countries)
+	res.AccessCountries = sortedUnique(res.AccessCountries)
+	slices.Sort(res.Unverified)
+	slices.SortFunc(res.Resellers, func(a, b Reseller) int { return strings.Compare(a.Party, b.Party) })
+	res.Resellers = slices.CompactFunc(res.Resellers, func(a, b Reseller) bool { return a.Party == b.Party })
 	res.InScope = len(res.Reasons) > 0
 	return res
+}
+
+func (g *Graph) reseller(id string) Reseller {
+	p := g.party[id]
+	out := Reseller{Party: id, Status: p.Status}
+	for _, c := range []string{p.Country, p.HeadquartersCountry} {
+		if c != "" {
+			out.Countries = append(out.Countries, c)
+		}
+	}
+	out.Countries = sortedUnique(out.Countries)
+	return out
 }
 
 // Accounts lists the accounts of the register, sorted.

@@ -30,12 +30,16 @@ func (v *view) contradictions() []defect {
 			cells := v.Ev.CellsFrom(k, from)
 			cellsOf[g] = cells
 			odd := v.odd(len(cells), func(i int) int64 { return cells[i].MinuteMs },
-				func(i int) bool { return cells[i].SpanMs <= feature.MinuteMs && gpuContradicts(&cells[i], before(cells, i), tdp) })
+				func(i int) bool {
+					return cells[i].SpanMs <= feature.MinuteMs && gpuContradicts(&cells[i], before(cells, i), tdp)
+				})
 			out = append(out, v.sustained(odd, node)...)
 		}
 		host := v.Ev.Host[node]
 		odd := v.odd(len(host), func(i int) int64 { return host[i].MinuteMs },
-			func(i int) bool { return host[i].SpanMs <= feature.MinuteMs && host[i].PowerCoverMs >= coverMs && v.hostContradicts(&host[i], cellsOf) })
+			func(i int) bool {
+				return host[i].SpanMs <= feature.MinuteMs && host[i].PowerCoverMs >= coverMs && v.hostContradicts(&host[i], cellsOf)
+			})
 		out = append(out, v.sustained(odd, node)...)
 	}
 	return out

@@ -86,7 +86,9 @@ func (v *view) owned(runs []runView) []pool {
 }
 
 // held are the runs of the accounts that one party holds itself.
-func (v *view) held(runs []runView) []pool { return v.poolsOf(runs, v.holdings(accountsOf(runs), true)) }
+func (v *view) held(runs []runView) []pool {
+	return v.poolsOf(runs, v.holdings(accountsOf(runs), true))
+}
 
 func (v *view) poolsOf(runs []runView, holders []holder) []pool {
 	var out []pool
