@@ -57,6 +57,19 @@ func judgeRecording(t testing.TB, dir string) (runs, findings []string) {
 	if m.cells == 0 {
 		t.Error("no cells were stored")
 	}
+	if *answers != "" {
+		asked, err := Inquiries(t.Context(), m, b.Manifest.Cluster, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := filepath.Join(*answers, filepath.Base(dir))
+		if err := os.MkdirAll(out, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(out, "inquiries.jsonl"), []byte(strings.Join(asked, "\n")+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return runs, findings
 }
 
@@ -75,6 +88,10 @@ func TestRejudge(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			asked, err := Inquiries(t.Context(), m, b.Manifest.Cluster, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
 			m.gpu, m.host, m.fabric, m.flows, m.comm, m.batches = nil, nil, nil, nil, nil, nil
 			if err = New(configOf(t, b, 2), m, parties).Rejudge(t.Context(), b.Manifest.StartMs, b.Manifest.EndMs); err != nil {
 				t.Fatal(err)
@@ -85,6 +102,10 @@ func TestRejudge(t *testing.T) {
 			}
 			if len(runs) == 0 || !slices.Equal(runs, again) {
 				t.Errorf("runs from cells differ from runs from rows: %d and %d lines", len(again), len(runs))
+			}
+			askedAgain, err := Inquiries(t.Context(), m, b.Manifest.Cluster, 2)
+			if err != nil || !slices.Equal(asked, askedAgain) {
+				t.Errorf("inquiries from cells differ (%v):\nrows  %q\ncells %q", err, asked, askedAgain)
 			}
 			if !slices.Equal(findings, findingsAgain) {
 				t.Errorf("findings from cells differ:\nrows  %q\ncells %q", findings, findingsAgain)

@@ -107,7 +107,11 @@ func judgeDrawn(t *testing.T, family string, draw int, seed uint64) drawnLine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, lines := range map[string][]string{"runs.jsonl": runs, "findings.jsonl": findings} {
+	asked, err := Inquiries(t.Context(), m, b.Manifest.Cluster, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, lines := range map[string][]string{"runs.jsonl": runs, "findings.jsonl": findings, "inquiries.jsonl": asked} {
 		if err := os.WriteFile(filepath.Join(answers, name), []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}

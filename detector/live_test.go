@@ -20,6 +20,7 @@ import (
 	"github.com/flopwatch/flopwatch/detector/identity"
 	"github.com/flopwatch/flopwatch/detector/run"
 	"github.com/flopwatch/flopwatch/internal/bundle"
+	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/testenv"
 )
@@ -466,6 +467,11 @@ func TestFollowIsBackfill(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				asked, err := Inquiries(t.Context(), m, b.Manifest.Cluster, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				findings = append(findings, asked...)
 				slices.Sort(runs)
 				slices.Sort(findings)
 				lives := 1
@@ -527,6 +533,12 @@ func TestReportsAreWritten(t *testing.T) {
 	})
 	for id, versions := range l.allFound {
 		_, err := os.Stat(filepath.Join(reports, id, "report.json"))
+		if !report.IsFinding(versions[0].Limb) {
+			if err == nil {
+				t.Errorf("%s %s has a report", versions[0].Limb, id)
+			}
+			continue
+		}
 		if last := versions[len(versions)-1]; last.Retracted == (err == nil) {
 			entries, _ := os.ReadDir(filepath.Join(reports, id))
 			t.Errorf("finding %s, retracted %v: %v (%v)", id, last.Retracted, err, entries)

@@ -18,12 +18,15 @@ const (
 // setDue fills the dates. Only a rule in force that binds this operator makes something
 // due; every other date is a hypothesis.
 func setDue(f *Finding, p *Profile) {
+	if !IsFinding(f.Limb) {
+		return // no date follows from a question
+	}
 	basis := p.at(f.KnownAtMs)
 	switch basis {
 	case InForce, Proposed, Custom:
 		f.DueBasis = &basis
 	}
-	if p.DeadlineMs <= 0 || !IsFinding(f.Limb) {
+	if p.DeadlineMs <= 0 {
 		return
 	}
 	due := f.KnownAtMs + p.DeadlineMs
