@@ -44,6 +44,7 @@ type prior struct {
 	// the part's whole-run prior).
 	util, utilSD   float64
 	alloc, allocSD float64
+	gpus           float64 // at once, at most; 0: not known
 }
 
 // Recomputation. Published runs and frameworks either keep activations, recompute a
@@ -56,11 +57,11 @@ func trainRecompute() []mode {
 // trainDtype: FP8 training runs attention, embeddings and parts of the gradients in 16
 // bit, so its factor is 1.3 to 1.9, not 2. Of 23 published trainings on Hopper four were in
 // FP8; TF32 is what a program gets that asks for nothing.
-func trainDtype() []mode { return []mode{{0.79, 1, 0}, {0.16, 1.5, 0.14}, {0.05, 0.5, 0}} }
+func trainDtype() []mode { return []mode{{0.79, 1, 0}, {0.16, 1.45, 0.14}, {0.05, 0.5, 0}} }
 
 // newDtype is for parts with FP4, whose 16-bit peak is hard to feed: published trainings
 // on them are in FP8 or narrower about as often as not.
-func newDtype() []mode { return []mode{{0.52, 1, 0}, {0.46, 1.5, 0.14}, {0.02, 0.5, 0}} }
+func newDtype() []mode { return []mode{{0.52, 1, 0}, {0.43, 1.45, 0.14}, {0.05, 0.5, 0}} }
 
 func oldDtype() []mode { return []mode{{0.95, 1, 0}, {0.05, 0.5, 0}} }
 
@@ -86,7 +87,7 @@ func priorOf(class string) prior {
 		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.46, 0.38, 0.38, 0.45, 0.30
 	case finetuning:
 		p.recompute, p.steep = []mode{{0.60, 1.04, 0.03}, {0.27, 1.30, 0.03}, {0.13, 1.45, 0.03}}, true
-		p.dtype = []mode{{0.82, 1, 0}, {0.12, 1.5, 0.14}, {0.06, 0.5, 0}}
+		p.dtype = []mode{{0.83, 1, 0}, {0.12, 1.45, 0.14}, {0.05, 0.5, 0}}
 		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.46, 0.42, 0.36, 0.5, 0.4
 	case rl: // updates, rollouts, and a reference model that does not count
 		p.recompute = []mode{{0.35, 1.04, 0.03}, {0.40, 1.20, 0.05}, {0.25, 1.35, 0.05}}

@@ -33,7 +33,8 @@ const (
 type ratio struct {
 	kind   string
 	sd     float64
-	upper  bool // only an excess contradicts
+	upper  bool           // only an excess contradicts
+	moment feature.Signal // sampled at moments, which may keep time with the work; NumSignals: none
 	of     func(c, prev *feature.GPUCell) (float64, bool)
 	reason string // with the verb %g for the ratio
 }
@@ -90,12 +91,21 @@ func (ms *measurer) gpuCross(m run.Member, class string, peers float64) []Contra
 	return out
 }
 
+// wattsOf is what a cell drew, by its energy counter rather than by samples of moments.
+func wattsOf(c *feature.GPUCell) (float64, bool) {
+	if sec := float64(c.EnergyJ.LastMs-c.EnergyJ.FirstMs) / 1000; c.EnergyJ.Has() && sec >= 30 {
+		return c.EnergyJ.Delta / sec, true
+	}
+	return c.Mean[feature.PowerW], c.Has(feature.PowerW)
+}
+
 // drawn is where the watts of a cell lie between rest and full power.
 func drawn(a *Accelerator, c *feature.GPUCell) (float64, bool) {
-	if !c.Has(feature.PowerW) || a.Key == "generic" {
+	w, ok := wattsOf(c)
+	if !ok || a.Key == "generic" {
 		return 0, false
 	}
-	return powerFrac(c.Mean[feature.PowerW], a.IdleW(), a.TDPW-a.IdleW()), true
+	return powerFrac(w, a.IdleW(), a.TDPW-a.IdleW()), true
 }
 
 // tensorRate is the tensor work of a cell in 16-bit FLOP a second.
@@ -114,28 +124,29 @@ func ratios(h *host, class string, unit, peers float64) []ratio {
 		spread = cappedSMSD
 	}
 	out := []ratio{
-		{CrossWattsSM, spread, true, func(c, _ *feature.GPUCell) (float64, bool) {
+		{CrossWattsSM, spread, true, feature.NumSignals, func(c, _ *feature.GPUCell) (float64, bool) {
 			x, ok := drawn(a, c)
 			if s := c.Mean[feature.SMActiveFrac]; ok && x > crossBusyFrac && c.Has(feature.SMActiveFrac) {
 				return math.Log(x/max(s, 0.01)) - drawnPerSM, true
 			}
 			return 0, false
 		}, "it draws %.1f times the watts that its active SMs explain"},
-		{CrossJoules, 0.18, true, func(c, _ *feature.GPUCell) (float64, bool) { // work that the watts cannot have done
+		{CrossJoules, 0.18, true, feature.PowerW, func(c, _ *feature.GPUCell) (float64, bool) { // work that the watts cannot have done
 			f, ok := tensorRate(a, c)
-			if ok = ok && c.Has(feature.PowerW) && a.Key != "generic" && f > 0.05*a.Peak16; !ok {
+			w, has := wattsOf(c)
+			if ok = ok && has && a.Key != "generic" && f > 0.05*a.Peak16; !ok {
 				return 0, false
 			}
-			return math.Log(f/a.Peak16/max(c.Mean[feature.PowerW]/a.TDPW, 0.01)) + 0.1, true // the best products reach nine tenths
+			return math.Log(f/a.Peak16/max(w/a.TDPW, 0.01)) + 0.1, true // the best products reach nine tenths
 		}, "its tensor pipes claim %.1f times the work that its watts can do"},
-		{CrossCycles, 0.08, false, func(c, _ *feature.GPUCell) (float64, bool) {
+		{CrossCycles, 0.08, false, feature.TensorFrac, func(c, _ *feature.GPUCell) (float64, bool) {
 			sec := float64(c.MMACycles.LastMs-c.MMACycles.FirstMs) / 1000
 			if !c.MMACycles.Has() || sec < 30 || !c.Has(feature.TensorFrac) || c.TensorClockMs < minuteMs/2 || c.Mean[feature.TensorFrac] < 0.03 && c.MMACycles.Delta/unit/sec < 3e7 {
 				return 0, false
 			}
 			return math.Log(max(c.TensorClockMHz*1e6, 1e6) / max(c.MMACycles.Delta/unit/sec, 1e6)), true
 		}, "activity x clock is %.2f times what the counter of tensor cycles says"},
-		{CrossEnergy, 0.10, false, func(c, prev *feature.GPUCell) (float64, bool) {
+		{CrossEnergy, 0.10, false, feature.PowerW, func(c, prev *feature.GPUCell) (float64, bool) {
 			if !c.Has(feature.PowerW) || !c.EnergyJ.Has() {
 				return 0, false
 			}
@@ -151,17 +162,17 @@ func ratios(h *host, class string, unit, peers float64) []ratio {
 	}
 	if steep(class) {
 		p := priorOf(class)
-		out = append(out, ratio{CrossJoules, drawnSD, true, func(c, _ *feature.GPUCell) (float64, bool) {
+		out = append(out, ratio{CrossJoules, drawnSD, true, feature.PowerW, func(c, _ *feature.GPUCell) (float64, bool) {
 			x, ok := drawn(a, c)
 			f, has := tensorRate(a, c)
-			if !ok || !has || x < 0.4 || vectorBusy(c) {
+			if !ok || !has || x < 0.4 || vectorBusy(c) || f < 0.01*a.Peak16 && !c.Has(feature.FP32Frac) { // plain FP32?
 				return 0, false
 			}
 			return math.Log(p.watt * math.Pow(x, highExponent) * a.Peak16 / max(f, 1e-3*a.Peak16)), true
 		}, "it draws %.1f times the joules a FLOP that trainings take"})
 	}
 	if peers > 0 {
-		out = append(out, ratio{CrossPeers, 0.25, true, func(c, _ *feature.GPUCell) (float64, bool) {
+		out = append(out, ratio{CrossPeers, 0.25, true, feature.NumSignals, func(c, _ *feature.GPUCell) (float64, bool) {
 			x, ok := drawn(a, c)
 			f, has := tensorRate(a, c)
 			if !ok || !has || x < crossBusyFrac {
@@ -181,6 +192,9 @@ func vectorBusy(c *feature.GPUCell) bool {
 // stretches returns where a ratio is off for long enough. A minute is off where it lies two
 // spreads away; what is told is the mean of the stretch.
 func stretches(r ratio, cells []feature.GPUCell, m run.Member) []Contradiction {
+	if r.moment < feature.NumSignals {
+		r.sd *= coarse(cells, m, r.moment)
+	}
 	var out []Contradiction
 	var from, to, offMs int64
 	sum := 0.0
@@ -224,6 +238,39 @@ func stretches(r ratio, cells []feature.GPUCell, m run.Member) []Contradiction {
 	}
 	flush()
 	return out
+}
+
+// coarse is by how much the spread of a ratio grows where a signal was sampled seldom and moves
+// from sample to sample: what is seen of it may then keep time with the work.
+func coarse(cells []feature.GPUCell, m run.Member, of feature.Signal) float64 {
+	var moves []float64
+	rows, minutes := 0, int64(0)
+	lo := sort.Search(len(cells), func(i int) bool { return cells[i].EndMs() > m.StartMs })
+	for i := lo; i < len(cells) && cells[i].MinuteMs < m.EndMs; i++ {
+		c := &cells[i]
+		rows += c.Samples
+		minutes += (c.EndMs() - c.MinuteMs) / minuteMs
+		if !c.Has(of) || c.Mean[of] <= 0 {
+			continue
+		}
+		move := c.SD[of]
+		if i > lo && c.Samples < 3 {
+			move = math.Max(move, 0.7*math.Abs(c.Mean[of]-cells[i-1].Mean[of]))
+		}
+		moves = append(moves, move/c.Mean[of])
+	}
+	if len(moves) == 0 {
+		return 1
+	}
+	slices.Sort(moves)
+	move := moves[len(moves)*3/4]
+	switch a := float64(rows) / math.Max(float64(minutes), 1); {
+	case a >= 25:
+		return 1
+	case a >= 5.5:
+		return 1 + min(move/0.1, 3)
+	}
+	return 1 + min(move/0.06, 5)
 }
 
 // oddsOff is how much likelier a distance is if one instrument is wrong by any factor up to
@@ -318,22 +365,25 @@ func (ms *measurer) hostCross(members []run.Member) []Contradiction {
 	for g := range gpus {
 		gpus[g] = ms.ev.CellsFrom(feature.GPUKey{Node: node, GPU: g}, start)
 	}
-	r := ratio{kind: CrossHost, sd: 0.15, reason: "the host's meter shows %.2f times what its GPUs and the rest of it can draw"}
+	r := ratio{kind: CrossHost, sd: 0.15, moment: feature.PowerW, reason: "the host's meter shows %.2f times what its GPUs and the rest of it can draw"}
 	var cells []feature.GPUCell
 	for i := range h.cells {
 		c := &h.cells[i]
 		if c.EndMs() <= start || c.MinuteMs >= end || c.PowerCoverMs == 0 {
 			continue
 		}
-		sum, all := 0.0, true
+		sum, move, all, rows := 0.0, 0.0, true, 0
 		for g := range gpus {
 			for at[g] < len(gpus[g]) && gpus[g][at[g]].EndMs() <= c.MinuteMs {
 				at[g]++
 			}
-			if all = all && at[g] < len(gpus[g]) && gpus[g][at[g]].MinuteMs <= c.MinuteMs && gpus[g][at[g]].Has(feature.PowerW); !all {
+			if all = all && at[g] < len(gpus[g]) && gpus[g][at[g]].MinuteMs <= c.MinuteMs && gpus[g][at[g]].Has(feature.PowerW) && gpus[g][at[g]].EndMs() >= c.EndMs(); !all {
 				break
 			}
-			sum += gpus[g][at[g]].Mean[feature.PowerW]
+			w, _ := wattsOf(&gpus[g][at[g]])
+			sum += w
+			rows = max(rows, gpus[g][at[g]].Samples)
+			move = max(move, gpus[g][at[g]].SD[feature.PowerW]/max(w, 1))
 		}
 		if !all || sum <= 0 {
 			continue
@@ -344,7 +394,10 @@ func (ms *measurer) hostCross(members []run.Member) []Contradiction {
 		} else if c.PowerW < sum {
 			v = math.Log(c.PowerW/sum) - 2*r.sd
 		}
-		cells = append(cells, feature.GPUCell{MinuteMs: c.MinuteMs, SpanMs: c.SpanMs, TensorClockMHz: v})
+		pair := feature.GPUCell{MinuteMs: c.MinuteMs, SpanMs: c.SpanMs, TensorClockMHz: v, Samples: rows}
+		pair.Mean[feature.PowerW], pair.CoverMs[feature.PowerW] = c.PowerW, c.PowerCoverMs
+		pair.SD[feature.PowerW] = c.PowerW * max(move, c.PowerSD/max(c.PowerW, 1))
+		cells = append(cells, pair)
 	}
 	r.of = func(c, _ *feature.GPUCell) (float64, bool) { return c.TensorClockMHz, c.TensorClockMHz != 0 }
 	return stretches(r, cells, run.Member{Node: node, GPU: -1, StartMs: start, EndMs: end})

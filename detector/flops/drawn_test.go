@@ -4,11 +4,13 @@ import (
 	"flag"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
 	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/run"
 	"github.com/flopwatch/flopwatch/internal/testenv/drawn"
 )
 
@@ -30,7 +32,7 @@ func TestDrawn(t *testing.T) {
 		}
 		return all[name]
 	}
-	activities, told, tampered := 0, 0, 0
+	activities, told, tampered, scaledRuns, scaledFound := 0, 0, 0, 0, 0
 	for _, family := range drawn.Families() {
 		for d := range *draws {
 			c, err := drawn.New(family, d, *seed)
@@ -69,6 +71,16 @@ func TestDrawn(t *testing.T) {
 				row("all executed").add(est.Executed, *a.Executed)
 				row("tier "+tier+" model").add(est.Model, *a.Model)
 				row("tier "+tier+" executed").add(est.Executed, *a.Executed)
+				if tier == "counters" && a.Kind != "rl" && est.CoverageFrac > 0.9 {
+					if forged, ok := scaled(ev, a.members(), 0.3); ok {
+						scaledRuns++
+						got := flops.Of(flops.Input{Ev: forged, Members: a.members(), Class: a.Kind, ToMs: end})
+						row("scaled by 0.3 executed").add(got.Executed, *a.Executed)
+						if len(flops.CrossCheck(forged, a.members(), a.Kind)) > 0 {
+							scaledFound++
+						}
+					}
+				}
 				if tier == "counters" {
 					row("counters "+a.DType+" executed").add(est.Executed, *a.Executed)
 					row("counters "+a.DType+" model").add(est.Model, *a.Model)
@@ -89,7 +101,35 @@ func TestDrawn(t *testing.T) {
 	for _, name := range order {
 		t.Logf("%-34s %v", name, all[name])
 	}
+	t.Logf("activity of GPUs scaled by 0.3, their watts left: told of %d of %d runs", scaledFound, scaledRuns)
 	t.Logf("contradictions of %d activities: %d where nothing was tampered with, %d where it was", activities, told, tampered)
+}
+
+// scaled is the evidence if somebody had scaled the activity of the members' GPUs down and hidden
+// their counters, and left their watts; false where the GPUs show no such activity or no watts.
+func scaled(ev *feature.Evidence, members []run.Member, k float64) (*feature.Evidence, bool) {
+	c := *ev
+	c.GPU = map[feature.GPUKey][]feature.GPUCell{}
+	for key, cells := range ev.GPU {
+		c.GPU[key] = cells
+	}
+	watts := 0
+	for _, m := range members {
+		key := feature.GPUKey{Node: m.Node, GPU: m.GPU}
+		cells := slices.Clone(ev.GPU[key])
+		for i := range cells {
+			for _, s := range []feature.Signal{feature.TensorFrac, feature.HMMAFrac, feature.SMActiveFrac, feature.DRAMFrac} {
+				cells[i].Mean[s] *= k
+			}
+			cells[i].TensorClockMHz *= k
+			cells[i].MMACycles = feature.Counter{}
+			if cells[i].Has(feature.PowerW) && cells[i].Has(feature.TensorFrac) && cells[i].Has(feature.SMActiveFrac) {
+				watts++
+			}
+		}
+		c.GPU[key] = cells
+	}
+	return &c, watts > 20
 }
 
 func termsOf(e flops.Estimate) string {

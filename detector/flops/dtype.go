@@ -32,7 +32,7 @@ func levelLobes(factor float64) []lobe {
 	case factor > 1:
 		return []lobe{{0.6, 0.26, 0.28}, {0.4, 0.18, 0.6}}
 	case factor < 1:
-		return []lobe{{1, 0.27, 0.5}}
+		return []lobe{{0.4, 0.40, 0.25}, {0.6, 0.27, 0.5}}
 	}
 	return []lobe{{0.55, 0.40, 0.25}, {0.45, 0.25, 0.6}}
 }
@@ -45,6 +45,40 @@ func shareLobes(factor float64) []lobe {
 		return []lobe{{0.55, 0.42, 0.2}, {0.45, 0.24, 0.4}}
 	}
 	return []lobe{{0.5, 0.63, 0.18}, {0.5, 0.31, 0.38}}
+}
+
+// scale notes how many GPUs worked at once: whoever trains on many has tuned what it does.
+func (w *Work) scale(p *prior) {
+	for i := range w.Minutes {
+		p.gpus = max(p.gpus, w.Minutes[i].GPUMs/minuteMs)
+	}
+	if p.steep {
+		p.dtype, p.dtypeOld = sized(p.dtype, p.gpus), sized(p.dtypeOld, p.gpus)
+	}
+}
+
+// sized gives TF32 more on a few GPUs and less on many.
+func sized(modes []mode, gpus float64) []mode {
+	k := 1.0
+	switch {
+	case gpus > 0 && gpus < 4.5:
+		k = 1.7
+	case gpus > 32.5:
+		k = 0.5
+	}
+	out := make([]mode, len(modes))
+	sum := 0.0
+	for i, m := range modes {
+		if m.factor < 1 {
+			m.p *= k
+		}
+		out[i] = m
+		sum += m.p
+	}
+	for i := range out {
+		out[i].p /= sum
+	}
+	return out
 }
 
 // narrowed weighs the data types of a training by its levels. Nothing that two ratios say

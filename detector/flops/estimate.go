@@ -33,6 +33,7 @@ func Of(in Input) Estimate {
 // Estimate turns what was seen into FLOPs for a class.
 func (w *Work) Estimate(class string) Estimate {
 	p := priorOf(class)
+	w.scale(&p)
 	var total Minute
 	for i := range w.Minutes {
 		total.add(&w.Minutes[i])
@@ -87,9 +88,9 @@ func newBalance(total *Minute, p *prior) *balance {
 	}
 	modern := p.dtype
 	if p.steep && fp4 > 0 { // a training
-		modern = blend(newDtype(), p.dtype, fp4)
+		modern = blend(sized(newDtype(), p.gpus), p.dtype, fp4)
 	}
-	b.dtype = blend(modern, p.dtypeOld, fp8)
+	b.dtype = slices.Clone(blend(modern, p.dtypeOld, fp8))
 	if p.model && !p.decode {
 		b.dtype = narrowed(b.dtype, total)
 	}
@@ -106,7 +107,13 @@ func newBalance(total *Minute, p *prior) *balance {
 		}
 		b.wattDtype[i] = m
 	}
-	if p.steep && plain > 0 {
+	if p.steep && plain > 0 { // no TF32 there
+		for i := range b.dtype {
+			if b.dtype[i].factor < 1 {
+				b.dtype[i].p *= 1 - plain
+				b.wattDtype[i].p *= 1 - plain
+			}
+		}
 		// Before TF32, a training in FP32 ran on the vector pipes: at the same watts an
 		// eighth to a half of the 16-bit rate. Where the pipes are measured it shows.
 		q := plainFP32 * plain

@@ -415,11 +415,11 @@ func (ms *measurer) check(out *Minute, h *host, cells []feature.GPUCell, k int, 
 	var drawn float64
 	switch p := ms.energy[k]; {
 	case p.ms > 0:
-		out.CheckHigh += p.high * usedMs / p.ms
+		out.CheckHigh += p.high * usedMs / p.ms * slowed(a, cells, s)
 		drawn = p.amount * usedMs / p.ms
 	case s.power >= 0:
 		x := powerFrac(cells[s.power].Mean[feature.PowerW], a.IdleW(), a.TDPW-a.IdleW())
-		out.CheckHigh += peak * math.Pow(x, highExponent)
+		out.CheckHigh += peak * math.Pow(x, highExponent) * slowed(a, cells, s)
 		drawn = peak * x
 	default:
 		return
@@ -439,7 +439,7 @@ func (ms *measurer) watts(out *Minute, h *host, cells []feature.GPUCell, k int, 
 		if used := take(p.ms, &out.EnergyMs); used > 0 {
 			out.WattPeak += peak * used
 			out.Watt += p.amount * used / p.ms
-			out.WattHigh += p.high * used / p.ms
+			out.WattHigh += p.high * used / p.ms * slowed(a, cells, s)
 		}
 	}
 	if s.power >= 0 {
@@ -448,7 +448,7 @@ func (ms *measurer) watts(out *Minute, h *host, cells []feature.GPUCell, k int, 
 			x := powerFrac(c.Mean[feature.PowerW], a.IdleW(), a.TDPW-a.IdleW())
 			out.WattPeak += peak * used
 			out.Watt += peak * used * x
-			out.WattHigh += peak * used * math.Pow(x, highExponent)
+			out.WattHigh += peak * used * math.Pow(x, highExponent) * slowed(a, cells, s)
 		}
 	}
 	if s.node >= 0 {
@@ -460,6 +460,18 @@ func (ms *measurer) watts(out *Minute, h *host, cells []feature.GPUCell, k int, 
 			out.NodeHigh += peak * used * math.Pow(x, highExponent)
 		}
 	}
+}
+
+// slowed is how much more than usual a GPU does of the watts that it draws, from the clock at
+// which it draws them. Watts grow with activity x clock^2.3 and work with activity x clock, so
+// that at a power limit, where watts say nothing, the clock tells: work over watts goes with
+// clock^-1.3. The watts' own calibration is of GPUs that ran a twelfth below their boost.
+func slowed(a *Accelerator, cells []feature.GPUCell, s slot) float64 {
+	i := max(s.power, s.util)
+	if i < 0 || !cells[i].Has(feature.SMClockMHz) || value(&cells[i], feature.PowerW) < 0.4*a.TDPW {
+		return 1
+	}
+	return min(max(math.Pow(cells[i].Mean[feature.SMClockMHz]/(0.92*a.boostMHz()), -1.3), 0.9), 1.8)
 }
 
 // activity returns tensor activity x clock x rate over the time, and whether the clock
