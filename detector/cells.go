@@ -141,6 +141,7 @@ func (d *Detector) readCells(ctx context.Context, q store.RowQuery) ([]storedCel
 			CPUFrac: r.CPUFrac, CPUCoverMs: r.CPUCoverMs, StorageTxBps: r.StorageTxBps, StorageRxBps: r.StorageRxBps, StorageCoverMs: r.StorageCoverMs,
 			FabricTxBytes: r.FabricTxBytes, FabricRxBytes: r.FabricRxBytes, FabricTxCV: r.FabricTxCV, FabricCoverMs: r.FabricCoverMs,
 			EthernetTxBytes: r.EthernetTxBytes, EthernetRxBytes: r.EthernetRxBytes, EthernetCoverMs: r.EthernetCoverMs,
+			Rhythm: rhythmPeak(&r.Rhythm), RhythmOfPower: r.Rhythm.Of == ofPower,
 		})
 	}
 	comm, err := d.store.CommCells(ctx, q)
@@ -180,6 +181,9 @@ func gpuCell(r *store.GPUCellRow) feature.GPUCell {
 	}
 	if r.TensorClockMs > 0 {
 		c.TensorClockMHz = r.TensorClockMHz
+	}
+	if of, known := rhythmSignal(&r.Rhythm); known {
+		c.Rhythm, c.RhythmOf = rhythmPeak(&r.Rhythm), of
 	}
 	for s := range feature.NumSignals {
 		if c.CoverMs[s] = r.CoverMs[s]; c.CoverMs[s] > 0 {

@@ -60,7 +60,7 @@ func (d *Detector) hourRows(ctx context.Context, startMs, atMs int64, last bool)
 	var out []store.GPUHourRow
 	add := func(cells []feature.GPUCell, hour int64) {
 		if h, ok := feature.ReduceHour(cells, hour); ok {
-			out = append(out, store.GPUHourRow{GPUCellRow: gpuCellRow(&h.GPUCell), Presence: h.Presence})
+			out = append(out, gpuHourRow(&h))
 		}
 	}
 	for hour := feature.HourOf(done); hour < end; hour += feature.HourMs {
@@ -83,6 +83,12 @@ func (d *Detector) hourRows(ctx context.Context, startMs, atMs int64, last bool)
 		return cmp.Or(cmp.Compare(a.MinuteMs, b.MinuteMs), strings.Compare(a.Node, b.Node), cmp.Compare(a.GPU, b.GPU))
 	})
 	return out, nil
+}
+
+func gpuHourRow(h *feature.HourCell) store.GPUHourRow {
+	r := store.GPUHourRow{GPUCellRow: gpuCellRow(&h.GPUCell), Presence: h.Presence}
+	r.Rhythm.Share = h.RhythmShare
+	return r
 }
 
 // hour is a GPU's cells of an hour.

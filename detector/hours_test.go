@@ -32,7 +32,7 @@ func TestHoursAreRolledUp(t *testing.T) {
 	}
 	for k, minutes := range cells {
 		h, _ := feature.ReduceHour(minutes, k.hourMs)
-		if want := (store.GPUHourRow{GPUCellRow: gpuCellRow(&h.GPUCell), Presence: h.Presence}); fmt.Sprintf("%+v", got[k]) != fmt.Sprintf("%+v", want) {
+		if want := gpuHourRow(&h); fmt.Sprintf("%+v", got[k]) != fmt.Sprintf("%+v", want) {
 			t.Errorf("%+v\nis\n%+v, want\n%+v", k, got[k], want)
 		}
 	}

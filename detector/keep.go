@@ -330,6 +330,7 @@ func (d *Detector) cellRows() store.Cells {
 				CPUFrac: x.CPUFrac, CPUCoverMs: x.CPUCoverMs, StorageTxBps: x.StorageTxBps, StorageRxBps: x.StorageRxBps, StorageCoverMs: x.StorageCoverMs,
 				FabricTxBytes: x.FabricTxBytes, FabricRxBytes: x.FabricRxBytes, FabricTxCV: x.FabricTxCV, FabricCoverMs: x.FabricCoverMs,
 				EthernetTxBytes: x.EthernetTxBytes, EthernetRxBytes: x.EthernetRxBytes, EthernetCoverMs: x.EthernetCoverMs,
+				Rhythm: hostRhythm(&x),
 			})
 		}
 		for _, x := range c.comm {
@@ -351,5 +352,6 @@ func gpuCellRow(c *feature.GPUCell) store.GPUCellRow {
 		Mean: c.Mean[:], SD: c.SD[:], CoverMs: c.CoverMs[:], TensorClockMHz: c.TensorClockMHz, TensorClockMs: c.TensorClockMs,
 		EnergyJ:   store.CounterRow{FirstMs: c.EnergyJ.FirstMs, LastMs: c.EnergyJ.LastMs, First: c.EnergyJ.First, Last: c.EnergyJ.Last, Delta: c.EnergyJ.Delta},
 		MMACycles: store.CounterRow{FirstMs: c.MMACycles.FirstMs, LastMs: c.MMACycles.LastMs, First: c.MMACycles.First, Last: c.MMACycles.Last, Delta: c.MMACycles.Delta},
+		Rhythm:    gpuRhythm(c),
 	}
 }

@@ -3,6 +3,7 @@ package feature
 import (
 	"math"
 	"math/bits"
+	"sort"
 )
 
 // HourMs is the width of a roll-up in milliseconds.
@@ -15,6 +16,8 @@ const HourMs = 60 * MinuteMs
 type HourCell struct {
 	GPUCell
 	Presence uint64 // which minutes have a cell: bit 0 is the first
+	// RhythmShare is the share of the minutes that kept the period of Rhythm, which has no crest.
+	RhythmShare float64
 }
 
 // HourOf returns the start of the hour of a time.
@@ -80,10 +83,22 @@ func ReduceHour(cells []GPUCell, hourMs int64) (HourCell, bool) {
 			h.SD[s] = math.Sqrt(squares[s] / float64(h.CoverMs[s]))
 		}
 	}
+	h.Rhythm, h.RhythmOf, h.RhythmShare = rhythmOfHour(cells, hourMs)
 	if h.TensorClockMs > 0 {
 		h.TensorClockMHz = clock / float64(h.TensorClockMs)
 	}
 	return h, true
+}
+
+// rhythmOfHour is the rhythm that the minutes of an hour kept.
+func rhythmOfHour(cells []GPUCell, hourMs int64) (Peak, Signal, float64) {
+	lo := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= hourMs })
+	hi := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= hourMs+HourMs })
+	b := BeatOf(cells[lo:hi])
+	if b.PeriodMs == 0 {
+		return Peak{}, 0, 0
+	}
+	return Peak{PeriodMs: b.PeriodMs, Power: b.Power, Folded: b.Folded, CadenceMs: b.CadenceMs}, b.Of, b.Share
 }
 
 // bridge joins what a later cell saw of a counter to what was seen before.
@@ -116,7 +131,7 @@ func (h *HourCell) Cells() []GPUCell {
 	}
 	for k, at := range starts {
 		c := h.GPUCell
-		c.MinuteMs = at
+		c.MinuteMs, c.Rhythm, c.RhythmOf = at, Peak{}, 0
 		c.Samples = int(part(int64(h.Samples), int64(k), n))
 		for s := range NumSignals {
 			c.CoverMs[s] = part(h.CoverMs[s], int64(k), n)

@@ -19,18 +19,22 @@ func ReduceNode(node string, host []HostSample, fabric []FabricSample, minuteMs 
 		PowerW: nan, CPUFrac: nan, StorageTxBps: nan, StorageRxBps: nan,
 		FabricTxBytes: nan, FabricRxBytes: nan, EthernetTxBytes: nan, EthernetRxBytes: nan,
 	}
-	okHost := reduceHost(&c, host)
-	okFabric := reduceFabric(&c, fabric)
+	host, okHost := reduceHost(&c, host)
+	fabric, okFabric := reduceFabric(&c, fabric)
+	if okHost || okFabric {
+		c.rhythmOfHost(host, fabric)
+	}
 	return c, okHost || okFabric
 }
 
-func reduceHost(c *NodeCell, rows []HostSample) bool {
+// reduceHost returns the rows that the cell rests on.
+func reduceHost(c *NodeCell, rows []HostSample) ([]HostSample, bool) {
 	lo := sort.Search(len(rows), func(i int) bool { return rows[i].TsMs >= c.MinuteMs-WindowMs })
 	hi := sort.Search(len(rows), func(i int) bool { return rows[i].TsMs >= c.MinuteMs+MinuteMs })
 	rows = dedupHost(rows[lo:hi])
 	first := sort.Search(len(rows), func(i int) bool { return rows[i].TsMs >= c.MinuteMs })
 	if first == len(rows) {
-		return false
+		return nil, false
 	}
 	for _, r := range rows[first:] {
 		c.AvailableMs = max(c.AvailableMs, r.AvailableMs)
@@ -51,7 +55,7 @@ func reduceHost(c *NodeCell, rows []HostSample) bool {
 	c.StorageTxBps, _, txMs = reduce(func(r *HostSample) float64 { return r.StorageTxBps })
 	c.StorageRxBps, _, rxMs = reduce(func(r *HostSample) float64 { return r.StorageRxBps })
 	c.StorageCoverMs = max(txMs, rxMs)
-	return true
+	return rows, true
 }
 
 func dedupHost(rows []HostSample) []HostSample {
@@ -127,7 +131,8 @@ func plus(a, b float64) float64 {
 	return a + b
 }
 
-func reduceFabric(c *NodeCell, rows []FabricSample) bool {
+// reduceFabric returns the rows that the cell rests on, by port and time.
+func reduceFabric(c *NodeCell, rows []FabricSample) ([]FabricSample, bool) {
 	from, to := c.MinuteMs-WindowMs, c.MinuteMs+MinuteMs
 	kept := make([]FabricSample, 0, len(rows))
 	seen := false
@@ -142,7 +147,7 @@ func reduceFabric(c *NodeCell, rows []FabricSample) bool {
 		}
 	}
 	if !seen {
-		return false
+		return nil, false
 	}
 	slices.SortStableFunc(kept, func(a, b FabricSample) int {
 		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.TsMs, b.TsMs), cmp.Compare(a.AvailableMs, b.AvailableMs),
@@ -170,7 +175,7 @@ func reduceFabric(c *NodeCell, rows []FabricSample) bool {
 		c.FabricTxCV = backend.cvSum / backend.cvWeight
 	}
 	c.EthernetTxBytes, c.EthernetRxBytes, c.EthernetCoverMs = ethernet.txBytes, ethernet.rxBytes, ethernet.coverMs
-	return true
+	return kept, true
 }
 
 // portTraffic is what passed a port in a minute.

@@ -13,7 +13,8 @@ func (c *GPUCell) Single() {
 		c.Mean[s], c.SD[s] = single(c.Mean[s]), single(c.SD[s])
 	}
 	c.TensorClockMHz = single(c.TensorClockMHz)
-	c.Rhythm.PeriodMs, c.Rhythm.Power, c.Rhythm.CrestMs = single(c.Rhythm.PeriodMs), single(c.Rhythm.Power), single(c.Rhythm.CrestMs)
+	r := &c.Rhythm
+	r.PeriodMs, r.Power, r.CrestMs, r.CadenceMs = single(r.PeriodMs), single(r.Power), single(r.CrestMs), single(r.CadenceMs)
 }
 
 func single(v float64) float64 { return float64(float32(v)) }
@@ -90,7 +91,7 @@ func (p Packed) Append(c *GPUCell) Packed {
 			flags |= foldedPeak
 		}
 		p = append(p, byte(c.RhythmOf))
-		for _, v := range [...]float64{c.Rhythm.PeriodMs, c.Rhythm.Power, c.Rhythm.CrestMs} {
+		for _, v := range [...]float64{c.Rhythm.PeriodMs, c.Rhythm.Power, c.Rhythm.CrestMs, c.Rhythm.CadenceMs} {
 			p = binary.LittleEndian.AppendUint32(p, math.Float32bits(float32(v)))
 		}
 	}
@@ -194,7 +195,7 @@ func (p Packed) unpack(c *GPUCell) {
 	if flags&hasRhythm != 0 {
 		c.RhythmOf = Signal(p[0])
 		p = p[1:]
-		c.Rhythm.PeriodMs, c.Rhythm.Power, c.Rhythm.CrestMs, c.Rhythm.Folded = p.float32(), p.float32(), p.float32(), flags&foldedPeak != 0
+		c.Rhythm = Peak{PeriodMs: p.float32(), Power: p.float32(), CrestMs: p.float32(), CadenceMs: p.float32(), Folded: flags&foldedPeak != 0}
 	}
 }
 

@@ -22,7 +22,7 @@ func TestPackedSaysTheSame(t *testing.T) {
 				}
 			}
 			if r.IntN(3) == 0 {
-				c.Rhythm, c.RhythmOf = Peak{PeriodMs: single(1 + 1e5*r.Float64()), Power: single(r.Float64()), CrestMs: single(r.Float64()), Folded: r.IntN(2) == 0}, Signal(r.IntN(int(NumSignals)))
+				c.Rhythm, c.RhythmOf = Peak{PeriodMs: single(1 + 1e5*r.Float64()), Power: single(r.Float64()), CrestMs: single(r.Float64()), CadenceMs: single(1e3 * r.Float64()), Folded: r.IntN(2) == 0}, Signal(r.IntN(int(NumSignals)))
 			}
 			if r.IntN(3) == 0 {
 				for s := range NumSignals {

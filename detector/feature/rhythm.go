@@ -291,6 +291,11 @@ func (g *grid) line(p []float64, size int, few bool) (freq float64, parts int, o
 	if best < need {
 		return 0, 0, false
 	}
+	for k := from; k < len(p)-1; k++ { // of lines that stand out as much the one with most power
+		if p[k] > p[top] && p[k] >= p[k-1] && p[k] >= p[k+1] && p[k] > max(best/4, need)*bg[k] {
+			top = k
+		}
+	}
 	at := float64(top) + apex(p[top-1], p[top], p[top+1])
 	return at / float64(size), whole(p, &bg, at, from), true
 }
@@ -307,13 +312,17 @@ func apex(l, m, r float64) float64 {
 // whole says of how many parts a period consists whose strongest line is at bin at: lines between the multiples of
 // it, at multiples of a part of it, tell.
 func whole(p []float64, bg *[maxPoints / 2]float64, at float64, from int) int {
-	var own [7]float64 // multiples of the line itself, where the sampling puts them
-	n := float64(2 * len(p))
-	for j := range own {
-		f := math.Mod(at*float64(j+2), n)
-		own[j] = min(f, n-f)
-	}
 	top := p[int(at+0.5)]
+	// Multiples of the line itself are where the sampling puts them: the more seldom, the stronger they may be.
+	var own [maxPoints / 2]float64
+	n := float64(2 * len(p))
+	for j := 24; j > 1; j-- {
+		f := math.Mod(at*float64(j), n)
+		f = min(f, n-f)
+		for k := max(int(f-0.5), 0); k <= min(int(f+1.5), len(p)-1); k++ {
+			own[k] = 10 * top / float64(j*j)
+		}
+	}
 	best, parts := math.Log(1e-5), 1
 	for m := 2; m <= 16 && at/float64(m) >= float64(from); m++ {
 		f := at / float64(m)
@@ -324,11 +333,7 @@ func whole(p []float64, bg *[maxPoints / 2]float64, at float64, from int) int {
 			if h%m == 0 || k >= len(p)-1 {
 				continue
 			}
-			beside := math.Abs(x-at) < 3
-			for j := 0; j < len(own) && !beside; j++ {
-				beside = math.Abs(own[j]-x) < 1.5 && p[k]*float64((j+2)*(j+2)) < 4*top
-			}
-			if beside {
+			if p[k] < own[k] || math.Abs(x-at) < 3 {
 				continue
 			}
 			strong = strong || p[k] > 12*bg[k] && p[k] > top/50

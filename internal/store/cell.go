@@ -14,6 +14,15 @@ type CounterRow struct {
 	First, Last, Delta float64
 }
 
+// RhythmRow is the period at which a signal repeats. PeriodMs 0: none was found.
+type RhythmRow struct {
+	PeriodMs, Power, CadenceMs float64
+	CrestMs                    float64 // of minutes
+	Share                      float64 // of hours
+	Folded                     bool
+	Of                         string
+}
+
 // GPUCellRow is one GPU in one minute. A CoverMs of 0 means "not measured"; the mean and
 // sd beside it are then NaN, when read, and ignored, when written.
 type GPUCellRow struct {
@@ -26,6 +35,7 @@ type GPUCellRow struct {
 	TensorClockMHz        float64
 	TensorClockMs         int64
 	EnergyJ, MMACycles    CounterRow
+	Rhythm                RhythmRow
 }
 
 // GPUHourRow is one GPU in one hour, made of its minute cells: MinuteMs is the start of the hour.
@@ -48,6 +58,7 @@ type NodeCellRow struct {
 	FabricCoverMs                            int64
 	EthernetTxBytes, EthernetRxBytes         float64
 	EthernetCoverMs                          int64
+	Rhythm                                   RhythmRow
 }
 
 // CommCellRow is one process on one communicator in one minute, one op.
@@ -120,6 +131,7 @@ func (w *writer) int(name string) *proto.ColInt64  { return column(w, name, new(
 func (w *writer) u64(name string) *proto.ColUInt64 { return column(w, name, new(proto.ColUInt64)) }
 func (w *writer) u32(name string) *proto.ColUInt32 { return column(w, name, new(proto.ColUInt32)) }
 func (w *writer) float(name string) *nullFloat     { return column(w, name, newNullFloat()) }
+func (w *writer) bool(name string) *proto.ColBool  { return column(w, name, new(proto.ColBool)) }
 
 type counterWriter struct {
 	first, last, delta *nullFloat
@@ -137,6 +149,40 @@ func (c counterWriter) add(r CounterRow) {
 	c.delta.add(r.Delta, has)
 	c.firstMs.Append(r.FirstMs)
 	c.lastMs.Append(r.LastMs)
+}
+
+type rhythmWriter struct {
+	period, power, cadence, crest, share *nullFloat // crest of minutes, share of hours
+	folded                               *proto.ColBool
+	of                                   *proto.ColStr
+}
+
+func (w *writer) rhythm(start string) rhythmWriter {
+	r := rhythmWriter{period: w.float("rhythm_ms"), power: w.float("rhythm_power"), cadence: w.float("rhythm_cadence_ms"), folded: w.bool("rhythm_folded"), of: w.text("rhythm_of")}
+	if start == "hour_ms" {
+		r.share = w.float("rhythm_share")
+	} else {
+		r.crest = w.float("rhythm_crest_ms")
+	}
+	return r
+}
+
+func (w rhythmWriter) add(r *RhythmRow) {
+	has := r.PeriodMs > 0
+	w.period.add(r.PeriodMs, has)
+	w.power.add(r.Power, has)
+	w.cadence.add(r.CadenceMs, has)
+	if w.share != nil {
+		w.share.add(r.Share, has)
+	} else {
+		w.crest.add(r.CrestMs, has)
+	}
+	w.folded.Append(has && r.Folded)
+	if has {
+		w.of.Append(r.Of)
+	} else {
+		w.of.Append("")
+	}
 }
 
 type provenanceWriter struct {
@@ -239,7 +285,7 @@ func (w *writer) gpuCells(start, cluster string, rows int, row func(int) *GPUCel
 		mean[i], sd[i], cover[i] = w.float(name+"_mean"), w.float(name+"_sd"), w.u32(name+"_ms")
 	}
 	clock, clockMs := w.float("tensor_clock_mhz"), w.u32("tensor_clock_ms")
-	energy, cycles := w.counter("energy_j"), w.counter("mma_cycles")
+	energy, cycles, rhythm := w.counter("energy_j"), w.counter("mma_cycles"), w.rhythm(start)
 	for i := range rows {
 		r := row(i)
 		if len(r.Mean) != n || len(r.SD) != n || len(r.CoverMs) != n {
@@ -261,6 +307,7 @@ func (w *writer) gpuCells(start, cluster string, rows int, row func(int) *GPUCel
 		clockMs.Append(uint32(r.TensorClockMs))
 		energy.add(r.EnergyJ)
 		cycles.add(r.MMACycles)
+		rhythm.add(&r.Rhythm)
 	}
 	return nil
 }
@@ -274,6 +321,7 @@ func nodeCellBlock(cluster string, rows []NodeCellRow, p Provenance) Block {
 	stx, srx, sms := w.float("storage_tx_bps"), w.float("storage_rx_bps"), w.u32("storage_ms")
 	ftx, frx, fcv, fms := w.float("fabric_tx_bytes"), w.float("fabric_rx_bytes"), w.float("fabric_tx_cv"), w.u32("fabric_ms")
 	etx, erx, ems := w.float("ethernet_tx_bytes"), w.float("ethernet_rx_bytes"), w.u32("ethernet_ms")
+	rhythm := w.rhythm("minute_ms")
 	for i := range rows {
 		r := &rows[i]
 		pv.add(cluster, p)
@@ -295,6 +343,7 @@ func nodeCellBlock(cluster string, rows []NodeCellRow, p Provenance) Block {
 		etx.add(r.EthernetTxBytes, true)
 		erx.add(r.EthernetRxBytes, true)
 		ems.Append(uint32(r.EthernetCoverMs))
+		rhythm.add(&r.Rhythm)
 	}
 	return &columnsBlock{in: w.in}
 }

@@ -55,6 +55,9 @@ func gpuCell(node string, gpu int, at int64, value float64) store.GPUCellRow {
 	}
 	c.Mean[0] = 0 // a measured zero
 	c.TensorClockMHz, c.TensorClockMs = value/7, 12_345
+	if gpu == 1 {
+		c.Rhythm = store.RhythmRow{PeriodMs: 5800.25, Power: 0.5, CrestMs: 1.5, CadenceMs: 1000, Folded: true, Of: "nvlink_tx_bps"}
+	}
 	c.EnergyJ = store.CounterRow{FirstMs: at, LastMs: at + 59_000, First: 1e9 / 3, Last: 1e9/3 + value, Delta: value}
 	return c
 }
@@ -67,6 +70,7 @@ func TestCellsRoundTripExactly(t *testing.T) {
 		Node: []store.NodeCellRow{{
 			Node: "a", MinuteMs: minute, AvailableMs: minute + 1, PowerW: 1.0 / 3, PowerSD: 0, PowerCoverMs: 60_000, CPUFrac: math.NaN(), StorageTxBps: 1, StorageRxBps: math.NaN(), StorageCoverMs: 5,
 			FabricTxBytes: 7, FabricRxBytes: 8, FabricTxCV: 0.25, FabricCoverMs: 9, EthernetTxBytes: math.NaN(), EthernetRxBytes: math.NaN(),
+			Rhythm: store.RhythmRow{PeriodMs: 435.4, Power: 0.25, CadenceMs: 100, Of: "power_w"},
 		}},
 		Comm: []store.CommCellRow{{Node: "a", PID: 5, GPU: 1, Comm: "c0", Op: "allreduce", NRanks: 16, Rank: -1, MinuteMs: minute, AvailableMs: minute, Calls: 2, Bytes: 1e12}},
 		Flow: []store.FlowCellRow{{Node: "a", Peer: "b", MinuteMs: minute, AvailableMs: minute, TxBytes: 12}},

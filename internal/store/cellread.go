@@ -37,6 +37,37 @@ func (c counterReader) at(i int) CounterRow {
 	return CounterRow{(*c.firstMs)[i], (*c.lastMs)[i], c.first.at(i), c.last.at(i), c.delta.at(i)}
 }
 
+type rhythmReader struct {
+	period, power, cadence, crest, share *nullable[float64]
+	folded                               *proto.ColBool
+	of                                   *textColumn
+}
+
+func (s *selection) rhythm(start string) rhythmReader {
+	r := rhythmReader{period: s.float64("rhythm_ms"), power: s.float64("rhythm_power"), cadence: s.float64("rhythm_cadence_ms"), folded: new(proto.ColBool), of: s.text("rhythm_of")}
+	s.add("rhythm_folded", "rhythm_folded", r.folded)
+	if start == "hour_ms" {
+		r.share = s.float64("rhythm_share")
+	} else {
+		r.crest = s.float64("rhythm_crest_ms")
+	}
+	return r
+}
+
+// at returns the zero RhythmRow where none was found.
+func (r rhythmReader) at(i int) RhythmRow {
+	if r.period.Nulls[i] != 0 {
+		return RhythmRow{}
+	}
+	out := RhythmRow{PeriodMs: r.period.at(i), Power: r.power.at(i), CadenceMs: r.cadence.at(i), Folded: (*r.folded)[i], Of: r.of.at(i)}
+	if r.share != nil {
+		out.Share = r.share.at(i)
+	} else {
+		out.CrestMs = r.crest.at(i)
+	}
+	return out
+}
+
 // GPUCells reads the latest version of cells whose minute starts in [FromMs, ToMs), sorted
 // by node, GPU and minute. AvailableToMs bounds the availability of the version read.
 func (s *Store) GPUCells(ctx context.Context, q RowQuery) ([]GPUCellRow, error) {
@@ -66,7 +97,7 @@ func (s *Store) gpuCells(ctx context.Context, table, start string, q RowQuery, p
 		mean[i], sd[i], cover[i] = sel.float64(name+"_mean"), sel.float64(name+"_sd"), sel.u32(name+"_ms")
 	}
 	clock, clockMs := sel.float64("tensor_clock_mhz"), sel.u32("tensor_clock_ms")
-	energy, cycles := sel.counter("energy_j"), sel.counter("mma_cycles")
+	energy, cycles, rhythm := sel.counter("energy_j"), sel.counter("mma_cycles"), sel.rhythm(start)
 	sql := sel.sql() + " FROM " + s.table(table) + " WHERE " + q.where(start) + " ORDER BY node, gpu, " + start + ", version DESC"
 	type key struct {
 		node string
@@ -90,7 +121,7 @@ func (s *Store) gpuCells(ctx context.Context, table, start string, q RowQuery, p
 			put(GPUCellRow{
 				Node: node.at(i), GPU: int((*gpu)[i]), MinuteMs: (*minute)[i], AvailableMs: (*available)[i], Samples: int((*samples)[i]),
 				Mean: floats[f : f+n : f+n], SD: floats[f+n : f+2*n : f+2*n], CoverMs: ints[c : c+n : c+n],
-				TensorClockMHz: clock.at(i), TensorClockMs: int64((*clockMs)[i]), EnergyJ: energy.at(i), MMACycles: cycles.at(i),
+				TensorClockMHz: clock.at(i), TensorClockMs: int64((*clockMs)[i]), EnergyJ: energy.at(i), MMACycles: cycles.at(i), Rhythm: rhythm.at(i),
 			}, i)
 		}
 		return nil
@@ -110,6 +141,7 @@ func (s *Store) NodeCells(ctx context.Context, q RowQuery) ([]NodeCellRow, error
 	stx, srx, sms := sel.float64("storage_tx_bps"), sel.float64("storage_rx_bps"), sel.u32("storage_ms")
 	ftx, frx, fcv, fms := sel.float64("fabric_tx_bytes"), sel.float64("fabric_rx_bytes"), sel.float64("fabric_tx_cv"), sel.u32("fabric_ms")
 	etx, erx, ems := sel.float64("ethernet_tx_bytes"), sel.float64("ethernet_rx_bytes"), sel.u32("ethernet_ms")
+	rhythm := sel.rhythm("minute_ms")
 	sql := sel.sql() + " FROM " + s.table(TableNodeMinute) + " WHERE " + q.where("minute_ms") + " ORDER BY node, minute_ms, version DESC"
 	var out []NodeCellRow
 	var once lastKey[string]
@@ -123,7 +155,7 @@ func (s *Store) NodeCells(ctx context.Context, q RowQuery) ([]NodeCellRow, error
 				PowerW: power.at(i), PowerSD: powerSD.at(i), PowerCoverMs: int64((*powerMs)[i]), CPUFrac: cpu.at(i), CPUCoverMs: int64((*cpuMs)[i]),
 				StorageTxBps: stx.at(i), StorageRxBps: srx.at(i), StorageCoverMs: int64((*sms)[i]),
 				FabricTxBytes: ftx.at(i), FabricRxBytes: frx.at(i), FabricTxCV: fcv.at(i), FabricCoverMs: int64((*fms)[i]),
-				EthernetTxBytes: etx.at(i), EthernetRxBytes: erx.at(i), EthernetCoverMs: int64((*ems)[i]),
+				EthernetTxBytes: etx.at(i), EthernetRxBytes: erx.at(i), EthernetCoverMs: int64((*ems)[i]), Rhythm: rhythm.at(i),
 			})
 		}
 		return nil
