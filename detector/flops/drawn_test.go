@@ -3,6 +3,7 @@ package flops_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -109,10 +110,7 @@ func TestDrawn(t *testing.T) {
 // their counters, and left their watts; false where the GPUs show no such activity or no watts.
 func scaled(ev *feature.Evidence, members []run.Member, k float64) (*feature.Evidence, bool) {
 	c := *ev
-	c.GPU = map[feature.GPUKey][]feature.GPUCell{}
-	for key, cells := range ev.GPU {
-		c.GPU[key] = cells
-	}
+	c.GPU = maps.Clone(ev.GPU)
 	watts := 0
 	for _, m := range members {
 		key := feature.GPUKey{Node: m.Node, GPU: m.GPU}
