@@ -51,4 +51,9 @@
 // Beat (BeatOf, BeatOfNode) is what a GPU or a host kept over some cells. Fleet (NewFleet) compares two: InStep and
 // InStepNodes give log-odds that one job drives both, from the period, from the lag between their crests, which stays
 // where one job makes it and wanders where two do, and from minutes in which the load of both falls.
+//
+// # Clocks
+//
+// Offsets tells how far the clock of a host is ahead of those it works with, up to five minutes, from when their loads
+// start, stop and stall; a host that is not in its answer is not known to be off, nor to be right.
 package feature
