@@ -112,12 +112,13 @@ func cut(gpus []*gpu, sizes ...int) [][]*gpu {
 	return append(out, gpus)
 }
 
-func (w *world) other(kind string, gpus []*gpu, from, to float64, change func(*service)) *activity {
+func (w *world) other(kind string, gpus []*gpu, from, to float64, change func(*service)) {
 	if len(gpus) == 0 {
-		return nil
+		return
 	}
 	if kind == "training" {
-		return w.job(gpus, trainJob{from: from, to: to})
+		w.job(gpus, trainJob{from: from, to: to})
+		return
 	}
 	a := w.activity(kind)
 	a.accounts = w.owner("", 1)
@@ -145,7 +146,6 @@ func (w *world) other(kind string, gpus []*gpu, from, to float64, change func(*s
 		w.reinforce(a, gpus, from, to)
 	}
 	w.rentOrder(a.accounts[0], gpus, from, to, use)
-	return a
 }
 
 // within draws a stretch of the recording of at least `least` of it.
@@ -157,7 +157,7 @@ func (w *world) within(least float64) (from, to float64) {
 
 func saturated(s *service) {
 	s.batch = true
-	s.most = s.most * 2
+	s.most *= 2
 }
 
 var families = slices.Concat(ordinary, hard)

@@ -328,7 +328,7 @@ var hard = []family{
 			x.activity, note = 0, "no activity at the watts of work"
 		case 2:
 			x.energy = w.uniform(0.3, 0.7)
-			note = "joules scaled: the host's watts say more"
+			sure, note = x.energy < 0.55, "joules scaled: the host's watts say more"
 		case 3:
 			note = "the agent is silent while the host's watts go on"
 			for _, k := range nodes {

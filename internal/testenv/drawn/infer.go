@@ -174,6 +174,7 @@ func (s *service) serve(r *rng, si silicon, from, to float64) source {
 	if s.spec {
 		decode[sPower] *= 0.7
 		decode[sSM] *= 0.5
+		s.memorySD = max(s.memorySD, r.uniform(0.005, 0.02)*si.mem())
 	}
 	// What decoding computes follows its tokens.
 	var perToken sig

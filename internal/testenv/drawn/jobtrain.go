@@ -136,15 +136,15 @@ func (w *world) train(a *activity, gpus []*gpu, j trainJob) *training {
 	return t
 }
 
-// dtypesOf is what a part's users train in.
+// dtypesOf is what a part's users train in, by the weights of FLOPS.md 1.4.
 func dtypesOf(x *part) []string {
 	switch {
 	case !x.bf16:
-		return []string{"fp16", "fp16", "fp16", "fp32"}
+		return []string{"fp16", "fp16", "fp16", "fp16", "fp32"}
 	case x.fp8 && x.arch != "ada":
-		return []string{"bf16", "bf16", "bf16", "bf16", "bf16", "bf16", "bf16", "fp8", "fp8", "tf32"}
+		return append(slices.Repeat([]string{"bf16"}, 14), "fp8", "fp8", "fp8", "fp8", "tf32")
 	}
-	return []string{"bf16", "bf16", "bf16", "bf16", "bf16", "fp16", "tf32"}
+	return append(slices.Repeat([]string{"bf16"}, 14), "fp16", "fp16", "tf32")
 }
 
 // segments cuts the life of a run at restarts.
@@ -253,12 +253,16 @@ func (w *world) trainSegment(r *rng, a *activity, t *training, s segment, j trai
 	if last && !async && r.chance(0.8) && s.to-saveS > at+60 { // what is done is kept
 		stops = append(stops, stop{s.to - saveS, s.to, true})
 	}
+	for range pick(r, 0, 0, 0, 1, 2) { // a link or a disk hangs, and everybody waits
+		from := r.uniform(begin, s.to)
+		stops = append(stops, stop{from, min(from+r.logUniform(20, 800), s.to), true})
+	}
 	if j.wan != nil {
 		for next := begin + j.wan.every; next+j.wan.length < s.to; next += j.wan.every {
 			stops = append(stops, stop{next, next + j.wan.length, true})
 		}
-		slices.SortFunc(stops, func(a, b stop) int { return cmp.Compare(a.from, b.from) })
 	}
+	slices.SortFunc(stops, func(a, b stop) int { return cmp.Compare(a.from, b.from) })
 	share := 1.0
 	if j.share > 0 {
 		share = j.share

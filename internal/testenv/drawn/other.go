@@ -99,9 +99,9 @@ func levels(r *rng, from, to float64, of []sig, dwell []float64) source {
 }
 
 // plain puts one independent source on each GPU.
-func (w *world) plain(a *activity, gpus []*gpu, from, to float64, exe, launcher, source string, make1 func(i int) source) {
+func (w *world) plain(a *activity, gpus []*gpu, from, to float64, exe string, make1 func(i int) source) {
 	if exe != "" {
-		w.launch(a, gpus, from, to, true, exe, launcher, source)
+		w.launch(a, gpus, from, to, true, exe, "", "")
 	}
 	for i, g := range gpus {
 		g.hold(from, to, a)
@@ -125,7 +125,7 @@ func (w *world) render(a *activity, gpus []*gpu, from, to float64) {
 	pause := si.context(mem)
 	pause[sStRx] = 1e8
 	frame := r.logUniform(5, 600)
-	w.plain(a, gpus, from, to, exe, "", "", func(int) source {
+	w.plain(a, gpus, from, to, exe, func(int) source {
 		return levels(r, from, to, []sig{busy, busy, busy, pause}, []float64{frame, frame, frame, frame / 8})
 	})
 }
@@ -140,7 +140,7 @@ func (w *world) mine(a *activity, gpus []*gpu, from, to float64) {
 	}
 	x, _ := si.run(l)
 	x[sMem], x[sOutTx] = r.uniform(1e9, 8e9), 2e3
-	w.plain(a, gpus, from, to, pick(r, "xmrig", "t-rex", "python3", "worker"), "", "", func(int) source { return &steady{x} })
+	w.plain(a, gpus, from, to, pick(r, "xmrig", "t-rex", "python3", "worker"), func(int) source { return &steady{x} })
 }
 
 func (w *world) burn(a *activity, gpus []*gpu, from, to float64) {
@@ -161,7 +161,7 @@ func (w *world) burn(a *activity, gpus []*gpu, from, to float64) {
 	pause := si.context(x[sMem])
 	b := newBeat(r, from, to, r.logUniform(30, 900), 0.001)
 	rest := pick(r, 0, 0, 0.02, 0.2)
-	w.plain(a, gpus, from, to, pick(r, "gpu_burn", "dcgmproftester12", "nvqual", "python3"), "", "", func(int) source {
+	w.plain(a, gpus, from, to, pick(r, "gpu_burn", "dcgmproftester12", "nvqual", "python3"), func(int) source {
 		return newSteps(b, 0.2, []phase{{1 - rest, x}, {rest, pause}})
 	})
 }
@@ -174,7 +174,7 @@ func (w *world) notebook(a *activity, gpus []*gpu, from, to float64) {
 	idle := si.context(mem)
 	play, _ := si.run(load{util: r.uniform(0.3, 1), sm: r.uniform(0.1, 0.7), ipc: 0.5, tensor: r.uniform(0, 0.3), dtype: "bf16", dram: r.uniform(0.05, 0.4), fp32: r.uniform(0, 0.2), occ: 0.2})
 	play[sMem] = mem
-	w.plain(a, gpus, from, to, pick(r, "jupyter-lab", "python3", "ipykernel"), "", "", func(int) source {
+	w.plain(a, gpus, from, to, pick(r, "jupyter-lab", "python3", "ipykernel"), func(int) source {
 		return levels(r, from, to, []sig{idle, play, idle}, []float64{r.logUniform(200, 2000), r.logUniform(5, 120), 600})
 	})
 }
@@ -186,7 +186,7 @@ func (w *world) idle(a *activity, gpus []*gpu, from, to float64) {
 	x := si.context(r.uniform(0.01, 0.9) * si.mem())
 	blip := x
 	blip[sUtil], blip[sSM] = r.uniform(0, 0.04), r.uniform(0, 0.01)
-	w.plain(a, gpus, from, to, pick(r, "python3", "monitor", "vllm"), "", "", func(int) source {
+	w.plain(a, gpus, from, to, pick(r, "python3", "monitor", "vllm"), func(int) source {
 		return levels(r, from, to, []sig{x, blip}, []float64{60, 10})
 	})
 }

@@ -40,7 +40,7 @@ func drawSilicon(r *rng, x *part) silicon {
 	default:
 		s.residue = r.uniform(0.9e9, 3e9)
 	}
-	s.issue, s.tensor, s.dram, s.link = r.uniform(0.6, 0.95), r.uniform(0.35, 0.7), r.uniform(0.2, 0.4), r.uniform(0.02, 0.1)
+	s.issue, s.tensor, s.dram, s.link = r.uniform(0.65, 0.98), r.uniform(0.35, 0.7), r.uniform(0.2, 0.4), r.uniform(0.02, 0.1)
 	s.exponent = r.uniform(1.8, 2.6)
 	return s
 }

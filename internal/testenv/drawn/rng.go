@@ -16,8 +16,16 @@ type rng struct {
 func newRNG(seed uint64, name string) *rng {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(name)) // never fails
-	s := h.Sum64() ^ seed*0x9e3779b97f4a7c15
-	return &rng{Rand: rand.New(rand.NewPCG(s, seed^0xd1b54a32d192ed03)), seed: s}
+	s := scatter(h.Sum64() ^ scatter(seed))
+	return &rng{Rand: rand.New(rand.NewPCG(s, scatter(s+1))), seed: s}
+}
+
+// scatter spreads a difference of one bit over all.
+func scatter(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }
 
 // stream is a generator of its own for one thing.

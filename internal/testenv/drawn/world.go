@@ -187,7 +187,7 @@ type fleet struct {
 	power      bool // the BMC's watts are there
 }
 
-const maxRows = 38000
+const maxRows = 26000
 
 func newWorld(family string, draw int, seed uint64, f fleet) *world {
 	r := newRNG(seed, fmt.Sprintf("%s/%d", family, draw))
@@ -228,7 +228,7 @@ func (w *world) buildFleet(f fleet) {
 		n--
 	}
 	if per < 4 {
-		n = min(24, max(n, r.between(2, 12)))
+		n = max(n, r.between(2, 24))
 	}
 	kind, gbps := pick(r, "infiniband", "roce"), pick(r, 100.0, 200, 400, 800, 1600, 3200)
 	if x.tdp >= 600 {
