@@ -161,22 +161,34 @@ func busyCell(c *feature.GPUCell, tdpW float64) (busy, known, belied bool) {
 	if c.Has(feature.PowerW) {
 		watts, known = c.Mean[feature.PowerW]/tdpW, true
 	}
-	counted := false
-	for _, s := range [...]feature.Signal{feature.UtilFrac, feature.SMActiveFrac, feature.TensorFrac, feature.DRAMFrac} {
+	counted, pipes := false, false
+	for _, s := range [...]feature.Signal{feature.UtilFrac, feature.SMActiveFrac} {
 		if c.Has(s) {
 			counted, known = true, true
 			busy = busy || c.Mean[s] > 0.03
 		}
 	}
+	// Pipes at rest are no rest of the GPU.
+	for _, s := range [...]feature.Signal{feature.TensorFrac, feature.DRAMFrac} {
+		if c.Has(s) {
+			pipes = true
+			busy = busy || c.Mean[s] > 0.03
+		}
+	}
+	if c.TensorClockMs > 0 {
+		pipes = true
+		busy = busy || c.TensorClockMHz > 0.01*loadMHz
+	}
+	known = known || busy
 	switch {
 	case busy:
-	case counted:
+	case counted || pipes && !math.IsNaN(watts):
 		belied = watts > workFrac
 		busy = belied
 	default:
 		busy = watts > restFrac
 	}
-	return busy, known, belied
+	return busy, known, belied && counted
 }
 
 // maxSeries bounds the GPUs whose minutes are compared with each other.

@@ -45,7 +45,7 @@ func (v *verdict) say(strength float64, text string, effect scores) {
 		if !ok && (c == Finetuning || c == RL) && effect[Training] < 0 {
 			w, ok = effect[Training], true // what speaks against training speaks against its kinds
 		}
-		if ok {
+		if ok && w != 0 {
 			got[c] = w * strength
 			v.sum[c] += w * strength
 		}
@@ -77,7 +77,7 @@ func Classify(ev *feature.Evidence, ep run.Episode) Verdict {
 		return Verdict{Class: Idle, Prob: 0.95, Probs: spread(Idle, 0.95), Reasons: []string{"GPUs are rented and released"}}
 	}
 	v, f := weigh(ev, &ep)
-	return v.decide(f)
+	return v.decide(f, built())
 }
 
 // weigh applies all rules to an episode in use.
@@ -132,7 +132,7 @@ func loadRules(v *verdict, f *facts) {
 	// follows its users.
 	v.say(age*ramp(f.util, 0.75, 0.4)*ramp(f.busy, 0.6, 0.9), "load of "+pct(f.util)+" leaves room, as a service does", scores{Inference: 1.8, Training: -0.8, BatchInference: -0.6, HPC: -0.4, BurnIn: -2, Mining: -3})
 	v.say(age*ramp(f.powerFrac, 0.55, 0.35)*ramp(f.busy, 0.6, 0.9), "power is far below the limit while GPUs work", scores{Inference: 0.8, Training: -0.8, BurnIn: -1.5})
-	v.say(age*ramp(f.powerFrac, 0.75, 0.9), "power near the limit ("+pct(f.powerFrac)+")", scores{Training: 0.7, BurnIn: 0.4, Inference: -0.5, Notebook: -1})
+	v.say(age*ramp(f.powerFrac, 0.75, 0.9), "power near the limit ("+pct(f.powerFrac)+")", scores{Training: 0.4, BatchInference: 0.2, BurnIn: 0.4, Inference: -0.5, Notebook: -1})
 	// Nothing but a synthetic load is constant to within a few per cent at full use.
 	flat := ramp(f.util, 0.985, 0.995) * ramp(f.powerCV, 0.025, 0.012) * ramp(f.busy, 0.95, 1) * ramp(f.minutes, 5, 12)
 	quiet := 1 - ramp(f.nvlinkBps, 1e6, 20e6)
@@ -149,7 +149,8 @@ func loadRules(v *verdict, f *facts) {
 	v.say(flat*quiet*ramp(f.memBytes, 16e9, 6e9), "little memory is held", scores{Mining: 2, BurnIn: -1.5})
 	v.say(flat*quiet*ramp(f.memBytes, 20e9, 50e9), "memory is filled", scores{BurnIn: 1.2, Mining: -2})
 	v.say(ramp(f.memBytes, 25e9, 10e9), "little memory is held", scores{Training: -0.8, Inference: -0.6, BatchInference: -0.6, Rendering: 0.6, HPC: 0.3})
-	v.say(ramp(f.memCV, 0.15, 0.35)*age, "memory moves a lot", scores{Rendering: 0.8, Notebook: 0.8, Training: -0.5})
+	v.say(ramp(f.memCV, 0.15, 0.35)*age, "memory moves a lot", scores{Rendering: 0.8, Notebook: 0.8, Training: -0.3})
+	v.say(age*ramp(log10(f.memCV), -2, -1.2), "memory moves with what is asked for", scores{Inference: 0.4, BatchInference: 0.4, Rendering: 0.3, Training: -0.7, BurnIn: -0.7})
 }
 
 // pipeRules look at which parts of the chip work.
@@ -171,10 +172,10 @@ func pipeRules(v *verdict, f *facts) {
 	double := addKnown(f.fp64, f.dfma)
 	v.say(ramp(double, 0.01, 0.06), "double precision works ("+pct(double)+")", scores{HPC: 5, Training: -3, Inference: -2, BatchInference: -2, Rendering: -1, BurnIn: -1})
 	noTensor := busy * ramp(tensor16, 0.02, 0.008)
-	v.say(noTensor, "tensor pipes rest while GPUs work", scores{HPC: 1.5, Rendering: 1.3, Mining: 1.2, Training: -4, BatchInference: -2, Inference: -0.5, BurnIn: -2})
+	v.say(noTensor, "tensor pipes rest while GPUs work", scores{HPC: 1.5, Rendering: 1.3, Mining: 1.2, Training: -3.5 + 1.5*ramp(f.fp32, 0.25, 0.5), BatchInference: -2, Inference: -0.5, BurnIn: -2})
 	v.say(noTensor*ramp(f.fp32, 0.08, 0.2), "single precision pipes carry the work ("+pct(f.fp32)+")", scores{HPC: 1.4, Rendering: 1.2, Inference: -2.5, Mining: -1.5})
 	v.say(ramp(tensor16, 0.03, 0.01)*ramp(f.integer, 0.12, 0.16)*ramp(f.fp32, 0.1, 0.18), "integer and single precision work in a renderer's mixture", scores{Rendering: 1})
-	v.say(noTensor*ramp(f.fp32, 0.03, 0.01)*ramp(math.Max(f.dram/0.7, f.integer/0.3), 0.5, 1), "memory or integer pipes run without arithmetic", scores{Mining: 2})
+	v.say(noTensor*ramp(f.fp32/math.Max(f.dram, f.integer), 0.3, 0.15)*ramp(double, 0.01, 0.004)*ramp(math.Max(f.dram/0.7, f.integer/0.3), 0.4, 0.8), "memory or integer pipes run without arithmetic", scores{Mining: 2.5, HPC: -1, Rendering: -0.5})
 	v.say(noTensor*ramp(f.dram, 0.35, 0.5)*ramp(f.tensor, 0.001, 0.005), "memory bandwidth bounds small matrix work, as decoding does", scores{Inference: 3, HPC: -1.5, Rendering: -1.5, Mining: -2.5})
 	if arithmetic := addKnown(double, f.fp32, f.integer); !math.IsNaN(f.fp32) && !math.IsNaN(double) {
 		v.say(noTensor*ramp(arithmetic, 0.05, 0.02), "no arithmetic pipe works, so nothing is simulated or drawn", scores{HPC: -2.5, Rendering: -2.5, Inference: 0.4})
@@ -183,19 +184,22 @@ func pipeRules(v *verdict, f *facts) {
 	v.say(work, "tensor pipes work ("+pct(f.tensor)+")", scores{Training: 0.8, BatchInference: 0.5, HPC: -3, Rendering: -3, Mining: -4, Inference: 0.2, Idle: -2})
 	v.say(ramp(tensor16, 0.7, 0.8)*ramp(f.tensorCV, 0.06, 0.02), "tensor pipes are full and flat ("+pct(f.tensor)+")", scores{BurnIn: 4, Training: -1, Inference: -2, BatchInference: -0.5})
 	v.say(ramp(tensor16, 0.6, 0.45)*ramp(f.tensor, 0.01, 0.05), "", scores{BurnIn: -2.5})
+	// A stress test multiplies what it holds again and again: next to no reads, no vector
+	// work, pipes full whenever SMs are.
+	v.say(work*ramp(f.tensor/f.sm, 0.55, 0.75)*ramp(f.dram/f.tensor, 0.5, 0.3)*ramp(f.fp32/f.tensor, 0.012, 0.003), "matrices are multiplied with hardly a read and nothing between", scores{BurnIn: 4, Training: -1, Inference: -1.5, BatchInference: -1})
 	// Bytes moved for each unit of tensor work: decoding reads all weights for a few
 	// tokens, training reuses them for thousands.
 	ratio := f.dram / f.tensor
 	if f.tensor > 0.01 {
-		v.say(ramp(ratio, 1.8, 3.5), fmt.Sprintf("memory traffic is high for the tensor work (%.1f), as in decoding", ratio), scores{Inference: 1.6, BatchInference: 1.2, Training: -1.4})
-		v.say(ramp(ratio, 1.6, 0.7)*ramp(tensor16, 0.02, 0.07), "tensor work reuses what it reads, as training does", scores{Training: 0.7, BatchInference: 0.2, Inference: -0.6})
+		v.say(ramp(ratio, 1.3, 2.8), fmt.Sprintf("memory traffic is high for the tensor work (%.1f), as in decoding", ratio), scores{Inference: 1.6, BatchInference: 1.2, Training: -1.4})
+		v.say(ramp(ratio, 1.6, 0.7)*ramp(tensor16, 0.02, 0.07), "tensor work reuses what it reads, as training does", scores{Training: 0.6, BatchInference: 0.4, Inference: -0.6})
 	}
 	// Master weights and optimizer states are FP32: an optimizer leaves a trace on the
 	// FP32 pipes, forward passes in low precision hardly do.
 	// As a share of tensor work it is the same at any duty cycle.
 	optimizer := math.Max(work*ramp(f.fp32, 0.012, 0.025), ramp(tensor16, 0.02, 0.06)*ramp(f.fp32/f.tensor, 0.02, 0.05)*ramp(ratio, 2.5, 1.5))
-	v.say(optimizer, "FP32 pipes work beside the tensor pipes, as an optimizer does", scores{Training: 0.9, Inference: -0.5, BatchInference: -0.8, BurnIn: -1})
-	v.say(work*ramp(f.fp32, 0.004, 0.001), "FP32 pipes rest, so no optimizer runs", scores{Training: -1.1, Inference: 0.3, BatchInference: 0.6})
+	v.say(optimizer, "FP32 pipes work beside the tensor pipes, as an optimizer does", scores{Training: 0.5, Inference: -0.3, BatchInference: -0.3, BurnIn: -1.5})
+	v.say(work*ramp(f.fp32, 0.004, 0.001), "FP32 pipes rest, so no optimizer runs", scores{Training: -1.3, Inference: 0.3, BatchInference: 0.6, BurnIn: 0.4})
 	v.say(ramp(f.imma, 0.003, 0.006)*ramp(f.imma/f.tensor, 0.5, 0.9), "integer matrix work, as quantized serving does", scores{Inference: 1.2, BatchInference: 0.8, Training: -2.5})
 }
 
@@ -216,20 +220,34 @@ func pipesUnseen(v *verdict, f *facts) {
 // togetherRules look at GPUs that move in step: the ranks of a training wait for each
 // other, servers serve whoever asks.
 func togetherRules(v *verdict, f *facts) {
-	load := ramp(f.util, 0.5, 0.8) * ramp(f.minutes, 15, 30)
-	v.say(load*ramp(f.stall, 0.5, 0.85)*ramp(f.stalls, 0.004, 0.02), "all GPUs stall together now and then", scores{Training: 0.8, HPC: 0.5, Inference: -0.3, BurnIn: -2, Mining: -2})
-	v.say(load*ramp(f.stall, 0.3, 0.1)*ramp(f.powerCV, 0.02, 0.04), "GPUs move each on its own", scores{Inference: 0.8, BatchInference: 0.4, Training: -0.8, Rendering: 0.3})
+	load := ramp(f.minutes, 12, 30) * math.Max(ramp(f.util, 0.4, 0.7), ramp(f.powerFrac, 0.3, 0.45))
+	v.say(load*ramp(f.stall, 0.4, 0.8)*ramp(f.stalls, 0.004, 0.02), "all GPUs stall together now and then", scores{Training: 1, RL: 0.9, HPC: 0.7, Inference: -0.6, BatchInference: -0.6, BurnIn: -1, Mining: -2, Rendering: -1})
+	// Where load moves by more than a sensor's noise, ranks move as one. A model in tensor
+	// parallel does so too, on one host.
+	moves := ramp(f.powerCV, 0.012, 0.03)
+	apart := load * (1 - ramp(math.Log10(nanZero(f.fabricBps)+1), 8, 9))
+	v.say(apart*ramp(f.stall, 0.3, 0.08)*moves, "GPUs move each on its own", scores{Inference: 0.6, BatchInference: 0.5, Training: -1.8, RL: -1, HPC: -1, Rendering: 0.6})
+	v.say(apart*ramp(f.stall, 0.12, 0.03)*(1-moves), "what little they move, GPUs move each on its own", scores{BatchInference: 0.5, Training: -0.8, HPC: -0.5, Mining: 0.4, BurnIn: 0.2})
+	v.say(ramp(float64(f.nodes), 1, 2), fmt.Sprintf("%d hosts begin and end in step", f.nodes), scores{Training: 0.8, RL: 0.6, HPC: 0.6, Notebook: -2, Rendering: -0.4, BatchInference: -0.3})
+	v.say(load*ramp(f.stall, 0.5, 0.85)*moves*ramp(float64(f.nodes), 1, 2), "the load of all hosts moves as one", scores{Training: 1.6, RL: 1.4, HPC: 1.2, Inference: -1.2, BatchInference: -0.8, Rendering: -1.5})
+	v.say(load*ramp(f.stall, 0.3, 0.6)*math.Max(0.4, moves), "GPUs move in step", scores{Training: 0.7, RL: 0.5, HPC: 0.5, Rendering: -1.5, Mining: -1, BatchInference: -0.2})
+	// Rollouts and updates swing all GPUs together, by much and for as long as the job runs.
+	v.say(load*ramp(f.stall, 0.85, 0.95)*ramp(f.powerSpread, 0.2, 0.4)*bool01(f.reduces && f.gpus > 1), "all GPUs swing together between two levels", scores{RL: 3.5})
+	// A job that sums gradients, or fills a fabric, and still reads much for what it
+	// multiplies, decodes for a part of its time.
+	job := math.Max(bool01(f.reduces), ramp(float64(f.nodes), 1, 2)*ramp(math.Log10(nanZero(f.fabricBps)+1), 8.3, 9.3))
+	v.say(job*ramp(f.dram/f.tensor, 1.1, 1.7)*ramp(f.tensor, 0.05, 0.12), "a training that reads as much as decoding does", scores{RL: 3.5})
 	// A service's load wanders with its users between its quartiles; work from a queue or
 	// a loop keeps one level, apart from stalls.
 	steady := ramp(f.minutes, 12, 30) * ramp(f.busy, 0.7, 0.9)
-	v.say(steady*ramp(f.powerSpread, 0.028, 0.06), "the load wanders as users come and go, or frames differ", scores{Inference: 1.3, Rendering: 0.8, Notebook: 0.3, Training: -0.8, BatchInference: -0.9, HPC: -0.4, BurnIn: -2, Mining: -2})
+	v.say(steady*ramp(f.powerSpread, 0.028, 0.06)*(1-0.7*ramp(f.stall, 0.6, 0.9)*ramp(float64(f.nodes), 1, 2)), "the load wanders as users come and go, or frames differ", scores{Inference: 1.3, Rendering: 0.8, Notebook: 0.3, Training: -0.8, BatchInference: -0.9, HPC: -0.4, BurnIn: -2, Mining: -2})
 	v.say(steady*ramp(f.util, 0.6, 0.85)*ramp(f.powerSpread, 0.035, 0.022), "the load keeps one level, as a loop or a queue does", scores{BatchInference: 1.1, Training: 0.5, HPC: 0.5, Inference: -1.1})
 	v.say(ramp(f.nvlinkBps, 50e6, 500e6), "", scores{BurnIn: -3, Mining: -3, Rendering: -1})
 	// Rollouts decode, updates multiply large matrices, and each waits for the other.
-	v.say(f.phases, "minutes of decoding and minutes of training alternate on all GPUs together", scores{RL: 6, Training: 1, Inference: -1.5, BatchInference: -1})
+	v.say(f.phases, "minutes of decoding and minutes of training alternate on all GPUs together", scores{RL: 8, Training: 1, Inference: -1.5, BatchInference: -1})
 	v.say(f.pools*bool01(f.hasComm), "some of its GPUs decode while others train", scores{RL: 4, Training: 1, Inference: -1.5, BatchInference: -1})
 	rhythmRules(v, f)
-	v.say(ramp(float64(f.gpus), 12, 24), "many GPUs work as one", scores{Training: 0.8, HPC: 0.5, Rendering: -1, Notebook: -4, Mining: -1})
+	v.say(ramp(float64(f.gpus), 12, 24), "many GPUs work as one", scores{Training: 0.6, HPC: 0.4, Rendering: -0.6, Notebook: -4, Mining: -0.5})
 	v.say(ramp(float64(f.gpus), 1, 4), "", scores{Notebook: -1.5})
 }
 
@@ -260,7 +278,7 @@ func commRules(v *verdict, f *facts) {
 		return
 	}
 	v.say(ramp(f.gradient, 0.15, 0.5)*bool01(f.reduces), "collectives of megabytes sum gradients", scores{Training: 4, RL: 3, Finetuning: 3, HPC: -1.5, Inference: -3, BatchInference: -2.5, Rendering: -4, Mining: -6, BurnIn: -4, Notebook: -1.5, Idle: -3})
-	v.say(ramp(f.gradient, 0.15, 0.5)*bool01(f.reduces)*ramp(f.tensor, 0.02, 0.005), "megabytes are exchanged and no matrix is multiplied, as in a test of links", scores{BurnIn: 7, Training: -3, HPC: 0.5})
+	v.say(ramp(f.gradient, 0.15, 0.5)*bool01(f.reduces)*ramp(f.tensor, 0.02, 0.005)*ramp(math.Max(nanZero(f.fp32), nanZero(f.dram)), 0.25, 0.1), "megabytes are exchanged and no matrix is multiplied, as in a test of links", scores{BurnIn: 10, Training: -5})
 	v.say(ramp(f.smallRate, 20, 200)*(1-ramp(f.gradient, 0.02, 0.3)), fmt.Sprintf("%.0f small collective calls a second, as tensor-parallel decoding makes", f.smallRate), scores{Inference: 3.2, BatchInference: 2.2, Training: -3, HPC: -2.5, Mining: -4, BurnIn: -4})
 	// A halo exchange is sendrecv among all ranks; pipeline stages use communicators of
 	// their own, beside a larger one that sums gradients.
@@ -304,7 +322,7 @@ func trafficRules(v *verdict, f *facts, ep *run.Episode) {
 			across = inside
 		}
 		if !f.hasComm {
-			v.say(ramp(math.Log10(across+1), 8, 9.3), fmt.Sprintf("nodes exchange %.1f GB/s", across/1e9), scores{Training: 2, HPC: 0.2, Inference: -1.5, BatchInference: -1.5, Rendering: -2.5, Mining: -3})
+			v.say(ramp(math.Log10(across+1), 8, 9.3), fmt.Sprintf("nodes exchange %.1f GB/s", across/1e9), scores{Training: 2.2, RL: 1.5, HPC: 0.2, Inference: -1.5, BatchInference: -1.5, Rendering: -2.5, Mining: -3})
 			// Halos of a simulation take up to a few GB/s; gradients and shards tens.
 			v.say(ramp(math.Log10(across+1), 8, 8.7)*ramp(math.Log10(across+1), 10.3, 9.5), "", scores{HPC: 1.2})
 			v.say(ramp(math.Log10(across+1), 8.3, 7)*ramp(math.Log10(across+1), 5, 6.5), "nodes exchange little", scores{HPC: 1, Training: -0.5})
@@ -327,15 +345,14 @@ func trafficRules(v *verdict, f *facts, ep *run.Episode) {
 
 // powerRules judge a host by its watts (and ports) alone.
 func powerRules(v *verdict, f *facts) {
-	for _, c := range [...]string{Notebook, Idle, Mining, BurnIn, Rendering, HPC} {
-		v.sum[c] -= 1.5 // not told apart by watts: less likely, and no evidence for
-	}
+	// Not told apart by watts: less likely, and no evidence for.
+	v.say(1, "", scores{Notebook: -1.5, Idle: -1.5, Mining: -1.5, BurnIn: -1.5, Rendering: -1.5, HPC: -1.5})
 	age := ramp(f.minutes, 1, 5)
-	v.say(ramp(float64(f.nodes), 1, 2), fmt.Sprintf("%d hosts begin and end in step", f.nodes), scores{Training: 2.2, HPC: 0.8, Inference: -1.5, BatchInference: -0.8, Rendering: -1, Notebook: -3, Idle: -3})
+	v.say(ramp(float64(f.nodes), 1, 2), fmt.Sprintf("%d hosts begin and end in step", f.nodes), scores{Training: 1.2, HPC: 0.6, Inference: -0.6, BatchInference: -0.4, Rendering: -0.8, Notebook: -3, Idle: -3})
 	// Ranks that compute and communicate in turn swing the sum of eight GPUs within
 	// seconds; independent requests average out.
-	v.say(age*ramp(f.hostCVIn, 0.008, 0.02), "watts swing within seconds, as synchronous steps do ("+fmt.Sprintf("%.1f %%", 100*f.hostCVIn)+")", scores{Training: 1.6, HPC: 0.3, Inference: -0.6, BatchInference: -0.8, BurnIn: -1.5, Mining: -2})
-	v.say(age*ramp(f.hostCVIn, 0.01, 0.005), "watts are steady within the minute", scores{Inference: 1.1, BatchInference: 1.1, Training: -0.9, BurnIn: 0.8, Mining: 0.8})
+	v.say(age*ramp(log10(f.hostCVIn), -1.95, -1.5), "watts swing within seconds, as synchronous steps do ("+fmt.Sprintf("%.1f %%", 100*f.hostCVIn)+")", scores{Training: 1.6, HPC: 0.3, Inference: -0.6, BatchInference: -0.8, BurnIn: -1.5, Mining: -2})
+	v.say(age*ramp(f.hostCVIn, 0.01, 0.005), "watts are steady within the minute", scores{Inference: 0.5, BatchInference: 0.8, Training: -0.4, BurnIn: 0.8, Mining: 0.8})
 	v.say(ramp(f.minutes, 5, 12)*ramp(f.hostCV, 0.03, 0.06), "the load wanders as users come and go", scores{Inference: 0.9, Training: -0.3, BatchInference: -0.6, HPC: -0.3})
 	v.say(ramp(f.minutes, 5, 10)*ramp(f.hostCV, 0.03, 0.015), "the load keeps one level", scores{BatchInference: 0.8, Inference: -0.8, Training: 0.2, HPC: 0.2})
 	v.say(age*ramp(f.hostFrac, 0.7, 0.85), "GPUs draw near their limit", scores{Training: 0.8, BurnIn: 0.6, Inference: -0.6})
@@ -439,9 +456,9 @@ func ordersUse(ev *feature.Evidence, accounts []string) string {
 
 // decide turns log-odds into probabilities. Evidence counts in full after a quarter of
 // an hour.
-func (v *verdict) decide(f *facts) Verdict {
+func (v *verdict) decide(f *facts, cal *Calibration) Verdict {
 	basis, missed := f.instruments()
-	out := Verdict{Probs: v.probs(f, sharpOf(basis)), Missed: missed}
+	out := Verdict{Probs: v.probs(f, cal.sharpOf(basis)), Missed: missed}
 	out.Class, out.Prob = named(out.Probs)
 	out.Share = f.share(out.Class)
 	out.Reasons = v.reasons(out.Class)
@@ -453,11 +470,14 @@ func (v *verdict) decide(f *facts) Verdict {
 
 // probs are the calibrated probabilities.
 func (v *verdict) probs(f *facts, cal Sharp) map[string]float64 {
-	// Rules overlap in what they rest on, so their sum overstates.
-	sharp := cal.Slope * (0.55 + 0.45*ramp(f.minutes, 1, 15))
+	sharp := cal.Slope * age(f.minutes)
+	v.sum[Finetuning] = math.Min(v.sum[Finetuning], v.sum[Training]+1)
 	top := math.Inf(-1)
 	sum := scores{}
 	for _, c := range classes {
+		if c == Unknown {
+			continue
+		}
 		sum[c] = sharp * v.sum[c]
 		if IsRun(c) {
 			sum[c] += cal.Offset
@@ -467,15 +487,26 @@ func (v *verdict) probs(f *facts, cal Sharp) map[string]float64 {
 	out := make(map[string]float64, len(classes))
 	total := 0.0
 	for _, c := range classes {
-		out[c] = math.Exp(sum[c] - top)
-		total += out[c]
+		if c != Unknown {
+			out[c] = math.Exp(sum[c] - top)
+			total += out[c]
+		}
 	}
+	// What is none of these is likeliest where none of them leads.
+	open := 0.02 + 0.3*(1-1/total)
 	const floor = 0.002 // no class is ever excluded
 	for _, c := range classes {
-		out[c] = floor + (1-floor*float64(len(classes)))*out[c]/total
+		p := open
+		if c != Unknown {
+			p = (1 - open) * out[c] / total
+		}
+		out[c] = floor + (1-floor*float64(len(classes)))*p
 	}
 	return out
 }
+
+// age is how much of the evidence counts: all of it after a quarter of an hour.
+func age(minutes float64) float64 { return 0.55 + 0.45*ramp(minutes, 1, 15) }
 
 // named is the class that is said. A training is named where it is likelier than not to be
 // one; another class where it leads, and clearly ahead of being a training. Else nothing is
@@ -507,6 +538,7 @@ func (v *verdict) reasons(class string) []string {
 		w    float64
 	}
 	var list []said
+	at := map[string]int{}
 	for _, f := range v.fired {
 		if f.text == "" {
 			continue
@@ -517,10 +549,15 @@ func (v *verdict) reasons(class string) []string {
 				w -= f.effect[c] / float64(len(classes)-1)
 			}
 		}
-		if w > 0.1 {
-			list = append(list, said{f.text, w})
+		i, ok := at[f.text]
+		if !ok {
+			i = len(list)
+			at[f.text] = i
+			list = append(list, said{text: f.text})
 		}
+		list[i].w += w
 	}
+	list = slices.DeleteFunc(list, func(s said) bool { return s.w <= 0.1 })
 	slices.SortStableFunc(list, func(a, b said) int {
 		switch {
 		case a.w > b.w:

@@ -41,3 +41,11 @@ func (f *facts) instruments() (basis string, missed []string) {
 	}
 	return basisPipes, missed
 }
+
+// log10 is NaN for what is not positive, so that nothing is said of it.
+func log10(x float64) float64 {
+	if !(x > 0) {
+		return math.NaN()
+	}
+	return math.Log10(x)
+}

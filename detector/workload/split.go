@@ -19,7 +19,7 @@ const (
 	// itself.
 	changed = 3.0
 	// sureSide is how likely each side's kind of work has to be.
-	sureSide = 0.5
+	sureSide = 0.4
 )
 
 // Split cuts episodes where what their GPUs do changes for good although they are never
