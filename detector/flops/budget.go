@@ -21,7 +21,10 @@ func (b *balance) budget(q parts, total *Minute, g gap, d doubt, without float64
 	vars[TermTile] = sq(counted * b.tileSD)
 	watts := share(q.watt)*b.wattSD + share(q.node)*b.nodeSD + share(q.util)*b.utilSD
 	vars[TermCounter] = sq(counted*b.counterSD) + sq(share(q.vector)*b.vectorSD) + sq(watts) +
-		sq(share(g.allocation)*b.p.allocSD) + sq(sampleSD)/math.Max(total.GPUSample, 1)
+		sq(share(g.allocation)*b.p.allocSD)
+	if total.GPUSample > 0 {
+		vars[TermCounter] += sq(sampleSD) / total.GPUSample
+	}
 	if d.p > 0 { // two answers
 		vars[TermCounter] += d.p * (1 - d.p) * sq(math.Log(d.flop/math.Max(q.sum(), 1e-9*d.flop)))
 	}

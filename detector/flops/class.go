@@ -41,7 +41,7 @@ type prior struct {
 	watt, wattSD float64
 	steep        bool
 	// Utilisation and allocation: share of the peak at 100 %, and over the bare hours (0:
-	// the part's whole-run prior).
+	// what published trainings on the architecture reached, allocSD times their spread).
 	util, utilSD   float64
 	alloc, allocSD float64
 	gpus           float64 // at once, at most; 0: not known
@@ -57,11 +57,11 @@ func trainRecompute() []mode {
 // trainDtype: FP8 training runs attention, embeddings and parts of the gradients in 16
 // bit, so its factor is 1.3 to 1.9, not 2. Of 23 published trainings on Hopper four were in
 // FP8; TF32 is what a program gets that asks for nothing.
-func trainDtype() []mode { return []mode{{0.79, 1, 0}, {0.16, 1.45, 0.14}, {0.05, 0.5, 0}} }
+func trainDtype() []mode { return []mode{{0.80, 1, 0}, {0.16, 1.45, 0.14}, {0.04, 0.5, 0}} }
 
 // newDtype is for parts with FP4, whose 16-bit peak is hard to feed: published trainings
 // on them are in FP8 or narrower about as often as not.
-func newDtype() []mode { return []mode{{0.52, 1, 0}, {0.43, 1.45, 0.14}, {0.05, 0.5, 0}} }
+func newDtype() []mode { return []mode{{0.53, 1, 0}, {0.44, 1.45, 0.14}, {0.03, 0.5, 0}} }
 
 func oldDtype() []mode { return []mode{{0.95, 1, 0}, {0.05, 0.5, 0}} }
 
@@ -84,11 +84,11 @@ func priorOf(class string) prior {
 	switch class {
 	case training:
 		p.recompute, p.steep = trainRecompute(), true
-		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.46, 0.38, 0.38, 0.45, 0.30
+		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.42, 0.42, 0.38, 0.45, 1
 	case finetuning:
 		p.recompute, p.steep = []mode{{0.60, 1.04, 0.03}, {0.27, 1.30, 0.03}, {0.13, 1.45, 0.03}}, true
-		p.dtype = []mode{{0.83, 1, 0}, {0.12, 1.45, 0.14}, {0.05, 0.5, 0}}
-		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.46, 0.42, 0.36, 0.5, 0.4
+		p.dtype = []mode{{0.82, 1, 0}, {0.12, 1.45, 0.14}, {0.06, 0.5, 0}}
+		p.watt, p.wattSD, p.util, p.utilSD, p.allocSD = 0.42, 0.45, 0.36, 0.5, 1.3
 	case rl: // updates, rollouts, and a reference model that does not count
 		p.recompute = []mode{{0.35, 1.04, 0.03}, {0.40, 1.20, 0.05}, {0.25, 1.35, 0.05}}
 		p.tile, p.tileSD, p.decode = 1.08, 0.06, true
@@ -125,17 +125,4 @@ func priorOf(class string) prior {
 		p.watt, p.wattSD, p.util, p.utilSD, p.alloc, p.allocSD = 0.22, 0.9, 0.18, 0.95, 0.12, 1.1
 	}
 	return p
-}
-
-// wholeRunU returns the share of the 16-bit peak that published trainings reached over
-// all hours that they paid for, downtime included: 0.34-0.36 on Ampere, 0.26 on Hopper,
-// 0.31 over all (49 runs).
-func wholeRunU(a *Accelerator) float64 {
-	switch a.Arch {
-	case "Ampere":
-		return 0.35
-	case "Hopper":
-		return 0.27
-	}
-	return 0.31
 }

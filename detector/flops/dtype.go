@@ -32,7 +32,7 @@ func levelLobes(factor float64) []lobe {
 	case factor > 1:
 		return []lobe{{0.6, 0.26, 0.28}, {0.4, 0.18, 0.6}}
 	case factor < 1:
-		return []lobe{{0.4, 0.40, 0.25}, {0.6, 0.27, 0.5}}
+		return []lobe{{1, 0.27, 0.5}}
 	}
 	return []lobe{{0.55, 0.40, 0.25}, {0.45, 0.25, 0.6}}
 }

@@ -38,6 +38,9 @@ func (w *Work) Estimate(class string) Estimate {
 	for i := range w.Minutes {
 		total.add(&w.Minutes[i])
 	}
+	if p.alloc == 0 && total.PeakFLOP > 0 { // hours as published trainings used them
+		p.allocSD *= total.PriorSDFLOP / total.PeakFLOP
+	}
 	b := newBalance(&total, &p)
 	fill := w.fill(b, &p)
 	return w.assemble(b, &p, &total, fill)
@@ -361,7 +364,10 @@ func (b *balance) terms(q parts, allocation float64, total *Minute, recompute []
 	if recompute == nil {
 		recompute = []mode{{1, 1, 0}}
 	}
-	noise := sampleSD / math.Sqrt(max(total.GPUSample, 1))
+	noise := 0.0
+	if total.GPUSample > 0 {
+		noise = sampleSD / math.Sqrt(total.GPUSample)
+	}
 	spread := 0.0
 	if total.PeakFLOP > 0 {
 		spread = total.SpreadFLOP / total.PeakFLOP
@@ -471,9 +477,15 @@ func (w *Work) series(b *balance, g gap, out Estimate) []Point {
 
 // Hours estimates a rental of which nothing but the hours is known.
 func Hours(a Accelerator, class string, gpuHours float64) Estimate {
+	return hours(a, class, gpuHours, "")
+}
+
+// hours does, by published trainings but one.
+func hours(a Accelerator, class string, gpuHours float64, except string) Estimate {
 	peak := a.Peak16 * gpuHours * 3600
+	u, sd := wholeRun(a.Arch, except)
 	w := &Work{EndMs: minuteMs, Minutes: []Minute{{
-		GPUMs: gpuHours * 3.6e6, PeakFLOP: peak, PriorFLOP: peak * wholeRunU(&a), SpreadFLOP: peak * a.LogSD,
+		GPUMs: gpuHours * 3.6e6, PeakFLOP: peak, PriorFLOP: peak * u, PriorSDFLOP: peak * sd, SpreadFLOP: peak * a.LogSD,
 	}}}
 	if a.FP8 > 0 {
 		w.Minutes[0].FP8Peak = peak

@@ -95,6 +95,7 @@ type host struct {
 	// Where the GPUs are not what was named: why, how probable the name still is, and its peak.
 	doubted          string
 	named, namedPeak float64
+	wholeU, wholeSD  float64 // of published trainings on such parts
 }
 
 type measurer struct {
@@ -149,6 +150,8 @@ func (ms *measurer) host(node string) *host {
 		acc.TDPW = 500
 	}
 	h.acc = acc
+	h.wholeU, h.wholeSD = wholeRun(acc.Arch, "")
+	h.wholeSD = math.Hypot(h.wholeSD, anySD)
 	// A server's idle draw is about a third of its GPUs' board power (1.8 kW for 8 x 700 W,
 	// 1.4 kW for 8 x 400 W); what was seen at its quietest is better, unless it never was
 	// quiet. GPUs' watts reach the inlet with 15 % for supplies, fans and host.
@@ -167,6 +170,9 @@ func (ms *measurer) host(node string) *host {
 	ms.nodes[node] = h
 	return h
 }
+
+// anySD is by how much hours of whoever rents are more various than those of published runs.
+const anySD = 0.2
 
 // stated is a number of the inventory, 0 where it states none.
 func stated(v float64) float64 {
@@ -340,7 +346,8 @@ func (ms *measurer) minute(out *Minute, h *host, cells []feature.GPUCell, k int,
 	peak := a.Peak16 / 1000 // FLOP a millisecond
 	out.GPUMs += span
 	out.PeakFLOP += peak * span
-	out.PriorFLOP += peak * span * wholeRunU(a)
+	out.PriorFLOP += peak * span * h.wholeU
+	out.PriorSDFLOP += peak * span * h.wholeSD
 	out.SpreadFLOP += peak * span * a.LogSD
 	if a.FP8 > 0 {
 		out.FP8Peak += peak * span

@@ -11,7 +11,7 @@ import (
 func TestTerms(t *testing.T) {
 	t.Parallel()
 	row := func(f func(v *[feature.NumSignals]float64)) *feature.Evidence {
-		return fleet(h100, 4, 60, 10_000, func(g int, ts int64, s *feature.GPUSample) bool {
+		return fleet(h100, 8, 60, 10_000, func(g int, ts int64, s *feature.GPUSample) bool {
 			f(&s.Value)
 			return g > 0 || ts < t0+20*minuteMs
 		})
@@ -31,7 +31,7 @@ func TestTerms(t *testing.T) {
 		{"nothing", TermCounter, row(func(*[feature.NumSignals]float64) {}), h100},
 	}
 	for _, tt := range tests {
-		e := Of(Input{Ev: tt.ev, Members: members(4, 60), Class: "training"})
+		e := Of(Input{Ev: tt.ev, Members: members(8, 60), Class: "training"})
 		if len(e.Terms) < 2 || e.Terms[0].Name != tt.first {
 			t.Fatalf("%s: %+v, want %s first", tt.name, e.Terms, tt.first)
 		}
@@ -50,8 +50,8 @@ func TestTerms(t *testing.T) {
 		}
 		within(t, tt.name+": sum of squares", sum, e.LogSD*e.LogSD, 0.02)
 	}
-	e := Of(Input{Ev: tests[1].ev, Members: members(4, 60), Class: "training", Share: [3]float64{0.2, 0.4, 0.7}})
-	all := Of(Input{Ev: tests[1].ev, Members: members(4, 60), Class: "training"})
+	e := Of(Input{Ev: tests[1].ev, Members: members(8, 60), Class: "training", Share: [3]float64{0.2, 0.4, 0.7}})
+	all := Of(Input{Ev: tests[1].ev, Members: members(8, 60), Class: "training"})
 	within(t, "a share of the work", e.Model.Best, 0.4*all.Model.Best, 1e-9)
 	if e.Model.High/e.Model.Best <= all.Model.High/all.Model.Best || e.Model.Best/e.Model.Low <= all.Model.Best/all.Model.Low {
 		t.Errorf("a share does not widen: %+v, all %+v", e.Model, all.Model)

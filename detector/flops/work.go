@@ -3,10 +3,11 @@ package flops
 // Minute is what the members' cells of one minute saw, without regard to the kind of
 // work. Times are GPU-milliseconds; FLOP are at the dense 16-bit rate unless named.
 type Minute struct {
-	GPUMs      float64 // time of the members
-	PeakFLOP   float64 // what all of it would be at the dense 16-bit peak
-	PriorFLOP  float64 // peak x the part's whole-run utilisation of published trainings
-	SpreadFLOP float64 // peak x the spread of parts that were not recognised exactly
+	GPUMs       float64 // time of the members
+	PeakFLOP    float64 // what all of it would be at the dense 16-bit peak
+	PriorFLOP   float64 // peak x the part's whole-run utilisation of published trainings
+	PriorSDFLOP float64 // peak x the spread of its logarithm
+	SpreadFLOP  float64 // peak x the spread of parts that were not recognised exactly
 
 	// Tiers, exclusive: each moment counts in the best one it has.
 	CyclesMs, ActivityMs, EnergyMs, PowerMs, NodePowerMs, UtilMs float64
@@ -56,6 +57,7 @@ func (m *Minute) add(n *Minute) {
 	m.GPUMs += n.GPUMs
 	m.PeakFLOP += n.PeakFLOP
 	m.PriorFLOP += n.PriorFLOP
+	m.PriorSDFLOP += n.PriorSDFLOP
 	m.SpreadFLOP += n.SpreadFLOP
 	m.CyclesMs += n.CyclesMs
 	m.ActivityMs += n.ActivityMs
