@@ -164,23 +164,23 @@ func (h *holding) probability(opsPerS float64) float64 {
 	return prob * over
 }
 
-func (v *view) anyCluster(p *Profile, accounts []string) bool { return v.onCluster(p, accounts, false) }
-
-// maybeCluster reports whether one of the accounts may hold such a cluster, for all that is stated.
-func (v *view) maybeCluster(p *Profile, accounts []string) bool {
-	return v.onCluster(p, accounts, true)
+// anyCluster reports whether one of the accounts holds such a cluster.
+func (v *view) anyCluster(p *Profile, accounts []string) bool {
+	return p.Cluster == nil || slices.ContainsFunc(accounts, func(a string) bool {
+		_, ok := v.cluster(p.Cluster, a, false)
+		return ok
+	})
 }
 
-func (v *view) onCluster(p *Profile, accounts []string, lenient bool) bool {
-	if p.Cluster == nil {
-		return true
-	}
+// mayCluster is the probability that one of them does, for all that is stated.
+func (v *view) mayCluster(p *Profile, accounts []string) float64 {
+	prob := 0.0
 	for _, a := range accounts {
-		if _, ok := v.cluster(p.Cluster, a, lenient); ok {
-			return true
+		if h, ok := v.cluster(p.Cluster, a, true); ok {
+			prob = max(prob, h.probability(p.Cluster.OpsPerS))
 		}
 	}
-	return false
+	return prob
 }
 
 // cluster walks through the account's rentals in time and stops where the peaks of what

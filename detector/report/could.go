@@ -143,7 +143,7 @@ func (v *view) askOrder(p *Profile, id string) {
 	if prob < p.Inquire {
 		return
 	}
-	text := fmt.Sprintf("Order %s could result in a run beyond the limit of %s FLOP if %.2f of its %s was used, where %.3g is counted with and one training in ten reaches %.3g. Declared use: %s.",
+	text := fmt.Sprintf("Order %s could result in a run beyond the limit of %s FLOP if %.2g of its %s was used, where %.3g is counted with and one training in ten reaches %.3g. Declared use: %s.",
 		id, flop(limit), limit/f.flop(), p.peakWords(), p.Projection.Utilization, p.Projection.UtilizationHigh, quoted(f.o.DeclaredUse))
 	if len(f.missing) > 0 {
 		text += " " + sentence(strings.Join(f.missing, "; ")) + "."
@@ -201,8 +201,8 @@ func (v *view) askParties(p *Profile) {
 				break
 			}
 		}
-		text := fmt.Sprintf("%d orders (%s) of accounts of %s reach the limit of %s FLOP together and none alone: %s FLOP at %.3g of their %s, %s at full peak.",
-			len(offers), list(ids), h.words(), flop(limit), rough(p.Projection.Utilization*total), p.Projection.Utilization, p.peakWords(), rough(total))
+		text := fmt.Sprintf("%d orders (%s) of %s reach the limit of %s FLOP together and none alone: %s FLOP at %.3g of their %s, %s at full peak.",
+			len(offers), list(ids), h.of(), flop(limit), rough(p.Projection.Utilization*total), p.Projection.Utilization, p.peakWords(), rough(total))
 		if changed {
 			text += fmt.Sprintf(" The amendment of %s made it so.", utc(known))
 		}
@@ -268,12 +268,12 @@ func (p *Profile) crossing(offers []offer, limit float64) *forecast.Crossing {
 		done, rate := 0.0, 0.0
 		for i, c := range changes {
 			if i > 0 {
-				if add := rate * float64(c.ms-changes[i-1].ms); rate > 0 && done+add >= limit {
+				add := rate * float64(c.ms-changes[i-1].ms)
+				if rate > 0 && done+add >= limit {
 					ms := changes[i-1].ms + int64(math.Ceil((limit-done)/rate))
 					return &ms
-				} else {
-					done += add
 				}
+				done += add
 			}
 			rate += c.rate
 		}

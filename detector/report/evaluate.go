@@ -27,6 +27,7 @@ func Evaluate(in Input) []Finding {
 	v.redFlagsOnAccounts()
 	v.redFlagsOnRuns(runs)
 	v.onTelemetry()
+	v.askTelemetry()
 	v.onPools(runs)
 	v.inquire(runs)
 	v.indicators(runs)

@@ -23,6 +23,14 @@ func (h *holder) words() string {
 	return list(h.parties)
 }
 
+// of names its accounts.
+func (h *holder) of() string {
+	if len(h.parties) == 0 {
+		return h.words()
+	}
+	return "accounts of " + h.words()
+}
+
 func (h *holder) id() string {
 	if len(h.parties) == 0 {
 		return strings.Join(h.accounts, ",")
@@ -141,6 +149,9 @@ func (v *view) partyTotals(p *Profile, owned []pool) {
 			continue
 		}
 		s, ok := v.stand(p, q.runs, 0)
+		if v.askedOf(p, q.ids()) {
+			continue // whether they are one is asked already
+		}
 		if !ok || v.has(p, Actual, q.runs) || (p.JoinCluster && !v.anyCluster(p, q.accounts())) {
 			continue
 		}
@@ -148,14 +159,24 @@ func (v *view) partyTotals(p *Profile, owned []pool) {
 			asked = append(asked, q.party)
 			v.ask(p, inquiry{
 				subject: kindParty + ":" + q.id, kind: kindParty, runs: q.ids(), accounts: q.accounts(), probability: s.now, bounds: s.total, evidence: q.evidence(),
-				text: fmt.Sprintf("%d runs (%s) belong to accounts of %s. Each alone stays within the limit of %s FLOP, and the profile counts each alone; together they did %s FLOP, 90 %% interval %s to %s. The probability is that of the sum.",
-					len(q.runs), list(q.ids()), q.party.words(), flop(s.limit), rough(s.total.Best), rough(s.total.Low), rough(s.total.High)),
+				text: fmt.Sprintf("%d runs (%s) %s. Each alone stays within the limit of %s FLOP, and the profile counts each alone; together they did %s FLOP, 90 %% interval %s to %s. The probability is that of the sum.",
+					len(q.runs), list(q.ids()), q.words(), flop(s.limit), rough(s.total.Best), rough(s.total.Low), rough(s.total.High)),
 				asks: []string{"whether the runs train, or go into, one model", "why the work is spread over these runs and accounts"},
 			})
 			continue
 		}
 		v.synthetic(p, q, s)
 	}
+}
+
+// askedOf reports whether a grouping of just these runs is asked about.
+func (v *view) askedOf(p *Profile, runs []string) bool {
+	for _, f := range v.out { // any one: the order reaches no output
+		if f.Limb == Inquiry && f.Profile != nil && *f.Profile == p.Name && f.Kind != kindParty && len(f.Runs) == len(runs) && len(runs) > 1 && slices.Equal(slices.Sorted(slices.Values(f.Runs)), slices.Sorted(slices.Values(runs))) {
+			return true
+		}
+	}
+	return false
 }
 
 func within(asked []holder, h holder) bool {

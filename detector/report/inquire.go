@@ -26,7 +26,8 @@ type inquiry struct {
 	text                            string
 	asks                            []string
 	evidence                        []Evidence
-	severity                        string // empty: info
+	severity                        string   // empty: info
+	aliases                         []string // subjects under which it was asked before
 }
 
 // ask adds an inquiry. Its numbers are coarse, so that it is revised when something has changed.
@@ -51,7 +52,7 @@ func (v *view) ask(p *Profile, q inquiry) {
 	if known == 0 {
 		known = v.AtMs
 	}
-	v.raise(f, p, q.subject, nil, max(known, v.PrevAtMs))
+	v.raise(f, p, q.subject, q.aliases, max(known, v.PrevAtMs))
 }
 
 // coarse keeps two significant digits.
@@ -147,22 +148,26 @@ func (v *view) inquireRun(r *runView) {
 		}
 		_, projected := v.out[ID(p.Name, Projected, r.Run.ID)]
 		missing := p.JoinCluster && !v.anyCluster(p, r.Run.Accounts)
-		if missing && !v.maybeCluster(p, r.Run.Accounts) {
+		chance := 1.0
+		if missing {
+			chance = v.mayCluster(p, r.Run.Accounts)
+		}
+		if chance < p.Inquire {
 			continue
 		}
-		now, coming := c.exceeds(r.prob), 0.0
+		now, coming := chance*c.exceeds(r.prob), 0.0
 		done, rate := c.progress(p, v.AtMs)
 		will := v.value(r, v.AtMs, done, rate)
 		old := float64(v.AtMs-r.Run.StartMs) >= p.Projection.AfterMinutes*feature.MinuteMs
 		if r.Run.Open && old && !projected && c.est.Best > 0 && will > c.est.Best {
 			ratio := will / c.est.Best
-			coming = r.prob * threshold.ProbabilityExceeds(flops.Interval{Low: c.est.Low * ratio, Best: c.est.Best * ratio, High: c.est.High * ratio}, p.Projection.Margin*c.limit)
+			coming = chance * r.prob * threshold.ProbabilityExceeds(flops.Interval{Low: c.est.Low * ratio, Best: c.est.Best * ratio, High: c.est.High * ratio}, p.Projection.Margin*c.limit)
 		}
 		if now < p.Inquire && coming < p.Inquire || projected && r.Run.Open {
 			continue // it is projected, and goes on: that says more
 		}
 		q := inquiry{
-			subject: r.Run.ID, kind: Actual, runs: []string{r.Run.ID}, accounts: slices.Clone(r.Run.Accounts), parties: slices.Clone(r.behind.parties),
+			subject: r.Run.ID, aliases: r.Run.Supersedes, kind: Actual, runs: []string{r.Run.ID}, accounts: slices.Clone(r.Run.Accounts), parties: slices.Clone(r.behind.parties),
 			probability: now, bounds: c.est, asks: askFor([]*runView{r}), evidence: slices.Clone(r.nodes),
 		}
 		class := fmt.Sprintf("it is judged to be %s, and a training with probability %.1f", strings.ReplaceAll(r.Run.Class, "_", " "), r.prob)
@@ -173,7 +178,7 @@ func (v *view) inquireRun(r *runView) {
 			end, _ := v.latestEnd(r, v.AtMs)
 			q.text = fmt.Sprintf("Run %s may come to exceed the limit of %s FLOP: at its rate over the last %s it would reach %s FLOP by %s, the end of its orders; 90 %% interval of what it did so far %s to %s; %s.",
 				r.Run.ID, flop(c.limit), span(p.Projection.WindowMinutes), rough(will), utc(end), rough(c.est.Low), rough(c.est.High), class)
-		} else if at, over := c.crossing(c.asked(p, r.prob)); over {
+		} else if at, over := c.crossing(c.asked(p, r.prob*chance)); over {
 			q.knownMs = at
 		}
 		q.text += c.why

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -59,6 +60,9 @@ func (q *pool) words() string {
 		return "may be one training cut into parts"
 	case kindLineage:
 		return "are made of one original model"
+	}
+	if len(q.party.parties) == 0 {
+		return "belong to " + q.party.words()
 	}
 	return "belong to accounts of " + q.party.words()
 }
@@ -161,6 +165,52 @@ func (v *view) groupings(runs []runView) []pool {
 		c := &v.Campaigns[i]
 		take(pool{kind: c.Kind, id: c.ID, weight: c.Weight, reasons: c.Reasons, knownMs: c.KnownMs}, c.Runs)
 	}
+	return out
+}
+
+// siblings tells whether another run, with which a run is more likely one than not, has the finding.
+type siblings struct {
+	v  *view
+	of map[string][]*runView
+}
+
+// likelyOne groups runs that are more likely one than not.
+func (v *view) likelyOne(runs []runView) siblings {
+	s := siblings{v, map[string][]*runView{}}
+	for _, q := range v.groupings(runs) {
+		if q.weight < 0.5 || q.kind == run.Structuring {
+			continue
+		}
+		for _, r := range q.runs {
+			s.of[r.Run.ID] = append(s.of[r.Run.ID], q.runs...)
+		}
+	}
+	return s
+}
+
+func (s siblings) has(profile, limb, id string) bool {
+	for _, r := range s.of[id] {
+		if _, said := s.v.out[ID(profile, limb, r.Run.ID)]; said && r.Run.ID != id {
+			return true
+		}
+	}
+	return false
+}
+
+// first orders runs: those that had findings before, by their time, and then the others as they are.
+func (v *view) first(runs []runView) []*runView {
+	out := make([]*runView, len(runs))
+	since := make(map[string]int64, len(runs))
+	for i := range runs {
+		r := &runs[i]
+		out[i], since[r.Run.ID] = r, math.MaxInt64
+		for k := range v.Profiles {
+			for _, limb := range []string{Actual, Projected} {
+				since[r.Run.ID] = min(since[r.Run.ID], v.prevKnown(v.Profiles[k].Name, limb, r.Run.ID, r.Run.Supersedes))
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *runView) int { return cmp.Compare(since[a.Run.ID], since[b.Run.ID]) })
 	return out
 }
 

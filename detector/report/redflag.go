@@ -64,6 +64,9 @@ func (v *view) redFlagsOnRuns(runs []runView) {
 			return at, at <= v.AtMs
 		}
 		already := v.raised("", RedFlag, r.Run.ID, r.Run.Supersedes)
+		if r.prob < 0.5 && !already {
+			continue // it is more likely no training
+		}
 		if second, n := secondJoin(r.joined); n > 1 {
 			if at, ok := ripe(second); ok || already {
 				knownMs = min(knownMs, at)

@@ -33,6 +33,12 @@ const (
 	kindSilence       = "silence"
 	kindOutage        = "outage" // nothing of the whole fleet came
 	kindContradiction = "contradiction"
+	// kindAtWork is silence of GPUs while the host's meter, or its ports, show that they work.
+	kindAtWork = "silence_at_work"
+	// kindDark is one GPU that is not sampled while the others of its node are, and that draws power.
+	kindDark = "dark_gpu_at_work"
+	// kindCross is instruments of a run's GPUs that cannot both be right, as flops.CrossCheck says.
+	kindCross = "cross_check"
 )
 
 // defect is one thing wrong with what a node reports.
@@ -42,7 +48,7 @@ type defect struct {
 }
 
 func (v *view) onTelemetry() {
-	defects := slices.Concat(v.silences(), v.contradictions())
+	defects := slices.Concat(v.silences(), v.contradictions(), v.crossed(), v.darkAtWork())
 	byAccount := map[string][]defect{}
 	for _, d := range defects {
 		for _, account := range v.holders(d.Evidence) {
@@ -61,7 +67,7 @@ func (v *view) onTelemetry() {
 		var lines []Evidence
 		if prev, ok := v.Prev[ID("", Telemetry, account)]; ok {
 			for _, e := range prev.Evidence {
-				if e.Kind == kindContradiction || v.stillSilent(e) {
+				if v.stands(e) {
 					lines = append(lines, e)
 				}
 			}
@@ -85,16 +91,43 @@ func (v *view) onTelemetry() {
 			return cmp.Or(cmp.Compare(a.FromMs, b.FromMs), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Kind, b.Kind))
 		})
 		v.raise(Finding{
-			Limb: Telemetry, Accounts: []string{account}, Parties: slices.Clone(v.resolve(account).Parties), State: Inquire, Severity: "low",
+			Limb: Telemetry, Accounts: []string{account}, Parties: slices.Clone(v.resolve(account).Parties), State: Inquire, Severity: severityOf(lines),
 			Explanation: telemetryText(account, lines), Evidence: lines,
 		}, nil, account, nil, knownMs)
 	}
 }
 
+// stands reports whether a line of an earlier judgement holds. What was measured against each other
+// minute by minute stays; what a run's whole life shows is said anew while the run is judged.
+func (v *view) stands(e Evidence) bool {
+	switch e.Kind {
+	case kindContradiction:
+		return true
+	case kindCross:
+		return !v.judged(e)
+	case kindDark:
+		cells := v.Ev.CellsFrom(feature.GPUKey{Node: e.Node, GPU: *e.GPU}, e.FromMs)
+		return !slices.ContainsFunc(cells, func(c feature.GPUCell) bool { return c.MinuteMs >= e.FromMs && c.EndMs() <= e.ToMs })
+	}
+	return v.stillSilent(e)
+}
+
+// severityOf: silence may be anything; work that goes on unseen, and instruments that contradict
+// each other, are seldom an accident.
+func severityOf(lines []Evidence) string {
+	for _, e := range lines {
+		if e.Kind == kindAtWork || e.Kind == kindDark || e.Kind == kindCross {
+			return "medium"
+		}
+	}
+	return "low"
+}
+
 // telemetryText is made from the evidence alone, so that it stays the same while the
 // evidence does.
 func telemetryText(account string, lines []Evidence) string {
-	silent, dark, odd := 0, 0, 0
+	silent, working, dark, single, odd := 0, 0, 0, 0, 0
+	var details []string
 	nodes := map[string]bool{}
 	lost, reasons := 0, map[string]bool{}
 	for _, e := range lines {
@@ -105,11 +138,18 @@ func telemetryText(account string, lines []Evidence) string {
 				reasons[r] = true
 			}
 		}
+		if e.Detail != "" && len(details) < 3 && !slices.Contains(details, e.Detail) {
+			details = append(details, e.Detail)
+		}
 		switch e.Kind {
 		case kindSilence:
 			silent++
+		case kindAtWork:
+			working++
 		case kindOutage:
 			dark++
+		case kindDark:
+			single++
 		default:
 			odd++
 		}
@@ -118,6 +158,12 @@ func telemetryText(account string, lines []Evidence) string {
 	if silent > 0 {
 		what = append(what, fmt.Sprintf("%d stretch(es) without a sample of the GPUs while others of the fleet, or the host's own meter, reported", silent))
 	}
+	if working > 0 {
+		what = append(what, fmt.Sprintf("%d stretch(es) without a sample of the GPUs while the host's meter or ports show them at work", working))
+	}
+	if single > 0 {
+		what = append(what, fmt.Sprintf("%d stretch(es) in which one GPU was not sampled, the others of its node were, and the host's meter shows it at work", single))
+	}
 	if dark > 0 {
 		what = append(what, fmt.Sprintf("%d stretch(es) without a sample while nothing of the fleet came: what these GPUs did cannot be told", dark))
 	}
@@ -125,6 +171,9 @@ func telemetryText(account string, lines []Evidence) string {
 		what = append(what, fmt.Sprintf("%d stretch(es) in which signals contradict each other (power against activity, counters against rates, GPUs against the host's meter)", odd))
 	}
 	text := fmt.Sprintf("On %d node(s) whose GPUs account %s held: %s. The account held the GPUs; that says nothing about who caused it.", len(nodes), account, strings.Join(what, "; "))
+	if len(details) > 0 {
+		text += " In numbers: " + strings.Join(details, "; ") + "."
+	}
 	if lost > 0 {
 		var why []string
 		for _, r := range slices.Sorted(maps.Keys(reasons)) {
@@ -136,7 +185,9 @@ func telemetryText(account string, lines []Evidence) string {
 }
 
 // quiet reports whether a kind of evidence is the absence of samples.
-func quiet(kind string) bool { return kind == kindSilence || kind == kindOutage }
+func quiet(kind string) bool {
+	return kind == kindSilence || kind == kindOutage || kind == kindAtWork
+}
 
 // extend adds a stretch, joining it with one of the same node and kind that it touches.
 func extend(lines []Evidence, e Evidence) []Evidence {
@@ -144,9 +195,13 @@ func extend(lines []Evidence, e Evidence) []Evidence {
 		l := &lines[i]
 		if (l.Kind == e.Kind || (quiet(l.Kind) && quiet(e.Kind))) && l.Node == e.Node && sameGPU(l.GPU, e.GPU) && e.FromMs <= l.ToMs+feature.MinuteMs && l.FromMs <= e.ToMs+feature.MinuteMs {
 			l.FromMs, l.ToMs = min(l.FromMs, e.FromMs), max(l.ToMs, e.ToMs)
-			if l.Kind != e.Kind { // others reported in a part of it
+			switch {
+			case l.Kind == kindAtWork || e.Kind == kindAtWork:
+				l.Kind = kindAtWork
+			case l.Kind != e.Kind: // others reported in a part of it
 				l.Kind = kindSilence
 			}
+			l.Detail = cmp.Or(e.Detail, l.Detail)
 			return lines
 		}
 	}
@@ -205,7 +260,23 @@ func (v *view) nodeMinutes() map[string][]sampled {
 	}
 	for node, m := range out {
 		slices.SortFunc(m, func(a, b sampled) int { return cmp.Or(cmp.Compare(a.fromMs, b.fromMs), cmp.Compare(a.toMs, b.toMs)) })
-		out[node] = slices.Compact(m)
+		m = slices.Compact(m)
+		// Of the cells before the window the latest alone counts: those of a GPU that fell silent
+		// long ago would make a gap of what the others of its node filled.
+		latest, n := -1, 0
+		for i := range m {
+			if m[i].toMs <= from {
+				n++
+				if latest < 0 || m[i].toMs > m[latest].toMs {
+					latest = i
+				}
+			}
+		}
+		if n > 1 {
+			kept := m[latest]
+			m = slices.DeleteFunc(m, func(c sampled) bool { return c.toMs <= from && c != kept })
+		}
+		out[node] = m
 	}
 	return out
 }
@@ -257,8 +328,14 @@ func (v *view) silences() []defect {
 			if to-from < wait {
 				continue
 			}
+			detail := ""
+			if kind == kindSilence {
+				if detail = v.workedOn(node, from, to); detail != "" {
+					kind = kindAtWork
+				}
+			}
 			out = append(out, defect{
-				Evidence: Evidence{Kind: kind, Node: node, FromMs: from, ToMs: to, Strength: "derived"},
+				Evidence: Evidence{Kind: kind, Node: node, FromMs: from, ToMs: to, Strength: "derived", Detail: detail},
 				knownMs:  from + wait,
 			})
 		}

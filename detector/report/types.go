@@ -39,6 +39,8 @@ type Evidence struct {
 	// Lost are the reasons for which the host's telemetry of the stretch is lost, where it is known to
 	// be: sorted, separated by commas. Left out where it is not.
 	Lost string `json:"lost,omitempty"`
+	// Detail says in numbers what a line of the telemetry limb rests on.
+	Detail string `json:"detail,omitempty"`
 }
 
 // Finding is one line of findings.jsonl. Its identity is (Profile, Limb, subject).

@@ -10,7 +10,7 @@ const (
 // counted.
 const Silent = "silent"
 
-// Precisions: All and Silent count operations alike, whatever their width.
+// All operations count alike, whatever their precision; so they do where a rule is Silent.
 const All = "all"
 
 // What a rule makes of fine-tuning.

@@ -280,8 +280,8 @@ func TestExample(t *testing.T) {
 		stated[k.String()] = true
 	}
 	for table, of := range map[string]any{"profile": Profile{}, "profile.counting": Counting{}, "profile.original": Original{}, "profile.projection": Projection{}, "profile.cluster": Cluster{}} {
-		for i := range reflect.TypeOf(of).NumField() {
-			if key := table + "." + reflect.TypeOf(of).Field(i).Tag.Get("toml"); !stated[key] && key != "profile.counting.note" {
+		for field := range reflect.TypeOf(of).Fields() {
+			if key := table + "." + field.Tag.Get("toml"); !stated[key] && key != "profile.counting.note" {
 				t.Errorf("%s is not explained", key)
 			}
 		}
