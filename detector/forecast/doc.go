@@ -9,11 +9,13 @@
 //
 // # Crossing
 //
-// Two things are uncertain: by what factor the whole series is off (the estimate's
-// interval, the same factor at all times), and how fast the run goes on. The second is
-// the mean of the last hour's and the last day's rate in log space, with a spread that
-// grows with their disagreement, with the horizon, and with how short the series is.
-// Both are taken on a grid of quantiles; each pair gives one moment, in the past where
+// Two things are uncertain: by what factor the whole series is off (the estimate's interval,
+// the same factor at all times), and how the run goes on: at the level of the last day, or of
+// the last hour where it was scaled up or down since, over a calendar from which interruptions
+// take what they took in the last week (with what published trainings lost where the run is
+// young). The sum of interruptions to come has the variance of a compound Poisson process with
+// the run's own lengths; the level drifts, and may grow again where it has grown. Both are
+// taken on a grid of quantiles, without chance; each pair gives one moment, in the past where
 // the scaled series has crossed already, in the future otherwise, never later than the
-// contract. A run's own scale-ups enter through the last hour's rate.
+// contract.
 package forecast

@@ -90,7 +90,7 @@ func Cross(in Input) *Crossing {
 	if done <= 0 {
 		return nil
 	}
-	rate, rateSD := outlook(in)
+	p := paceOf(in)
 	grid := normalGrid(gridSize)
 	moments := make([]float64, 0, len(grid)*len(grid))
 	for _, zs := range grid {
@@ -103,8 +103,13 @@ func Cross(in Input) *Crossing {
 			}
 			continue
 		}
+		rate, down, up := p.outlook(need - done)
 		for _, zr := range grid {
-			moments = append(moments, in.future(need-done, rate*math.Exp(zr*rateSD)))
+			sd := up
+			if zr < 0 {
+				sd = down
+			}
+			moments = append(moments, in.future(need-done, rate*math.Exp(zr*sd)))
 		}
 	}
 	slices.Sort(moments)
@@ -125,26 +130,6 @@ func (in *Input) future(missing, rate float64) float64 {
 		return t
 	}
 	return math.Inf(1)
-}
-
-// outlook returns the calendar rate to expect, FLOP a millisecond, and the spread of its
-// logarithm.
-func outlook(in Input) (rate, sd float64) {
-	hour := Rate(in.Series, in.StartMs, in.NowMs, hourMs)
-	day := Rate(in.Series, in.StartMs, in.NowMs, dayMs)
-	if day <= 0 {
-		return 0, 0
-	}
-	hour = max(hour, day/4) // a stall of an hour is not the end of an open run
-	rate = math.Sqrt(hour * day)
-	sd = math.Hypot(0.08, math.Log(hour/day)/2)
-	if age := float64(in.NowMs - in.StartMs); age > 0 && age < 2*hourMs {
-		sd = math.Hypot(sd, 0.3*(1-age/(2*hourMs)))
-	}
-	if left := float64(in.EndMs - in.NowMs); left > 0 { // restarts and scale-ups to come
-		sd = math.Hypot(sd, 0.1*math.Sqrt(min(left/dayMs/10, 4)))
-	}
-	return rate, sd
 }
 
 // sideSD returns the spread of the logarithm on the side of the best value that z is on.
