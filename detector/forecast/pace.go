@@ -86,19 +86,15 @@ func paceOf(in Input) pace {
 // interruptions counts stretches below half of the level that was usual around them.
 func (p *pace) interruptions(rates []float64, bin int64) {
 	var lost, squares, gap float64
-	usual, n := 0.0, 0
 	flush := func() {
 		lost += gap
 		squares += gap * gap
-		if gap > 0 {
-			n++
-		}
 		gap = 0
 	}
 	for i := range rates {
 		// the level around: runs that were scaled up were not interrupted before
 		lo, hi := max(0, i-24), min(len(rates), i+25)
-		usual = quantileOf(rates[lo:hi], 0.8)
+		usual := quantileOf(rates[lo:hi], 0.8)
 		if usual > 0 && rates[i] < 0.5*usual {
 			gap += (1 - rates[i]/usual) * float64(bin)
 			continue
