@@ -8,6 +8,7 @@ CREATE ROLE IF NOT EXISTS flopwatch_ingest;
 CREATE ROLE IF NOT EXISTS flopwatch_detector;
 CREATE ROLE IF NOT EXISTS flopwatch_analyst;
 CREATE ROLE IF NOT EXISTS flopwatch_auditor;
+CREATE ROLE IF NOT EXISTS flopwatch_corrector;
 
 -- Operator: runs `flopwatch store migrate`, replays recordings, vouches for keys of nodes. No DROP, no DELETE: migrations need neither.
 -- CREATE OR REPLACE VIEW asks for DROP VIEW; it makes the new view under another name, which it must drop as a table, and renames
@@ -99,6 +100,9 @@ GRANT SELECT, INSERT ON flopwatch.features_node_minute TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.findings TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.party_accounts TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.parties TO flopwatch_detector;
+GRANT SELECT, INSERT ON flopwatch.reviewed_findings TO flopwatch_detector;
+GRANT SELECT, INSERT ON flopwatch.reviewed_runs TO flopwatch_detector;
+GRANT SELECT, INSERT ON flopwatch.reviews TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.run_members TO flopwatch_detector;
 GRANT SELECT, INSERT ON flopwatch.runs TO flopwatch_detector;
 GRANT SELECT ON flopwatch.v_node_hours TO flopwatch_detector;
@@ -122,9 +126,13 @@ GRANT SELECT ON flopwatch.gpu_instances TO flopwatch_views;
 GRANT SELECT ON flopwatch.gpu_samples TO flopwatch_views;
 GRANT SELECT ON flopwatch.instrument_status TO flopwatch_views;
 GRANT SELECT ON flopwatch.inventory TO flopwatch_views;
+GRANT SELECT ON flopwatch.labels TO flopwatch_views;
 GRANT SELECT ON flopwatch.losses TO flopwatch_views;
 GRANT SELECT ON flopwatch.node_facts TO flopwatch_views;
 GRANT SELECT ON flopwatch.rdma_objects TO flopwatch_views;
+GRANT SELECT ON flopwatch.reviewed_findings TO flopwatch_views;
+GRANT SELECT ON flopwatch.reviewed_runs TO flopwatch_views;
+GRANT SELECT ON flopwatch.reviews TO flopwatch_views;
 GRANT SELECT ON flopwatch.runs TO flopwatch_views;
 GRANT SELECT ON flopwatch.tcp_samples TO flopwatch_views;
 GRANT SELECT(cluster, node, spool, sequence, rows, reason, broker_ms, subject, size, stream, stream_seq) ON flopwatch.quarantine TO flopwatch_views;
@@ -136,6 +144,7 @@ ALTER TABLE flopwatch.v_bmc_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwa
 ALTER TABLE flopwatch.v_chain_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_checkpoints MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_findings MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_findings_by_profile MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_fleet_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_fleet_now MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_devices MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -147,6 +156,7 @@ ALTER TABLE flopwatch.v_gpu_instances MODIFY SQL SECURITY DEFINER DEFINER = flop
 ALTER TABLE flopwatch.v_gpu_minutes MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_gpu_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_instruments MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_labels MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_losses MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_node_coverage MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_node_facts MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
@@ -154,7 +164,10 @@ ALTER TABLE flopwatch.v_node_hours MODIFY SQL SECURITY DEFINER DEFINER = flopwat
 ALTER TABLE flopwatch.v_node_keys MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_quarantine MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_rdma_objects MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_reviews MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_run_terms MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_runs MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
+ALTER TABLE flopwatch.v_runs_by_profile MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 ALTER TABLE flopwatch.v_tcp_samples MODIFY SQL SECURITY DEFINER DEFINER = flopwatch_views;
 
 -- Analyst: the views, and nothing else.
@@ -165,6 +178,7 @@ GRANT SELECT ON flopwatch.v_bmc_samples TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_chain_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_checkpoints TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_findings TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_findings_by_profile TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_fleet_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_fleet_now TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_devices TO flopwatch_analyst;
@@ -176,6 +190,7 @@ GRANT SELECT ON flopwatch.v_gpu_instances TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_minutes TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_gpu_samples TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_instruments TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_labels TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_losses TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_coverage TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_facts TO flopwatch_analyst;
@@ -183,8 +198,16 @@ GRANT SELECT ON flopwatch.v_node_hours TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_node_keys TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_quarantine TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_rdma_objects TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_reviews TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_run_terms TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_runs TO flopwatch_analyst;
+GRANT SELECT ON flopwatch.v_runs_by_profile TO flopwatch_analyst;
 GRANT SELECT ON flopwatch.v_tcp_samples TO flopwatch_analyst;
+
+-- Corrector: may say that a verdict is wrong (flopwatch correct), beside what its other roles let it do. A label changes no verdict.
+GRANT SELECT ON flopwatch.runs TO flopwatch_corrector;
+GRANT SELECT ON flopwatch.findings TO flopwatch_corrector;
+GRANT SELECT, INSERT ON flopwatch.labels TO flopwatch_corrector;
 
 -- Auditor: everything of flopwatch, raw messages in quarantine included, and what tells who could do what, and did.
 GRANT SELECT ON flopwatch.* TO flopwatch_auditor;

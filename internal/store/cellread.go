@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/ClickHouse/ch-go/proto"
 )
@@ -218,4 +219,25 @@ func (s *Store) FlowCells(ctx context.Context, q RowQuery) ([]FlowCellRow, error
 		return nil, fmt.Errorf("read flow cells: %w", err)
 	}
 	return out, nil
+}
+
+// CellSpan returns the first and the last minute of a cluster of which there is a cell of a GPU or a
+// host. ok is false where there is none.
+func (s *Store) CellSpan(ctx context.Context, cluster string) (firstMs, lastMs int64, ok bool, err error) {
+	var first, last proto.ColInt64
+	var parts []string
+	for _, table := range []string{TableGPUMinute, TableNodeMinute} {
+		parts = append(parts, "SELECT min(minute_ms) AS a, max(minute_ms) AS b, count() AS n FROM "+s.table(table)+" WHERE cluster = "+quote(cluster)+" HAVING n > 0")
+	}
+	err = s.native.query(ctx, "SELECT min(a) AS first_ms, max(b) AS last_ms FROM ("+strings.Join(parts, " UNION ALL ")+") HAVING count() > 0",
+		proto.Results{{Name: "first_ms", Data: &first}, {Name: "last_ms", Data: &last}}, func(rows int) error {
+			for i := range rows {
+				firstMs, lastMs, ok = first[i], last[i], true
+			}
+			return nil
+		})
+	if err != nil {
+		return 0, 0, false, fmt.Errorf("look for cells: %w", err)
+	}
+	return firstMs, lastMs, ok, nil
 }

@@ -41,6 +41,9 @@ func TestDistributed(t *testing.T) {
 		if err := judge(t.Context(), s, "c"); err != nil {
 			t.Fatal(err)
 		}
+		if err := correct(t.Context(), s, "c"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	content := func(s *Store, relation string, columns []string) string {
 		t.Helper()

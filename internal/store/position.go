@@ -23,6 +23,7 @@ type PositionRow struct {
 	SeenMs      int64 // latest insertion of the batches that were seen, by the store's clock
 	Instance    string
 	Config      string // digest
+	Profiles    string // version of the set of profiles; empty: not told
 }
 
 // PutPosition stores how far a detector has judged, after everything that it says is stored.
@@ -46,6 +47,7 @@ func (s *Store) PutPosition(ctx context.Context, cluster string, p PositionRow) 
 	column(&w, "due", new(proto.ColBool)).Append(p.Due)
 	w.text("instance").Append(p.Instance)
 	w.text("config_digest").Append(p.Config)
+	w.text("profile_version").Append(p.Profiles)
 	return s.Insert(ctx, TablePositions, "", &columnsBlock{in: w.in})
 }
 
@@ -61,13 +63,13 @@ func (s *Store) Position(ctx context.Context, cluster string) (p PositionRow, ok
 	sel.add("judged_ms", "judged_ms", judged)
 	sel.add("due_", "toUInt8(due)", due)
 	start, cut, available, last, newest, seen := sel.int("start_ms"), sel.int("cut_ms"), sel.int("available_ms"), sel.int("last_ms"), sel.int("newest_ms"), sel.int("seen_ms")
-	instance, config := sel.text("instance"), sel.text("config_digest")
+	instance, config, profiles := sel.text("instance"), sel.text("config_digest"), sel.text("profile_version")
 	sql := sel.sql() + " FROM " + s.table(TablePositions) + " WHERE cluster = " + quote(cluster) + " ORDER BY epoch DESC, judged_ms DESC, inserted_at DESC LIMIT 1"
 	err = s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
 			p = PositionRow{
 				Epoch: (*epoch)[i], JudgedMs: int64(min((*judged)[i], math.MaxInt64)), StartMs: (*start)[i], CutMs: (*cut)[i], AvailableMs: (*available)[i], LastMs: (*last)[i],
-				NewestMs: (*newest)[i], Due: (*due)[i] != 0, SeenMs: (*seen)[i], Instance: instance.at(i), Config: config.at(i),
+				NewestMs: (*newest)[i], Due: (*due)[i] != 0, SeenMs: (*seen)[i], Instance: instance.at(i), Config: config.at(i), Profiles: profiles.at(i),
 			}
 			ok = true
 		}

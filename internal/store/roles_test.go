@@ -330,7 +330,14 @@ func TestRolesSuffice(t *testing.T) {
 		if err := judge(t.Context(), s, "c"); err != nil {
 			t.Error(err)
 		}
-		refused(t, s, noise, "SELECT bytes FROM flopwatch.quarantine", "INSERT INTO flopwatch.batches (cluster) SELECT 'x'", "ALTER TABLE flopwatch.findings DELETE WHERE 1", "TRUNCATE TABLE flopwatch.findings", "SELECT * FROM flopwatch.recordings")
+		refused(t, s, noise, "SELECT bytes FROM flopwatch.quarantine", "INSERT INTO flopwatch.batches (cluster) SELECT 'x'", "ALTER TABLE flopwatch.findings DELETE WHERE 1", "TRUNCATE TABLE flopwatch.findings", "SELECT * FROM flopwatch.recordings",
+			"INSERT INTO flopwatch.labels (cluster) SELECT 'x'")
+	})
+	as("flopwatch_corrector", func(t *testing.T, s *Store) {
+		if err := correct(t.Context(), s, "c"); err != nil {
+			t.Error(err)
+		}
+		refused(t, s, noise, "INSERT INTO flopwatch.runs (cluster) SELECT 'x'", "ALTER TABLE flopwatch.labels DELETE WHERE 1", "SELECT * FROM flopwatch.parties", "SELECT count() FROM flopwatch.gpu_samples")
 	})
 	as("flopwatch_analyst", func(t *testing.T, s *Store) {
 		views(t, s)

@@ -230,6 +230,7 @@ func (s *Store) columns(ctx context.Context) (map[string][]columnInfo, error) {
 var Views = []string{
 	"v_runs", "v_findings", "v_gpu_minutes", "v_gpu_hours", "v_fleet_now", "v_account_hours", "v_allocations", "v_gpu_samples", "v_node_coverage", "v_batches", "v_node_keys", "v_node_hours", "v_fleet_hours", "v_chain_hours", "v_losses", "v_quarantine", "v_gpu_devices", "v_instruments",
 	"v_gpu_health", "v_gpu_events", "v_gpu_instances", "v_gpu_holds", "v_tcp_samples", "v_checkpoints", "v_rdma_objects", "v_bmc_samples", "v_node_facts",
+	"v_run_terms", "v_labels", "v_reviews", "v_runs_by_profile", "v_findings_by_profile",
 }
 
 // CountView returns the rows of a view.

@@ -56,6 +56,11 @@ const (
 
 	TablePositions = "detector_positions"
 
+	TableLabels           = "labels"
+	TableReviews          = "reviews"
+	TableReviewedRuns     = "reviewed_runs"
+	TableReviewedFindings = "reviewed_findings"
+
 	TableRecordings = "recordings"
 
 	tableMigrations = "schema_migrations"
@@ -68,7 +73,7 @@ func isTable(name string) bool {
 	switch name {
 	case TableBatches, TableGaps, TableQuarantine, TableQuarantineDropped, TableGPUMinute, TableNodeMinute, TableCommMinute, TableFlowMinute, TableGPUHour,
 		TableRuns, TableRunMembers, TableFindings, TableEvidenceGPU, TableEvidenceHost, TableParties, TablePartyAccounts, TablePositions, TableRecordings,
-		TableNodeKeys, TableChainHours, TableLosses, TableChainPositions:
+		TableNodeKeys, TableChainHours, TableLosses, TableChainPositions, TableLabels, TableReviews, TableReviewedRuns, TableReviewedFindings:
 		return true
 	}
 	_, ok := rawTables[name]

@@ -58,7 +58,7 @@ func TestUpgradeEveryVersion(t *testing.T) {
 			t.Errorf("from %d: the schema differs from a fresh one:\n%s", n, difference(want, got))
 		}
 		if ends { // in between nothing is new: the schema is the same, and so are old rows
-			if err = errors.Join(ingest(t.Context(), s, "new"), judge(t.Context(), s, "new")); err != nil {
+			if err = errors.Join(ingest(t.Context(), s, "new"), judge(t.Context(), s, "new"), correct(t.Context(), s, "new")); err != nil {
 				t.Fatalf("from %d: %v", n, err)
 			}
 		}

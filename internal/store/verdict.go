@@ -149,8 +149,14 @@ func (s *Store) PutRuns(ctx context.Context, cluster string, rows []RunRow) erro
 	if err := s.checkVerdict(ctx, TableRuns, cluster, epoch); err != nil {
 		return err
 	}
+	return s.insertRuns(ctx, TableRuns, cluster, "", rows)
+}
+
+// insertRuns adds rows to runs, or to those of a review.
+func (s *Store) insertRuns(ctx context.Context, table, cluster, review string, rows []RunRow) error {
 	var w writer
 	v := w.verdict()
+	of := w.reviewed(review)
 	id, judged, class, prob := w.text("run_id"), w.int("judged_ms"), w.text("class"), new(proto.ColFloat64)
 	w.put("class_probability", prob)
 	start, end := w.int("start_ms"), proto.NewColNullable[int64](new(proto.ColInt64))
@@ -163,6 +169,7 @@ func (s *Store) PutRuns(ctx context.Context, cluster string, rows []RunRow) erro
 	for i := range rows {
 		r := &rows[i]
 		v.add(cluster, r.Provenance)
+		of.add()
 		id.Append(r.RunID)
 		judged.Append(r.JudgedMs)
 		class.Append(r.Class)
@@ -180,7 +187,7 @@ func (s *Store) PutRuns(ctx context.Context, cluster string, rows []RunRow) erro
 		by.Append(r.SupersededBy)
 		doc.Append(r.Doc)
 	}
-	return s.Insert(ctx, TableRuns, "", &columnsBlock{in: w.in})
+	return s.Insert(ctx, table, "", &columnsBlock{in: w.in})
 }
 
 // PutRunMembers adds the members of versions of runs. Write them before PutRuns, so that a
@@ -225,8 +232,15 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 	if err != nil {
 		return err
 	}
+	return s.insertFindings(ctx, TableFindings, cluster, "", rows, before)
+}
+
+// insertFindings adds rows to findings, or to those of a review. before is what earlier versions
+// carry on.
+func (s *Store) insertFindings(ctx context.Context, table, cluster, review string, rows []FindingRow, before map[string]FindingRow) error {
 	var w writer
 	v := w.verdict()
+	of := w.reviewed(review)
 	id, profile, limb, subject := w.text("finding_id"), w.text("profile"), w.text("limb"), w.text("subject")
 	known, raisedMs := w.int("known_at_ms"), w.int("raised_ms")
 	raisedAt := (&proto.ColDateTime64{}).WithPrecision(proto.PrecisionMilli)
@@ -243,6 +257,7 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 			}
 		}
 		v.add(cluster, r.Provenance)
+		of.add()
 		id.Append(r.FindingID)
 		profile.Append(r.Profile)
 		limb.Append(r.Limb)
@@ -260,7 +275,7 @@ func (s *Store) PutFindings(ctx context.Context, cluster string, rows []FindingR
 		retracted.Append(r.Retracted)
 		doc.Append(r.Doc)
 	}
-	return s.Insert(ctx, TableFindings, "", &columnsBlock{in: w.in})
+	return s.Insert(ctx, table, "", &columnsBlock{in: w.in})
 }
 
 // carried reads what is carried from version to version of the findings of rows that are
@@ -298,15 +313,15 @@ func (s *Store) carried(ctx context.Context, cluster string, rows []FindingRow) 
 
 // LatestRuns returns the latest version of each run, sorted by id.
 func (s *Store) LatestRuns(ctx context.Context, cluster string) ([]RunRow, error) {
-	return s.runs(ctx, cluster, "")
+	return s.runs(ctx, TableRuns, cluster, "")
 }
 
 // RunsAsOf returns the latest version of each run that is no later than version, sorted by id.
 func (s *Store) RunsAsOf(ctx context.Context, cluster string, version uint64) ([]RunRow, error) {
-	return s.runs(ctx, cluster, fmt.Sprintf(" AND version <= %d", version))
+	return s.runs(ctx, TableRuns, cluster, fmt.Sprintf(" AND version <= %d", version))
 }
 
-func (s *Store) runs(ctx context.Context, cluster, where string) ([]RunRow, error) {
+func (s *Store) runs(ctx context.Context, table, cluster, where string) ([]RunRow, error) {
 	var sel selection
 	id, class, by, doc := sel.text("run_id"), sel.text("class"), sel.text("superseded_by"), sel.text("doc")
 	detector, profile, config := sel.text("detector_version"), sel.text("profile_version"), sel.text("config_digest")
@@ -320,7 +335,7 @@ func (s *Store) runs(ctx context.Context, cluster, where string) ([]RunRow, erro
 		f[i] = sel.float64(name)
 	}
 	coverage := sel.float64("coverage_frac")
-	sql := sel.sql() + " FROM " + s.table(TableRuns) + s.newest(TableRuns, "run_id", cluster, where) + " ORDER BY run_id, epoch DESC, version DESC LIMIT 1 BY run_id"
+	sql := sel.sql() + " FROM " + s.table(table) + s.newest(table, "run_id", cluster, where) + " ORDER BY run_id, epoch DESC, version DESC LIMIT 1 BY run_id"
 	var out []RunRow
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
@@ -368,16 +383,16 @@ func (s *Store) RunMembers(ctx context.Context, cluster, runID string, version, 
 // LatestFindings returns the latest version of each finding, sorted by id, retracted ones
 // among them.
 func (s *Store) LatestFindings(ctx context.Context, cluster string) ([]FindingRow, error) {
-	return s.findings(ctx, cluster, "")
+	return s.findings(ctx, TableFindings, cluster, "")
 }
 
 // FindingsAsOf returns the latest version of each finding that is no later than version, as
 // LatestFindings does.
 func (s *Store) FindingsAsOf(ctx context.Context, cluster string, version uint64) ([]FindingRow, error) {
-	return s.findings(ctx, cluster, fmt.Sprintf(" AND version <= %d", version))
+	return s.findings(ctx, TableFindings, cluster, fmt.Sprintf(" AND version <= %d", version))
 }
 
-func (s *Store) findings(ctx context.Context, cluster, where string) ([]FindingRow, error) {
+func (s *Store) findings(ctx context.Context, table, cluster, where string) ([]FindingRow, error) {
 	var sel selection
 	id, profile, limb, subject := sel.text("finding_id"), sel.text("profile"), sel.text("limb"), sel.text("subject")
 	state, severity, doc := sel.text("state"), sel.text("severity"), sel.text("doc")
@@ -390,7 +405,7 @@ func (s *Store) findings(ctx context.Context, cluster, where string) ([]FindingR
 	sel.add("retracted_", "toUInt8(retracted)", retracted)
 	sel.add("version", "version", version)
 	sel.add("epoch", "epoch", epoch)
-	sql := sel.sql() + " FROM " + s.table(TableFindings) + s.newest(TableFindings, "finding_id", cluster, where) + " ORDER BY finding_id, epoch DESC, version DESC LIMIT 1 BY finding_id"
+	sql := sel.sql() + " FROM " + s.table(table) + s.newest(table, "finding_id", cluster, where) + " ORDER BY finding_id, epoch DESC, version DESC LIMIT 1 BY finding_id"
 	var out []FindingRow
 	err := s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {

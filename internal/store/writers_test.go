@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 )
@@ -137,7 +138,7 @@ func judge(ctx context.Context, s *Store, cluster string) error {
 	var parties []PartyRow
 	var accounts []PartyAccountRow
 	for _, id := range []string{"1", "2"} {
-		runs = append(runs, RunRow{RunID: id, JudgedMs: judged, Class: "idle", StartMs: 60_000, Doc: "{}", Provenance: p})
+		runs = append(runs, RunRow{RunID: id, JudgedMs: judged, Class: "idle", StartMs: 60_000, Doc: `{"terms":[{"name":"dtype","log_sd":0.2,"half_width":0.3}]}`, Provenance: p})
 		members = append(members, RunMemberRow{RunID: id, Version: 3, Epoch: 5, Node: "n", StartMs: 60_000, EndMs: judged})
 		findings = append(findings, FindingRow{FindingID: id, Limb: "actual", KnownAtMs: judged, RaisedMs: judged, RaisedAt: time.UnixMilli(judged), Doc: "{}", Provenance: p})
 		parties = append(parties, PartyRow{PartyID: id + cluster, Version: 1, Envelope: "sealed", Status: "verified", AvailableMs: 1})
@@ -169,6 +170,13 @@ func judge(ctx context.Context, s *Store, cluster string) error {
 		func() error { return s.PutPartyAccounts(ctx, accounts) },
 		func() error { return s.PutPosition(ctx, cluster, PositionRow{Epoch: 5, JudgedMs: judged, StartMs: 1}) },
 		func() error { return s.PutPosition(ctx, cluster, PositionRow{Epoch: 6, JudgedMs: judged, StartMs: 1}) },
+		func() error { return s.PutReviewedRuns(ctx, cluster, "v", runs) },
+		func() error { return s.PutReviewedFindings(ctx, cluster, "v", findings) },
+		func() error { return s.PutReview(ctx, cluster, ReviewRow{ReviewID: "v", Progress: 1}) },
+		func() error { return s.PutReview(ctx, cluster, ReviewRow{ReviewID: "w", Progress: 1}) },
+		func() error { _, err := s.Reviews(ctx, cluster); return err },
+		func() error { _, err := s.ReviewedRuns(ctx, cluster, "v", 3); return err },
+		func() error { _, err := s.ReviewedFindings(ctx, cluster, "v", 3); return err },
 		func() error { _, err := s.GPUCells(ctx, q); return err },
 		func() error { _, err := s.GPUHours(ctx, q); return err },
 		func() error { _, err := s.NodeCells(ctx, q); return err },
@@ -186,6 +194,27 @@ func judge(ctx context.Context, s *Store, cluster string) error {
 		func() error { _, _, err := s.Position(ctx, cluster); return err },
 	} {
 		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// correct says twice that a verdict is wrong, as people do.
+func correct(ctx context.Context, s *Store, cluster string) error {
+	var labels []LabelRow
+	for _, id := range []string{"1", "2"} {
+		labels = append(labels, LabelRow{LabelID: id, Version: 1, Kind: LabelClass, RunID: id, Value: "inference", Number: math.NaN(), Who: "w", Role: "analyst", At: time.UnixMilli(120_000)})
+	}
+	if err := s.PutLabels(ctx, cluster, labels); err != nil {
+		return err
+	}
+	for _, read := range []func() error{
+		func() error { _, err := s.Labels(ctx, cluster); return err },
+		func() error { _, err := s.LatestRuns(ctx, cluster); return err },
+		func() error { _, err := s.LatestFindings(ctx, cluster); return err },
+	} {
+		if err := read(); err != nil {
 			return err
 		}
 	}
