@@ -51,6 +51,7 @@ type liveMemory struct {
 	dieWhen func(c store.Cells) bool
 	// shownMs says how long after it came into the store a batch's row is seen, where that is not at once.
 	shownMs map[store.BatchKey]int64
+	review  reviewMemory
 }
 
 // shorten ends a recording early, so that a test is quick.

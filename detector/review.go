@@ -60,6 +60,8 @@ type ReviewConfig struct {
 	// HorizonMs and MaxCells bound memory as those of a Follower do; 0: its defaults.
 	HorizonMs int64
 	MaxCells  int
+	// BlockMs is how much event time is judged between two words on how far it is; 0: two hours.
+	BlockMs int64
 	// Dry writes nothing.
 	Dry bool
 	// Before is called before each block with the moment that was judged last; nil: not. An error ends the review.
@@ -87,6 +89,9 @@ func NewReview(cfg ReviewConfig, st ReviewStore, parties *identity.Graph) (*Revi
 	}
 	if cfg.MaxCells == 0 {
 		cfg.MaxCells = MaxCells
+	}
+	if cfg.BlockMs == 0 {
+		cfg.BlockMs = reviewBlockMs
 	}
 	side := &reviewSide{ReviewStore: st, id: cfg.Row.ReviewID, dry: cfg.Dry, runs: map[string]store.RunRow{}, findings: map[string]store.FindingRow{}}
 	r := &Review{cfg: cfg, row: cfg.Row, side: side, d: New(cfg.Config, side, parties)}
@@ -118,7 +123,7 @@ func (r *Review) Run(ctx context.Context) error {
 		if r.row.JudgedMs != 0 {
 			at = min(nextStep(r.row.JudgedMs), r.row.UntilMs)
 		}
-		to := min(feature.MinuteOf(at+reviewBlockMs), r.row.UntilMs)
+		to := min(feature.MinuteOf(at+r.cfg.BlockMs), r.row.UntilMs)
 		if err := d.judgeBlock(ctx, r.feed, max(d.startMs, d.cutMs), at, to, endMs); err != nil {
 			return err
 		}
