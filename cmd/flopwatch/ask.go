@@ -205,19 +205,31 @@ func newRunsCommand() *cobra.Command {
 	var o askOptions
 	var classes []string
 	cmd := &cobra.Command{
-		Use:   "runs --data DIR",
-		Short: "List what GPUs worked on: class, size, FLOPs, who",
+		Use:   "runs [RUN] --data DIR",
+		Short: "List what GPUs worked on: class, size, FLOPs, who; or all that is known of one run",
 		Long: `Runs lists the activities that the detector sees, as of its latest verdict: trainings and other work, the largest
 first. Those that go on are marked "open"; the figures of one that grows slowly are renewed every ten minutes, and the
 minute that they reach is added if it is not the latest. Idle GPUs and rentals of which nothing was measured are counted below the
-table; --all lists them, and runs that a later verdict put together with others.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+table; --all lists them, and runs that a later verdict put together with others.
+
+With a RUN (its id, or the beginning of it) it shows all that is known of it: what, who, how sure, why, what would narrow the
+figures, with what else it may be one, signals that contradict each other, MFU and what was lost, findings, and what people say.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.ask(cmd, func(ctx context.Context, a *asked, out io.Writer) error {
+				if len(args) > 0 {
+					return o.run(ctx, a, args[0], out)
+				}
 				return o.runs(ctx, a, classes, out, cmd.ErrOrStderr())
 			})
 		},
 	}
 	o.register(cmd)
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usageError{Err: fmt.Errorf("runs shows one run, or lists all: got %q", args)}
+		}
+		return nil
+	}
 	cmd.Flags().StringSliceVar(&classes, "class", nil, "only these classes, or beginnings of them: training, inference, ...")
 	return cmd
 }

@@ -38,7 +38,7 @@ It is an engineering tool. Nothing that it prints is legal advice.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{Err: err} })
-	root.AddCommand(newUpCommand(), newRunsCommand(), newFindingsCommand(), newChainCommand(), newQuarantineCommand(), newStoreCommand(), newDoctorCommand(),
+	root.AddCommand(newUpCommand(), newRunsCommand(), newFindingsCommand(), newCorrectCommand(), newChainCommand(), newQuarantineCommand(), newStoreCommand(), newDoctorCommand(),
 		newReplayCommand(), newDemoCommand(), newBacktestCommand(), newScoreCommand(), newClickhouseCommand(), newNATSCommand(), newPlayCommand(), newNATSUserCommand(), newLoadgenCommand(), newSizeCommand())
 	return root
 }
