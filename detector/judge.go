@@ -42,6 +42,9 @@ func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.
 				}
 			}
 		}
+		if all {
+			a.contradictions = flops.CrossCheck(ev, runs[i].Members, runs[i].Class) // of all: what hides as idle contradicts itself
+		}
 	}
 	return acts, nil
 }
