@@ -31,19 +31,15 @@ func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.
 		a := &acts[i]
 		a.run = runs[i]
 		a.weigh(eps, verdicts)
-		if all || workload.IsRun(runs[i].Class) {
-			in := flops.Input{Ev: ev, Members: runs[i].Members, Class: runs[i].Class, Share: a.share}
-			a.est = flops.Of(in)
-			if workload.IsRun(runs[i].Class) {
-				a.contradictions = flops.CrossCheck(ev, in.Members, in.Class)
-				if all {
-					e := flops.Engineer(in, a.est)
-					a.engineering = &e
-				}
-			}
+		if !all && !workload.IsRun(runs[i].Class) {
+			continue
 		}
-		if all {
-			a.contradictions = flops.CrossCheck(ev, runs[i].Members, runs[i].Class) // of all: what hides as idle contradicts itself
+		in := flops.Input{Ev: ev, Members: runs[i].Members, Class: runs[i].Class, Share: a.share}
+		a.est = flops.Of(in)
+		a.contradictions = flops.CrossCheck(ev, in.Members, in.Class) // of other classes too: what hides as idle contradicts itself
+		if all && in.Class != workload.Idle {
+			e := flops.Engineer(in, a.est)
+			a.engineering = &e
 		}
 	}
 	return acts, nil

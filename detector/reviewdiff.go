@@ -43,6 +43,9 @@ type DiffInput struct {
 	// set: then the set takes the place of the other.
 	Profiles []string
 	Whole    bool
+	// NoJurisdictions: it is not known which were under special measures, so red flags that are gone
+	// say nothing.
+	NoJurisdictions bool
 }
 
 // ChangeSide is a run or finding in one of two judgements.
@@ -75,7 +78,7 @@ type Difference struct {
 	Changes  []Change `json:"changes"`
 	Runs     int      `json:"runs"`     // compared
 	Findings int      `json:"findings"` // compared
-	LeftOut  int      `json:"left_out"` // findings of profiles that were not judged under
+	LeftOut  int      `json:"left_out"` // findings that the new judgement cannot have: of profiles or red flags that it did not look for
 }
 
 // Diff compares two judgements of one period.
@@ -98,7 +101,8 @@ func Diff(in DiffInput) (Difference, error) {
 		judged[p] = true
 	}
 	for _, id := range union(was.findings, is.findings) {
-		if w := was.findings[id]; w != nil && is.findings[id] == nil && w.Profile != nil && !judged[*w.Profile] && !in.Whole {
+		if w := was.findings[id]; w != nil && is.findings[id] == nil &&
+			(w.Profile != nil && !judged[*w.Profile] && !in.Whole || in.NoJurisdictions && w.Limb == report.RedFlag) {
 			out.LeftOut++
 			continue
 		}

@@ -184,7 +184,7 @@ func (b *backtest) judge(ctx context.Context) error {
 	if x.UntilMs < first || x.FromMs > min(last, ends) || x.UntilMs <= x.FromMs {
 		return fmt.Errorf("no cells of cluster %s from %s to %s UTC are stored: there are some from %s to %s UTC", cluster, stamp(x.FromMs), stamp(x.UntilMs), stamp(first), stamp(last))
 	}
-	in := detector.DiffInput{FromMs: x.FromMs, UntilMs: x.UntilMs, Whole: b.whole}
+	in := detector.DiffInput{FromMs: x.FromMs, UntilMs: x.UntilMs, Whole: b.whole, NoJurisdictions: len(b.o.jurisdictions) == 0}
 	if in.Runs, err = st.RunsAsOf(ctx, cluster, uint64(x.UntilMs)); err != nil {
 		return err
 	}
@@ -287,7 +287,7 @@ func (b *backtest) print(w io.Writer) error {
 	}
 	p.line("%s and %s compared, %s. Finished in %.1f s.", plural(x.Runs, "run"), plural(x.Findings, "finding"), plural(len(x.Changes), "difference"), x.Seconds)
 	if x.LeftOut > 0 {
-		p.line("%s of profiles that were not judged under are left out.", plural(x.LeftOut, "finding"))
+		p.line("%s left out: of profiles that were not judged under, or red flags (--special-jurisdictions was not given).", plural(x.LeftOut, "finding"))
 	}
 	for i := range x.Changes {
 		p.change(&x.Changes[i])

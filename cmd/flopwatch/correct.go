@@ -70,7 +70,12 @@ from somebody who tries names.`,
 	f.BoolVar(&o.wrong, "wrong", false, "the finding is wrong")
 	f.BoolVar(&o.right, "right", false, "the finding is right")
 	f.StringVar(&o.because, "because", "", "how it is known (required)")
-	cmd.Args = cobra.MaximumNArgs(1)
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usageError{Err: fmt.Errorf("correct takes one run, got %q", args)}
+		}
+		return nil
+	}
 	cmd.AddCommand(newCorrectListCommand(), newCorrectWithdrawCommand())
 	return cmd
 }
