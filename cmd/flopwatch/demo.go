@@ -21,8 +21,9 @@ var demoRecordings = []string{"mlperf-lora", "clean-mix"}
 
 // scoreLegend explains the columns of the score's table to who sees them first.
 const scoreLegend = `classes by GPU-hour: macro-F1, recall of training and false positives; pair F1: right GPUs put together as runs;
-FLOPs of training runs: mean error, share within 30 %, share of intervals that hold the truth and their half-width;
-findings: precision, recall, median delay behind the labels' dates, and how many came early`
+FLOPs of training runs, executed and model: mean error, share within 30 %, share of intervals that hold the truth and their half-width;
+findings: precision, recall, median delay behind the labels' dates, and how many came early; error of crossing dates;
+accounts of trainings; how far the probability of a class lies from how often it was right`
 
 func newDemoCommand() *cobra.Command {
 	var recordings, out string

@@ -20,9 +20,14 @@ type interval struct {
 
 // answeredRun is a line of runs.jsonl, as far as it is scored.
 type answeredRun struct {
-	Run     string `json:"run"`
-	Class   string `json:"class"`
-	Members []struct {
+	Run   string `json:"run"`
+	Class string `json:"class"`
+	// Nil where the line does not say.
+	ClassProbability    *float64 `json:"class_probability"`
+	TrainingProbability *float64 `json:"training_probability"`
+	Accounts            []string `json:"accounts"`
+	Basis               []string `json:"basis"`
+	Members             []struct {
 		Node    string `json:"node"`
 		GPU     int    `json:"gpu"`
 		StartMs int64  `json:"start_ms"`

@@ -15,11 +15,18 @@ type Result struct {
 	Thresholds Thresholds `json:"thresholds"`
 	Findings   []Findings `json:"findings"`
 	Crossings  []Crossing `json:"crossings"`
-	Remarks    []Remark   `json:"remarks"`
+	// Crossing sums them up.
+	Crossing    CrossingSummary `json:"crossing"`
+	Attribution []Attribution   `json:"attribution"`
+	// Reliability is how often what was said with a probability was right.
+	Reliability Reliability `json:"reliability"`
+	Remarks     []Remark    `json:"remarks"`
 	// Estimates are the activities behind FLOPs, one by one, for tables over many recordings.
 	Estimates []Estimate `json:"-"`
 	// Runs says which activity each answered run was matched to ("" for none).
 	Runs []RunMatch `json:"runs"`
+	// Observed is what calibration looks at.
+	Observed Observations `json:"-"`
 }
 
 // RunMatch is one answered run under the activity that it overlaps most.
@@ -51,12 +58,10 @@ func Score(bundleDir, answersDir string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r := compare(b.Manifest, t, runs, findings)
-	r.Bundle = b.Name()
-	return r, nil
+	return compare(b.Name(), b.Manifest, t, runs, findings), nil
 }
 
-func compare(m bundle.Manifest, t truth, runs []answeredRun, findings []answeredFinding) Result {
+func compare(name string, m bundle.Manifest, t truth, runs []answeredRun, findings []answeredFinding) Result {
 	labels, answers := timelines(t.Activities, runs, m.StartMs, m.EndMs)
 	shared := make(overlap, len(t.Activities))
 	for l := range shared {
@@ -73,7 +78,7 @@ func compare(m bundle.Manifest, t truth, runs []answeredRun, findings []answered
 	})
 	ofRun, ofLabel := shared.match(len(runs))
 
-	var res Result
+	res := Result{Bundle: name}
 	res.Classes, res.Assembly = scoreTime(t.Activities, runs, labels, answers, shared, ofRun)
 	res.FLOPs, res.Estimates = scoreFLOPs(t.Activities, runs, ofRun, ofLabel)
 	res.Thresholds = scoreThresholds(m.Profiles, t.Activities, runs, ofRun, ofLabel)
@@ -93,6 +98,10 @@ func compare(m bundle.Manifest, t truth, runs []answeredRun, findings []answered
 		return "unmatched " + run
 	})
 	res.Crossings = scoreCrossings(t, runs, ofLabel)
+	res.Crossing = sumCrossings(res.Crossings)
+	res.Attribution = scoreAttribution(t.Activities, runs, ofRun, ofLabel)
+	res.Observed = observe(m, t, runs, labels, answers, ofRun, ofLabel, &res)
+	res.Reliability = Reliability{Class: bins(res.Observed.Class), Training: bins(res.Observed.Training), Limits: bins(res.Observed.Limits)}
 	return res
 }
 

@@ -45,6 +45,14 @@ func (r Result) Print(w io.Writer) error {
 		}
 		t.line("crossing of %s by %s (in the recording: %t): %s\n", x.Profile, x.Run, x.InPeriod, said)
 	}
+	for _, a := range r.Attribution {
+		if a.Judged > 0 {
+			t.line("accounts of %s: %d judged, %s exact, precision %s, recall %s\n", map[string]string{"training": "trainings", "all": "all activities"}[a.Group], a.Judged, share(a.Exact), share(a.Precision), share(a.Recall))
+		}
+	}
+	if c := r.Reliability.Class; c.Runs > 0 {
+		t.line("class said and right: %s apart on the mean, Brier score %.3f, over %d runs\n", share(c.ECE), c.Brier, c.Runs)
+	}
 	for _, m := range r.Remarks {
 		t.line("%s\n", m)
 	}
@@ -77,31 +85,97 @@ func (r Result) confusion(t *table) {
 	}
 }
 
+// column is a figure of every recording. Figures below 0 are of nothing to judge; signed ones may be.
+type column struct {
+	name string
+	of   func(r *Result) float64
+	text func(v float64) string // nil: a share
+}
+
+func seconds(v float64) string { return fmt.Sprintf("%.0f s", v) }
+
+func count(v float64) string { return fmt.Sprintf("%.0f", v) }
+
+func (r *Result) allFindings() Findings { return r.Findings[len(r.Findings)-1] }
+
+// columns of tables. The delay is in no mean, nor are findings that came early.
+var columns = []column{
+	{"macro-F1", func(r *Result) float64 { return r.Classes.MacroF1 }, nil},
+	{"recall", func(r *Result) float64 { return r.Classes.Recall }, nil},
+	{"false pos", func(r *Result) float64 { return r.Classes.FalsePositive }, nil},
+	{"pair F1", func(r *Result) float64 { return r.Assembly.F1 }, nil},
+	{"exec MAPE", func(r *Result) float64 { return r.flops("executed", "training").MAPE }, nil},
+	{"exec coverage", func(r *Result) float64 { return r.flops("executed", "training").Coverage }, nil},
+	{"exec half-width", func(r *Result) float64 { return r.flops("executed", "training").HalfWidth }, nil},
+	{"model MAPE", func(r *Result) float64 { return r.flops("model", "training").MAPE }, nil},
+	{"model in 30 %", func(r *Result) float64 { return r.flops("model", "training").Within30All }, nil},
+	{"coverage", func(r *Result) float64 { return r.flops("model", "training").Coverage }, nil},
+	{"half-width", func(r *Result) float64 { return r.flops("model", "training").HalfWidth }, nil},
+	{"find P", func(r *Result) float64 { return r.allFindings().Precision }, nil},
+	{"find R", func(r *Result) float64 { return r.allFindings().Recall }, nil},
+	{"delay", func(r *Result) float64 { return r.allFindings().DelayMedianS }, seconds},
+	{"early", func(r *Result) float64 { return float64(r.allFindings().Early) }, count},
+	{"crossing off", func(r *Result) float64 { return r.Crossing.OffFrac }, nil},
+	{"accounts", func(r *Result) float64 { return r.Attribution[0].F1 }, nil},
+	{"class off", func(r *Result) float64 { return r.Reliability.Class.ECE }, nil},
+}
+
+// rows are one line a recording and, of several, their means last.
+func rows(results []Result) [][]string {
+	head := []string{"recording"}
+	for _, c := range columns {
+		head = append(head, c.name)
+	}
+	out := [][]string{head}
+	values := make([][]float64, len(columns))
+	for i := range results {
+		r := &results[i]
+		row := []string{r.Bundle}
+		for k, c := range columns {
+			v := c.of(r)
+			if c.text != nil {
+				row = append(row, c.text(v))
+				continue
+			}
+			row = append(row, share(v))
+			if v >= 0 {
+				values[k] = append(values[k], v)
+			}
+		}
+		out = append(out, row)
+	}
+	if len(results) < 2 {
+		return out
+	}
+	means := []string{"mean"}
+	for k, c := range columns {
+		if c.text != nil {
+			means = append(means, "")
+		} else {
+			means = append(means, share(mean(values[k])))
+		}
+	}
+	return append(out, means)
+}
+
 // PrintTable writes one line a recording and, of several, their means last.
 func PrintTable(w io.Writer, results []Result) error {
 	t := &table{Writer: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-	t.line("recording\tmacro-F1\trecall\tfalse pos\tpair F1\texec MAPE\tmodel MAPE\tmodel in 30 %%\tcoverage\thalf-width\tfind P\tfind R\tdelay\tearly\n")
-	var columns [12][]float64
-	for _, r := range results {
-		executed, model, all := r.flops("executed", "training"), r.flops("model", "training"), r.Findings[len(r.Findings)-1]
-		row := [12]float64{r.Classes.MacroF1, r.Classes.Recall, r.Classes.FalsePositive, r.Assembly.F1, executed.MAPE, model.MAPE, model.Within30All, model.Coverage, model.HalfWidth, all.Precision, all.Recall, all.DelayMedianS}
-		t.line("%s", r.Bundle)
-		for i, v := range row[:11] {
-			t.line("\t%s", share(v))
-			if v >= 0 {
-				columns[i] = append(columns[i], v)
-			}
+	for _, r := range rows(results) {
+		t.line("%s\n", strings.Join(r, "\t"))
+	}
+	return t.close()
+}
+
+// PrintMarkdown writes the same as a table in Markdown.
+func PrintMarkdown(w io.Writer, results []Result) error {
+	t := &table{Writer: tabwriter.NewWriter(w, 0, 0, 0, ' ', 0)}
+	for i, r := range rows(results) {
+		t.line("| %s |\n", strings.Join(r, " | "))
+		if i == 0 {
+			t.line("|---|%s\n", strings.Repeat("---:|", len(columns)))
 		}
-		t.line("\t%.0f s\t%d\n", all.DelayMedianS, all.Early)
 	}
-	if len(results) == 1 {
-		return t.close()
-	}
-	t.line("mean")
-	for i := range 11 {
-		t.line("\t%s", share(mean(columns[i])))
-	}
-	t.line("\n")
 	return t.close()
 }
 
