@@ -39,7 +39,7 @@ It is an engineering tool. Nothing that it prints is legal advice.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{Err: err} })
 	root.AddCommand(newUpCommand(), newRunsCommand(), newFindingsCommand(), newCorrectCommand(), newChainCommand(), newQuarantineCommand(), newStoreCommand(), newDoctorCommand(),
-		newReplayCommand(), newDemoCommand(), newBacktestCommand(), newScoreCommand(), newClickhouseCommand(), newNATSCommand(), newPlayCommand(), newNATSUserCommand(), newLoadgenCommand(), newSizeCommand())
+		newReplayCommand(), newDemoCommand(), newBacktestCommand(), newScoreCommand(), newCalibrateCommand(), newClickhouseCommand(), newNATSCommand(), newPlayCommand(), newNATSUserCommand(), newLoadgenCommand(), newSizeCommand())
 	return root
 }
 

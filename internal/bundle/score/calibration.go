@@ -27,7 +27,7 @@ func (c *Calibration) notes(groups int) {
 	case f.Per10k < 0:
 		add("No time was watched whole: how often findings are wrong cannot be told of labels alone.")
 	case f.Wrong == 0:
-		add("No wrong finding in %.1f GPU-months: that shows no more than fewer than %.3g in 10,000 (95 %%, rule of three).", f.GPUMonths, f.High)
+		add("No wrong finding in %.1f GPU-months: that shows no more than that there are fewer than %s in 10,000 (95 %%, rule of three).", f.GPUMonths, rate(f.High))
 	}
 	if f.Per10k >= 0 && f.GPUMonths < 1000 {
 		add("%.1f GPU-months were watched, and recordings hold more trouble than an ordinary fleet: the rate for 10,000 is extrapolated.", f.GPUMonths)
@@ -86,7 +86,7 @@ func (c *Calibration) Print(w io.Writer) error {
 			by = " (" + strings.Join(limbs, ", ") + ")"
 		}
 		t.line("%d right, %d wrong%s in %.1f GPU-months\n", f.Right, f.Wrong, by, f.GPUMonths)
-		t.line("expected false findings per 10,000 GPU-months, as the detector raises them now: %.3g (90 %%: %.3g to %.3g)\n", f.Per10k, f.Low, f.High)
+		t.line("expected false findings per 10,000 GPU-months, as the detector raises them now: %s (90 %%: %s to %s)\n", rate(f.Per10k), rate(f.Low), rate(f.High))
 	}
 	if len(c.Notes) > 0 {
 		t.line("\nWhat this can tell\n")
@@ -124,4 +124,12 @@ func (c *Curve) print(t *table, r *Refit, unit string) {
 		t.line("; refitted on the other recordings the Brier score would be %.4f", r.LeftOut)
 	}
 	t.line("\n")
+}
+
+// rate prints how many are to be expected, to as many digits as it is worth.
+func rate(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.2g", v)
+	}
+	return fmt.Sprintf("%.0f", v)
 }
