@@ -51,6 +51,7 @@ type LiveStore interface {
 	// LossesMark changes when what is lost does.
 	LossesMark(ctx context.Context, cluster string) (string, error)
 	Register
+	ReviewStore
 }
 
 // LiveConfig says how a store is followed. BrokerMs, Held and Log are needed.
@@ -93,16 +94,20 @@ type Follower struct {
 	availMs  int64 // batches available by then were taken in
 	seenMs   int64 // latest insertion of a batch that was seen, by the store's clock
 	seen     map[store.BatchKey]int64
-	facts    bool // to be read again
+	facts    bool   // to be read again
+	profiles string // under which history was judged last, as verdicts say; "": not known
 	parties  string
 	losses   string // mark of what is lost; "": not read yet
 	ratesAt  int64
 	reports  reportQueue
 	crowded  bool   // told that there are more cells than memory may hold
 	failing  string // what the store refuses; "": nothing
+	// reviewConfig is that under which history is judged again where profiles changed.
+	reviewConfig Config
 
 	mu     sync.Mutex
 	status Status
+	handed *reviewed // a review that is to be taken over; nil: none is
 }
 
 // NewFollower returns a follower that knows nothing yet. The configuration's epoch is that of
@@ -134,6 +139,8 @@ func NewFollower(cfg Config, live LiveConfig, st LiveStore) (*Follower, error) {
 	}
 	f := &Follower{d: New(cfg, st, identity.NewGraph(nil)), live: live, store: st, seen: map[store.BatchKey]int64{}, facts: true, reports: newReportQueue()}
 	f.d.write = f.steadily
+	f.reviewConfig = cfg
+	f.reviewConfig.StepMs, f.reviewConfig.Progress = max(cfg.StepMs, reviewStepMs), nil
 	f.status = Status{Epoch: cfg.Epoch, StartedMs: live.StartMs}
 	return f, nil
 }
@@ -152,6 +159,11 @@ func (f *Follower) run(ctx context.Context) error {
 	if err := f.steadily(ctx, "take up the detector's position", f.resume); err != nil {
 		return err
 	}
+	var beside sync.WaitGroup
+	reviewing, stop := context.WithCancel(ctx)
+	defer beside.Wait()
+	defer stop()
+	beside.Go(func() { f.reviewHistory(reviewing) })
 	for {
 		nowMs, ok := f.live.BrokerMs()
 		f.clock(nowMs, ok)
@@ -240,6 +252,13 @@ func (f *Follower) begin(ctx context.Context, nowMs int64) error {
 // moves the position. A crash before the last write repeats the block.
 func (f *Follower) step(ctx context.Context, at, to int64) error {
 	begun := f.d.cfg.Now()
+	var review *store.ReviewRow
+	if err := f.steadily(ctx, "take over what was judged again", func(ctx context.Context) (err error) {
+		review, err = f.takeOver(ctx)
+		return err
+	}); err != nil {
+		return err
+	}
 	hi := to + f.d.cfg.WaitMs
 	last := f.live.EndMs != 0 && to >= f.live.EndMs
 	if last {
@@ -265,6 +284,11 @@ func (f *Follower) step(ctx context.Context, at, to int64) error {
 		return f.store.PutPosition(ctx, f.d.cfg.Cluster, f.position())
 	}); err != nil {
 		return err
+	}
+	if review != nil {
+		if err := f.steadily(ctx, "say that history is judged again", func(ctx context.Context) error { return f.tookOver(ctx, review) }); err != nil {
+			return err
+		}
 	}
 	f.took(f.d.cfg.Now().Sub(begun).Seconds(), in.late)
 	f.judged(to, (to-at)/StepMs+1)
@@ -388,7 +412,7 @@ func (f *Follower) readFacts(ctx context.Context, at, hi int64) error {
 func (f *Follower) position() store.PositionRow {
 	return store.PositionRow{
 		Epoch: f.d.cfg.Epoch, JudgedMs: f.judgedMs, StartMs: f.d.startMs, CutMs: f.d.cutMs, AvailableMs: f.availMs, LastMs: f.d.prevAtMs,
-		NewestMs: f.d.newestMs, Due: f.d.due, SeenMs: f.seenMs, Instance: f.live.Instance, Config: f.d.cfg.ConfigDigest,
+		NewestMs: f.d.newestMs, Due: f.d.due, SeenMs: f.seenMs, Instance: f.live.Instance, Config: f.d.cfg.ConfigDigest, Profiles: f.d.cfg.ProfileVersion,
 	}
 }
 

@@ -18,9 +18,9 @@ import (
 	"time"
 
 	"github.com/flopwatch/flopwatch/detector/identity"
+	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/detector/run"
 	"github.com/flopwatch/flopwatch/internal/bundle"
-	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/internal/store"
 	"github.com/flopwatch/flopwatch/internal/testenv"
 )

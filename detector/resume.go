@@ -51,6 +51,9 @@ func (f *Follower) resume(ctx context.Context) error {
 	if err = f.loadState(ctx, p, runs); err != nil {
 		return err
 	}
+	if err = f.planReview(ctx, p, f.profiles); err != nil {
+		return err
+	}
 	f.started, f.resumed = true, true
 	f.live.Log.LogAttrs(ctx, slog.LevelInfo, "judging goes on", slog.Time("judged_up_to", time.UnixMilli(p.JudgedMs).UTC()), slog.Uint64("after_epoch", p.Epoch),
 		slog.Int("cells", d.st.gpuCells), slog.Int("runs", len(d.runs)), slog.Int("findings", len(d.prev)))
@@ -99,7 +102,11 @@ func (f *Follower) loadRuns(ctx context.Context, version uint64) ([]RunLine, err
 		return nil, err
 	}
 	var lines []RunLine
+	var newest store.Provenance
 	for i := range rows {
+		if p := &rows[i].Provenance; p.Epoch > newest.Epoch || p.Epoch == newest.Epoch && p.Version >= newest.Version {
+			newest, f.profiles = *p, p.ProfileVersion
+		}
 		if rows[i].SupersededBy != "" {
 			continue
 		}

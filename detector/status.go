@@ -26,9 +26,12 @@ type Status struct {
 	Findings     map[FindingKind]int
 	Contradicted int // nodes whose driver says other GPUs than the inventory
 	Reports      int // folders that wait to be written
-	Errors       uint64
-	LastError    string // of reading or writing the store; "": all is well now
-	ReportError  string // of writing report folders; "": all is well now
+	// Review is the judgement of history under profiles that changed, "": none is under way, and how far it is.
+	Review                        string
+	ReviewJudgedMs, ReviewUntilMs int64
+	Errors                        uint64
+	LastError                     string // of reading or writing the store; "": all is well now
+	ReportError                   string // of writing report folders; "": all is well now
 }
 
 // FindingKind groups findings.
