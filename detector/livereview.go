@@ -124,13 +124,13 @@ func (f *Follower) reviewOnce(ctx context.Context, parties *identity.Graph) erro
 		Config: cfg, Row: rows[i], HorizonMs: f.live.HorizonMs, MaxCells: max(f.live.MaxCells/reviewCells, 1),
 		Before: func(ctx context.Context, judgedMs int64) error {
 			f.tellReview(&rows[i], judgedMs)
-			if err := f.live.Held(); err != nil {
-				return errors.Join(ErrStopped, err)
+			if herr := f.live.Held(); herr != nil {
+				return errors.Join(ErrStopped, herr)
 			}
 			rest := min(reviewRest*cfg.Now().Sub(began), longestRest)
 			for {
-				if err := pause(ctx, max(rest, time.Nanosecond)); err != nil {
-					return err
+				if perr := pause(ctx, max(rest, time.Nanosecond)); perr != nil {
+					return perr
 				}
 				if f.Status().LagMs <= reviewLagMs {
 					break
@@ -194,7 +194,7 @@ func (f *Follower) takeOver(ctx context.Context) (*store.ReviewRow, error) {
 	for i := range done.findings {
 		row := done.findings[i]
 		var g report.Finding
-		if err := json.Unmarshal([]byte(row.Doc), &g); err != nil {
+		if err = json.Unmarshal([]byte(row.Doc), &g); err != nil {
 			return nil, fmt.Errorf("read back finding %s: %w", row.FindingID, err)
 		}
 		switch had, holds := d.prev[g.Finding]; {
@@ -219,7 +219,7 @@ func (f *Follower) takeOver(ctx context.Context) (*store.ReviewRow, error) {
 			continue
 		}
 		var l RunLine
-		if err := json.Unmarshal([]byte(row.Doc), &l); err != nil {
+		if err = json.Unmarshal([]byte(row.Doc), &l); err != nil {
 			return nil, fmt.Errorf("read back run %s: %w", row.RunID, err)
 		}
 		row.Provenance = d.provenance(f.judgedMs)

@@ -16,7 +16,6 @@ import (
 
 // fullActs are two trainings that may be one, and all that can be known of the first.
 func fullActs() ([]judged, []run.Campaign) {
-	nan := math.NaN()
 	a := judged{
 		run: run.Run{
 			ID: "run-a", Class: workload.Training, ClassProb: 0.9, StartMs: 0, EndMs: 3_600_000, Open: true, Episodes: []int{0, 1},
@@ -30,14 +29,14 @@ func fullActs() ([]judged, []run.Campaign) {
 			},
 		},
 		trainingProb: 0.95, probs: map[string]float64{workload.Training: 0.9, workload.RL: 0.05, workload.HPC: 0.05, workload.Mining: 1e-9}, missed: []string{"dram"},
-		contradictions: []flops.Contradiction{{Kind: "energy", Node: "n1", GPU: -1, LogOdds: 3, Ratio: nan}, {Kind: "cycles", Node: "n1", GPU: 0, LogOdds: 9, Ratio: 0.3, Reason: "too few"}},
+		contradictions: []flops.Contradiction{{Kind: "energy", Node: "n1", GPU: -1, LogOdds: 3, Ratio: math.NaN()}, {Kind: "cycles", Node: "n1", GPU: 0, LogOdds: 9, Ratio: 0.3, Reason: "too few"}},
 		engineering: &flops.Engineering{
 			MFU: 0.41, HFU: 0.52, Goodput: 0.93, RestartMs: 360_000, Restarts: 2, EnergyJ: 7.2e6,
 			Stragglers: []flops.Straggler{{Node: "n1", Behind: 0.2, Reason: "hot"}},
 		},
 	}
 	b := judged{run: run.Run{ID: "run-b", Class: workload.Training, StartMs: 1}, est: flops.Estimate{Model: flops.Interval{Low: 1e21, Best: 2e21, High: 3e21}}}
-	b.engineering = &flops.Engineering{MFU: nan, HFU: nan, Goodput: nan, EnergyJ: nan}
+	b.engineering = &flops.Engineering{MFU: math.NaN(), HFU: math.NaN(), Goodput: math.NaN(), EnergyJ: math.NaN()}
 	return []judged{a, b}, []run.Campaign{{ID: "run-a", Kind: run.Islands, Runs: []string{"run-a", "run-b"}, Weight: 0.6, Reasons: []string{"bursts"}}}
 }
 

@@ -102,7 +102,7 @@ func Diff(in DiffInput) (Difference, error) {
 	}
 	for _, id := range union(was.findings, is.findings) {
 		if w := was.findings[id]; w != nil && is.findings[id] == nil &&
-			(w.Profile != nil && !judged[*w.Profile] && !in.Whole || in.NoJurisdictions && w.Limb == report.RedFlag) {
+			(!in.Whole && (w.Profile != nil && !judged[*w.Profile] || w.Profile == nil && !report.IsFinding(w.Limb)) || in.NoJurisdictions && w.Limb == report.RedFlag) {
 			out.LeftOut++
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,7 +68,7 @@ func TestBacktestAndCorrect(t *testing.T) {
 	u.User = nil
 	server := []string{"--clickhouse", at, "--clickhouse-user", "analyst", "--clickhouse-password-file", passwordFile}
 	answers, _ := replayed(t, writeBundle(t, tinyFiles(), nil), append([]string{"--nats", u.String(), "--nats-token-file", token}, server...)...)
-	of := append(server, "--cluster", "tiny")
+	of := slices.Concat(server, []string{"--cluster", "tiny"})
 	ask := func(args ...string) string {
 		t.Helper()
 		out, err := commanded(t, append(args, of...)...)

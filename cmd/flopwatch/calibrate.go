@@ -41,7 +41,7 @@ It prints how often what was said with a probability was right, by GPU-hours (th
 the 90 % intervals of FLOPs hold the truth, by the instrument that they rest on, and how many findings that nobody expected are to
 be expected in 10,000 GPU-months as the detector raises them now. Each share has the interval that so few witnesses allow; what is
 fitted is judged on recordings that it was not fitted on.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
+		RunE: o.run,
 	}
 	o.ask.registerStore(cmd)
 	f := cmd.Flags()

@@ -56,7 +56,7 @@ func (c *Calibration) Print(w io.Writer) error {
 		{"A limit is exceeded: said and true, by runs and limits", &c.Limits, nil, "limits"},
 	} {
 		t.line("\n%s\n", x.head)
-		x.curve.print(t, x.refit, x.unit)
+		x.curve.write(t, x.refit, x.unit)
 	}
 	t.line("\nIntervals of FLOPs (90 %%)\nquantity\tgroup\tbasis\truns\tinside\tcoverage\tof so few it may be\thalf-width\tMAPE\twithin 30 %%\tscale for 90 %%\tleft-one-out\n")
 	for _, x := range c.Intervals {
@@ -99,7 +99,7 @@ func (c *Calibration) Print(w io.Writer) error {
 
 func limbsInOrder() []string { return limbs }
 
-func (c *Curve) print(t *table, r *Refit, unit string) {
+func (c *Curve) write(t *table, r *Refit, unit string) {
 	if len(c.Bins) == 0 {
 		t.line("nothing to judge\n")
 		return
