@@ -55,7 +55,8 @@ type CollectiveRow struct {
 }
 
 // GPURows reads samples, one row per GPU, time and source, sorted by node, GPU, time. Where a
-// GPU has none in a minute, what its host's management controller measured takes their place.
+// GPU has none in a minute, what its host's management controller measured takes their place. What the instances of a
+// partitioned GPU did is in rows of that GPU.
 func (s *Store) GPURows(ctx context.Context, q RowQuery) ([]GPURow, error) {
 	var sel selection
 	node, sources, uuid := sel.text("node"), sel.text("sources"), sel.text("gpu_uuid")
@@ -97,7 +98,11 @@ func (s *Store) GPURows(ctx context.Context, q RowQuery) ([]GPURow, error) {
 	if err != nil {
 		return nil, err
 	}
-	return besideBand(out, outside), nil
+	parts, err := s.ofInstances(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return besideBand(withInstances(out, parts), outside), nil
 }
 
 // HostRows reads samples of hosts, those of their management controllers among them, sorted
