@@ -70,6 +70,8 @@ type Store interface {
 	InventoryRows(ctx context.Context, a store.AsOf) ([]store.InventoryRow, error)
 	Losses(ctx context.Context, a store.AsOf) ([]store.Loss, error)
 	DeviceRows(ctx context.Context, a store.AsOf) ([]store.DeviceRow, error)
+	InstanceHours(ctx context.Context, q store.RowQuery) ([]store.InstanceRow, error)
+	CheckpointRows(ctx context.Context, a store.AsOf) ([]store.CheckpointRow, error)
 	FabricRates(ctx context.Context, q store.RowQuery) (map[string]float64, error)
 	PutCells(ctx context.Context, c store.Cells, p store.Provenance) error
 	GPUCells(ctx context.Context, q store.RowQuery) ([]store.GPUCellRow, error)
@@ -111,6 +113,9 @@ type Detector struct {
 	// rates are those of the nodes' own ports, Gbit/s; ratesMissing: some node's is not stated.
 	rates        map[string]float64
 	ratesMissing bool
+
+	parted  []string // nodes with partitioned GPUs, sorted
+	partsMs int64    // their hours that end by then were read; 0: none were
 
 	cutMs int64 // minutes before this were let go; 0: none were
 	// truncated is how many activities that went on lost their beginning at that cut.
@@ -178,6 +183,9 @@ func (d *Detector) Backfill(ctx context.Context, startMs, endMs int64) error {
 		if block = blockMs; len(batches) == 0 {
 			block = quietBlockMs
 		}
+		if err = d.loadInstances(ctx, at, to); err != nil {
+			return err
+		}
 		w, err := d.loadWindow(ctx, batches, at-nearSpanMs, hi)
 		if err != nil {
 			return err
@@ -211,6 +219,9 @@ func (d *Detector) Rejudge(ctx context.Context, startMs, endMs int64) error {
 	}
 	for at := startMs; ; {
 		to := min(feature.MinuteOf(at+blockMs), endMs)
+		if err := d.loadInstances(ctx, at, to); err != nil {
+			return err
+		}
 		if err := d.judgeBlock(ctx, f, startMs, at, to, endMs); err != nil {
 			return err
 		}

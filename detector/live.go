@@ -344,6 +344,9 @@ func (f *Follower) read(ctx context.Context, at, hi int64) (intake, error) {
 	if err = f.readFacts(ctx, at, hi); err != nil {
 		return in, err
 	}
+	if err = f.d.loadInstances(ctx, at, min(hi-f.d.cfg.WaitMs, at+dayMs)); err != nil {
+		return in, err
+	}
 	in.window, err = f.d.loadWindow(ctx, in.batches, at-nearSpanMs, hi)
 	return in, err
 }

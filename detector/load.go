@@ -34,6 +34,10 @@ func (d *Detector) loadFacts(ctx context.Context) error {
 		return err
 	}
 	d.placeNodes(inventory, devices)
+	d.partition(devices)
+	if err = d.loadCheckpoints(ctx); err != nil {
+		return err
+	}
 	if d.cutMs != 0 {
 		all.EndedFromMs = d.cutMs - dayMs // a fleet of years has ended far more than it runs
 	}

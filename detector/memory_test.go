@@ -26,6 +26,8 @@ type memory struct {
 	inventory   []store.InventoryRow
 	batches     []store.BatchRow
 	devices     []store.DeviceRow
+	instances   []store.InstanceRow
+	checkpoints []store.CheckpointRow
 	rates       map[string]float64
 	losses      []store.Loss
 
@@ -194,6 +196,20 @@ func (m *memory) Losses(context.Context, store.AsOf) ([]store.Loss, error) { ret
 
 func (m *memory) InventoryRows(context.Context, store.AsOf) ([]store.InventoryRow, error) {
 	return m.inventory, nil
+}
+
+func (m *memory) InstanceHours(_ context.Context, q store.RowQuery) ([]store.InstanceRow, error) {
+	return within(m.instances, q, func(r store.InstanceRow) (string, int64, int64) { return r.Node, r.HourMs, 0 }), nil
+}
+
+func (m *memory) CheckpointRows(_ context.Context, a store.AsOf) ([]store.CheckpointRow, error) {
+	var out []store.CheckpointRow
+	for _, r := range m.checkpoints {
+		if r.EndMs > 0 && r.EndMs >= a.EndedFromMs {
+			out = append(out, r)
+		}
+	}
+	return out, nil
 }
 
 func (m *memory) DeviceRows(context.Context, store.AsOf) ([]store.DeviceRow, error) {

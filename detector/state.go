@@ -25,8 +25,10 @@ type state struct {
 	processes   []feature.Process
 	allocations []feature.Allocation
 	orders      []feature.Order
-	losses      []feature.Loss // by node, then time
-	waitMs      int64          // how far behind what has arrived a moment is judged
+	losses      []feature.Loss      // by node, then time
+	checkpoints []checkpoint        // by start
+	instances   []store.InstanceRow // by node, GPU, instance and hour
+	waitMs      int64               // how far behind what has arrived a moment is judged
 }
 
 type nodeMinute struct {
@@ -272,5 +274,6 @@ func (s *state) evidence(startMs, atMs int64, last bool) *feature.Evidence {
 			ev.Losses = append(ev.Losses, l)
 		}
 	}
+	ev.Checkpoints, ev.Instances = s.checkpointsAt(atMs), s.instancesAt(atMs)
 	return ev
 }

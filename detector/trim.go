@@ -156,7 +156,7 @@ func (d *Detector) pastFacts(atMs int64) (n int) {
 func changesFacts(b *store.BatchRow) bool {
 	for i, kind := range store.BatchKinds {
 		switch kind {
-		case "process", "inventory", "allocation", "order", "device":
+		case "process", "inventory", "allocation", "order", "device", "checkpoint":
 			if b.Rows[i] > 0 {
 				return true
 			}

@@ -14,11 +14,10 @@ import (
 
 // InstanceRow is a MIG instance of a GPU that was seen in an hour.
 type InstanceRow struct {
-	Node     string
-	GPU, GI  int
-	HourMs   int64   // start of the hour
-	SMFrac   float64 // of the GPU's SMs; NaN: not known
-	MemBytes float64 // NaN: not known
+	Node    string
+	GPU, GI int
+	HourMs  int64   // start of the hour
+	SMFrac  float64 // of the GPU's SMs; NaN: not known
 }
 
 // InstanceHours returns the instances that were seen in the hours which begin in [FromMs, ToMs), by node, GPU, instance
@@ -30,22 +29,20 @@ func (s *Store) InstanceHours(ctx context.Context, q RowQuery) ([]InstanceRow, e
 	}
 	var sel selection
 	node, gpu, gi := sel.text("node"), sel.int("gpu"), sel.int("gi_id")
-	hour, sms, slots, memory := new(proto.ColInt64), new(proto.ColInt64), new(proto.ColInt64), new(proto.ColInt64)
+	hour, sms, slots := new(proto.ColInt64), new(proto.ColInt64), new(proto.ColInt64)
 	profile := new(textColumn)
 	sel.add("hour_ms", hourOf("ts_ms"), hour)
-	latest := ", (ts_ms, available_ms, sequence))"
-	sel.add("sms", "argMax(ifNull(sm_count, toInt64(0))"+latest, sms)
-	sel.add("slots", "argMax(ifNull(slices, toInt64(0))"+latest, slots)
-	sel.add("memory", "argMax(toInt64(ifNull(mem_total_bytes, toUInt64(0)))"+latest, memory)
-	sel.add("name", "argMax(ifNull(toString(profile), '')"+latest, profile)
+	latest := func(column, absent string) string { // of the rows that have it
+		return "ifNull(argMax(" + column + ", (ts_ms, available_ms, sequence)), " + absent + ")"
+	}
+	sel.add("sms", latest("sm_count", "toInt64(0)"), sms)
+	sel.add("slots", latest("slices", "toInt64(0)"), slots)
+	sel.add("name", latest("toString(profile)", "''"), profile)
 	sql := sel.sql() + " FROM " + s.table(TableGPUInstances) + " WHERE " + q.where("ts_ms") + " GROUP BY node, gpu, gi_id, hour_ms ORDER BY node, gpu, gi_id, hour_ms"
 	var out []InstanceRow
 	err = s.native.query(ctx, sql, sel.res, func(rows int) error {
 		for i := range rows {
-			r := InstanceRow{Node: node.at(i), GPU: int((*gpu)[i]), GI: int((*gi)[i]), HourMs: (*hour)[i], MemBytes: float64((*memory)[i])}
-			if r.MemBytes == 0 {
-				r.MemBytes = math.NaN()
-			}
+			r := InstanceRow{Node: node.at(i), GPU: int((*gpu)[i]), GI: int((*gi)[i]), HourMs: (*hour)[i]}
 			r.SMFrac = smShare((*sms)[i], (*slots)[i], profile.at(i), whole[gpuPlace{r.Node, r.GPU}])
 			out = append(out, r)
 		}

@@ -153,6 +153,8 @@ func judge(ctx context.Context, s *Store, cluster string) error {
 		func() error { _, err := s.OrderRows(ctx, as); return err },
 		func() error { _, err := s.InventoryRows(ctx, as); return err },
 		func() error { _, err := s.DeviceRows(ctx, as); return err },
+		func() error { _, err := s.InstanceHours(ctx, q); return err },
+		func() error { _, err := s.CheckpointRows(ctx, as); return err },
 		func() error { _, err := s.Instruments(ctx, as); return err },
 		func() error { _, err := s.FabricRates(ctx, q); return err },
 		func() error { _, err := s.BatchesAfter(ctx, cluster, 0, 0); return err },
