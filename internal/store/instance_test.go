@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"testing"
@@ -14,9 +15,7 @@ func TestInstances(t *testing.T) {
 	insert(t, s, store.TableGPUDevices, "n1", 1, map[string]any{"ts_ms": 1, "gpu_uuid": "GPU-a", "gpu": 0, "mig_mode": 1, "sm_count": 100})
 	part := func(sequence uint64, gpu, gi, ts int, more map[string]any) {
 		row := map[string]any{"ts_ms": ts, "gpu_uuid": "GPU-a", "gpu": gpu, "gi_id": gi}
-		for k, v := range more {
-			row[k] = v
-		}
+		maps.Copy(row, more)
 		insert(t, s, store.TableGPUInstances, "n1", sequence, row)
 	}
 	part(2, 0, 1, 1_000, map[string]any{"sm_count": 40, "tensor_e4": 5_000})
