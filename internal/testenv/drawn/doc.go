@@ -28,7 +28,7 @@
 //   - Training: parameters L by what fits into memory for the layout (DDP, ZeRO, FSDP, TP,
 //     PP, both, experts, offload), sequences of 128 to 16384, 1 to 16 micro-batches,
 //     recomputation none/selective/full, 16 bit / FP8 / TF32 at 0.74 / 0.21 / 0.05 on
-//     Hopper and Blackwell, tensor pipes busy U 0.4-0.74 (Hopper up) or U 0.45-0.85 of
+//     Hopper and Blackwell, tensor pipes busy U 0.4-0.74 (Hopper up) or U 0.42-0.76 of
 //     computing time, less for small matrices, FP8, TP and experts, tiles' waste 0.5 to 7 %
 //     (20 % small), attention's cycles worth U 0.5-0.95 on Hopper up, overlap of traffic
 //     U 0-0.95, steps L 0.2-60 s that wander by 0.3 to 3 %, stragglers, data loaders,
@@ -38,7 +38,7 @@
 //   - Inference: parameters L 3-70 % of memory, FP16/BF16, FP8, INT8, TP 1 to 8, prompts L
 //     80-6000, answers L 20-1200 tokens, Poisson arrivals under a daily wave and a slow
 //     log-normal tide, load U 0.05-0.7 or a queue that never ends; prefill bound by
-//     arithmetic, decoding by weights, KV cache and tiles of 16 or 64 rows.
+//     arithmetic, decoding by weights, KV cache and tiles of 8 to 64 rows.
 //   - Also reinforcement learning on the same GPUs (rounds L 10-600 s) or on split pools,
 //     simulations (FP64, DFMA, FP32, memory), rendering and codecs, mining, burn-in,
 //     notebooks, idle contexts with monitors.

@@ -140,3 +140,29 @@ func TestTruthIsInCounters(t *testing.T) {
 		}
 	}
 }
+
+// Shares stay what hardware can show: a pipe is busy only where an SM is.
+func TestSharesArePossible(t *testing.T) {
+	for _, name := range Families() {
+		c, err := New(name, 2, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range c.world.gpus() {
+			for at := 0.0; at+60 < c.world.length; at += 600 {
+				x := g.look(at, at+60)
+				for i := sUtil; i <= sDec; i++ {
+					if x.sig[i] < -1e-9 || x.sig[i] > 1.05 {
+						t.Fatalf("%s %s %d at %.0f: signal %d is %g", c.Name(), g.node.name, g.index, at, i, x.sig[i])
+					}
+				}
+				if x.sig[sTensor] > x.sig[sSM]*1.05+0.01 {
+					t.Errorf("%s %s %d at %.0f: tensor %.3f above SM %.3f", c.Name(), g.node.name, g.index, at, x.sig[sTensor], x.sig[sSM])
+				}
+				if si := &g.node.si; x.watts > si.tdp*1.001 || x.watts < si.idleW*0.999 || x.mem > si.mem() {
+					t.Errorf("%s %s %d at %.0f: %.0f W, %.3g bytes", c.Name(), g.node.name, g.index, at, x.watts, x.mem)
+				}
+			}
+		}
+	}
+}

@@ -83,7 +83,7 @@ func (s *service) serve(r *rng, si silicon, from, to float64) source {
 	if s.tp > 1 {
 		overhead += r.uniform(0.001, 0.004)
 	}
-	tile := pick(r, 16.0, 64, 64)
+	tile := pick(r, 8.0, 8, 16, 16, 64)
 	// A decoding step of b requests.
 	stepS := func(b float64) float64 {
 		return overhead + max((weights+kv*b)/(0.8*si.bw), math.Ceil(b/tile)*tile*flop/tp/(k*0.7))
@@ -154,7 +154,13 @@ func (s *service) serve(r *rng, si silicon, from, to float64) source {
 		wTiles[i] = frac * math.Ceil(b/tile) * tile * flop / tp / k / step * tokens
 		wReads[i] = frac * (weights + kv*b) / si.bw / step
 	}
-	decode, _ := si.run(load{util: r.uniform(0.9, 1), sm: r.uniform(0.35, 0.9), ipc: r.uniform(0.2, 0.6), dtype: imma, occ: r.uniform(0.1, 0.3), fp32: 0.03, integer: 0.1, nvTx: 0.3 * s.tpBytes(si, r), nvRx: 0.3 * s.tpBytes(si, r)})
+	// SMs are busy at least as often as the tiles and reads of a full batch need.
+	full := s.most
+	busySM := max(r.uniform(0.35, 0.9), 1.05*math.Ceil(full/tile)*tile*flop/tp/k/stepS(full), (weights+kv*full)/si.bw/stepS(full))
+	if s.spec {
+		busySM = max(0.5*r.uniform(0.35, 0.9), 1.05*math.Ceil(rows/tile)*tile*flop/tp/k/stepS(rows), (weights+kv*rows)/si.bw/stepS(rows))
+	}
+	decode, _ := si.run(load{util: r.uniform(0.9, 1), sm: min(1, busySM), ipc: r.uniform(0.2, 0.6), dtype: imma, occ: r.uniform(0.1, 0.3), fp32: 0.03, integer: 0.1, nvTx: 0.3 * s.tpBytes(si, r), nvRx: 0.3 * s.tpBytes(si, r)})
 	// Of a decoding step, what its tiles and its reads take.
 	room := si.tdp - si.idleW - si.ctxW
 	var tiles, reads sig
@@ -173,7 +179,6 @@ func (s *service) serve(r *rng, si silicon, from, to float64) source {
 	prefill[sPCIeTx], decode[sPCIeTx], decode[sPCIeRx] = r.logUniform(1e6, 2e8), r.logUniform(1e6, 1e8), r.logUniform(1e6, 1e8)
 	if s.spec {
 		decode[sPower] *= 0.7
-		decode[sSM] *= 0.5
 		s.memorySD = max(s.memorySD, r.uniform(0.005, 0.02)*si.mem())
 	}
 	// What decoding computes follows its tokens.

@@ -79,6 +79,8 @@ type load struct {
 // run turns a load into rates and says by how much the power limit slows it down (1: not
 // at all). What depends on the clock is slowed already.
 func (s *silicon) run(l load) (out sig, slow float64) {
+	// A pipe is busy on SMs that have warps, and somebody must ask memory.
+	l.sm = min(1, max(l.sm, 1.04*(l.tensor+l.dfma), 1.04*max(l.fp64, l.fp32, l.integer), 0.95*l.dram))
 	room := s.tdp - s.idleW - s.ctxW
 	share := s.issue*(l.sm*l.ipc) + s.tensor*l.tensor*tensorEnergy(l.dtype) + 0.5*l.dfma + 0.35*(l.fp64+l.fp32) + 0.1*l.fp16 + s.dram*l.dram + 0.15*l.integer + 0.08*(l.enc+l.dec)
 	if s.nvlink > 0 {

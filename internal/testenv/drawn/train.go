@@ -172,7 +172,7 @@ func (t *training) drawStep(r *rng, prior trainPrior) {
 	if !vector {
 		cyclesPerToken = (gemm*(1-low)/si.perCycle(base) + gemm*low/si.perCycle(t.dtype) + attn/si.perCycle(base)/attnRate) * (1 + t.waste)
 	}
-	beta := r.uniform(0.45, 0.85) // of the tensor pipes, while computing
+	beta := r.uniform(0.42, 0.76) // of the tensor pipes, while computing
 	if si.arch == "hopper" || si.arch == "blackwell" {
 		beta = r.uniform(0.4, 0.74)
 	}
