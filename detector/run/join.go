@@ -11,17 +11,15 @@ import (
 )
 
 const (
-	// joinScore is the evidence needed to call an episode the continuation of another,
-	// in natural log-odds over a prior in which it is not.
-	joinScore = 4.0
+	// joinScore is the log-odds from which an episode is taken for the continuation of another.
+	joinScore = 0.0
+	// alternativeScore is the log-odds from which it is told that it may be.
+	alternativeScore = -3.0
 	// reachMs is how long a run may lie still before an episode is taken for its
 	// continuation on likeness alone.
 	reachMs = 12 * 60 * minuteMs
 	// overlapTolMs allows for the hand-over from one set of hosts to another.
 	overlapTolMs = 3 * minuteMs
-	// likelyRestartMs: work of this length that stops and comes back at once on the same
-	// hosts is more likely a restart than a repeat; short work is as likely a repeat.
-	likelyRestartMs = 45 * minuteMs
 )
 
 // hop is a proposal that episode b continues episode a.
@@ -31,7 +29,7 @@ type hop struct {
 	reasons []string
 }
 
-func (h hop) weight() float64 { return 1 / (1 + math.Exp(-(h.score - joinScore + 0.5))) }
+func (h hop) weight() float64 { return 1 / (1 + math.Exp(-h.score)) }
 
 // Join joins episodes over time: those of training-like classes by evidence of
 // continuity; others where one program goes on over a short pause. classes[i] belongs to
@@ -39,7 +37,7 @@ func (h hop) weight() float64 { return 1 / (1 + math.Exp(-(h.score - joinScore +
 func Join(ev *feature.Evidence, eps []Episode, classes []ClassOf) []Run {
 	ids := mintAll(eps)
 	var hops, rest []hop
-	hops = append(hops, trainingHops(ev, eps, classes)...)
+	hops = append(hops, newTimeline(ev, eps, classes).hops()...)
 	hops = append(hops, pauseHops(eps, classes)...)
 	slices.SortStableFunc(hops, func(x, y hop) int {
 		return cmp.Or(cmp.Compare(y.score, x.score), cmp.Compare(eps[x.b].StartMs, eps[y.b].StartMs), cmp.Compare(x.b, y.b), cmp.Compare(x.a, y.a))
@@ -84,7 +82,7 @@ func Join(ev *feature.Evidence, eps []Episode, classes []ClassOf) []Run {
 	}
 	for _, h := range rest {
 		a, b := runOf[h.a], runOf[h.b]
-		if a == b || h.score < joinScore-3 || len(runs[b].Alternatives) >= maxAlternatives ||
+		if a == b || h.score < alternativeScore || len(runs[b].Alternatives) >= maxAlternatives ||
 			slices.ContainsFunc(runs[b].Alternatives, func(x Alternative) bool { return x.Run == runs[a].ID }) {
 			continue
 		}
@@ -119,201 +117,6 @@ func gapText(ms int64) string {
 		return "no pause"
 	}
 	return fmt.Sprintf("a pause of %.0f min", float64(ms)/minuteMs)
-}
-
-// trainingHops scores pairs of training-like episodes that follow each other.
-func trainingHops(ev *feature.Evidence, eps []Episode, classes []ClassOf) []hop {
-	var idx []int
-	for i := range eps {
-		if classes[i].training() {
-			idx = append(idx, i)
-		}
-	}
-	slices.SortStableFunc(idx, func(a, b int) int { return cmp.Compare(eps[a].StartMs, eps[b].StartMs) })
-	sigs := make(map[int]signature, len(idx))
-	for _, i := range idx {
-		sigs[i] = signatureOf(ev, &eps[i])
-	}
-	var out []hop
-	for x, i := range idx {
-		for _, j := range idx[x+1:] {
-			gap := eps[j].StartMs - eps[i].EndMs
-			if gap < -overlapTolMs || eps[i].Open && gap < 0 {
-				continue
-			}
-			if h, ok := continuation(eps, i, j, sigs[i], sigs[j]); ok {
-				out = append(out, h)
-			}
-		}
-	}
-	return out
-}
-
-// continuation scores that episode j continues episode i.
-func continuation(eps []Episode, i, j int, p, q signature) (hop, bool) {
-	a, b := &eps[i], &eps[j]
-	h := hop{a: i, b: j}
-	add := func(s float64, reason string) {
-		h.score += s
-		if reason != "" && s > 0 {
-			h.reasons = append(h.reasons, reason)
-		}
-	}
-	jobs, jobReason := compareJobs(a.JobIDs, b.JobIDs)
-	add(4.5*jobs, jobReason)
-	gap := b.StartMs - a.EndMs
-	if jobs <= 0 && gap > reachMs {
-		return h, false
-	}
-	own := 0.0 // evidence that this is the same model, not merely the same customer
-	if s, known, reason := compareOps(p.ops, q.ops); known {
-		add(3*s, reason)
-		own += 3 * s
-		// Buckets are cut by the framework and so alike over models; how often they are
-		// sent is the model's own, on as many GPUs of one kind.
-		if s > 0 && p.gpus == q.gpus && ratesDiffer(p.ops, q.ops) {
-			add(-3*s-1, "")
-			own -= 3*s + 1
-		}
-	}
-	if agree, known := near(p.memBytes, q.memBytes, 0.025); known && p.gpus == q.gpus {
-		switch {
-		case agree:
-			add(1.2, "the memory plateau is the same")
-			own += 1.2
-		case contradicts(p.memBytes, q.memBytes, 0.12) && min(a.EndMs-a.StartMs, b.EndMs-b.StartMs) > 10*minuteMs:
-			add(-2.5, "")
-			own -= 2.5
-		}
-	}
-	// Bytes a second on the network follow from the model, its layout and its speed.
-	if agree, known := near(p.fabricBps, q.fabricBps, 0.08); known && p.gpus == q.gpus && math.Max(p.fabricBps, q.fabricBps) > 5*flowBps {
-		switch {
-		case agree:
-			add(1.5, "the traffic of a node is the same")
-			own += 1.5
-		case contradicts(p.fabricBps, q.fabricBps, 0.3):
-			add(-1, "")
-			own--
-		}
-	}
-	add(levelScore(p, q), "")
-	switch {
-	case p.gpus == q.gpus:
-		add(0.8, fmt.Sprintf("both use %d GPUs", p.gpus))
-	case max(p.gpus, q.gpus) > 8*min(p.gpus, q.gpus):
-		add(-1.5, "")
-	default:
-		add(-0.3, "")
-	}
-	shared := hostsShared(a, b)
-	sameAccount := len(a.Accounts) > 0 && shareAccount(a.Accounts, b.Accounts) && len(b.Accounts) > 0
-	switch {
-	case sameAccount:
-		add(0.8, "the account is the same")
-	case len(a.Accounts) > 0 && len(b.Accounts) > 0:
-		add(-0.5, "")
-	}
-	if len(a.Users) > 0 && slices.Equal(a.Users, b.Users) {
-		add(0.4, "")
-	}
-	switch {
-	case gap < 6*minuteMs:
-		add(1.2, "one began as the other ended")
-	case gap < 20*minuteMs:
-		add(0.7, "one began soon after the other ended")
-	case gap > 90*minuteMs:
-		add(-1.2, "")
-	}
-	if shared > 0 {
-		add(0.6*shared, "hosts are shared")
-	}
-	if jobs <= 0 {
-		if likelyResume(a, b, p, q, shared) {
-			add(0.8, "long work is back at once on the same hosts")
-		} else if own < 1 {
-			h.score = math.Min(h.score, joinScore-0.5)
-		}
-		// Tries of one program hold the same memory. What they exchange is a model's own;
-		// without it, two short stretches are as likely tries as one run, and keeping them
-		// apart loses little.
-		if own < 3 && max(a.EndMs-a.StartMs, b.EndMs-b.StartMs) < likelyRestartMs {
-			h.score = math.Min(h.score, joinScore-0.5)
-		}
-		if repeats(a, b, shared) {
-			add(-4.5, "")
-		}
-		if usedElsewhere(eps, i, j) {
-			add(-1, "")
-		}
-	}
-	return h, h.score > joinScore-3
-}
-
-// levelScore compares load levels: weak evidence for one model, stronger against it.
-func levelScore(p, q signature) float64 {
-	s := 0.0
-	for _, v := range [...][2]float64{{p.tensorFrac, q.tensorFrac}, {p.dramFrac, q.dramFrac}, {p.powerW, q.powerW}} {
-		if agree, known := near(v[0], v[1], 0.1); known {
-			switch {
-			case agree:
-				s += 0.3
-			case contradicts(v[0], v[1], 0.35) && p.gpus == q.gpus:
-				s -= 0.8
-			}
-		}
-	}
-	return s
-}
-
-// hostsShared is the share of the smaller episode's nodes that the other used too.
-func hostsShared(a, b *Episode) float64 {
-	x, y := a.Nodes(), b.Nodes()
-	n := 0
-	for _, v := range x {
-		if _, ok := slices.BinarySearch(y, v); ok {
-			n++
-		}
-	}
-	return float64(n) / float64(min(len(x), len(y)))
-}
-
-// repeats reports the manner of a repeated experiment: ended work of the same length on
-// the same hosts. A failure does not come at the same time twice; a scheduler's limit
-// does, and limits are whole hours.
-func repeats(a, b *Episode, shared float64) bool {
-	if a.Open || b.Open || shared < 1 || a.GPUs() != b.GPUs() {
-		return false
-	}
-	x, y := float64(a.EndMs-a.StartMs), float64(b.EndMs-b.StartMs)
-	const hourMs = 60 * minuteMs
-	if over := math.Mod(x+2*minuteMs, hourMs); x > 2*hourMs-2*minuteMs && over < 4*minuteMs && math.Abs(x-y) < 2*minuteMs {
-		return false
-	}
-	return math.Abs(x-y) <= math.Max(0.03*math.Max(x, y), 30_000)
-}
-
-// likelyResume reports long work that stops and is back at once on the same hosts with
-// the same load, where nothing shows the model.
-func likelyResume(a, b *Episode, p, q signature, shared float64) bool {
-	agree, known := near(p.powerW, q.powerW, 0.1)
-	return a.EndMs-a.StartMs >= likelyRestartMs && b.StartMs-a.EndMs < pauseMs && shared >= 0.75 && p.gpus == q.gpus && known && agree && !repeats(a, b, shared)
-}
-
-// usedElsewhere reports that a's hosts went on with other work of the account at once,
-// as a queue of experiments does.
-func usedElsewhere(eps []Episode, i, j int) bool {
-	a := &eps[i]
-	for k := range eps {
-		e := &eps[k]
-		if k == i || k == j || !inUse(e.Basis) || e.StartMs < a.EndMs || e.StartMs >= eps[j].StartMs || !shareAccount(a.Accounts, e.Accounts) {
-			continue
-		}
-		if hostsShared(a, e) == 1 && e.GPUs() == a.GPUs() {
-			return true
-		}
-	}
-	return false
 }
 
 // pauseHops joins other activities over short pauses: the same GPUs, the same kind of
@@ -357,7 +160,7 @@ func pauseHops(eps []Episode, classes []ClassOf) []hop {
 			if reason == "" {
 				reason = "the same GPUs do the same kind of work"
 			}
-			out = append(out, hop{i, j, joinScore + 1, []string{reason}})
+			out = append(out, hop{i, j, joinScore + 1.5, []string{reason}})
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sort"
@@ -14,7 +15,13 @@ import (
 type signature struct {
 	gpus       int
 	nranks     int
-	memBytes   float64 // plateau of a GPU
+	memBytes   float64   // plateau of a GPU, the median
+	memOf      []float64 // of each, sorted
+	loadFrac   float64
+	linkBps    float64 // a GPU's links
+	periodMs   float64 // of the steps
+	folded     bool    // see feature.Peak
+	ckptBytes  float64 // the largest file
 	tensorFrac float64
 	powerW     float64
 	dramFrac   float64
@@ -31,48 +38,62 @@ type opSize struct {
 	ms     int64   // over which the rate is a mean
 }
 
-// signatureOf reads the plateau of an episode after its first minutes.
-func signatureOf(ev *feature.Evidence, e *Episode) signature {
-	s := signature{gpus: e.GPUs(), nranks: e.NRanks}
-	var mem []float64
-	var sum, n [3]float64
+// signatureOf reads the plateau of an episode after its first minutes. files are what was seen
+// written, by node.
+func signatureOf(ev *feature.Evidence, e *Episode, files map[string][]feature.Checkpoint) signature {
+	s := signature{gpus: e.GPUs(), nranks: e.NRanks, memBytes: math.NaN(), periodMs: math.NaN(), ckptBytes: math.NaN()}
+	of := [...]feature.Signal{feature.TensorFrac, feature.PowerW, feature.DRAMFrac, feature.UtilFrac, feature.NVLinkTxBps}
+	var sum, ms [len(of)]float64
+	var periods []feature.Peak
 	for _, m := range e.Members {
-		cells := ev.Cells(feature.GPUKey{Node: m.Node, GPU: m.GPU})
-		lo, hi := cellRange(cells, m.StartMs, m.EndMs)
-		if hi-lo > 8 {
-			lo += 4
-			hi--
-		}
-		var own []float64
+		cells := ev.CellsFrom(feature.GPUKey{Node: m.Node, GPU: m.GPU}, m.StartMs)
+		lo, hi := steady(cells, m.StartMs, m.EndMs, 4*minuteMs)
 		for i := lo; i < hi; i++ {
 			c := &cells[i]
-			if c.Has(feature.MemUsedBytes) {
-				own = append(own, c.Mean[feature.MemUsedBytes])
-			}
-			for x, sig := range [...]feature.Signal{feature.TensorFrac, feature.PowerW, feature.DRAMFrac} {
+			for x, sig := range of {
 				if c.Has(sig) {
-					sum[x] += c.Mean[sig]
-					n[x]++
+					sum[x] += c.Mean[sig] * float64(c.CoverMs[sig])
+					ms[x] += float64(c.CoverMs[sig])
+				}
+			}
+			if c.Rhythm.PeriodMs > 0 {
+				periods = append(periods, c.Rhythm)
+			}
+		}
+		if v := upperQuartile(cells[lo:hi], feature.MemUsedBytes); !math.IsNaN(v) {
+			s.memOf = append(s.memOf, v)
+		}
+	}
+	if len(s.memOf) > 0 {
+		slices.Sort(s.memOf)
+		s.memBytes = s.memOf[len(s.memOf)/2]
+	}
+	mean := func(x int) float64 {
+		if ms[x] == 0 {
+			return math.NaN()
+		}
+		return sum[x] / ms[x]
+	}
+	s.tensorFrac, s.powerW, s.dramFrac, s.loadFrac, s.linkBps = mean(0), mean(1), mean(2), mean(3), mean(4)
+	if len(periods) == 0 {
+		for _, node := range e.Nodes() {
+			cells := ev.Host[node]
+			lo, hi := nodeRange(cells, e.StartMs, e.EndMs)
+			for i := lo; i < hi; i++ {
+				if cells[i].Rhythm.PeriodMs > 0 {
+					periods = append(periods, cells[i].Rhythm)
 				}
 			}
 		}
-		if len(own) > 0 {
-			slices.Sort(own)
-			mem = append(mem, own[len(own)*3/4])
+	}
+	s.periodMs, s.folded = settled(periods)
+	for _, node := range e.Nodes() {
+		for _, f := range files[node] {
+			if f.AtMs >= e.StartMs && f.AtMs <= e.EndMs && (!e.Shared || ofProcess(e, f)) && !(f.Bytes <= s.ckptBytes) {
+				s.ckptBytes = f.Bytes
+			}
 		}
 	}
-	s.memBytes = math.NaN()
-	if len(mem) > 0 {
-		slices.Sort(mem)
-		s.memBytes = mem[len(mem)/2]
-	}
-	mean := func(x int) float64 {
-		if n[x] == 0 {
-			return math.NaN()
-		}
-		return sum[x] / n[x]
-	}
-	s.tensorFrac, s.powerW, s.dramFrac = mean(0), mean(1), mean(2)
 	s.fabricBps = math.NaN()
 	if !e.Shared {
 		var watts float64
@@ -95,13 +116,16 @@ func hostLevels(ev *feature.Evidence, e *Episode) (bps, watts float64) {
 	var traffic, power []float64
 	for _, node := range e.Nodes() {
 		cells := ev.Host[node]
-		lo := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= e.StartMs+skip })
-		for i := lo; i < len(cells) && cells[i].MinuteMs < e.EndMs-minuteMs; i++ {
-			if c := &cells[i]; c.FabricCoverMs > 0 {
-				traffic = append(traffic, c.FabricTxBytes/(float64(c.FabricCoverMs)/1000))
-			}
-			if c := &cells[i]; c.PowerCoverMs > 0 {
-				power = append(power, c.PowerW)
+		lo, hi := nodeRange(cells, e.StartMs+skip, e.EndMs-minuteMs)
+		for i := lo; i < hi; i++ {
+			c := &cells[i]
+			for range max(1, (c.EndMs()-c.MinuteMs)/minuteMs) { // a cell's weight is its time
+				if c.FabricCoverMs > 0 {
+					traffic = append(traffic, c.FabricTxBytes/(float64(c.FabricCoverMs)/1000))
+				}
+				if c.PowerCoverMs > 0 {
+					power = append(power, c.PowerW)
+				}
 			}
 		}
 	}
@@ -114,6 +138,51 @@ func hostLevels(ev *feature.Evidence, e *Episode) (bps, watts float64) {
 	}
 	perNode := float64(e.GPUs()) / float64(len(e.Nodes()))
 	return mid(traffic), mid(power) / perNode
+}
+
+// nodeRange returns the indices of the cells that touch [start, end).
+func nodeRange(cells []feature.NodeCell, start, end int64) (lo, hi int) {
+	lo = sort.Search(len(cells), func(i int) bool { return cells[i].EndMs() > start })
+	hi = sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= end })
+	return lo, max(lo, hi)
+}
+
+// settled is the period that most of the peaks show, NaN where they do not agree.
+func settled(peaks []feature.Peak) (periodMs float64, folded bool) {
+	if len(peaks) < 3 {
+		return math.NaN(), false
+	}
+	slices.SortFunc(peaks, func(a, b feature.Peak) int { return cmp.Compare(a.PeriodMs, b.PeriodMs) })
+	mid := peaks[len(peaks)/2]
+	near, fold := 0, 0
+	for _, p := range peaks {
+		if math.Abs(p.PeriodMs-mid.PeriodMs) <= 0.04*mid.PeriodMs {
+			near++
+		}
+		if p.Folded {
+			fold++
+		}
+	}
+	if 2*near < len(peaks) {
+		return math.NaN(), false
+	}
+	return mid.PeriodMs, 2*fold > len(peaks)
+}
+
+// checkpointsOf lists the checkpoints of each node.
+func checkpointsOf(ev *feature.Evidence) map[string][]feature.Checkpoint {
+	if len(ev.Checkpoints) == 0 {
+		return nil
+	}
+	out := map[string][]feature.Checkpoint{}
+	for _, c := range ev.Checkpoints {
+		out[c.Node] = append(out[c.Node], c)
+	}
+	return out
+}
+
+func ofProcess(e *Episode, f feature.Checkpoint) bool {
+	return slices.Contains(e.Procs, ProcRef{f.Node, f.PID})
 }
 
 // commonSize reports a size that many models share: a default bucket (25 or 32 MB, MB or
