@@ -40,7 +40,8 @@ const (
 	unknownUse useState = iota
 	released
 	held
-	anew // held, and what was held before was no part of it
+	anew  // held, and what was held before was no part of it
+	ended // held up to somewhere within the cell, and no longer
 )
 
 // activeSignals are the shares of time in which a part of the GPU works.
@@ -157,6 +158,12 @@ func (w *useWatch) step(c *feature.GPUCell) useState {
 		return unknownUse
 	}
 	if active || yes {
+		// Shares of time look back over the cell, memory is what there is at a moment: a program
+		// whose memory is all gone worked for a part of the cell, and ended.
+		if w.open && w.worked && !math.IsNaN(w.base) && w.peak > w.base+20*jump(w.base) && mem <= w.base+jump(w.base) {
+			w.rest(c, mem)
+			return ended
+		}
 		return w.use(c, mem, true)
 	}
 	switch {
@@ -277,6 +284,11 @@ func heldSpans(cells []feature.GPUCell, tdpW float64, floorOf func(int64) float6
 			}
 			out[len(out)-1].end = c.EndMs()
 			last = c
+		case ended:
+			if open {
+				out[len(out)-1].end = c.EndMs()
+			}
+			open = false
 		case released:
 			open = false
 		case unknownUse:

@@ -191,8 +191,11 @@ func (t *timeline) continuation(i, j int) (hop, bool) {
 		m.mul(0.07, 0.20, 0.45)
 	}
 
+	sameAccount := len(a.Accounts) == 0 || len(b.Accounts) == 0 || shareAccount(a.Accounts, b.Accounts)
 	shared := sharedOf(t.nodes[i], t.nodes[j])
 	switch {
+	case !sameAccount && shared >= 1: // who follows on a host is another customer
+		m.mul(0.20, 0.20, 0.30)
 	case shared >= 1 && len(t.nodes[i]) == len(t.nodes[j]):
 		m.mul(0.60, 0.60, 0.20)
 		say("the hosts are the same")
@@ -216,14 +219,12 @@ func (t *timeline) continuation(i, j int) (hop, bool) {
 		m.mul(0.15, 0.10, 0.60)
 	}
 
-	sameAccount := len(a.Accounts) == 0 || len(b.Accounts) == 0
-	if !sameAccount {
-		if sameAccount = shareAccount(a.Accounts, b.Accounts); sameAccount {
-			m.mul(0.90, 0.97, 0.40)
-			say("the account is the same")
-		} else {
-			m.mul(0.10, 0.03, 0.60)
-		}
+	switch {
+	case !sameAccount:
+		m.mul(0.03, 0.01, 0.70)
+	case len(a.Accounts) > 0 && len(b.Accounts) > 0:
+		m.mul(0.95, 0.98, 0.30)
+		say("the account is the same")
 	}
 	if len(a.Users) > 0 && len(b.Users) > 0 {
 		if slices.Equal(a.Users, b.Users) {

@@ -240,13 +240,13 @@ func Episodes(ev *feature.Evidence) []Episode {
 	at := byGPU(st)
 	joinComms(ev, st, at, g)
 	joinProcesses(ev, st, g)
-	joinSync(ev, st, g)
+	maybe := joinSync(ev, st, g)
 	joinRest(st, g)
-	return collect(ev, st, at, g)
+	return collect(ev, st, at, g, maybe)
 }
 
 // collect makes episodes of the graph's components.
-func collect(ev *feature.Evidence, st []stretch, at map[feature.GPUKey][]int, g *graph) []Episode {
+func collect(ev *feature.Evidence, st []stretch, at map[feature.GPUKey][]int, g *graph, maybe []beside) []Episode {
 	index := map[int]int{}
 	var parts [][]int
 	for i := range st {
@@ -269,6 +269,14 @@ func collect(ev *feature.Evidence, st []stretch, at map[feature.GPUKey][]int, g 
 			ep.Links = append(ep.Links, e.Link)
 		}
 	}
+	for _, m := range maybe {
+		a, b := index[g.find(m.a)], index[g.find(m.b)]
+		if a == b {
+			continue
+		}
+		addBeside(&eps[a], firstOf(eps[b].Members), m)
+		addBeside(&eps[b], firstOf(eps[a].Members), m)
+	}
 	markShared(st, at, g, index, eps)
 	flows := newFlowIndex(ev, eps)
 	for i := range eps {
@@ -276,6 +284,19 @@ func collect(ev *feature.Evidence, st []stretch, at map[feature.GPUKey][]int, g 
 	}
 	slices.SortStableFunc(eps, func(a, b Episode) int { return compareFirst(firstOf(a.Members), firstOf(b.Members)) })
 	return eps
+}
+
+// addBeside notes that an episode may be one with another that runs beside it.
+func addBeside(e *Episode, other Member, m beside) {
+	for i := range e.Beside {
+		if e.Beside[i].Member == other {
+			e.Beside[i].Weight = max(e.Beside[i].Weight, m.weight)
+			return
+		}
+	}
+	if len(e.Beside) < maxAlternatives {
+		e.Beside = append(e.Beside, Beside{other, m.weight, m.reason})
+	}
 }
 
 // maxLinks bounds the reasons kept for one episode.

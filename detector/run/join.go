@@ -88,13 +88,45 @@ func Join(ev *feature.Evidence, eps []Episode, classes []ClassOf) []Run {
 		}
 		runs[b].Alternatives = append(runs[b].Alternatives, Alternative{runs[a].ID, math.Min(0.5, h.weight()), "may continue that run: " + strings.Join(h.reasons, ", ")})
 	}
+	besides(eps, runOf, runs)
 	slices.SortStableFunc(runs, func(a, b Run) int {
 		return cmp.Or(compareFirst(firstOf(a.Members), firstOf(b.Members)), cmp.Compare(a.ID, b.ID))
 	})
 	return runs
 }
 
+// maxAlternatives bounds what is told of one run.
 const maxAlternatives = 4
+
+// besides adds the runs that ran at the same time and may be one with a run.
+func besides(eps []Episode, runOf []int, runs []Run) {
+	type key struct {
+		node string
+		gpu  int
+	}
+	of := map[key][]int{}
+	for i := range eps {
+		if len(eps[i].Beside) == 0 {
+			continue
+		}
+		m := firstOf(eps[i].Members)
+		of[key{m.Node, m.GPU}] = append(of[key{m.Node, m.GPU}], i)
+	}
+	for i := range eps {
+		for _, b := range eps[i].Beside {
+			for _, j := range of[key{b.Member.Node, b.Member.GPU}] {
+				x, y := runOf[j], runOf[i]
+				// The later of two names the earlier, and both only once.
+				if x == y || compareFirst(firstOf(eps[j].Members), b.Member) != 0 || compareFirst(firstOf(runs[y].Members), firstOf(runs[x].Members)) < 0 ||
+					len(runs[y].Alternatives) >= maxAlternatives ||
+					slices.ContainsFunc(runs[y].Alternatives, func(a Alternative) bool { return a.Run == runs[x].ID }) {
+					continue
+				}
+				runs[y].Alternatives = append(runs[y].Alternatives, Alternative{runs[x].ID, math.Min(0.5, b.Weight), b.Reason})
+			}
+		}
+	}
+}
 
 // interleave merges two chains in order of time. ok is false where two episodes would run
 // at once: one training is in one place at a time. A chain that pauses while the other

@@ -13,21 +13,22 @@ import (
 type trait struct {
 	agree, differ float64 // relative differences up to which it agrees, and from which it differs
 	chance        float64 // that another model's agrees, where the fleet shows no other
+	between       float64 // how much likelier another model's lies between the two than one model's
 	miss          float64 // that one model's differs: stalls, evaluation, other data
 	scales        bool    // depends on the number of GPUs
 	reason        string
 }
 
 var (
-	memTrait    = trait{0.025, 0.12, 0.12, 0.04, true, "the memory plateau is the same"}
-	tensorTrait = trait{0.10, 0.35, 0.30, 0.25, true, ""}
-	powerTrait  = trait{0.08, 0.30, 0.35, 0.25, true, ""}
-	dramTrait   = trait{0.10, 0.35, 0.30, 0.25, true, ""}
-	loadTrait   = trait{0.08, 0.40, 0.60, 0.30, true, ""}
-	linkTrait   = trait{0.10, 0.40, 0.25, 0.20, true, ""}
-	fabricTrait = trait{0.08, 0.30, 0.15, 0.15, true, "the traffic of a node is the same"}
-	periodTrait = trait{0.02, 0.08, 0.05, 0.10, true, "the steps take the same time"}
-	ckptTrait   = trait{0.01, 0.05, 0.03, 0.10, false, "checkpoints have the same size"}
+	memTrait    = trait{0.025, 0.12, 0.12, 0.15, 0.04, true, "the memory plateau is the same"}
+	tensorTrait = trait{0.10, 0.35, 0.30, 0.6, 0.25, true, ""}
+	powerTrait  = trait{0.08, 0.30, 0.35, 0.6, 0.25, true, ""}
+	dramTrait   = trait{0.10, 0.35, 0.30, 0.6, 0.25, true, ""}
+	loadTrait   = trait{0.08, 0.40, 0.60, 0.7, 0.30, true, ""}
+	linkTrait   = trait{0.10, 0.40, 0.25, 0.5, 0.20, true, ""}
+	fabricTrait = trait{0.08, 0.30, 0.15, 0.5, 0.15, true, "the traffic of a node is the same"}
+	periodTrait = trait{0.02, 0.08, 0.05, 0.3, 0.10, true, "the steps take the same time"}
+	ckptTrait   = trait{0.01, 0.05, 0.03, 0.3, 0.10, false, "checkpoints have the same size"}
 )
 
 // together01 is how far the traits of one episode depend on each other: that of two models
@@ -62,6 +63,8 @@ func (l *likeness) add(t trait, a, b float64, sameSize bool) {
 	case d >= t.differ:
 		l.same += math.Log(t.miss)
 		l.differs = true
+	default:
+		l.same += math.Log(t.between)
 	}
 }
 

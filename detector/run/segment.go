@@ -30,6 +30,7 @@ type stretch struct {
 	atStart    bool // in use when observation began: its start says nothing
 	mem, power float64
 	load       float64
+	period     float64 // of the steps, where it is steady and no sampling folds it; 0: not known
 	comm       []commSum
 	jobKey     string   // declared program, empty: none
 	edgeMs     [2]int64 // BasisPower: start and end, interpolated within their minutes
@@ -340,6 +341,15 @@ func (s *segmenter) levels(st *stretch, cells []feature.GPUCell) {
 	st.mem = upperQuartile(cells[lo:hi], feature.MemUsedBytes)
 	st.power = meanOf(cells[lo:hi], feature.PowerW)
 	st.load = meanOf(cells[lo:hi], feature.UtilFrac)
+	var peaks []feature.Peak
+	for i := lo; i < min(hi, lo+180); i++ {
+		if p := cells[i].Rhythm; p.PeriodMs > 0 && !p.Folded {
+			peaks = append(peaks, p)
+		}
+	}
+	if p, _ := settled(peaks); len(peaks) >= 10 && p > 0 {
+		st.period = p
+	}
 }
 
 // steady are the cells of an interval without its beginning and its last minute, where

@@ -15,6 +15,7 @@ type team struct {
 	lead       int // first stretch
 	list       []int
 	node       string
+	gpu        int
 	start, end int64
 	open       bool
 	atStart    bool
@@ -25,10 +26,12 @@ type team struct {
 	basis      Basis
 	edge       [2]int64
 	comm       bool
+	whole      bool // all GPUs of the node
+	period     float64
 }
 
 // teams groups the stretches in use by component and node, sorted by start and node.
-func teams(st []stretch, g *graph) []team {
+func teams(ev *feature.Evidence, st []stretch, g *graph) []team {
 	type key struct {
 		root int
 		node string
@@ -45,7 +48,7 @@ func teams(st []stretch, g *graph) []team {
 		if !ok {
 			n = len(out)
 			index[k] = n
-			out = append(out, team{lead: i, node: s.node, start: s.start, end: s.end, atStart: s.atStart, job: s.jobKey, basis: s.basis, edge: s.edgeMs})
+			out = append(out, team{lead: i, node: s.node, gpu: s.gpu, start: s.start, end: s.end, atStart: s.atStart, job: s.jobKey, basis: s.basis, edge: s.edgeMs})
 		}
 		t := &out[n]
 		t.list = append(t.list, i)
@@ -54,6 +57,7 @@ func teams(st []stretch, g *graph) []team {
 		t.mem += s.mem
 		t.power += s.power
 		t.load += s.load
+		t.period = notZero(t.period, s.period)
 		t.comm = t.comm || len(s.comm) > 0
 		for _, a := range s.accounts {
 			t.accounts = addTo(t.accounts, a)
@@ -64,6 +68,10 @@ func teams(st []stretch, g *graph) []team {
 		out[i].mem /= n
 		out[i].power /= n
 		out[i].load /= n
+	}
+	for i := range out {
+		// A rental that names GPUs tells how many there are at least.
+		out[i].whole = ev.Nodes[out[i].node].GPUCount > 0 && len(out[i].list) >= ev.Nodes[out[i].node].GPUCount
 	}
 	slices.SortStableFunc(out, func(a, b team) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.node, b.node)) })
 	return out
@@ -109,9 +117,9 @@ func together(a, b *team, tolMs int64) bool {
 
 // joinSync joins what works in step: GPUs of a node that begin, end and look alike, and
 // teams on several nodes that exchange traffic or run in step.
-func joinSync(ev *feature.Evidence, st []stretch, g *graph) {
-	joinWithin(teams(st, g), g)
-	joinAcross(ev, teams(st, g), g)
+func joinSync(ev *feature.Evidence, st []stretch, g *graph) []beside {
+	joinWithin(teams(ev, st, g), g)
+	return joinAcross(ev, teams(ev, st, g), g)
 }
 
 // joinWithin joins GPUs of one node of which no declaration tells programs apart.
@@ -155,7 +163,7 @@ func alike(a, b *team) bool {
 	if contradicts(a.power, b.power, 0.25) || contradicts(a.load+0.05, b.load+0.05, 0.35) {
 		return false
 	}
-	if overlapGPU(a, b) {
+	if overlapGPU(a, b) || otherPeriods(a.period, b.period) {
 		return false
 	}
 	memAlike, known := near(a.mem, b.mem, 0.04)
@@ -170,6 +178,16 @@ func alike(a, b *team) bool {
 		return (memClose || !memKnown) && loadClose
 	}
 	return true
+}
+
+// otherPeriods reports that two steady periods are of two programs: neither the same nor a part
+// of the other.
+func otherPeriods(a, b float64) bool {
+	if !(a > 0) || !(b > 0) {
+		return false
+	}
+	r := math.Max(a, b) / math.Min(a, b)
+	return math.Abs(r-math.Round(r)) > 0.06*math.Round(r)
 }
 
 func overlapGPU(a, b *team) bool {
@@ -221,7 +239,7 @@ func (p *pairFlow) in(start, end int64) float64 {
 const flowBps = 20e6
 
 // joinAcross joins teams of different nodes.
-func joinAcross(ev *feature.Evidence, ts []team, g *graph) {
+func joinAcross(ev *feature.Evidence, ts []team, g *graph) []beside {
 	byNode := map[string][]int{}
 	for i := range ts {
 		byNode[ts[i].node] = append(byNode[ts[i].node], i)
@@ -238,17 +256,16 @@ func joinAcross(ev *feature.Evidence, ts []team, g *graph) {
 		talks[k.b] = append(talks[k.b], flows[k])
 		for _, i := range byNode[k.a] {
 			for _, j := range byNode[k.b] {
+				if ts[j].start >= ts[i].end {
+					break
+				}
 				joinByFlow(ts, i, j, flows[k], byNode, g)
 			}
 		}
 	}
-	for i := range ts {
-		for j := i + 1; j < len(ts) && ts[j].start-ts[i].start <= 2*minuteMs; j++ {
-			if ts[i].node != ts[j].node && g.find(ts[i].lead) != g.find(ts[j].lead) {
-				joinInStep(ev, &ts[i], &ts[j], talks, g)
-			}
-		}
-	}
+	p := &pacer{ev: ev, ts: ts, talks: talks, g: g, cells: map[int][]feature.GPUCell{}}
+	p.join()
+	return p.maybe
 }
 
 // joinByFlow joins two teams whose nodes exchange much traffic while both run. Where a
@@ -286,50 +303,6 @@ func countIn(ts []team, list []int, from, to int64) int {
 	return n
 }
 
-// edgeTolMs is how far apart the interpolated starts and ends of hosts in step may lie.
-const edgeTolMs = 55_000
-
-// joinInStep joins teams of two nodes that begin and end together, look alike and have a
-// fabric in use; declared jobs that differ forbid it, and so does a fabric, or a view of
-// flows, that shows no exchange.
-func joinInStep(ev *feature.Evidence, a, b *team, talks map[string][]*pairFlow, g *graph) {
-	if len(a.list) != len(b.list) || !shareAccount(a.accounts, b.accounts) || a.atStart || b.atStart {
-		return
-	}
-	if a.job != "" && b.job != "" && a.job != b.job {
-		return
-	}
-	if a.comm && b.comm { // communicators were seen on both and do not join them
-		return
-	}
-	tol := int64(60_000) // whole minutes
-	if a.basis == BasisPower || b.basis == BasisPower {
-		if a.basis != b.basis || absMs(a.edge[0]-b.edge[0]) > edgeTolMs || (!a.open && !b.open && absMs(a.edge[1]-b.edge[1]) > edgeTolMs) {
-			return
-		}
-	}
-	if !together(a, b, tol) || contradicts(a.mem, b.mem, 0.03) || contradicts(a.power, b.power, 0.15) || contradicts(a.load+0.05, b.load+0.05, 0.15) {
-		return
-	}
-	from, to := max(a.start, b.start), min(a.end, b.end)
-	fa, fb := fabricBps(ev.Host[a.node], from, to), fabricBps(ev.Host[b.node], from, to)
-	if spoke(talks, a, from, to) && spoke(talks, b, from, to) {
-		return // with whom each of them exchanges is seen, and it is not the other
-	}
-	weight := 0.55
-	if !math.IsNaN(fa) && !math.IsNaN(fb) {
-		if fa < flowBps || fb < flowBps || contradicts(fa, fb, 0.5) {
-			return
-		}
-		weight = 0.75
-	} else if len(talks) > 0 {
-		return // flows between nodes are seen, and these two have none of note
-	}
-	g.join(a.lead, b.lead, "sync", weight, func() string {
-		return fmt.Sprintf("%s and %s began and run in step with the same load", a.node, b.node)
-	})
-}
-
 // spoke reports whether the traffic of a team's node with some other node of the fleet was
 // seen, and enough of it to tie them to one job. talks lists the traffic of each node.
 func spoke(talks map[string][]*pairFlow, t *team, from, to int64) bool {
@@ -338,9 +311,9 @@ func spoke(talks map[string][]*pairFlow, t *team, from, to int64) bool {
 
 // fabricBps is the mean back-end traffic a node sent, NaN where it was not measured.
 func fabricBps(cells []feature.NodeCell, from, to int64) float64 {
-	lo, _ := slices.BinarySearchFunc(cells, from, func(c feature.NodeCell, t int64) int { return cmp.Compare(c.MinuteMs, t) })
+	lo, hi := nodeRange(cells, from, to)
 	var bytes, ms float64
-	for i := lo; i < len(cells) && cells[i].MinuteMs < to; i++ {
+	for i := lo; i < hi; i++ {
 		if cells[i].FabricCoverMs > 0 {
 			bytes += cells[i].FabricTxBytes
 			ms += float64(cells[i].FabricCoverMs)

@@ -79,6 +79,14 @@ type Episode struct {
 	Flow                    FlowStat
 	Shared                  bool // another activity used one of the GPUs at the same time
 	Links                   []Link
+	Beside                  []Beside
+}
+
+// Beside is another episode at the same time that may be one with this, by its earliest member.
+type Beside struct {
+	Member Member
+	Weight float64
+	Reason string
 }
 
 // GPUs is the number of distinct GPUs.
