@@ -42,7 +42,7 @@ func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.
 			a.engineering = &e
 		}
 	}
-	return acts, nil
+	return acts, run.Campaigns(ev, eps, runs)
 }
 
 // weigh takes what was said of the episodes of a run together, each by its GPU-time.

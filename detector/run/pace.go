@@ -41,6 +41,7 @@ type pacer struct {
 	talks map[string][]*pairFlow
 	g     *graph
 	cells map[int][]feature.GPUCell // of the first GPU of a team
+	sent  map[int][]burst           // by its host
 	maybe []beside
 }
 
@@ -212,6 +213,15 @@ func (p *pacer) cadence(i int) int64 {
 	return min(each, 10*minuteMs)
 }
 
+func (p *pacer) bursts(i int) []burst {
+	b, ok := p.sent[i]
+	if !ok {
+		b = burstsOf(p.ev.Host[p.ts[i].node], p.ts[i].start, p.ts[i].end)
+		p.sent[i] = b
+	}
+	return b
+}
+
 func (p *pacer) of(i int) []feature.GPUCell {
 	c, ok := p.cells[i]
 	if !ok {
@@ -280,7 +290,13 @@ func (p *pacer) score(i, j int) (score float64, ok bool) {
 	if s < -7 {
 		return s, true
 	}
+	// Islands exchange little, and at once.
+	sent, _ := burstOdds(p.bursts(i), p.bursts(j), lag, to-from)
+	s += 0.8 * sent
 	step := 0.6 * p.inStep(i, j, lag)
+	if sent > 3 {
+		step = math.Max(step, 0) // islands step each by themselves
+	}
 	if step < 0 && max(p.cadence(i), p.cadence(j)) > 0 {
 		step *= 0.2 // a row a minute, of a part of it, sees a stall in one and misses it in the other
 	}

@@ -263,7 +263,7 @@ func joinAcross(ev *feature.Evidence, ts []team, g *graph) []beside {
 			}
 		}
 	}
-	p := &pacer{ev: ev, ts: ts, talks: talks, g: g, cells: map[int][]feature.GPUCell{}}
+	p := &pacer{ev: ev, ts: ts, talks: talks, g: g, cells: map[int][]feature.GPUCell{}, sent: map[int][]burst{}}
 	p.join()
 	return p.maybe
 }
