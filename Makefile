@@ -133,6 +133,9 @@ SCALE_HOURS ?= 24
 bench-detector: ## a day of minute cells of fleets of SCALE_GPUS (1000,10000,100000) judged: CPU, memory, and how they grow (SCALE_HOURS=24); detector/SCALE.md
 	FLOPWATCH_SCALE_GPUS=$(SCALE_GPUS) FLOPWATCH_SCALE_HOURS=$(SCALE_HOURS) $(GO) test ./detector -run '^$$' -bench '^BenchmarkScale$$' -benchtime 1x -timeout 3h
 
+# --markdown: the table as README.md has it.
+SCORE_AS ?= --table
+
 .PHONY: score
 score: build ## replay every recording in BUNDLES and print one line each against its labels
 	@pairs=(); for b in $(BUNDLES); do \
@@ -141,7 +144,13 @@ score: build ## replay every recording in BUNDLES and print one line each agains
 	    echo "replay $$b"; bin/flopwatch replay "$$b" --out "$$dir" < /dev/null > "$$dir.log" 2>&1 || { tail -n 20 "$$dir.log"; exit 1; }; \
 	    pairs+=("$$b" "$$dir"); \
 	  fi; \
-	done; bin/flopwatch score --table "$${pairs[@]}"
+	done; bin/flopwatch score $(SCORE_AS) "$${pairs[@]}"
+
+.PHONY: calibrate
+calibrate: binaries ## how far probabilities and intervals can be trusted, over what make score left in OUT
+	@pairs=(); for b in $(BUNDLES); do \
+	  if [ -f "$$b/truth.json" ] && [ -f "$(OUT)/$$(basename "$$b")/runs.jsonl" ]; then pairs+=("$$b" "$(OUT)/$$(basename "$$b")"); fi; \
+	done; [ "$${#pairs[@]}" -gt 0 ] || { echo "no answers in $(OUT): make score first" >&2; exit 1; }; bin/flopwatch calibrate "$${pairs[@]}"
 
 # What the agent costs; WINDOW is how long to measure. What rivals.sh cannot bring is left out.
 WINDOW ?= 120s

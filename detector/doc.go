@@ -36,8 +36,16 @@
 // 2,000,000 unless configured). Activities that go on are kept from their beginning, unless there
 // are more minutes than that: then they lose it, and the status counts them. What ended before is
 // judged no more. Rows that come hours after their time are read an hour and some nodes at a
-// time, whatever their number. Profiles that change hold from the next start on: what was
-// judged is not judged again under them.
+// time, whatever their number.
+//
+// A detector that comes back under other profiles than history was judged under judges it again
+// ([Review]): from stored cells, by a goroutine of its own that shares nothing with live judging but
+// the store, rests three times as long as it works, waits while live judging lags, holds a quarter of
+// the cells, and says after every two hours of event time how far it is, so that whoever leads next goes
+// on there. What it says are versions of its own, beside what stood, which stays. At its end live
+// judging takes over what it lacks: from when evidence sufficed for findings that it holds or will
+// raise, and versions of runs and findings beyond its horizon. Reports of the latter are not written.
+// flopwatch backtest does the same for who asks, and changes nothing that is live.
 //
 // One goroutine owns the state. After a crash everything is rebuilt from stored rows, or from
 // stored cells where raw rows have expired:

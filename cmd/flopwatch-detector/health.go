@@ -67,6 +67,9 @@ func judge(s state, cfg config, instance string) daemon.Health {
 	h.Details["epoch"], h.Details["judged_up_to_ms"], h.Details["lag_ms"] = s.epoch, st.JudgedUpToMs, st.LagMs
 	h.Details["started_ms"], h.Details["broker_ms"], h.Details["runs"], h.Details["cells"] = st.StartedMs, st.BrokerMs, st.Runs, st.Cells
 	h.Details["contradicted_nodes"], h.Details["reports_waiting"] = st.Contradicted, st.Reports
+	if st.Review != "" {
+		h.Details["review"], h.Details["review_judged_up_to_ms"], h.Details["review_until_ms"] = st.Review, st.ReviewJudgedMs, st.ReviewUntilMs
+	}
 	if s.lastErr != "" {
 		add(daemon.Degraded, "the broker does not tell its time: %s", s.lastErr)
 	}
@@ -117,6 +120,12 @@ var numbers = []struct {
 	{"runs", "Activities that stand.", prometheus.GaugeValue, func(s state) float64 { return float64(s.status.Runs) }},
 	{"contradicted_nodes", "Nodes whose driver says other GPUs than the inventory.", prometheus.GaugeValue, func(s state) float64 { return float64(s.status.Contradicted) }},
 	{"reports_waiting", "Report folders that wait to be written.", prometheus.GaugeValue, func(s state) float64 { return float64(s.status.Reports) }},
+	{"review_remaining_seconds", "Event time that is still to be judged again, as profiles changed; 0: none is.", prometheus.GaugeValue, func(s state) float64 {
+		if s.status.Review == "" {
+			return 0
+		}
+		return float64(s.status.ReviewUntilMs-s.status.ReviewJudgedMs) / 1e3
+	}},
 	{"errors_total", "Failed reads and writes since it leads.", prometheus.CounterValue, func(s state) float64 { return float64(s.status.Errors) }},
 }
 
