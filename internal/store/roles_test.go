@@ -125,7 +125,7 @@ func TestRolesAreComplete(t *testing.T) {
 		}
 		_, raw := rawTables[r.Name]
 		writers := 0
-		for _, role := range []string{"flopwatch_ingest", "flopwatch_detector", "flopwatch_operator"} {
+		for _, role := range []string{"flopwatch_ingest", "flopwatch_detector", "flopwatch_operator", "flopwatch_corrector"} {
 			if holds(role, "INSERT", r.Name) {
 				writers++
 			}
