@@ -61,8 +61,7 @@ func (l *limits) likely(a *Accelerator) float64 {
 	}
 	if l.clockMHz > 300 {
 		switch boost := a.BoostMHz; {
-		case boost == 0:
-			sum += 0.5
+		case boost == 0: // not published: as little as of a part that no table has
 		case l.clockMHz > 1.012*boost:
 			sum += neverClock
 		case l.clockMHz > 0.994*boost: // at rest or lightly loaded a GPU runs at its highest clock
@@ -75,6 +74,8 @@ func (l *limits) likely(a *Accelerator) float64 {
 		} else {
 			sum += math.Log((0.3+1.4*r)/a.TDPW) + math.Log(400)
 		}
+	} else if l.watts > 0 {
+		sum += math.Log(400 / (2.5 * max(l.watts, 70)))
 	}
 	if l.linkBps > 1e6 && a.Vendor == "NVIDIA" && l.linkBps > 0.55*a.LinkBps {
 		sum += neverLink

@@ -2,6 +2,7 @@ package flops
 
 import (
 	"math"
+	"reflect"
 	"testing"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
@@ -87,5 +88,36 @@ func TestScaledCounters(t *testing.T) {
 		if math.Abs(e.Executed.Best/alone.Executed.Best-1) > 0.05 || e.Executed.High/e.Executed.Best > 2.2 {
 			t.Errorf("an honest training at %v: %+v, without its watts %+v", c, e.Executed, alone.Executed)
 		}
+	}
+}
+
+// Hours measured one by one and merged, in whatever order, are the whole.
+func TestHours(t *testing.T) {
+	t.Parallel()
+	ev := fleet(h100, 4, 200, 20_000, func(g int, ts int64, s *feature.GPUSample) bool {
+		if g < 2 {
+			s.MMACycles, s.EnergyJ = cyclesAt(ts)*(1+float64(g)/7), float64(ts-t0)/1000*617.3+1e9
+		}
+		v := &s.Value
+		v[feature.TensorFrac], v[feature.SMClockMHz], v[feature.PowerW], v[feature.SMActiveFrac] = 0.37+0.01*float64(g), 1511, 633.7, 0.81
+		return ts%(7*minuteMs) > 2*minuteMs
+	})
+	in := Input{Ev: ev, Members: members(4, 200)}
+	whole := Measure(in)
+	first := feature.HourOf(t0)
+	merged := &Work{}
+	for _, k := range []int64{2, 0, 3, 1} {
+		merged.Merge(Hour(in, first+k*feature.HourMs))
+	}
+	if merged.StartMs != whole.StartMs || merged.EndMs != whole.EndMs || !reflect.DeepEqual(merged.Minutes, whole.Minutes) {
+		t.Errorf("%d minutes from %d to %d, the whole %d from %d to %d", len(merged.Minutes), merged.StartMs, merged.EndMs, len(whole.Minutes), whole.StartMs, whole.EndMs)
+		for i := range whole.Minutes {
+			if merged.Minutes[i] != whole.Minutes[i] {
+				t.Fatalf("minute %d: %+v, whole %+v", i, merged.Minutes[i], whole.Minutes[i])
+			}
+		}
+	}
+	if !reflect.DeepEqual(merged.Estimate("training"), whole.Estimate("training")) {
+		t.Error("the estimate of merged hours is another")
 	}
 }

@@ -1,5 +1,7 @@
 package flops
 
+import "github.com/flopwatch/flopwatch/detector/feature"
+
 // Minute is what the members' cells of one minute saw, without regard to the kind of
 // work. Times are GPU-milliseconds; FLOP are at the dense 16-bit rate unless named.
 type Minute struct {
@@ -129,4 +131,19 @@ func (w *Work) Merge(other *Work) {
 	for i := range other.Minutes {
 		w.Minutes[at+int64(i)].add(&other.Minutes[i])
 	}
+}
+
+// Hour is what the members' cells of the hour that begins at hourMs saw. Hours merged are the
+// whole to the last bit, whatever their order, as long as they were measured on the same
+// evidence of what lies around them: a counter's increment over the turn of an hour needs the
+// reading before and the one after, so an hour is complete once the first row after it is there.
+func Hour(in Input, hourMs int64) *Work {
+	end := hourMs + feature.HourMs
+	if in.FromMs == 0 || in.FromMs < hourMs {
+		in.FromMs = hourMs
+	}
+	if in.ToMs == 0 || in.ToMs > end {
+		in.ToMs = end
+	}
+	return Measure(in)
 }
