@@ -398,23 +398,24 @@ func (g *grid) peak(freq float64, parts int, since, few bool) (Peak, bool) {
 		return Peak{}, false
 	}
 	base := freq / float64(parts)
-	power := 0.0
-	for h := 1; h <= max(2*parts, 4) && base*float64(h) < 0.5; h++ {
-		a := amp(base*float64(h), 0, n)
-		power += a * a / 2
-	}
 	re, im := g.at(base, 0, n)
-	crest := -math.Atan2(im, re) / (2 * math.Pi * base) // points after the first
-	at := float64(crest-float64(n-1)) * g.dtMs          // ms after the last
-	if since {
-		at -= g.dtMs / 2
+	power := 2 * (re*re + im*im)
+	for h := 2; h <= max(2*parts, 3) && base*float64(h) < 0.5; h++ {
+		a := all
+		if h != parts {
+			a = amp(base*float64(h), 0, n)
+		}
+		power += a * a / 2
 	}
 	if power < leastPower*g.variance {
 		return Peak{}, false
 	}
-	period := g.dtMs / base
-	p := Peak{PeriodMs: period, Power: min(power/g.variance, 1), CadenceMs: g.dtMs}
-	p.CrestMs = at + float64(g.endMs)
+	crest := -math.Atan2(im, re) / (2 * math.Pi * base) // points after the first
+	at := (crest - float64(n-1)) * g.dtMs               // ms after the last
+	if since {
+		at -= g.dtMs / 2
+	}
+	p := Peak{PeriodMs: g.dtMs / base, Power: min(power/g.variance, 1), CrestMs: at + float64(g.endMs), CadenceMs: g.dtMs}
 	// What is faster than the samples is averaged away by rates, the less the nearer it comes to them; the deepest that a
 	// thing which is never negative can swing is twice its mean, and half as much again where its harmonics fold onto it.
 	x := math.Pi * (1 - freq)
@@ -427,23 +428,29 @@ const (
 	wideMs  = (WindowMs + MinuteMs + maxPoints - 1) / maxPoints // so wide bins hold a whole window
 )
 
-// rhythm looks for the period of tracks, which come in the order in which they are believed. It returns the number of
-// the one that shows it, or -1.
+// rhythm looks for the period of one or two tracks, which come in the order in which they are believed. It returns the
+// number of the one that shows it, or -1.
 func rhythm(tracks []track, minuteMs int64) (Peak, int) {
-	for i := 0; i < len(tracks); i += 2 {
-		if p, at := rhythmOfTwo(tracks[i:min(i+2, len(tracks))]); at >= 0 {
-			if p.CrestMs = math.Mod(p.CrestMs-float64(minuteMs), p.PeriodMs); p.CrestMs < 0 {
-				p.CrestMs += p.PeriodMs
-			}
-			return p, i + at
-		}
+	if len(tracks) == 0 {
+		return Peak{}, -1
 	}
-	return Peak{}, -1
+	p, at := rhythmOfTwo(tracks)
+	if at < 0 {
+		return Peak{}, -1
+	}
+	if p.CrestMs = math.Mod(p.CrestMs-float64(minuteMs), p.PeriodMs); p.CrestMs < 0 {
+		p.CrestMs += p.PeriodMs
+	}
+	return p, at
 }
 
 func rhythmOfTwo(tracks []track) (Peak, int) {
 	var usual, dense [2]float64
 	for i, t := range tracks {
+		if i > 0 && len(t.ts) == len(tracks[0].ts) && &t.ts[0] == &tracks[0].ts[0] {
+			usual[i], dense[i] = usual[0], dense[0]
+			continue
+		}
 		usual[i], dense[i] = cadences(t.ts)
 		if n := len(t.ts); n > 0 {
 			if span := float64(t.ts[n-1] - t.ts[0]); span > 1.3*maxPoints*usual[i] { // denser than one series can hold

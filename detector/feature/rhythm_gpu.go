@@ -13,37 +13,76 @@ var rhythmic = [...][]Signal{
 
 // rhythmOf finds the rhythm of a GPU in the rows of the window, sorted and without repeats.
 func (c *GPUCell) rhythmOf(rows []GPUSample) {
-	var tracks [len(rhythmic)]track
-	var of [len(rhythmic)]Signal
-	n := 0
-	ts, v := make([]int64, 0, len(rhythmic)*len(rows)), make([]float64, 0, len(rhythmic)*len(rows))
-	for _, signals := range rhythmic {
-		for _, s := range signals {
-			if c.CoverMs[s] == 0 {
-				continue
-			}
-			from := len(ts)
-			least, most := math.Inf(1), math.Inf(-1)
-			for i := range rows {
-				if x := rows[i].Value[s]; !math.IsNaN(x) {
-					ts, v = append(ts, rows[i].TsMs), append(v, x)
-					least, most = min(least, x), max(most, x)
+	for i := 0; i < len(rhythmic); i += 2 {
+		var tracks [2]track
+		var of [2]Signal
+		n := 0
+		for _, signals := range rhythmic[i:min(i+2, len(rhythmic))] {
+			for _, s := range signals {
+				if c.CoverMs[s] == 0 || c.SD[s] == 0 && still(rows, s) {
+					continue
+				}
+				var beside []int64
+				if n > 0 {
+					beside = tracks[0].ts
+				}
+				if t, ok := trackOf(rows, s, beside); ok {
+					tracks[n], of[n] = t, s
+					n++
+					break
 				}
 			}
-			if len(ts)-from >= leastPoints && most > least && !math.IsInf(most, 0) && !math.IsInf(least, 0) {
-				tracks[n], of[n] = track{ts[from:], v[from:], s != PowerW}, s
-				n++
-				break
-			}
-			ts, v = ts[:from], v[:from]
+		}
+		if p, at := rhythm(tracks[:n], c.MinuteMs); at >= 0 {
+			c.Rhythm, c.RhythmOf = p.rounded(), of[at]
+			return
 		}
 	}
-	if n == 0 {
-		return
+}
+
+// still says that a signal stands, as far as some of the rows tell: of a GPU that idles all do.
+func still(rows []GPUSample, s Signal) bool {
+	const every = 13
+	for i := every; i < len(rows); i += every {
+		if a, b := rows[i-every].Value[s], rows[i].Value[s]; a != b {
+			return false
+		}
 	}
-	if p, at := rhythm(tracks[:n], c.MinuteMs); at >= 0 {
-		c.Rhythm, c.RhythmOf = p.rounded(), of[at]
+	return true
+}
+
+// trackOf is a signal over the rows; not ok where it is too short, or nothing moves. beside is times of another signal,
+// which it has too where they are the same: most rows have all signals.
+func trackOf(rows []GPUSample, s Signal, beside []int64) (t track, ok bool) {
+	t = track{v: make([]float64, 0, len(rows)), since: s != PowerW}
+	shared := len(beside) > 0
+	if !shared {
+		t.ts = make([]int64, 0, len(rows))
 	}
+	least, most := math.Inf(1), math.Inf(-1)
+	for i := range rows {
+		x, ts := rows[i].Value[s], rows[i].TsMs
+		if x != x { //nolint:gocritic // not measured, in the innermost loop
+			continue
+		}
+		if shared && (len(t.v) >= len(beside) || beside[len(t.v)] != ts) {
+			t.ts, shared = append(make([]int64, 0, len(rows)), beside[:len(t.v)]...), false
+		}
+		if !shared {
+			t.ts = append(t.ts, ts)
+		}
+		t.v = append(t.v, x)
+		if x < least {
+			least = x
+		}
+		if x > most {
+			most = x
+		}
+	}
+	if shared {
+		t.ts = beside[:len(t.v)]
+	}
+	return t, len(t.v) >= leastPoints && most > least && !math.IsInf(most, 0) && !math.IsInf(least, 0)
 }
 
 // rounded leaves out digits that mean nothing, so that a column of cells packs well.
