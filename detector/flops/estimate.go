@@ -23,7 +23,11 @@ const (
 // Of estimates what the members of a class did.
 func Of(in Input) Estimate {
 	out := Measure(in).Estimate(in.Class).Shared(in.Share)
-	by, share := lost(in.Ev, clip(in))
+	members := clip(in)
+	if p := priorOf(in.Class); p.steep && in.Share == ([3]float64{}) {
+		out.Params = parameters(in, members, &out)
+	}
+	by, share := lost(in.Ev, members)
 	if out.Lost = by; share > 0 {
 		out.CoverageFrac = min(out.CoverageFrac, 1-share)
 	}

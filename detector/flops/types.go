@@ -33,6 +33,7 @@ type Estimate struct {
 	Lost                 []Lost   // of the hosts' telemetry, by reason; nil: nothing is
 	Series               []Point  // ascending; its last point equals the best values
 	Terms                []Term   // what the interval of Model is made of, widest first
+	Params               *Params  // what the ports say of the model; nil: nothing
 }
 
 // Names of terms.
