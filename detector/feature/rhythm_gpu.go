@@ -62,7 +62,7 @@ func trackOf(rows []GPUSample, s Signal, beside []int64) (t track, ok bool) {
 	least, most := math.Inf(1), math.Inf(-1)
 	for i := range rows {
 		x, ts := rows[i].Value[s], rows[i].TsMs
-		if x != x { //nolint:gocritic // not measured, in the innermost loop
+		if math.IsNaN(x) {
 			continue
 		}
 		if shared && (len(t.v) >= len(beside) || beside[len(t.v)] != ts) {
