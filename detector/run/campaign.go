@@ -300,6 +300,12 @@ func (c *campaigner) tie(i, j int) (tie, bool) {
 			return t, false
 		}
 		x := c.paced(a, b, from, to)
+		if !direct {
+			if x.LogOdds < 1 {
+				return t, false
+			}
+			most = mostByStalls
+		}
 		say(0.5*math.Max(x.LogOdds, -4), "their rounds keep time with each other")
 	} else {
 		like := compare(&a.sig, &b.sig)

@@ -24,8 +24,9 @@ const (
 	besideScore = -2.5
 	// pacedCells bounds the minutes that two teams are compared over.
 	pacedCells = 240
-	// rivals bounds the groups that a team is compared with.
+	// rivals bounds the groups that a team is compared with, begun those that it is chosen among.
 	rivals = 12
+	begun  = 128
 )
 
 // beside are two stretches that may be of one job.
@@ -68,6 +69,9 @@ func (p *pacer) group(list []int) {
 	for _, i := range list {
 		t := &p.ts[i]
 		open = slices.DeleteFunc(open, func(g group) bool { return t.start-g.start > skewMs })
+		if len(open) > begun {
+			open = slices.Delete(open, 0, len(open)-begun)
+		}
 		// Where many begin at once, those that look most alike come first.
 		near := make([]int, 0, len(open))
 		for n := range open {
