@@ -195,9 +195,9 @@ func (v *view) cluster(limb *ClusterLimb, account string, lenient bool) (holding
 		alloc *feature.Allocation
 	}
 	var changes []change
-	for i := range v.Ev.Allocations {
+	for _, i := range v.byAccount[account] {
 		a := &v.Ev.Allocations[i]
-		if a.Account != account || a.StartMs > v.AtMs || (a.EndMs != 0 && a.EndMs <= v.StartMs) {
+		if a.EndMs != 0 && a.EndMs <= v.StartMs {
 			continue
 		}
 		if n := v.Ev.Nodes[a.Node]; !(n.FabricGbps > limb.Gbps) && !(lenient && !stated(n.FabricGbps)) {

@@ -51,6 +51,8 @@ func ID(profile, limb, subject string) string {
 type view struct {
 	Input
 	allocsByNode map[string][]feature.Allocation
+	byAccount    map[string][]int // indices of its rentals in the evidence
+	ends         map[string]int64 // by run: the latest end of its orders at the judged moment
 	orders       map[string][]feature.Order // versions by time of amendment, visible ones only
 	orderIDs     []string
 	accounts     []string // of visible orders and allocations, sorted
@@ -65,7 +67,7 @@ func newView(in Input) *view {
 		in.Profiles[i].fill()
 	}
 	v := &view{
-		Input: in, allocsByNode: map[string][]feature.Allocation{}, orders: map[string][]feature.Order{},
+		Input: in, byAccount: map[string][]int{}, ends: map[string]int64{}, allocsByNode: map[string][]feature.Allocation{}, orders: map[string][]feature.Order{},
 		firstSeen: map[string]int64{}, resolved: map[string]identity.Resolution{}, out: map[string]Finding{},
 	}
 	see := func(account string, atMs int64) {
@@ -73,10 +75,11 @@ func newView(in Input) *view {
 			v.firstSeen[account] = atMs
 		}
 	}
-	for _, a := range in.Ev.Allocations {
+	for i, a := range in.Ev.Allocations {
 		if a.StartMs > in.AtMs {
 			continue
 		}
+		v.byAccount[a.Account] = append(v.byAccount[a.Account], i)
 		if a.EndMs > in.AtMs {
 			a.EndMs = 0
 		}

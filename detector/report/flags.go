@@ -305,10 +305,11 @@ func notVerified(v *view, _ *Flag, _ []runView) []raisedFlag {
 // repeated: several runs of one party beyond one limit within a year.
 func repeated(v *view, _ *Flag, runs []runView) []raisedFlag {
 	var out []raisedFlag
+	owned := v.owned(runs)
 	for i := range v.Profiles {
 		p := &v.Profiles[i]
 		var asked []holder
-		for _, q := range v.owned(runs) {
+		for _, q := range owned {
 			var ids []string
 			known := int64(math.MinInt64)
 			for _, r := range q.runs {

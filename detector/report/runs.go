@@ -192,7 +192,12 @@ func span(minutes float64) string {
 }
 
 func (v *view) value(r *runView, atMs int64, done, rate float64) float64 {
-	end, _ := v.latestEnd(r, atMs)
+	end, known := v.ends[r.Run.ID]
+	if !known || atMs != v.AtMs {
+		if end, _ = v.latestEnd(r, atMs); atMs == v.AtMs {
+			v.ends[r.Run.ID] = end
+		}
+	}
 	return done + rate*float64(max(0, end-atMs))
 }
 
