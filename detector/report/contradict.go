@@ -17,7 +17,7 @@ func (v *view) contradictions() []defect {
 	if v.PrevAtMs != 0 { // a stretch that began before was found before, and this touches it
 		from = v.PrevAtMs - feature.HourMs
 	}
-	for all := v.Ev.GPUKeys(); len(all) > 0; {
+	for all := v.gpuKeys(); len(all) > 0; {
 		n := 1
 		for n < len(all) && all[n].Node == all[0].Node {
 			n++

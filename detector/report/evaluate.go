@@ -52,7 +52,10 @@ type view struct {
 	Input
 	allocsByNode map[string][]feature.Allocation
 	byAccount    map[string][]int // indices of its rentals in the evidence
-	ends         map[string]int64 // by run: the latest end of its orders at the judged moment
+	keys         []feature.GPUKey // see gpuKeys
+	looked       bool             // for dark GPUs
+	darks        []dark
+	ends         map[string]int64           // by run: the latest end of its orders at the judged moment
 	orders       map[string][]feature.Order // versions by time of amendment, visible ones only
 	orderIDs     []string
 	accounts     []string // of visible orders and allocations, sorted
@@ -105,6 +108,14 @@ func newView(in Input) *view {
 	}
 	slices.Sort(v.accounts)
 	return v
+}
+
+// gpuKeys are all GPUs of the evidence, sorted.
+func (v *view) gpuKeys() []feature.GPUKey {
+	if v.keys == nil {
+		v.keys = v.Ev.GPUKeys()
+	}
+	return v.keys
 }
 
 func (v *view) resolve(account string) identity.Resolution {

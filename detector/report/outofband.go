@@ -161,9 +161,12 @@ type dark struct {
 // darkGPUs are rented GPUs that were sampled, and for silenceMs and more are not, while another of
 // their node is.
 func (v *view) darkGPUs() []dark {
-	var out []dark
+	if v.looked {
+		return v.darks
+	}
+	v.looked = true
 	from := v.sinceMs()
-	for all := v.Ev.GPUKeys(); len(all) > 0; {
+	for all := v.gpuKeys(); len(all) > 0; {
 		n := 1
 		for n < len(all) && all[n].Node == all[0].Node {
 			n++
@@ -183,12 +186,12 @@ func (v *view) darkGPUs() []dark {
 		}
 		for g, k := range keys {
 			// A GPU that fell silent before the window has one cell of then, or none.
-			if last[g] != 0 && latest-last[g] >= max(silenceMs, 4*v.spacing(k.Node)) {
-				out = append(out, dark{k.Node, k.GPU, last[g], latest})
+			if quietMs := latest - last[g]; last[g] != 0 && quietMs >= silenceMs && quietMs >= 4*v.spacing(k.Node) {
+				v.darks = append(v.darks, dark{k.Node, k.GPU, last[g], latest})
 			}
 		}
 	}
-	return out
+	return v.darks
 }
 
 // darkAtWork are dark GPUs whose host's meter shows them at work: beside what its other GPUs draw it
@@ -290,7 +293,7 @@ func (v *view) askDark() {
 // them.
 func (v *view) askUnseen() {
 	seen := map[string]bool{}
-	for _, k := range v.Ev.GPUKeys() {
+	for _, k := range v.gpuKeys() {
 		seen[k.Node] = true
 	}
 	nodes := make([]string, 0, len(v.Ev.Host))

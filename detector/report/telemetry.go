@@ -243,7 +243,7 @@ func (v *view) nodeMinutes() map[string][]sampled {
 		out[node] = append(list, sampled{fromMs, toMs})
 	}
 	from := v.sinceMs()
-	for _, k := range v.Ev.GPUKeys() {
+	for _, k := range v.gpuKeys() {
 		cells := v.Ev.CellsFrom(k, from)
 		for i := range cells {
 			see(k.Node, cells[i].MinuteMs, cells[i].EndMs())
@@ -294,7 +294,7 @@ func (v *view) sinceMs() int64 {
 func (v *view) silences() []defect {
 	minutes := v.nodeMinutes()
 	seen := map[string]bool{}
-	for _, k := range v.Ev.GPUKeys() {
+	for _, k := range v.gpuKeys() {
 		seen[k.Node] = true
 	}
 	nodes := make([]string, 0, len(v.Ev.Nodes))
