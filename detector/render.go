@@ -145,15 +145,28 @@ func (d *Detector) line(ev *feature.Evidence, a judged) RunLine {
 		if p.LimitFLOPs <= 0 {
 			continue
 		}
-		t := ThresholdLine{Profile: p.Name, LimitFLOP: p.LimitFLOPs, Probability: round(threshold.ProbabilityExceeds(a.est.Model, p.LimitFLOPs), 4)}
+		total, series := counted(p, &a.est)
+		t := ThresholdLine{Profile: p.Name, LimitFLOP: p.LimitFLOPs, Probability: round(threshold.ProbabilityExceeds(total, p.LimitFLOPs), 4)}
 		if c := forecast.Cross(forecast.Input{
-			Series: a.est.Series, StartMs: a.run.StartMs, NowMs: ev.EndMs, Model: a.est.Model, LimitFLOP: p.LimitFLOPs, EndMs: contractEnd, Open: a.run.Open,
+			Series: series, StartMs: a.run.StartMs, NowMs: ev.EndMs, Model: total, LimitFLOP: p.LimitFLOPs, EndMs: contractEnd, Open: a.run.Open,
 		}); c != nil {
 			t.Crossing = c
 		}
 		l.Thresholds = append(l.Thresholds, t)
 	}
 	return l
+}
+
+// counted is what a profile compares with its limit: model FLOPs, or executed ones.
+func counted(p threshold.Profile, est *flops.Estimate) (flops.Interval, []flops.Point) {
+	if p.Counting.Basis != threshold.Executed {
+		return est.Model, est.Series
+	}
+	series := slices.Clone(est.Series)
+	for i := range series {
+		series[i].ModelFLOP = series[i].ExecutedFLOP
+	}
+	return est.Executed, series
 }
 
 // merge says for each run that may be one with others, though the evidence does not carry
