@@ -365,13 +365,20 @@ func printDrawn(w io.Writer, lines []drawnLine) error {
 // drawnFloor is what a recording of the handful must reach.
 type drawnFloor struct{ recall, falsePositive, pairs, precision, found float64 }
 
-// drawnHandful runs in every test run: recordings, and what falls short of the targets of FLOPS.md 4.3.
-var drawnHandful = map[string]drawnFloor{
-	"dense/3": target, "sharded/3": target,
-}
-
 // target is what FLOPS.md 4.3 asks for, as far as one recording can show it.
-var target = drawnFloor{recall: 0.99, falsePositive: 0.01, pairs: 0.95, precision: 1, found: 0.99}
+var target = drawnFloor{recall: 0.99, falsePositive: 0.01, pairs: 0.95, precision: 0.99, found: 0.99}
+
+// drawnHandful runs in every test run: small recordings that reach the target, and some
+// that fall short of it, with what was measured, so that they do not get worse unseen.
+var drawnHandful = map[string]drawnFloor{
+	"dense/1": target, "dense/2": target, "sharded/3": target, "restarts/1": target, "inference/2": target, "saturated/1": target, "hpc/1": target, "hpc/3": target, "negatives/2": target,
+	// Restarts without words: five pieces of one run, 0.303 of the pairs, 0.905 of the hours.
+	"restarts/3": {recall: 0.90, falsePositive: 0.01, pairs: 0.30, precision: 0.99, found: 0.99},
+	// A queue that never empties is taken for a training: 0.461 of the hours.
+	"inference/1": {recall: 1, falsePositive: 0.47, pairs: 1, precision: 0.99, found: 0.99},
+	// Watts of hosts alone: 0.939 of the hours, 0.821 of the pairs.
+	"outofband/2": {recall: 0.93, falsePositive: 0.01, pairs: 0.82, precision: 0.99, found: 0.99},
+}
 
 // wanted says which recordings to judge.
 func wanted() (out [][2]string) {
