@@ -312,15 +312,25 @@ func apex(l, m, r float64) float64 {
 // whole says of how many parts a period consists whose strongest line is at bin at: lines between the multiples of
 // it, at multiples of a part of it, tell.
 func whole(p []float64, bg *[maxPoints / 2]float64, at float64, from int) int {
-	top := p[int(at+0.5)]
-	// Multiples of the line itself are where the sampling puts them: the more seldom, the stronger they may be.
+	mid := int(at + 0.5)
+	top := p[mid]
+	wide := 1 // steps do not last the same to the millisecond: how many bins the line has to either side
+	for ; wide < 40; wide++ {
+		lo, hi := max(mid-wide-1, 0), min(mid+wide+1, len(p)-1)
+		if p[lo] < 12*bg[lo] && p[hi] < 12*bg[hi] {
+			break
+		}
+	}
+	// Multiples of the line itself are where the sampling puts them: the more seldom, the stronger they may be, and as much
+	// wider than it.
 	var own [maxPoints / 2]float64
 	n := float64(2 * len(p))
 	for j := 24; j > 1; j-- {
 		f := math.Mod(at*float64(j), n)
 		f = min(f, n-f)
-		for k := max(int(f-0.5), 0); k <= min(int(f+1.5), len(p)-1); k++ {
-			own[k] = 10 * top / float64(j*j)
+		half := 0.5 + float64((wide-1)*j)
+		for k := max(int(f-half), 0); k <= min(int(f+half+1), len(p)-1); k++ {
+			own[k] = max(own[k], 10*top/float64(j*j))
 		}
 	}
 	best, parts := math.Log(1e-5), 1
@@ -333,7 +343,7 @@ func whole(p []float64, bg *[maxPoints / 2]float64, at float64, from int) int {
 			if h%m == 0 || k >= len(p)-1 {
 				continue
 			}
-			if p[k] < own[k] || math.Abs(x-at) < 3 {
+			if p[k] < own[k] || math.Abs(x-at) < float64(wide+2) {
 				continue
 			}
 			strong = strong || p[k] > 12*bg[k] && p[k] > top/50
