@@ -40,9 +40,11 @@ func (f *rawFeed) until(ctx context.Context, availMs int64) (bool, error) {
 // rows that ever came for its minute and is seen when the last of them was available, so a
 // judgement from cells is the one from rows wherever nothing came later than the wait.
 type cellFeed struct {
-	d     *Detector
-	cells []storedCells // by availability
-	done  int
+	d      *Detector
+	nextMs int64 // minutes from here on are not read yet,
+	endMs  int64 // up to here
+	spanMs int64 // as many at once
+	read   []storedCells
 }
 
 // storedCells is one node's minute with the moment from which it is visible.
@@ -51,13 +53,82 @@ type storedCells struct {
 	availableMs int64
 }
 
-func (f *cellFeed) until(_ context.Context, availMs int64) (bool, error) {
-	from := f.done
-	for f.done < len(f.cells) && f.cells[f.done].availableMs <= availMs {
-		f.d.put(f.cells[f.done].cells)
-		f.done++
+// cellAheadMs is how much earlier than its minute a cell may have been available: clocks run ahead by less.
+const cellAheadMs = 10 * feature.MinuteMs
+
+func (f *cellFeed) until(ctx context.Context, availMs int64) (bool, error) {
+	any, err := f.take(ctx, availMs)
+	for err == nil && f.nextMs < f.endMs && f.nextMs <= availMs+cellAheadMs {
+		if err = f.more(ctx); err != nil {
+			break
+		}
+		var some bool
+		some, err = f.take(ctx, availMs)
+		any = any || some
+		if availMs < maxMs { // as the step will, before more comes
+			f.d.st.sealUpTo(availMs-f.d.cfg.WaitMs, f.nextMs, f.d.cfg.MaxCells)
+		}
 	}
-	return f.done > from, nil
+	return any, err
+}
+
+// take puts what is read and available into the state.
+func (f *cellFeed) take(ctx context.Context, availMs int64) (bool, error) {
+	n := 0
+	var late []cells
+	for i := range f.read {
+		switch c := &f.read[i]; {
+		case c.availableMs > availMs:
+			f.read[n] = *c
+			n++
+		case c.minute < f.d.st.sealed[0]:
+			late = append(late, c.cells)
+		default:
+			f.d.putLate(c.cells)
+		}
+	}
+	any := n < len(f.read)
+	clear(f.read[n:])
+	f.read = f.read[:n]
+	_, err := f.d.reopen(ctx, late, availMs, nil)
+	return any, err
+}
+
+// What is read of stored cells at once.
+const (
+	readMost  = 200_000 // of GPUs, if a minute has no more
+	readSpan  = feature.HourMs
+	readWhole = dayMs
+)
+
+// more reads the next stretch, as long as the last ones let expect that it is not too much.
+func (f *cellFeed) more(ctx context.Context) error {
+	to := min(f.nextMs+f.spanMs, f.endMs)
+	cells, err := f.d.readCells(ctx, store.RowQuery{Cluster: f.d.cfg.Cluster, FromMs: f.nextMs, ToMs: to})
+	if err != nil {
+		return err
+	}
+	n := 0
+	for i := range cells {
+		if cells[i].minute >= f.nextMs && cells[i].minute < to {
+			f.read = append(f.read, cells[i])
+			n += len(cells[i].gpu)
+		}
+	}
+	f.nextMs = to
+	f.spanMs = spanOf(f.spanMs, n)
+	return nil
+}
+
+// spanOf is how much to read next, when a stretch held so many cells.
+func spanOf(spanMs int64, n int) int64 {
+	switch {
+	case 2*n < readMost:
+		return min(2*spanMs, readWhole)
+	case n > readMost:
+		return max(feature.MinuteOf(int64(float64(spanMs)*readMost/float64(n))), feature.MinuteMs)
+	}
+	return spanMs
 }
 
 // put brings the cells of one node and minute into the state.
@@ -79,39 +150,41 @@ func (d *Detector) put(c cells) {
 // putLate brings in cells that were made late. Of minutes that were let go only what belongs to
 // an activity that is kept whole goes to memory: the rest would stand there without its
 // neighbours, and be judged to be an activity of its own.
-func (d *Detector) putLate(c cells) {
+func (d *Detector) putLate(c cells) { d.put(d.remembered(c)) }
+
+// remembered is what of late cells goes to memory.
+func (d *Detector) remembered(c cells) cells {
 	if c.minute >= d.cutMs {
-		d.put(c)
-		return
+		return c
 	}
 	kept := cells{node: c.node, minute: c.minute}
 	for i := range c.gpu {
-		if held := d.st.gpu[feature.GPUKey{Node: c.node, GPU: c.gpu[i].GPU}]; len(held) > 0 && held[0].MinuteMs <= c.minute {
+		k := feature.GPUKey{Node: c.node, GPU: c.gpu[i].GPU}
+		if held := d.st.gpu[k]; held != nil && held.n > 0 && held.firstMs() <= c.minute {
 			kept.gpu = append(kept.gpu, c.gpu[i])
 		}
 	}
 	if len(kept.gpu) > 0 {
 		kept.host, kept.comm, kept.flows = c.host, c.comm, c.flows
 	}
-	d.put(kept)
+	return kept
 }
 
-// loadCells reads the stored cells of all minutes from fromMs to toMs.
+// loadCells finds the stored cells of the minutes from fromMs to toMs, which are read as they become due.
 func (d *Detector) loadCells(ctx context.Context, fromMs, toMs int64) (*cellFeed, error) {
-	all, err := d.readCells(ctx, store.RowQuery{Cluster: d.cfg.Cluster, FromMs: fromMs, ToMs: toMs})
-	if err != nil {
-		return nil, err
+	f := &cellFeed{d: d, nextMs: feature.MinuteOf(fromMs), endMs: toMs, spanMs: readSpan}
+	for len(f.read) == 0 && f.nextMs < f.endMs {
+		if err := f.more(ctx); err != nil {
+			return nil, err
+		}
 	}
-	if len(all) == 0 {
+	if len(f.read) == 0 {
 		return nil, fmt.Errorf("no cells of cluster %s from %d ms to %d ms are stored", d.cfg.Cluster, fromMs, toMs)
 	}
-	slices.SortFunc(all, func(a, b storedCells) int {
-		return cmp.Or(cmp.Compare(a.availableMs, b.availableMs), cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
-	})
-	return &cellFeed{d: d, cells: all}, nil
+	return f, nil
 }
 
-// readCells reads stored cells, in no order.
+// readCells reads stored cells, by minute and node.
 func (d *Detector) readCells(ctx context.Context, q store.RowQuery) ([]storedCells, error) {
 	by := map[nodeMinute]*storedCells{}
 	at := func(node string, minuteMs, availableMs int64) *storedCells {
@@ -161,7 +234,7 @@ func (d *Detector) readCells(ctx context.Context, q store.RowQuery) ([]storedCel
 	}
 	for _, r := range flows {
 		c := at(r.Node, r.MinuteMs, r.AvailableMs)
-		c.flows = append(c.flows, feature.FlowCell(r))
+		c.flows = append(c.flows, feature.FlowCell{Node: r.Node, Peer: r.Peer, MinuteMs: r.MinuteMs, AvailableMs: r.AvailableMs, TxBytes: r.TxBytes})
 	}
 	out := make([]storedCells, 0, len(by))
 	for _, c := range by {
@@ -169,6 +242,9 @@ func (d *Detector) readCells(ctx context.Context, q store.RowQuery) ([]storedCel
 		feature.SortFlows(c.flows)
 		out = append(out, *c)
 	}
+	slices.SortFunc(out, func(a, b storedCells) int {
+		return cmp.Or(cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
+	})
 	return out, nil
 }
 
@@ -190,5 +266,6 @@ func gpuCell(r *store.GPUCellRow) feature.GPUCell {
 			c.Mean[s], c.SD[s] = r.Mean[s], r.SD[s]
 		}
 	}
+	c.Single()
 	return c
 }

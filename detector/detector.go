@@ -50,6 +50,7 @@ type Config struct {
 	Epoch                uint64   // fencing epoch of the leader's lease; stands on every verdict
 	WaitMs               int64    // how far behind what has arrived a minute is judged; 0: the default
 	StepMs               int64    // least time between two judgements, whole minutes; 0: one
+	MaxCells             int      // minutes of GPUs that stay minutes in memory: older ones are sealed; 0: the constant
 	// Now stamps when the system raised a finding, in wall time. No verdict depends on it.
 	Now func() time.Time
 	// Progress, if set, is called after each block with the judged moment.
@@ -106,6 +107,8 @@ type Detector struct {
 	runs      map[string]string         // run id -> line last written
 	acts      []judged                  // activities at the end of the last block, all estimated
 	campaigns []run.Campaign            // of these
+	looked    *looked                   // nil: the fleet is not large
+	runsMs    int64                     // moment as of which runs were written last
 	pending   pending
 	peaks     map[string]peak // by GPU model: looking one up is slow
 
@@ -117,14 +120,12 @@ type Detector struct {
 	parted  []string // nodes with partitioned GPUs, sorted
 	partsMs int64    // their hours that end by then were read; 0: none were
 
-	cutMs int64 // minutes before this were let go; 0: none were
-	// truncated is how many activities that went on lost their beginning at that cut.
-	truncated int
-	left      map[string]bool            // runs that are judged no more, as their beginning was let go
-	ahead     ahead                      // what an earlier leader said of moments that are judged again
-	runsAt    map[string]int64           // when a version of a run was written last
-	said      []store.FindingRow         // versions of findings since reports were written last
-	copied    map[string]map[string]span // raw rows that evidence tables have, by finding and node
+	cutMs  int64                      // minutes before this were let go; 0: none were
+	left   map[string]bool            // runs that are judged no more, as their beginning was let go
+	ahead  ahead                      // what an earlier leader said of moments that are judged again
+	runsAt map[string]int64           // when a version of a run was written last
+	said   []store.FindingRow         // versions of findings since reports were written last
+	copied map[string]map[string]span // raw rows that evidence tables have, by finding and node
 	// write does one write to the store, again and again if need be; nil: once.
 	write func(ctx context.Context, what string, put func(context.Context) error) error
 }
@@ -145,6 +146,9 @@ func New(cfg Config, st Store, parties *identity.Graph) *Detector {
 	}
 	if cfg.WaitMs == 0 {
 		cfg.WaitMs = WaitMs
+	}
+	if cfg.MaxCells == 0 {
+		cfg.MaxCells = MaxCells
 	}
 	memory := newState()
 	memory.waitMs = cfg.WaitMs
@@ -253,6 +257,7 @@ func (d *Detector) judgeBlock(ctx context.Context, f feed, startMs, at, to, endM
 		if err != nil {
 			return err
 		}
+		d.st.seal(t, d.cfg.MaxCells)
 		if came || d.factBetween(t-StepMs, t) {
 			d.newestMs = t
 		}
@@ -277,11 +282,20 @@ func (d *Detector) live() bool { return d.write != nil }
 // cellsPerStep is how many cells of GPUs are judged every minute; a fleet that has more is
 // judged less often, so that the work of a day stays bounded. Findings lose nothing by it:
 // each looks at every minute since the judgement before.
-const cellsPerStep = 50_000
+const (
+	cellsPerStep     = 50_000
+	cellsPerHalfHour = 4_000_000 // beyond, every half hour will do
+)
 
 // stride is the least time between two judgements, in milliseconds.
 func (d *Detector) stride() int64 {
-	return max(min(int64(1+d.st.gpuCells/cellsPerStep), 15)*StepMs, d.cfg.StepMs)
+	every := int64(1 + d.st.gpuCells/cellsPerStep)
+	if d.st.gpuCells > cellsPerHalfHour {
+		every = min(every, 30)
+	} else {
+		every = min(every, 15)
+	}
+	return max(every*StepMs, d.cfg.StepMs)
 }
 
 // quiet is how often a fleet is judged that was silent for a while.
@@ -338,8 +352,13 @@ func (d *Detector) apply(ctx context.Context, f *rawFeed, batches []store.BatchR
 	}
 	slices.SortFunc(near, compareNodeMinute)
 	any := false
+	var sealed []cells
 	take := func(c cells) {
 		k := nodeMinute{c.node, c.minute}
+		if c.minute < d.st.sealed[0] {
+			sealed = append(sealed, c)
+			return
+		}
 		d.st.keepRicher(c)
 		if !dirty[k].fresh && d.st.has(c) {
 			d.pending.again[k] = c // a leader that died may have stored the cell and not what rests on it
@@ -354,7 +373,11 @@ func (d *Detector) apply(ctx context.Context, f *rawFeed, batches []store.BatchR
 	for _, k := range near {
 		take(f.w.reduce(k.node, k.minute, dirty[k].asOfMs))
 	}
-	return any, d.reduceFar(ctx, far, availMs, func(k nodeMinute) int64 { return dirty[k].asOfMs }, take)
+	if err := d.reduceFar(ctx, far, availMs, func(k nodeMinute) int64 { return dirty[k].asOfMs }, take); err != nil {
+		return any, err
+	}
+	changed, err := d.reopen(ctx, sealed, availMs, func(k nodeMinute) bool { return dirty[k].fresh })
+	return any || changed, err
 }
 
 // and is what two batches have to do with the same cells.
@@ -380,7 +403,7 @@ func (d *Detector) asMade(dirty map[nodeMinute]touch, availMs int64) {
 		if t.fresh || t.asOfMs >= availMs {
 			continue
 		}
-		if k.minute < d.cutMs {
+		if k.minute < max(d.cutMs, d.st.sealed[0]) {
 			dirty[k] = touch{asOfMs: availMs}
 			continue
 		}

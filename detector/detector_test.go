@@ -17,6 +17,8 @@ import (
 	"github.com/flopwatch/flopwatch/internal/testenv"
 )
 
+var sealedBundles = flag.String("sealed", "", "pattern of the recordings of TestSealedSaysTheSame; otherwise those of the repository")
+
 var answers = flag.String("answers", "", "folder for the answers of TestShared, to score them by hand")
 
 // configOf is the configuration under which a recording is judged.

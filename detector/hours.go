@@ -69,7 +69,7 @@ func (d *Detector) hourRows(ctx context.Context, startMs, atMs int64, last bool)
 		}
 	}
 	for k := range due {
-		if k.hourMs >= d.cutMs {
+		if k.hourMs >= max(d.cutMs, d.st.sealed[0]) {
 			add(d.st.hour(k.GPUKey, k.hourMs), k.hourMs)
 			continue
 		}
@@ -93,7 +93,11 @@ func gpuHourRow(h *feature.HourCell) store.GPUHourRow {
 
 // hour is a GPU's cells of an hour.
 func (s *state) hour(k feature.GPUKey, hourMs int64) []feature.GPUCell {
-	cells := s.gpu[k]
+	t := s.gpu[k]
+	if t == nil || t.n == 0 {
+		return nil
+	}
+	cells := t.view(k, hourMs, hourMs+feature.HourMs-1)
 	from := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= hourMs })
 	to := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= hourMs+feature.HourMs })
 	return cells[from:to]

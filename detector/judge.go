@@ -19,20 +19,20 @@ func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.
 	eps := workload.Split(ev, run.Episodes(ev))
 	classes := make([]run.ClassOf, len(eps))
 	verdicts := make([]workload.Verdict, len(eps))
-	for i := range eps {
+	feature.Each(len(eps), func(i int) {
 		verdicts[i] = workload.Classify(ev, eps[i])
 		classes[i] = workload.ClassOf(verdicts[i])
-	}
+	})
 	runs := run.Join(ev, eps, classes)
 	slices.SortFunc(runs, func(a, b run.Run) int { return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.ID, b.ID)) })
 	acts = make([]judged, len(runs))
-	for i := range runs {
+	feature.Each(len(runs), func(i int) {
 		clipDark(ev, &runs[i])
 		a := &acts[i]
 		a.run = runs[i]
 		a.weigh(eps, verdicts)
 		if !all && !workload.IsRun(runs[i].Class) {
-			continue
+			return
 		}
 		in := flops.Input{Ev: ev, Members: runs[i].Members, Class: runs[i].Class, Share: a.share}
 		a.est = flops.Of(in)
@@ -41,7 +41,7 @@ func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.
 			e := flops.Engineer(in, a.est)
 			a.engineering = &e
 		}
-	}
+	})
 	return acts, run.Campaigns(ev, eps, runs)
 }
 
@@ -94,10 +94,23 @@ func (a *judged) weigh(eps []run.Episode, verdicts []workload.Verdict) {
 	}
 }
 
+// looked is what a large fleet was seen to do at the moment judged last: its runs are written as of then, which saves
+// looking a second time where the block ends.
+type looked struct {
+	ev        *feature.Evidence
+	atMs      int64
+	acts      []judged
+	campaigns []run.Campaign
+}
+
 // judge looks at everything that was visible at atMs and keeps the verdict.
 func (d *Detector) judge(startMs, atMs int64, last bool) error {
 	ev := d.st.evidence(startMs, atMs, last)
-	acts, campaigns := activities(ev, false)
+	d.looked = nil
+	acts, campaigns := activities(ev, d.st.pack)
+	if d.st.pack {
+		d.looked = &looked{ev, atMs, acts, campaigns}
+	}
 	states := make([]report.RunState, len(acts))
 	for i := range acts {
 		states[i] = acts[i].state()

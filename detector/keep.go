@@ -167,8 +167,16 @@ func (d *Detector) settleRuns(atMs int64, now map[string]bool) []store.RunRow {
 
 // flushRuns writes a version of every run whose line changed since it was last written.
 func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool) error {
-	ev := d.st.evidence(startMs, atMs, last)
-	d.acts, d.campaigns = activities(ev, true)
+	var ev *feature.Evidence
+	if l := d.looked; l != nil {
+		if l.atMs == d.runsMs {
+			return nil // written
+		}
+		ev, atMs, d.acts, d.campaigns = l.ev, l.atMs, l.acts, l.campaigns
+	} else {
+		ev = d.st.evidence(startMs, atMs, last)
+		d.acts, d.campaigns = activities(ev, true)
+	}
 	now, docs := map[string]bool{}, map[string]string{}
 	var rows []store.RunRow
 	var members []store.RunMemberRow
@@ -241,7 +249,7 @@ func (d *Detector) flushRuns(ctx context.Context, startMs, atMs int64, last bool
 	if err := d.putOnce(ctx, "store runs", func(ctx context.Context) error { return d.store.PutRuns(ctx, d.cfg.Cluster, rows) }); err != nil {
 		return err
 	}
-	d.runs = docs
+	d.runs, d.runsMs = docs, atMs
 	for _, id := range wrote {
 		d.runsAt[id] = atMs
 	}
@@ -340,7 +348,7 @@ func (d *Detector) cellRows() store.Cells {
 			})
 		}
 		for _, x := range c.flows {
-			out.Flow = append(out.Flow, store.FlowCellRow(x))
+			out.Flow = append(out.Flow, store.FlowCellRow{Node: x.Node, Peer: x.Peer, MinuteMs: x.MinuteMs, AvailableMs: x.AvailableMs, TxBytes: x.TxBytes})
 		}
 	}
 	return out

@@ -76,10 +76,10 @@ func TestLateBeforeTheCut(t *testing.T) {
 	if n := len(d.pending.cells); n != 2 {
 		t.Errorf("%d cells will be stored, want 2", n)
 	}
-	if n := len(d.st.gpu[feature.GPUKey{Node: "gone"}]); n != 0 {
+	if n := len(heldOf(d, "gone")); n != 0 {
 		t.Errorf("%d cells came back that were let go", n)
 	}
-	if n := len(d.st.gpu[feature.GPUKey{Node: "kept"}]); n != 2 {
+	if n := len(heldOf(d, "kept")); n != 2 {
 		t.Errorf("%d cells of a GPU that is kept, want 2", n)
 	}
 }
@@ -95,7 +95,7 @@ func TestLateBehindExpiredRows(t *testing.T) {
 	late := base + 31*dayMs
 	left := newWindow(feature.Samples{GPU: []feature.GPUSample{gpuRow("a", base+30_000, late, 400)}})
 	apply(t, d, left, []store.BatchRow{batch("a", late, minute)}, late+WaitMs)
-	if cells := d.st.gpu[feature.GPUKey{Node: "a"}]; len(cells) != 1 || cells[0].Samples != 3 || cells[0].Mean[feature.PowerW] != 100 {
+	if cells := heldOf(d, "a"); len(cells) != 1 || cells[0].Samples != 3 || cells[0].Mean[feature.PowerW] != 100 {
 		t.Errorf("cells %+v", cells)
 	}
 	if c := d.pending.cells[nodeMinute{"a", base}]; len(c.gpu) != 1 || c.gpu[0].Samples != 3 {

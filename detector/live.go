@@ -19,8 +19,12 @@ import (
 const (
 	// HorizonMs is how much event time is kept in memory.
 	HorizonMs = 35 * dayMs
-	// MaxCells bounds the minute cells of GPUs in memory, 0.6 KiB each.
+	// MaxCells is how many minute cells of GPUs memory holds, some 0.2 KiB each; older time is sealed
+	// to a few cells an hour. The last hour stays in minutes whatever the number of GPUs.
 	MaxCells = 2_000_000
+	// sealedMost is how many cells of GPUs there may be altogether for each of MaxCells, before activities that ended leave memory
+	// sooner than at the horizon.
+	sealedMost = 6
 	// SettleMs is how much longer than the wait a minute waits for rows on their way from the
 	// broker into the store.
 	SettleMs = 15_000
@@ -30,7 +34,7 @@ const (
 	// ratesMs is how often the rates of ports are read.
 	ratesMs = 60 * 60_000
 	// leastSpanMs stays in memory however many cells there are.
-	leastSpanMs = 6 * 60 * 60_000
+	leastSpanMs = 2 * dayMs
 )
 
 // ErrStopped says that a Follower may say no more: another detector leads.
@@ -63,9 +67,10 @@ type LiveConfig struct {
 	Held func() error
 	// Instance names this process in the position, for people.
 	Instance string
-	// HorizonMs, MaxCells and SettleMs: see the constants; 0: those. A negative SettleMs: none.
+	// HorizonMs and SettleMs: see the constants; 0: those. A negative SettleMs: none.
 	HorizonMs, SettleMs int64
-	MaxCells            int
+	// MaxCells is that of the Config, where it is not 0.
+	MaxCells int
 	// StartMs is where the period that is judged begins where nothing was judged before; 0: with
 	// the first data in the store within the horizon.
 	StartMs int64
@@ -100,7 +105,7 @@ type Follower struct {
 	losses   string // mark of what is lost; "": not read yet
 	ratesAt  int64
 	reports  reportQueue
-	crowded  bool   // told that there are more cells than memory may hold
+	crowded  bool   // told that there are more cells than memory was planned for
 	failing  string // what the store refuses; "": nothing
 	// reviewConfig is that under which history is judged again where profiles changed.
 	reviewConfig Config
@@ -122,8 +127,8 @@ func NewFollower(cfg Config, live LiveConfig, st LiveStore) (*Follower, error) {
 	if live.HorizonMs == 0 {
 		live.HorizonMs = HorizonMs
 	}
-	if live.MaxCells == 0 {
-		live.MaxCells = MaxCells
+	if live.MaxCells != 0 {
+		cfg.MaxCells = live.MaxCells
 	}
 	switch {
 	case live.SettleMs == 0:
@@ -419,33 +424,30 @@ func (f *Follower) position() store.PositionRow {
 	}
 }
 
-// forget lets go of what lies beyond the horizon, or of more where there is too much.
+// forget lets go of what lies beyond the horizon, and says where that is not enough.
 func (f *Follower) forget(ctx context.Context, atMs int64) {
-	granule := max(feature.MinuteOf(f.live.HorizonMs/16), feature.MinuteMs)
-	cut := (atMs - f.live.HorizonMs) / granule * granule
-	if cut > max(f.d.cutMs, f.d.startMs) && f.d.acts != nil {
-		f.d.trim(cut, false)
+	over := f.d.forget(atMs, f.live.HorizonMs)
+	f.over(over)
+	if over > 0 && !f.crowded {
+		f.live.Log.LogAttrs(ctx, slog.LevelWarn, "what goes on takes more memory than was planned; it is kept whole", slog.Int("cells", f.d.st.gpuCells), slog.Int("beyond", over))
 	}
-	if !f.d.tooMany(f.live.MaxCells) {
-		f.crowded = false
-		return
+	f.crowded = over > 0
+}
+
+// forget lets go of what ended beyond the horizon, or sooner where there is too much. Nothing that goes on is let go: it
+// returns how many cells there are beyond what memory was planned for.
+func (d *Detector) forget(atMs, horizonMs int64) (over int) {
+	granule := max(feature.MinuteOf(horizonMs/16), feature.MinuteMs)
+	cut := (atMs - horizonMs) / granule * granule
+	if cut > max(d.cutMs, d.startMs) && d.acts != nil {
+		d.trim(cut)
 	}
-	lost, known := 0, f.d.acts != nil
-	// An eighth of room, so that not every step has to.
-	for span := atMs - max(f.d.cutMs, f.d.startMs); f.d.tooMany(f.live.MaxCells*7/8) && span > leastSpanMs; {
-		span = max(span*7/8, leastSpanMs)
-		f.d.trim(feature.MinuteOf(atMs-span), true)
-		lost = max(lost, f.d.truncated)
+	most := sealedMost * d.cfg.MaxCells
+	// An eighth sooner, so that not every step has to.
+	if span := atMs - max(d.cutMs, d.startMs); d.st.gpuCells > most && span > leastSpanMs && d.acts != nil {
+		d.trim(feature.MinuteOf(atMs - max(span*7/8, leastSpanMs)))
 	}
-	if known {
-		f.truncated(lost)
-	}
-	if f.crowded { // told
-		return
-	}
-	f.crowded = true
-	f.live.Log.LogAttrs(ctx, slog.LevelWarn, "more minutes than memory may hold, the oldest are judged no more", slog.Int("max_cells", f.live.MaxCells),
-		slog.Int("activities_cut", lost), slog.Time("from", time.UnixMilli(f.d.cutMs).UTC()))
+	return max(0, d.st.gpuCells-most)
 }
 
 // steadily does one piece of work with the store until it succeeds. It ends with ctx, and with

@@ -722,8 +722,8 @@ func TestPlaceNodes(t *testing.T) {
 	}
 }
 
-// TestTooManyCells: minutes before the cut leave memory, and are counted.
-func TestTooManyCells(t *testing.T) {
+// TestTrim: minutes before the cut leave memory, and are counted; what goes on stays whole.
+func TestTrim(t *testing.T) {
 	t.Parallel()
 	whole, b := followed(t)
 	d := New(configOf(t, b, 1), whole, whole.parties)
@@ -735,16 +735,22 @@ func TestTooManyCells(t *testing.T) {
 		d.put(cells[i].cells)
 	}
 	total := d.st.gpuCells
-	d.acts = []judged{{run: run.Run{StartMs: b.Manifest.StartMs, Open: true}}, {run: run.Run{StartMs: b.Manifest.StartMs, EndMs: b.Manifest.StartMs + 1}}}
-	d.trim(b.Manifest.EndMs-50*60_000, true)
-	if d.truncated != 1 {
-		t.Errorf("%d activities lost their beginning, want 1", d.truncated)
+	on := d.st.sortedGPUs()[0]
+	all := len(d.st.gpu[on].get(on))
+	d.acts = []judged{
+		{run: run.Run{ID: "on", StartMs: b.Manifest.StartMs, Open: true, Members: []run.Member{{Node: on.Node, GPU: on.GPU, StartMs: b.Manifest.StartMs, EndMs: b.Manifest.EndMs}}}},
+		{run: run.Run{ID: "ended", StartMs: b.Manifest.StartMs, EndMs: b.Manifest.StartMs + 1}},
 	}
+	d.trim(b.Manifest.EndMs - 50*60_000)
 	kept := 0
-	for _, c := range d.st.gpu {
-		kept += len(c)
-		if c[0].MinuteMs < d.cutMs {
-			t.Errorf("a minute at %d lies before the cut at %d", c[0].MinuteMs, d.cutMs)
+	for k, c := range d.st.gpu {
+		held := c.get(k)
+		kept += len(held)
+		if k != on && held[0].MinuteMs < d.cutMs {
+			t.Errorf("a minute at %d lies before the cut at %d", held[0].MinuteMs, d.cutMs)
+		}
+		if k == on && len(held) != all {
+			t.Errorf("%d cells of what goes on, want %d", len(held), all)
 		}
 	}
 	if kept != d.st.gpuCells || kept >= total || kept == 0 {

@@ -239,20 +239,20 @@ func replace[R any](rows, with []R, key func(R) any) []R {
 	return append(slices.DeleteFunc(rows, func(r R) bool { return again[key(r)] }), with...)
 }
 
-func (m *memory) GPUCells(context.Context, store.RowQuery) ([]store.GPUCellRow, error) {
-	return m.stored.GPU, nil
+func (m *memory) GPUCells(_ context.Context, q store.RowQuery) ([]store.GPUCellRow, error) {
+	return within(m.stored.GPU, q, func(r store.GPUCellRow) (string, int64, int64) { return r.Node, r.MinuteMs, r.AvailableMs }), nil
 }
 
-func (m *memory) NodeCells(context.Context, store.RowQuery) ([]store.NodeCellRow, error) {
-	return m.stored.Node, nil
+func (m *memory) NodeCells(_ context.Context, q store.RowQuery) ([]store.NodeCellRow, error) {
+	return within(m.stored.Node, q, func(r store.NodeCellRow) (string, int64, int64) { return r.Node, r.MinuteMs, r.AvailableMs }), nil
 }
 
-func (m *memory) CommCells(context.Context, store.RowQuery) ([]store.CommCellRow, error) {
-	return m.stored.Comm, nil
+func (m *memory) CommCells(_ context.Context, q store.RowQuery) ([]store.CommCellRow, error) {
+	return within(m.stored.Comm, q, func(r store.CommCellRow) (string, int64, int64) { return r.Node, r.MinuteMs, r.AvailableMs }), nil
 }
 
-func (m *memory) FlowCells(context.Context, store.RowQuery) ([]store.FlowCellRow, error) {
-	return m.stored.Flow, nil
+func (m *memory) FlowCells(_ context.Context, q store.RowQuery) ([]store.FlowCellRow, error) {
+	return within(m.stored.Flow, q, func(r store.FlowCellRow) (string, int64, int64) { return r.Node, r.MinuteMs, r.AvailableMs }), nil
 }
 
 func (m *memory) PutRuns(_ context.Context, _ string, rows []store.RunRow) error {

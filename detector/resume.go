@@ -184,53 +184,75 @@ func (f *Follower) loadState(ctx context.Context, p store.PositionRow, runs []Ru
 	if p.CutMs != 0 {
 		from = p.CutMs
 	}
-	var newer []nodeMinute
-	put := func(cells []storedCells) {
-		slices.SortFunc(cells, func(a, b storedCells) int {
-			return cmp.Or(cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
-		})
-		for i := range cells {
-			if c := &cells[i]; c.availableMs > p.AvailableMs {
+	end := min(max(p.JudgedMs, p.AvailableMs), p.JudgedMs+dayMs) // no more than a day, at the end of a recording
+	if err := d.fill(ctx, runs, from, end+dayMs+1, p.JudgedMs, func(ctx context.Context, read []storedCells) error {
+		var newer []nodeMinute
+		for i := range read {
+			if c := &read[i]; c.availableMs > p.AvailableMs {
 				newer = append(newer, nodeMinute{c.node, c.minute})
 			} else {
 				d.put(c.cells)
 			}
 		}
+		return d.reduceFar(ctx, newer, p.AvailableMs, func(nodeMinute) int64 { return p.AvailableMs }, d.putLate)
+	}); err != nil {
+		return err
 	}
-	end := min(max(p.JudgedMs, p.AvailableMs), p.JudgedMs+dayMs) // no more than a day, at the end of a recording
-	for at := from; at <= end; at += dayMs {
-		cells, err := d.readCells(ctx, store.RowQuery{Cluster: d.cfg.Cluster, FromMs: at, ToMs: min(at+dayMs, end+dayMs)})
+	if p.CutMs != 0 {
+		d.st.dropBefore(p.CutMs, membersFrom(d.st, runs, p.CutMs))
+	}
+	return nil
+}
+
+// fill reads the cells that memory held when a moment had been judged, from the earliest on, and seals them on the way:
+// those from fromMs to toMs, and of the nodes of activities that began before and go on, all from their beginning.
+func (d *Detector) fill(ctx context.Context, runs []RunLine, fromMs, toMs, judgedMs int64, put func(context.Context, []storedCells) error) error {
+	starts, first := map[string]int64{}, fromMs
+	for i := range runs {
+		l := &runs[i]
+		if d.cutMs == 0 || l.StartedMs >= d.cutMs {
+			continue
+		}
+		ms := floorTo(l.StartedMs-contextMs, dayMs)
+		for _, m := range l.Members {
+			if at, ok := starts[m.Node]; !ok || ms < at {
+				starts[m.Node] = ms
+			}
+		}
+		first = min(first, ms)
+	}
+	span := int64(readSpan)
+	for at := feature.MinuteOf(first); at < toMs; {
+		q := store.RowQuery{Cluster: d.cfg.Cluster, FromMs: at, ToMs: min(at+span, toMs)}
+		if at < fromMs {
+			q.ToMs = min(q.ToMs, fromMs)
+			for node, ms := range starts {
+				if ms < q.ToMs {
+					q.Nodes = append(q.Nodes, node)
+				}
+			}
+			slices.Sort(q.Nodes)
+		}
+		read, err := d.readCells(ctx, q)
 		if err != nil {
 			return err
 		}
-		put(cells)
-	}
-	for i := range runs { // activities that began before the cut and go on are whole
-		l := &runs[i]
-		if p.CutMs == 0 || l.StartedMs >= p.CutMs {
-			continue
+		n := 0
+		read = slices.DeleteFunc(read, func(c storedCells) bool {
+			n += len(c.gpu)
+			return c.minute < q.FromMs || c.minute >= q.ToMs
+		})
+		if err = put(ctx, read); err != nil {
+			return err
 		}
-		nodes := make([]string, 0, len(l.Members))
-		for _, m := range l.Members {
-			nodes = append(nodes, m.Node)
-		}
-		slices.Sort(nodes)
-		for at := l.StartedMs - contextMs; at < p.CutMs; at += dayMs {
-			cells, err := d.readCells(ctx, store.RowQuery{Cluster: d.cfg.Cluster, Nodes: slices.Compact(nodes), FromMs: at, ToMs: min(at+dayMs, p.CutMs)})
-			if err != nil {
-				return err
-			}
-			put(cells)
-		}
+		d.st.sealUpTo(judgedMs, q.ToMs, d.cfg.MaxCells)
+		at, span = q.ToMs, spanOf(span, n)
 	}
-	if p.CutMs != 0 {
-		d.st.dropBefore(p.CutMs, membersFrom(runs, p.CutMs))
-	}
-	return d.reduceFar(ctx, newer, p.AvailableMs, func(nodeMinute) int64 { return p.AvailableMs }, d.putLate)
+	return nil
 }
 
 // membersFrom says from where the GPUs of activities are kept that began before the cut.
-func membersFrom(runs []RunLine, cutMs int64) map[feature.GPUKey]int64 {
+func membersFrom(st *state, runs []RunLine, cutMs int64) map[feature.GPUKey]int64 {
 	from := map[feature.GPUKey]int64{}
 	for i := range runs {
 		if runs[i].StartedMs >= cutMs {
@@ -239,7 +261,7 @@ func membersFrom(runs []RunLine, cutMs int64) map[feature.GPUKey]int64 {
 		for _, m := range runs[i].Members {
 			k := feature.GPUKey{Node: m.Node, GPU: m.GPU}
 			if at, ok := from[k]; !ok || runs[i].StartedMs-contextMs < at {
-				from[k] = runs[i].StartedMs - contextMs
+				from[k] = st.keptFrom(runs[i].StartedMs - contextMs)
 			}
 		}
 	}

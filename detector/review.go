@@ -1,7 +1,6 @@
 package detector
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,10 +19,6 @@ import (
 const (
 	// reviewBlockMs is how much event time a review judges between two words on how far it is.
 	reviewBlockMs = 2 * quietHourMs
-	// reviewPageMs is how much of the cells is read at once.
-	reviewPageMs = 2 * quietHourMs
-	// aheadMs is how far a cell's minute may lie ahead of when it was available: clocks of hosts differ.
-	aheadMs = 10 * 60_000
 )
 
 // ErrNoCells says that there is nothing to judge again in a period.
@@ -76,7 +71,7 @@ type Review struct {
 	row  store.ReviewRow
 	d    *Detector
 	side *reviewSide
-	feed *pagedFeed
+	feed *cellFeed
 }
 
 // NewReview returns a review that has judged nothing yet.
@@ -87,8 +82,8 @@ func NewReview(cfg ReviewConfig, st ReviewStore, parties *identity.Graph) (*Revi
 	if cfg.HorizonMs == 0 {
 		cfg.HorizonMs = HorizonMs
 	}
-	if cfg.MaxCells == 0 {
-		cfg.MaxCells = MaxCells
+	if cfg.MaxCells != 0 {
+		cfg.Config.MaxCells = cfg.MaxCells
 	}
 	if cfg.BlockMs == 0 {
 		cfg.BlockMs = reviewBlockMs
@@ -141,7 +136,7 @@ func (r *Review) Run(ctx context.Context) error {
 		if d.cfg.Progress != nil {
 			d.cfg.Progress(to)
 		}
-		r.forget(to)
+		d.forget(to, r.cfg.HorizonMs)
 	}
 	return nil
 }
@@ -182,7 +177,7 @@ func (r *Review) begin(ctx context.Context) error {
 		r.row.State = store.ReviewOpen
 	}
 	d.startMs = r.row.FromMs
-	r.feed = &pagedFeed{d: d, nextMs: r.row.FromMs - dayMs, endMs: r.row.UntilMs + dayMs}
+	r.feed = &cellFeed{d: d, nextMs: r.row.FromMs - dayMs, endMs: r.row.UntilMs + dayMs, spanMs: readSpan}
 	if r.row.JudgedMs == 0 {
 		if first, last, ok, err := r.side.CellSpan(ctx, d.cfg.Cluster); err != nil {
 			return err
@@ -255,53 +250,24 @@ func (r *Review) loadCells(ctx context.Context, lines []RunLine) error {
 	seenMs := r.row.JudgedMs + d.cfg.WaitMs
 	if d.cutMs != 0 {
 		r.feed.nextMs = d.cutMs
-		for i := range lines {
-			l := &lines[i]
-			if l.StartedMs >= d.cutMs {
-				continue
-			}
-			nodes := make([]string, 0, len(l.Members))
-			for _, m := range l.Members {
-				nodes = append(nodes, m.Node)
-			}
-			slices.Sort(nodes)
-			nodes = slices.Compact(nodes)
-			for at := l.StartedMs - contextMs; at < d.cutMs; at += dayMs {
-				cells, err := d.readCells(ctx, store.RowQuery{Cluster: d.cfg.Cluster, Nodes: nodes, FromMs: at, ToMs: min(at+dayMs, d.cutMs)})
-				if err != nil {
-					return err
-				}
-				for k := range cells {
-					if cells[k].availableMs <= seenMs {
-						d.put(cells[k].cells)
-					}
+		if err := d.fill(ctx, lines, d.cutMs, d.cutMs, r.row.JudgedMs, func(_ context.Context, read []storedCells) error {
+			for i := range read {
+				if read[i].availableMs <= seenMs {
+					d.put(read[i].cells)
 				}
 			}
+			return nil
+		}); err != nil {
+			return err
 		}
 	}
 	if _, err := r.feed.until(ctx, seenMs); err != nil {
 		return err
 	}
 	if d.cutMs != 0 {
-		d.st.dropBefore(d.cutMs, membersFrom(lines, d.cutMs))
+		d.st.dropBefore(d.cutMs, membersFrom(d.st, lines, d.cutMs))
 	}
 	return nil
-}
-
-// forget lets go of what lies beyond the horizon, or of more where there is too much.
-func (r *Review) forget(atMs int64) {
-	d := r.d
-	granule := max(feature.MinuteOf(r.cfg.HorizonMs/16), feature.MinuteMs)
-	if cut := (atMs - r.cfg.HorizonMs) / granule * granule; cut > max(d.cutMs, d.startMs) && d.acts != nil {
-		d.trim(cut, false)
-	}
-	if !d.tooMany(r.cfg.MaxCells) {
-		return
-	}
-	for span := atMs - max(d.cutMs, d.startMs); d.tooMany(r.cfg.MaxCells*7/8) && span > leastSpanMs; {
-		span = max(span*7/8, leastSpanMs)
-		d.trim(feature.MinuteOf(atMs-span), true)
-	}
 }
 
 // reviewSide is the store as a review sees it: it reads what is stored, and what it writes goes
@@ -364,45 +330,4 @@ func (s *reviewSide) LatestRuns(context.Context, string) ([]store.RunRow, error)
 func (s *reviewSide) LatestFindings(context.Context, string) ([]store.FindingRow, error) {
 	_, findings := s.latest()
 	return findings, nil
-}
-
-// pagedFeed takes stored cells as cellFeed does, a page of time after the other: history of months
-// fits no memory.
-type pagedFeed struct {
-	d      *Detector
-	nextMs int64 // minutes from here on are not read yet
-	endMs  int64 // nor are those from here on
-	cells  []storedCells
-}
-
-func (f *pagedFeed) until(ctx context.Context, availMs int64) (bool, error) {
-	any := f.take(availMs)
-	for f.nextMs < f.endMs && f.nextMs <= availMs+aheadMs {
-		to := min(f.nextMs+reviewPageMs, f.endMs)
-		page, err := f.d.readCells(ctx, store.RowQuery{Cluster: f.d.cfg.Cluster, FromMs: f.nextMs, ToMs: to})
-		if err != nil {
-			return any, err
-		}
-		f.nextMs = to
-		if len(page) == 0 {
-			continue
-		}
-		f.cells = append(f.cells, page...)
-		slices.SortFunc(f.cells, func(a, b storedCells) int {
-			return cmp.Or(cmp.Compare(a.availableMs, b.availableMs), cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
-		})
-		any = f.take(availMs) || any
-	}
-	return any, nil
-}
-
-// take puts what is available into the state.
-func (f *pagedFeed) take(availMs int64) bool {
-	n := 0
-	for n < len(f.cells) && f.cells[n].availableMs <= availMs {
-		f.d.putLate(f.cells[n].cells)
-		n++
-	}
-	f.cells = slices.Delete(f.cells, 0, n)
-	return n > 0
 }

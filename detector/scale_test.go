@@ -35,7 +35,7 @@ func BenchmarkScale(b *testing.B) {
 	}
 	var lastGPUs int
 	var lastCPU float64
-	for _, size := range strings.Split(scaleOf("FLOPWATCH_SCALE_GPUS", "200,1000"), ",") {
+	for size := range strings.SplitSeq(scaleOf("FLOPWATCH_SCALE_GPUS", "200,1000"), ",") {
 		gpus, err := strconv.Atoi(size)
 		if err != nil {
 			b.Fatal(err)

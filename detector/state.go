@@ -1,8 +1,8 @@
 package detector
 
 import (
-	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -16,8 +16,11 @@ import (
 // again. It is owned by the one goroutine that judges.
 type state struct {
 	nodes       map[string]feature.Node
-	gpu         map[feature.GPUKey][]feature.GPUCell // sorted by minute
+	gpu         map[feature.GPUKey]*track
+	keys        []feature.GPUKey // of gpu, sorted; nil: to be made
 	gpuCells    int
+	pack        bool                          // there are so many that they are held packed
+	sealed      bounds                        // before these, cells are wide
 	grown       bool                          // nodes became known since facts were read
 	host        map[string][]feature.NodeCell // sorted by minute
 	comm        links[feature.CommCell]
@@ -39,31 +42,27 @@ type nodeMinute struct {
 func newState() *state {
 	return &state{
 		nodes: map[string]feature.Node{},
-		gpu:   map[feature.GPUKey][]feature.GPUCell{},
+		gpu:   map[feature.GPUKey]*track{},
 		host:  map[string][]feature.NodeCell{},
-		comm:  links[feature.CommCell]{at: map[nodeMinute][]feature.CommCell{}},
-		flows: links[feature.FlowCell]{at: map[nodeMinute][]feature.FlowCell{}},
+		comm:  newCommLinks(),
+		flows: newFlowLinks(),
 	}
 }
 
 // has reports whether the state holds just these cells of a node and minute.
 func (s *state) has(c cells) bool {
-	for i := range c.gpu {
-		held := s.gpu[feature.GPUKey{Node: c.node, GPU: c.gpu[i].GPU}]
-		at, ok := cellAt(held, c.minute, func(x feature.GPUCell) int64 { return x.MinuteMs })
-		if !ok || !same(stored(gpuCellRow(&held[at])), stored(gpuCellRow(&c.gpu[i]))) {
-			return false
-		}
-	}
-	for i := range c.host {
-		held := s.host[c.node]
-		at, ok := cellAt(held, c.minute, func(x feature.NodeCell) int64 { return x.MinuteMs })
-		if !ok || !same(measuredHost(held[at]), measuredHost(c.host[i])) {
-			return false
-		}
-	}
 	k := nodeMinute{c.node, c.minute}
-	return (len(c.comm) == 0 || same(s.comm.at[k], c.comm)) && (len(c.flows) == 0 || same(s.flows.at[k], c.flows))
+	held := cells{comm: s.comm.at[k], flows: s.flows.at[k]}
+	for i := range c.gpu {
+		g := feature.GPUKey{Node: c.node, GPU: c.gpu[i].GPU}
+		if x, ok := s.gpu[g].at(g, c.minute); ok {
+			held.gpu = append(held.gpu, x)
+		}
+	}
+	if at, ok := cellAt(s.host[c.node], c.minute, func(x feature.NodeCell) int64 { return x.MinuteMs }); ok {
+		held.host = s.host[c.node][at : at+1]
+	}
+	return held.has(c)
 }
 
 // madeOf is the latest availability of what made the cells of a node's minute, and of the minutes
@@ -71,7 +70,9 @@ func (s *state) has(c cells) bool {
 func (s *state) madeOf(k nodeMinute, gpus []feature.GPUKey) int64 {
 	from, latest := k.minute-feature.WindowMs, int64(math.MinInt64)
 	for _, g := range gpus {
-		latest = max(latest, latestOf(s.gpu[g], from, k.minute, func(c feature.GPUCell) (int64, int64) { return c.MinuteMs, c.AvailableMs }))
+		if t := s.gpu[g]; t != nil && t.n > 0 {
+			latest = max(latest, latestOf(t.view(g, from, k.minute), from, k.minute, func(c feature.GPUCell) (int64, int64) { return c.MinuteMs, c.AvailableMs }))
+		}
 	}
 	latest = max(latest, latestOf(s.host[k.node], from, k.minute, func(c feature.NodeCell) (int64, int64) { return c.MinuteMs, c.AvailableMs }))
 	for _, c := range s.comm.at[k] {
@@ -86,10 +87,16 @@ func (s *state) madeOf(k nodeMinute, gpus []feature.GPUKey) int64 {
 // keepRicher puts cells that are held in place of those made of fewer rows: rows are never taken back, so the
 // others have expired. A batch of a month ago must not leave of its minutes only what it brings itself.
 func (s *state) keepRicher(c cells) {
+	c.keepRicher(func(gpu int) (feature.GPUCell, bool) {
+		k := feature.GPUKey{Node: c.node, GPU: gpu}
+		return s.gpu[k].at(k, c.minute)
+	})
+}
+
+func (c cells) keepRicher(held func(gpu int) (feature.GPUCell, bool)) {
 	for i := range c.gpu {
-		held := s.gpu[feature.GPUKey{Node: c.node, GPU: c.gpu[i].GPU}]
-		if at, ok := cellAt(held, c.minute, func(x feature.GPUCell) int64 { return x.MinuteMs }); ok && held[at].Samples > c.gpu[i].Samples {
-			c.gpu[i] = held[at]
+		if x, ok := held(c.gpu[i].GPU); ok && x.Samples > c.gpu[i].Samples {
+			c.gpu[i] = x
 		}
 	}
 }
@@ -146,10 +153,41 @@ func (s *state) see(node string) {
 
 func (s *state) putGPU(c feature.GPUCell) {
 	s.see(c.Node)
-	k := feature.GPUKey{Node: c.Node, GPU: c.GPU}
-	n := len(s.gpu[k])
-	defer func() { s.gpuCells += len(s.gpu[k]) - n }()
-	s.gpu[k] = upsert(s.gpu[k], c, func(x feature.GPUCell) int64 { return x.MinuteMs })
+	t := s.track(feature.GPUKey{Node: c.Node, GPU: c.GPU})
+	n := t.n
+	t.put(&c, s.pack)
+	s.gpuCells += t.n - n
+	s.packMany()
+}
+
+// track is that of a GPU, a new one where there is none.
+func (s *state) track(k feature.GPUKey) *track {
+	t := s.gpu[k]
+	if t == nil {
+		t = &track{}
+		s.gpu[k], s.keys = t, nil
+	}
+	return t
+}
+
+// packMany packs all cells once there are many.
+func (s *state) packMany() {
+	if s.pack || s.gpuCells <= unpackedMost {
+		return
+	}
+	s.pack = true
+	for k, t := range s.gpu { // each on its own
+		t.set(t.get(k), true)
+	}
+}
+
+// sortedGPUs are the GPUs that have cells.
+func (s *state) sortedGPUs() []feature.GPUKey {
+	if s.keys == nil {
+		s.keys = slices.Collect(maps.Keys(s.gpu))
+		feature.SortKeys(s.keys)
+	}
+	return s.keys
 }
 
 func (s *state) putHost(c feature.NodeCell) {
@@ -183,41 +221,6 @@ func upsert[C any](cells []C, c C, minute func(C) int64) []C {
 	return slices.Insert(cells, i, c)
 }
 
-// links holds the cells of pairs and communicators by node and minute, and hands them out
-// by time. Reducers give the cells of one node and minute in a fixed order.
-type links[C any] struct {
-	at   map[nodeMinute][]C
-	keys []nodeMinute // by minute, then node
-	flat []C          // all cells in the order of keys, for up to the first built keys
-	// built is how many of keys flat holds.
-	built int
-}
-
-func (l *links[C]) put(k nodeMinute, cells []C) {
-	i, had := slices.BinarySearchFunc(l.keys, k, func(a, b nodeMinute) int {
-		return cmp.Or(cmp.Compare(a.minute, b.minute), cmp.Compare(a.node, b.node))
-	})
-	if !had {
-		l.keys = slices.Insert(l.keys, i, k)
-	}
-	l.at[k] = cells
-	if i < l.built { // what was built of later minutes no longer fits
-		n := 0
-		for _, k := range l.keys[:i] {
-			n += len(l.at[k])
-		}
-		l.flat, l.built = l.flat[:n], i
-	}
-}
-
-// all returns every cell by minute and node. It is valid until the next put.
-func (l *links[C]) all() []C {
-	for ; l.built < len(l.keys); l.built++ {
-		l.flat = append(l.flat, l.at[l.keys[l.built]]...)
-	}
-	return l.flat
-}
-
 // evidence is what was visible at atMs: cells of minutes that had ended, processes and
 // allocations that had begun (their ends masked while they lie ahead), and order
 // versions made by then. Facts are visible by their own event time, whatever waited in
@@ -229,13 +232,13 @@ func (s *state) evidence(startMs, atMs int64, last bool) *feature.Evidence {
 	}
 	ev := &feature.Evidence{
 		StartMs: startMs, EndMs: atMs, Nodes: s.nodes,
-		GPU: make(map[feature.GPUKey][]feature.GPUCell, len(s.gpu)), Host: make(map[string][]feature.NodeCell, len(s.host)),
+		Host: make(map[string][]feature.NodeCell, len(s.host)),
 	}
-	for k, cells := range s.gpu {
-		if n := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs > limit }); n > 0 {
-			ev.GPU[k] = cells[:n:n]
-		}
+	src := &source{gpu: s.gpu, keys: s.sortedGPUs(), limitMs: limit}
+	if slices.ContainsFunc(src.keys, func(k feature.GPUKey) bool { return !src.Has(k) }) {
+		src.keys = slices.DeleteFunc(slices.Clone(src.keys), func(k feature.GPUKey) bool { return !src.Has(k) })
 	}
+	ev.Source = src
 	for k, cells := range s.host {
 		if n := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs > limit }); n > 0 {
 			ev.Host[k] = cells[:n:n]

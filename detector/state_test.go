@@ -24,6 +24,15 @@ func gpuRow(node string, tsMs, availableMs int64, powerW float64) feature.GPUSam
 	return r
 }
 
+// heldOf is the cells of GPU 0 of a node in memory.
+func heldOf(d *Detector, node string) []feature.GPUCell {
+	k := feature.GPUKey{Node: node}
+	if d.st.gpu[k] == nil {
+		return nil
+	}
+	return d.st.gpu[k].get(k)
+}
+
 func batch(node string, availableMs int64, minutes ...int64) store.BatchRow {
 	return store.BatchRow{BatchKey: store.BatchKey{Node: node}, AvailableMs: availableMs, Minutes: minutes}
 }
@@ -45,7 +54,7 @@ func TestLateRow(t *testing.T) {
 	if !apply(t, d, w, []store.BatchRow{batch("a", base+30_000, minute)}, base+WaitMs) {
 		t.Fatal("the batch touched no cell")
 	}
-	cell := d.st.gpu[feature.GPUKey{Node: "a"}][0]
+	cell := heldOf(d, "a")[0]
 	if cell.Samples != 3 || cell.Mean[feature.PowerW] != 100 {
 		t.Errorf("before the late row: got %d samples of %.1f W, want 3 of 100.0", cell.Samples, cell.Mean[feature.PowerW])
 	}
@@ -54,7 +63,7 @@ func TestLateRow(t *testing.T) {
 	}
 
 	apply(t, d, w, []store.BatchRow{batch("a", late, minute)}, late+WaitMs)
-	cells := d.st.gpu[feature.GPUKey{Node: "a"}]
+	cells := heldOf(d, "a")
 	if len(cells) != 1 || cells[0].Samples != 4 || cells[0].Mean[feature.PowerW] != 200 {
 		t.Errorf("after the late row: got %d cells, %d samples of %.1f W, want 1 cell, 4 of 200.0", len(cells), cells[0].Samples, cells[0].Mean[feature.PowerW])
 	}
@@ -76,7 +85,7 @@ func TestDirtyFollowers(t *testing.T) {
 	d := New(Config{}, nil, nil)
 	minute := base / feature.MinuteMs
 	cover := func() int64 {
-		cells := d.st.gpu[feature.GPUKey{Node: "a"}]
+		cells := heldOf(d, "a")
 		return cells[len(cells)-1].CoverMs[feature.PowerW]
 	}
 	apply(t, d, w, []store.BatchRow{batch("a", base+70_000, minute, minute+1)}, base+70_000)
@@ -106,7 +115,7 @@ func TestEvidenceHidesWhatLiesAhead(t *testing.T) {
 	s.orders = []feature.Order{{Order: "o", AmendedMs: at}, {Order: "o", AmendedMs: at + 1}}
 
 	ev := s.evidence(base, at, false)
-	if n := len(ev.GPU[feature.GPUKey{Node: "a"}]); n != 2 {
+	if n := len(ev.Cells(feature.GPUKey{Node: "a"})); n != 2 {
 		t.Errorf("GPU cells: got %d, want 2: the third minute has not ended", n)
 	}
 	if len(ev.Host["a"]) != 2 || len(ev.Comm) != 2 || len(ev.Flows) != 2 {
@@ -121,7 +130,7 @@ func TestEvidenceHidesWhatLiesAhead(t *testing.T) {
 	if len(ev.Orders) != 1 {
 		t.Errorf("order versions: got %d, want 1", len(ev.Orders))
 	}
-	if n := len(s.evidence(base, at, true).GPU[feature.GPUKey{Node: "a"}]); n != 3 {
+	if n := len(s.evidence(base, at, true).Cells(feature.GPUKey{Node: "a"})); n != 3 {
 		t.Errorf("GPU cells at the end of the data: got %d, want 3", n)
 	}
 }

@@ -21,7 +21,7 @@ type Status struct {
 	Late         uint64 // batches whose rows appeared after their time had been judged
 	Cells        int    // of GPUs, in memory
 	FromMs       int64  // the minutes in memory begin here; 0: with the judged period
-	Truncated    int    // activities that lost their beginning when there were too many minutes last
+	Beyond       int    // cells beyond what memory was planned for, some 0.2 KiB each: what goes on is kept whole
 	Runs         int
 	Findings     map[FindingKind]int
 	Contradicted int // nodes whose driver says other GPUs than the inventory
@@ -88,10 +88,10 @@ func (f *Follower) judged(toMs, minutes int64) {
 	f.behind(toMs)
 }
 
-func (f *Follower) truncated(n int) {
+func (f *Follower) over(cells int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.status.Truncated, f.status.FromMs, f.status.Cells = n, f.d.cutMs, f.d.st.gpuCells
+	f.status.Beyond, f.status.FromMs, f.status.Cells = cells, f.d.cutMs, f.d.st.gpuCells
 }
 
 // otherPart reports whether two names of a model mean two parts. A name that is not known

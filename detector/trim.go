@@ -14,28 +14,24 @@ import (
 const contextMs = 60 * 60_000
 
 // trim lets minutes before cutMs go from memory; the store keeps their cells. Activities that
-// still went on then stay whole, from their beginning, unless force is set. What ended before
+// still went on then stay whole, from their beginning. What ended before
 // is judged no more: it stays as it was judged last. A rental that goes on without work has no
 // beginning of its own in the cells: it begins again at the cut, under a new id that takes the
 // old one's place.
-func (d *Detector) trim(cutMs int64, force bool) {
+func (d *Detector) trim(cutMs int64) {
+	cutMs = d.st.keptFrom(cutMs)
 	d.cutMs = cutMs
-	d.truncated = 0
 	from := map[feature.GPUKey]int64{}
 	keep := map[string]bool{}
 	for _, a := range d.acts {
 		if a.run.StartMs >= cutMs || (!a.run.Open && a.run.EndMs < cutMs) {
 			continue
 		}
-		if force {
-			d.truncated++
-			continue
-		}
 		keep[a.run.ID] = true
 		for _, m := range a.run.Members {
 			k := feature.GPUKey{Node: m.Node, GPU: m.GPU}
 			if at, ok := from[k]; !ok || a.run.StartMs-contextMs < at {
-				from[k] = a.run.StartMs - contextMs
+				from[k] = d.st.keptFrom(a.run.StartMs - contextMs)
 			}
 		}
 	}
@@ -47,6 +43,14 @@ func (d *Detector) trim(cutMs int64, force bool) {
 		}
 	}
 	d.acts = nil
+}
+
+// keptFrom is from where cells are kept that are needed from a moment on: sealed cells are kept by whole days.
+func (s *state) keptFrom(ms int64) int64 {
+	if ms < s.sealed[0] {
+		return floorTo(ms, dayMs)
+	}
+	return ms
 }
 
 // isBefore reports whether a fact ended long enough before the cut to say nothing of what is
@@ -70,19 +74,23 @@ func (s *state) dropBefore(cutMs int64, from map[feature.GPUKey]int64) {
 		}
 		return cutMs
 	}
-	for k, cells := range s.gpu {
+	for k, t := range s.gpu {
 		at, ok := from[k]
 		if !ok || at > cutMs {
 			at = cutMs
 		}
-		kept := after(cells, at, func(c feature.GPUCell) int64 { return c.MinuteMs })
-		s.gpuCells -= len(cells) - len(kept)
-		if s.gpu[k] = kept; len(kept) == 0 {
+		if t.n > 0 && t.firstMs() >= at {
+			continue
+		}
+		s.gpuCells -= t.n
+		t.set(after(t.get(k), at, func(c feature.GPUCell) int64 { return c.EndMs() - feature.MinuteMs }), s.pack)
+		if s.gpuCells += t.n; t.n == 0 {
 			delete(s.gpu, k)
+			s.keys = nil
 		}
 	}
 	for node, cells := range s.host {
-		if s.host[node] = after(cells, limit(node), func(c feature.NodeCell) int64 { return c.MinuteMs }); len(s.host[node]) == 0 {
+		if s.host[node] = after(cells, limit(node), func(c feature.NodeCell) int64 { return c.EndMs() - feature.MinuteMs }); len(s.host[node]) == 0 {
 			delete(s.host, node)
 		}
 	}
@@ -99,18 +107,6 @@ func after[C any](cells []C, fromMs int64, minute func(C) int64) []C {
 	return slices.Clone(cells[i:])
 }
 
-// drop lets cells of minutes before their node's limit go.
-func (l *links[C]) drop(limit func(node string) int64) {
-	l.keys = slices.DeleteFunc(l.keys, func(k nodeMinute) bool {
-		gone := k.minute < limit(k.node)
-		if gone {
-			delete(l.at, k)
-		}
-		return gone
-	})
-	l.flat, l.built = nil, 0
-}
-
 // continues is the run that goes on with what one whose beginning was let go did: one that
 // holds a GPU of it in its time; "": none does.
 func continues(acts []judged, l *RunLine) string {
@@ -125,9 +121,6 @@ func continues(acts []judged, l *RunLine) string {
 	}
 	return ""
 }
-
-// tooMany is how many cells of GPUs lie beyond a bound.
-func (d *Detector) tooMany(most int) bool { return most > 0 && d.st.gpuCells > most }
 
 // pastFacts counts the stated events at or before atMs: a change of it says that something
 // was stated late.

@@ -107,6 +107,7 @@ func (w *window) reduce(node string, minute, availMs int64) cells {
 			continue
 		}
 		if c, ok := feature.ReduceGPU(rows, minute); ok {
+			c.Single()
 			out.gpu = append(out.gpu, c)
 		}
 	}

@@ -84,9 +84,8 @@ func judge(s state, cfg config, instance string) daemon.Health {
 	if lag := time.Duration(st.LagMs) * time.Millisecond; lag > lagging {
 		add(daemon.Degraded, "judging lies %s behind", lag.Round(time.Second))
 	}
-	if st.Truncated > 0 {
-		add(daemon.Degraded, "max_cells is too low for this fleet: %d activities that go on are judged from %s on alone, what they computed before is not counted",
-			st.Truncated, time.UnixMilli(st.FromMs).UTC().Format(time.DateTime))
+	if st.Beyond > 0 {
+		add(daemon.Degraded, "activities that go on are kept whole and take some %d MiB more memory than max_cells plans for", st.Beyond/5_000)
 	}
 	if ahead := time.Duration(st.AheadMs) * time.Millisecond; ahead > lagging {
 		add(daemon.Degraded, "the broker's time lies %s behind what was judged under it: nothing is judged until it has caught up", ahead.Round(time.Second))

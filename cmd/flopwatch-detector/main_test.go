@@ -450,7 +450,7 @@ func TestHealthHasReasons(t *testing.T) {
 		"":                                    {LagMs: 60_000, AheadMs: 60_000},
 		"judging lies 10m0s behind":           {LagMs: 600_000},
 		"lies 1h0m0s behind what was judged":  {AheadMs: 3_600_000},
-		"2 activities that go on are judged":  {Truncated: 2, FromMs: 60_000},
+		"take some 20 MiB more memory":        {Beyond: 100_000},
 		"reports cannot be written: no space": {ReportError: "no space"},
 	} {
 		h := judge(state{phase: leading, status: st}, config{}, "i")

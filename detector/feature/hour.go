@@ -34,59 +34,16 @@ func floorDiv(a, b int64) int64 {
 // ignored. It returns false where there is none.
 func ReduceHour(cells []GPUCell, hourMs int64) (HourCell, bool) {
 	h := HourCell{GPUCell: GPUCell{MinuteMs: hourMs, AvailableMs: math.MinInt64}}
-	var weighted, squares [NumSignals]float64
-	var clock float64
-	for i := range cells {
-		c := &cells[i]
-		if c.MinuteMs < hourMs || c.MinuteMs >= hourMs+HourMs {
-			continue
-		}
-		h.Node, h.GPU = c.Node, c.GPU
-		h.AvailableMs = max(h.AvailableMs, c.AvailableMs)
-		h.Samples += c.Samples
-		h.Presence |= 1 << ((c.MinuteMs - hourMs) / MinuteMs)
-		for s := range NumSignals {
-			if w := float64(c.CoverMs[s]); w > 0 {
-				h.CoverMs[s] += c.CoverMs[s]
-				weighted[s] += w * c.Mean[s]
-			}
-		}
-		if c.TensorClockMs > 0 {
-			h.TensorClockMs += c.TensorClockMs
-			clock += float64(c.TensorClockMs) * c.TensorClockMHz
-		}
-		h.EnergyJ = bridge(h.EnergyJ, c.EnergyJ)
-		h.MMACycles = bridge(h.MMACycles, c.MMACycles)
-	}
-	if h.Presence == 0 {
+	from := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= hourMs })
+	to := sort.Search(len(cells), func(i int) bool { return cells[i].MinuteMs >= hourMs+HourMs })
+	if from == to {
 		return HourCell{}, false
 	}
-	for s := range NumSignals {
-		if h.CoverMs[s] > 0 {
-			h.Mean[s] = weighted[s] / float64(h.CoverMs[s])
-		}
+	for i := from; i < to; i++ {
+		h.Presence |= 1 << ((cells[i].MinuteMs - hourMs) / MinuteMs)
 	}
-	for i := range cells { // around the mean: a difference of large squares would lose small deviations
-		c := &cells[i]
-		if c.MinuteMs < hourMs || c.MinuteMs >= hourMs+HourMs {
-			continue
-		}
-		for s := range NumSignals {
-			if w := float64(c.CoverMs[s]); w > 0 {
-				d := c.Mean[s] - h.Mean[s]
-				squares[s] += w * (c.SD[s]*c.SD[s] + d*d)
-			}
-		}
-	}
-	for s := range NumSignals {
-		if h.CoverMs[s] > 0 {
-			h.SD[s] = math.Sqrt(squares[s] / float64(h.CoverMs[s]))
-		}
-	}
+	addCells(&h.GPUCell, cells[from:to])
 	h.Rhythm, h.RhythmOf, h.RhythmShare = rhythmOfHour(cells, hourMs)
-	if h.TensorClockMs > 0 {
-		h.TensorClockMHz = clock / float64(h.TensorClockMs)
-	}
 	return h, true
 }
 

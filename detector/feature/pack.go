@@ -119,15 +119,22 @@ func (p Packed) next() (n int, minuteMs, endMs int64) {
 	return n, minuteMs, minuteMs + max(span, 1)*MinuteMs
 }
 
-// From cuts away the cells that end by fromMs.
-func (p Packed) From(fromMs int64) Packed {
+// FromBefore cuts away the cells that end by fromMs, but for the last of them.
+func (p Packed) FromBefore(fromMs int64) Packed {
+	before := p
 	for {
 		n, _, end := p.next()
 		if n == 0 || end > fromMs {
-			return p
+			return before
 		}
-		p = p[n:]
+		before, p = p, p[n:]
 	}
+}
+
+// FirstMs is the start of the first cell.
+func (p Packed) FirstMs() int64 {
+	_, minute, _ := p.next()
+	return minute
 }
 
 // Before is the cells that begin before toMs, and how many they are.

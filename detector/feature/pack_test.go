@@ -42,8 +42,8 @@ func TestPackedSaysTheSame(t *testing.T) {
 			t.Fatalf("unpacked %+v\nwant %+v", got, cells)
 		}
 		n := r.IntN(len(cells))
-		if got := p.From(cells[n].MinuteMs+1).Unpack(nil, k); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", cells[n:]) {
-			t.Errorf("from cell %d on there are %d of %d", n, len(got), len(cells))
+		if got := p.FromBefore(cells[n].MinuteMs+1).Unpack(nil, k); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", cells[max(n-1, 0):]) {
+			t.Errorf("from before cell %d on there are %d of %d", n, len(got), len(cells))
 		}
 		if got, count := p.Before(cells[n].MinuteMs); count != n || got.Count() != n {
 			t.Errorf("before cell %d there are %d", n, count)

@@ -190,14 +190,22 @@ type CommCell struct {
 	MinuteMs     int64
 	AvailableMs  int64
 	Calls, Bytes float64
+	SpanMs       int64 // as of a GPUCell
 }
+
+// EndMs is the end of what the cell covers.
+func (c *CommCell) EndMs() int64 { return c.MinuteMs + max(c.SpanMs, MinuteMs) }
 
 // FlowCell is the traffic of a pair in one minute.
 type FlowCell struct {
 	Node, Peer            string
 	MinuteMs, AvailableMs int64
 	TxBytes               float64
+	SpanMs                int64 // as of a GPUCell
 }
+
+// EndMs is the end of what the cell covers.
+func (c *FlowCell) EndMs() int64 { return c.MinuteMs + max(c.SpanMs, MinuteMs) }
 
 // Process is a process that used GPUs. What it declares (launcher, job, world size) is
 // evidence, not truth. User and project are keyed hashes.

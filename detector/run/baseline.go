@@ -2,6 +2,7 @@ package run
 
 import (
 	"math"
+	"sync"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
 )
@@ -306,6 +307,7 @@ func (w *useWatch) sameMemory(a, b *feature.GPUCell) bool {
 
 // floors gives for each part the lowest watts that any GPU of it drew up to a moment.
 type floors struct {
+	mu   sync.Mutex // over the maps: several nodes are cut at once
 	ev   *feature.Evidence
 	of   map[string][]floorAt
 	keys map[string][]feature.GPUKey
@@ -326,11 +328,13 @@ func (f *floors) at(node string) func(int64) float64 {
 		if model == "" {
 			model = "\x00" + node
 		}
+		f.mu.Lock()
 		steps, ok := f.of[model]
 		if !ok {
 			steps = f.build(model)
 			f.of[model] = steps
 		}
+		f.mu.Unlock()
 		lo, hi := 0, len(steps)
 		for lo < hi {
 			if m := (lo + hi) / 2; steps[m].ms <= ms {

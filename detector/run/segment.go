@@ -136,31 +136,45 @@ func segment(ev *feature.Evidence) []stretch {
 	slices.SortFunc(s.keys, func(a, b feature.GPUKey) int {
 		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.GPU, b.GPU))
 	})
+	var nodes [][]feature.GPUKey
 	for lo := 0; lo < len(s.keys); {
 		hi := lo
 		for hi < len(s.keys) && s.keys[hi].Node == s.keys[lo].Node {
 			hi++
 		}
-		node := s.keys[lo].Node
-		if !gpuNodes[node] && hasPower(ev.Host[node]) {
-			s.powerNode(node, s.keys[lo:hi])
-		} else {
-			spans, cells := make([][]span, hi-lo), make([][]feature.GPUCell, hi-lo)
-			for i, k := range s.keys[lo:hi] {
-				cells[i] = ev.Cells(k)
-				spans[i] = heldSpans(cells[i], tdpOf(ev.Nodes[node]), s.rests.at(node))
-			}
-			evenOut(spans)
-			for i, k := range s.keys[lo:hi] {
-				s.gpu(k, cells[i], spans[i])
-			}
-		}
+		nodes = append(nodes, s.keys[lo:hi])
 		lo = hi
 	}
+	found := make([][]stretch, len(nodes))
+	feature.Each(len(nodes), func(i int) {
+		own := *s // all nodes read the same, and each finds its own
+		own.out = nil
+		own.host(nodes[i], gpuNodes[nodes[i][0].Node])
+		found[i] = own.out
+	})
+	s.out = slices.Concat(found...)
 	slices.SortStableFunc(s.out, func(a, b stretch) int {
 		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.node, b.node), cmp.Compare(a.gpu, b.gpu), cmp.Compare(a.jobKey, b.jobKey))
 	})
 	return s.out
+}
+
+// host cuts the GPUs of one node.
+func (s *segmenter) host(keys []feature.GPUKey, hasGPUs bool) {
+	ev, node := s.ev, keys[0].Node
+	if !hasGPUs && hasPower(ev.Host[node]) {
+		s.powerNode(node, keys)
+		return
+	}
+	spans, cells := make([][]span, len(keys)), make([][]feature.GPUCell, len(keys))
+	for i, k := range keys {
+		cells[i] = ev.Cells(k)
+		spans[i] = heldSpans(cells[i], tdpOf(ev.Nodes[node]), s.rests.at(node))
+	}
+	evenOut(spans)
+	for i, k := range keys {
+		s.gpu(k, cells[i], spans[i])
+	}
 }
 
 func (s *segmenter) keysOf(keys map[feature.GPUKey]bool, node string, count int) []int {

@@ -30,8 +30,9 @@ const (
 func Split(ev *feature.Evidence, eps []run.Episode) []run.Episode {
 	var out []run.Episode
 	cut := false
-	for i := range eps {
-		parts := split(ev, &eps[i])
+	all := make([][]run.Episode, len(eps))
+	feature.Each(len(eps), func(i int) { all[i] = split(ev, &eps[i]) })
+	for i, parts := range all {
 		if len(parts) > 1 && !cut {
 			cut = true
 			out = append(make([]run.Episode, 0, len(eps)+1), eps[:i]...)
