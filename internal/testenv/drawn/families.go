@@ -126,7 +126,14 @@ func (w *world) other(kind string, gpus []*gpu, from, to float64, change func(*s
 	switch kind {
 	case "inference", "batch_inference":
 		use = pick(w.rng, "inference", "inference serving", "", "AI")
-		w.serveOn(a, gpus, from, to, change)
+		w.serveOn(a, gpus, from, to, func(s *service) {
+			if kind == "batch_inference" { // a queue, whatever else
+				saturated(s)
+			}
+			if change != nil {
+				change(s)
+			}
+		})
 	case "hpc":
 		use = pick(w.rng, "HPC", "simulation", "research")
 		w.simulate(a, gpus, from, to)
@@ -242,10 +249,7 @@ var ordinary = []family{
 		for len(rest) > 0 && len(w.acts) < 8 {
 			n := min(len(rest), pick(w.rng, 1, 2, 4, 8, 8, 16))
 			kind := pick(w.rng, "inference", "inference", "inference", "batch_inference")
-			change := func(x *service) { x.spec = w.chance(0.15) }
-			if kind == "batch_inference" {
-				change = saturated
-			}
+			change := func(x *service) { x.spec = kind == "inference" && w.chance(0.15) }
 			w.other(kind, rest[:n], w.uniform(60, 1500), w.length-w.uniform(0, 900), change)
 			rest = rest[n:]
 		}
@@ -258,10 +262,7 @@ var ordinary = []family{
 			n := min(len(rest), pick(w.rng, 2, 4, 8, 8, 16))
 			from, to := w.within(0.4)
 			scoring := w.chance(0.3)
-			w.other("batch_inference", rest[:n], from, to, func(x *service) {
-				saturated(x)
-				x.scoring = scoring
-			})
+			w.other("batch_inference", rest[:n], from, to, func(x *service) { x.scoring = scoring })
 			rest = rest[n:]
 		}
 		return w
@@ -287,8 +288,6 @@ var ordinary = []family{
 				w.job(n.gpus, trainJob{from: from, to: to})
 			case "finetuning":
 				w.job(n.gpus, trainJob{from: from, to: to, prior: trainPrior{lora: true}})
-			case "batch_inference":
-				w.other(k, n.gpus, from, to, saturated)
 			default:
 				w.other(k, n.gpus, from, to, nil)
 			}
