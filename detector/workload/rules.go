@@ -19,7 +19,7 @@ var classes = [...]string{Training, Inference, BatchInference, HPC, Idle, Notebo
 // base holds the prior log-odds: rare kinds need more evidence, and unknown wins where
 // nothing speaks for any class.
 var base = scores{
-	Training: 0, Inference: 0, BatchInference: -0.8, HPC: -0.6, Rendering: -1.2, Mining: -2, BurnIn: -1.8,
+	Training: 0, Inference: 0, BatchInference: -0.6, HPC: -0.6, Rendering: -1.2, Mining: -2, BurnIn: -1.8,
 	Notebook: -0.8, Idle: -1, Finetuning: -2.5, RL: -2.5, Unknown: 0.6,
 }
 
@@ -225,12 +225,13 @@ func togetherRules(v *verdict, f *facts) {
 	// Where load moves by more than a sensor's noise, ranks move as one. A model in tensor
 	// parallel does so too, on one host.
 	moves := ramp(f.powerCV, 0.012, 0.03)
-	apart := load * (1 - ramp(math.Log10(nanZero(f.fabricBps)+1), 8, 9))
+	apart := load * (1 - ramp(math.Log10(nanZero(f.fabricBps)+1), 8, 9)) * (1 - 0.5*ramp(float64(f.nodes), 1, 2))
 	v.say(apart*ramp(f.stall, 0.3, 0.08)*moves, "GPUs move each on its own", scores{Inference: 0.6, BatchInference: 0.5, Training: -1.8, RL: -1, HPC: -1, Rendering: 0.6})
 	v.say(apart*ramp(f.stall, 0.12, 0.03)*(1-moves), "what little they move, GPUs move each on its own", scores{BatchInference: 0.5, Training: -0.8, HPC: -0.5, Mining: 0.4, BurnIn: 0.2})
 	v.say(ramp(float64(f.nodes), 1, 2), fmt.Sprintf("%d hosts begin and end in step", f.nodes), scores{Training: 0.8, RL: 0.6, HPC: 0.6, Notebook: -2, Rendering: -0.4, BatchInference: -0.3})
 	v.say(load*ramp(f.stall, 0.5, 0.85)*moves*ramp(float64(f.nodes), 1, 2), "the load of all hosts moves as one", scores{Training: 1.6, RL: 1.4, HPC: 1.2, Inference: -1.2, BatchInference: -0.8, Rendering: -1.5})
 	v.say(load*ramp(f.stall, 0.3, 0.6)*math.Max(0.4, moves), "GPUs move in step", scores{Training: 0.7, RL: 0.5, HPC: 0.5, Rendering: -1.5, Mining: -1, BatchInference: -0.2})
+	v.say(load*ramp(f.minutes, 60, 150)*ramp(f.stalls, 0.003, 0), "in hours all GPUs never stalled together", scores{Training: -0.6, RL: -0.4, HPC: -0.3, BatchInference: 0.3})
 	// Rollouts and updates swing all GPUs together, by much and for as long as the job runs.
 	v.say(load*ramp(f.stall, 0.85, 0.95)*ramp(f.powerSpread, 0.2, 0.4)*bool01(f.reduces && f.gpus > 1), "all GPUs swing together between two levels", scores{RL: 3.5})
 	// A job that sums gradients, or fills a fabric, and still reads much for what it
