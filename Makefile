@@ -68,6 +68,12 @@ DRAWN ?= all
 drawn: ## the detector on recordings whose every constant is drawn, a row a family (DRAWN=all DRAWN_FLAGS="-draws 3")
 	$(GO) test -count=1 -v -timeout 60m -run '^TestDrawn$$' ./detector -drawn $(DRAWN) $(DRAWN_FLAGS) | grep -v '^=== \|^ *--- PASS'
 
+CALIBRATION_DRAWS ?= 4
+
+.PHONY: calibration
+calibration: ## how sure the classes are, anew from drawn recordings: prints what was said and what was so, writes detector/workload/calibration.json (CALIBRATION_DRAWS=4)
+	$(GO) test -count=1 -v -timeout 60m -run '^TestCalibrate$$' ./detector/workload -calibrate calibration.json -calibrate-draws $(CALIBRATION_DRAWS) | grep -v '^=== \|^ *--- PASS'
+
 .PHONY: race
 race: engine jsclient ## the tests under the race detector, the longest left out (needs a C compiler)
 	FLOPWATCH_REQUIRE=$(REQUIRE) CGO_ENABLED=1 $(GO) test -race -short -timeout 30m -json ./... | $(GO) run ./internal/testenv/skips

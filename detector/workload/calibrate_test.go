@@ -74,8 +74,8 @@ func lacking(ev *feature.Evidence, columns ...feature.Signal) *feature.Evidence 
 func look(family string, ev *feature.Evidence, truth []activity) []seen {
 	var out []seen
 	for _, v := range variants {
-		ev := v.cut(ev)
-		for _, ep := range workload.Split(ev, run.Episodes(ev)) {
+		cut := v.cut(ev)
+		for _, ep := range workload.Split(cut, run.Episodes(cut)) {
 			if ep.Basis < run.BasisPower {
 				continue
 			}
@@ -85,14 +85,14 @@ func look(family string, ev *feature.Evidence, truth []activity) []seen {
 					if float64(ep.EndMs-ep.StartMs) < 1.3*part.minutes*feature.MinuteMs {
 						continue
 					}
-					if e = workload.Clipped(ev, e, e.StartMs, e.StartMs+int64(part.minutes)*feature.MinuteMs); e == nil {
+					if e = workload.Clipped(cut, e, e.StartMs, e.StartMs+int64(part.minutes)*feature.MinuteMs); e == nil {
 						continue
 					}
 				}
 				if kind, hours := labelled(e, truth); kind != "" {
 					w := v.weight * part.weight
 					// The larger counts for more, and not for all.
-					out = append(out, seen{family, kind, hours * w, math.Sqrt(hours) * w, workload.Weigh(ev, e)})
+					out = append(out, seen{family, kind, hours * w, math.Sqrt(hours) * w, workload.Weigh(cut, e)})
 				}
 			}
 		}
@@ -151,11 +151,11 @@ func loss(rows []seen, c workload.Sharp) float64 {
 // common trainings are elsewhere is not known.
 func sharpen(rows []seen) workload.Sharp {
 	out, best := workload.Sharp{Slope: 0.75}, math.Inf(1)
-	for slope := 0.3; slope < 1.4; slope += 0.05 {
-		for offset := -0.6; offset < 0.65; offset += 0.1 {
-			c := workload.Sharp{Slope: math.Round(slope*100) / 100, Offset: math.Round(offset*10) / 10}
-			held := c.Offset*c.Offset + (c.Slope-0.9)*(c.Slope-0.9)
-			if l := loss(rows, c) + 0.1*held; l < best-1e-9 {
+	for slope := 4; slope <= 13; slope++ {
+		for offset := -2; offset <= 2; offset++ {
+			c := workload.Sharp{Slope: float64(slope) / 10, Offset: float64(offset) / 5}
+			held := 0.3*c.Offset*c.Offset + 0.1*(c.Slope-0.9)*(c.Slope-0.9)
+			if l := loss(rows, c) + held; l < best-1e-9 {
 				best, out = l, c
 			}
 		}

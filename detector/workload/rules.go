@@ -130,7 +130,11 @@ func loadRules(v *verdict, f *facts) {
 	v.say(ramp(f.busy, 0.3, 0.6), "", scores{Idle: -3})
 	// Saturation: training, batch work, simulation and burn-in fill the GPU; a service
 	// follows its users.
-	v.say(age*ramp(f.util, 0.75, 0.4)*ramp(f.busy, 0.6, 0.9), "load of "+pct(f.util)+" leaves room, as a service does", scores{Inference: 1.8, Training: -0.8, BatchInference: -0.6, HPC: -0.4, BurnIn: -2, Mining: -3})
+	users := 1.0 // a level that never moves follows nobody
+	if !math.IsNaN(f.powerSpread) {
+		users = 0.4 + 0.6*ramp(f.powerSpread, 0.015, 0.04)
+	}
+	v.say(users*age*ramp(f.util, 0.75, 0.4)*ramp(f.busy, 0.6, 0.9), "load of "+pct(f.util)+" leaves room, as a service does", scores{Inference: 1.8, Training: -0.8, BatchInference: -0.6, HPC: -0.4, BurnIn: -2, Mining: -3})
 	v.say(age*ramp(f.powerFrac, 0.55, 0.35)*ramp(f.busy, 0.6, 0.9), "power is far below the limit while GPUs work", scores{Inference: 0.8, Training: -0.8, BurnIn: -1.5})
 	v.say(age*ramp(f.powerFrac, 0.75, 0.9), "power near the limit ("+pct(f.powerFrac)+")", scores{Training: 0.4, BatchInference: 0.2, BurnIn: 0.4, Inference: -0.5, Notebook: -1})
 	// Nothing but a synthetic load is constant to within a few per cent at full use.
@@ -227,11 +231,11 @@ func togetherRules(v *verdict, f *facts) {
 	moves := ramp(f.powerCV, 0.012, 0.03)
 	apart := load * (1 - ramp(math.Log10(nanZero(f.fabricBps)+1), 8, 9)) * (1 - 0.5*ramp(float64(f.nodes), 1, 2))
 	v.say(apart*ramp(f.stall, 0.3, 0.08)*moves, "GPUs move each on its own", scores{Inference: 0.6, BatchInference: 0.5, Training: -1.8, RL: -1, HPC: -1, Rendering: 0.6})
-	v.say(apart*ramp(f.stall, 0.12, 0.03)*(1-moves), "what little they move, GPUs move each on its own", scores{BatchInference: 0.5, Training: -0.8, HPC: -0.5, Mining: 0.4, BurnIn: 0.2})
+	v.say(apart*ramp(f.stall, 0.12, 0.03)*(1-moves), "what little they move, GPUs move each on its own", scores{BatchInference: 0.5, Training: -0.6, HPC: -0.4, Mining: 0.4, BurnIn: 0.2})
 	v.say(ramp(float64(f.nodes), 1, 2), fmt.Sprintf("%d hosts begin and end in step", f.nodes), scores{Training: 0.8, RL: 0.6, HPC: 0.6, Notebook: -2, Rendering: -0.4, BatchInference: -0.3})
 	v.say(load*ramp(f.stall, 0.5, 0.85)*moves*ramp(float64(f.nodes), 1, 2), "the load of all hosts moves as one", scores{Training: 1.6, RL: 1.4, HPC: 1.2, Inference: -1.2, BatchInference: -0.8, Rendering: -1.5})
 	v.say(load*ramp(f.stall, 0.3, 0.6)*math.Max(0.4, moves), "GPUs move in step", scores{Training: 0.7, RL: 0.5, HPC: 0.5, Rendering: -1.5, Mining: -1, BatchInference: -0.2})
-	v.say(load*ramp(f.minutes, 60, 150)*ramp(f.stalls, 0.003, 0), "in hours all GPUs never stalled together", scores{Training: -0.6, RL: -0.4, HPC: -0.3, BatchInference: 0.3})
+	v.say(load*ramp(f.minutes, 60, 150)*ramp(f.stalls, 0.003, 0), "in hours all GPUs never stalled together", scores{Training: -0.4, RL: -0.3, HPC: -0.2, BatchInference: 0.3})
 	// Rollouts and updates swing all GPUs together, by much and for as long as the job runs.
 	v.say(load*ramp(f.stall, 0.85, 0.95)*ramp(f.powerSpread, 0.2, 0.4)*bool01(f.reduces && f.gpus > 1), "all GPUs swing together between two levels", scores{RL: 3.5})
 	// A job that sums gradients, or fills a fabric, and still reads much for what it
