@@ -115,10 +115,13 @@ func labelled(ep *run.Episode, truth []activity) (kind string, hours float64) {
 	}
 	for _, k := range slices.Sorted(maps.Keys(over)) {
 		if over[k] > 0.7*hours {
-			return k, hours
+			if kind != "" { // two at once
+				return "", hours
+			}
+			kind = k
 		}
 	}
-	return "", hours
+	return kind, hours
 }
 
 // right is the probability that a calibration gives to what is so; a finetuning counts as a
