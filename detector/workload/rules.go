@@ -498,7 +498,16 @@ func (v *verdict) probs(f *facts, cal Sharp) map[string]float64 {
 		}
 	}
 	// What is none of these is likeliest where none of them leads.
-	open := 0.02 + 0.3*(1-1/total)
+	// Without the pipes nobody may be as sure as with them.
+	open := 0.3 * (1 - 1/total)
+	switch basis, _ := f.instruments(); basis {
+	case basisWatts, basisNVML:
+		open += 0.08
+	case basisPartial:
+		open += 0.04
+	default:
+		open += 0.02
+	}
 	const floor = 0.002 // no class is ever excluded
 	for _, c := range classes {
 		p := open
