@@ -328,27 +328,57 @@ func repeated(v *view, _ *Flag, runs []runView) []raisedFlag {
 	return out
 }
 
-// metered: the rented GPU-time of a party would hold a run beyond a limit.
-func metered(v *view, _ *Flag, _ []runView) []raisedFlag {
-	type meter struct{ flop, hours float64 }
-	byAccount := map[string]meter{}
+// rented is what an account had.
+type rented struct{ flop, hours float64 }
+
+// metering sums up what each account rented in the year before a moment.
+func (v *view) metering(atMs int64) map[string]rented {
+	byAccount := map[string]rented{}
 	for i := range v.Ev.Allocations { // in their order: sums are the same each time
 		a := &v.Ev.Allocations[i]
-		if a.StartMs > v.AtMs || a.Account == "" {
+		if a.StartMs > atMs || a.Account == "" {
 			continue
 		}
-		end := v.AtMs
+		end := atMs
 		if a.EndMs != 0 {
 			end = min(end, a.EndMs)
 		}
-		ms := float64(max(0, end-max(a.StartMs, v.AtMs-yearMs))) * float64(len(a.GPUs))
+		ms := float64(max(0, end-max(a.StartMs, atMs-yearMs))) * float64(len(a.GPUs))
 		peak, known := v.Peak16(v.Ev.Nodes[a.Node].GPUModel)
 		if !known {
 			continue
 		}
 		m := byAccount[a.Account]
-		byAccount[a.Account] = meter{m.flop + ms/1000*peak, m.hours + ms/3.6e6}
+		byAccount[a.Account] = rented{m.flop + ms/1000*peak, m.hours + ms/3.6e6}
 	}
+	return byAccount
+}
+
+// meteredSince is from when on what some accounts rented adds up to flop, which it does by now: not when
+// somebody looked.
+func (v *view) meteredSince(accounts []string, flop float64) int64 {
+	lo, hi := v.AtMs, v.AtMs
+	for i := range v.Ev.Allocations {
+		lo = min(lo, v.Ev.Allocations[i].StartMs)
+	}
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		sum, by := 0.0, v.metering(mid)
+		for _, a := range accounts {
+			sum += by[a].flop
+		}
+		if sum >= flop {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	return hi
+}
+
+// metered: the rented GPU-time of a party would hold a run beyond a limit.
+func metered(v *view, _ *Flag, _ []runView) []raisedFlag {
+	byAccount := v.metering(v.AtMs)
 	var out []raisedFlag
 	holders := v.holdings(v.inScope(), false)
 	for i := range v.Profiles {
@@ -358,14 +388,14 @@ func metered(v *view, _ *Flag, _ []runView) []raisedFlag {
 		}
 		var asked []holder
 		for _, h := range holders {
-			var m meter
+			var m rented
 			for _, a := range h.accounts {
 				m.flop, m.hours = m.flop+byAccount[a].flop, m.hours+byAccount[a].hours
 			}
 			if m.flop*p.Projection.Utilization >= p.LimitFLOP && !within(asked, h) {
 				asked = append(asked, h)
 				out = append(out, raisedFlag{
-					subject: p.Name + ":" + h.id(), accounts: h.accounts, knownMs: v.AtMs,
+					subject: p.Name + ":" + h.id(), accounts: h.accounts, knownMs: v.meteredSince(h.accounts, p.LimitFLOP/p.Projection.Utilization),
 					what: fmt.Sprintf("accounts of %s rented %s GPU-hours: %s FLOP at %.3g of their dense 16-bit peak, against the limit of profile %s of %s", h.words(), rough(m.hours), rough(m.flop*p.Projection.Utilization), p.Projection.Utilization, p.Name, flop(p.LimitFLOP)),
 				})
 			}
