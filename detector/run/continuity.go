@@ -194,14 +194,17 @@ func (t *timeline) continuation(i, j int) (hop, bool) {
 	sameAccount := len(a.Accounts) == 0 || len(b.Accounts) == 0 || shareAccount(a.Accounts, b.Accounts)
 	shared := sharedOf(t.nodes[i], t.nodes[j])
 	switch {
-	case !sameAccount && shared >= 1: // who follows on a host is another customer
+	case !sameAccount && shared >= 1 && p.gpus == q.gpus: // who follows on a host is another customer
 		m.mul(0.20, 0.20, 0.30)
-	case shared >= 1 && len(t.nodes[i]) == len(t.nodes[j]):
+	case shared >= 1 && p.gpus == q.gpus:
 		m.mul(0.60, 0.60, 0.20)
 		say("the hosts are the same")
 	case shared > 0 && p.gpus == q.gpus: // a host was replaced
 		m.mul(0.25, 0.05, 0.10)
 		say("some of the hosts are the same")
+	case shared >= 1: // it grew, or shrank, where it was
+		m.mul(0.25, 0.05, 0.10)
+		say("all hosts of one are hosts of the other")
 	case shared > 0:
 		m.mul(0.25, 0.10, 0.15)
 		say("hosts are shared")

@@ -31,6 +31,10 @@ var (
 	ckptTrait   = trait{0.01, 0.05, 0.03, 0.3, 0.10, false, "checkpoints have the same size"}
 )
 
+// levelTrait is a level of each GPU where their number differs: layouts change, the work of one
+// GPU less so.
+var levelTrait = trait{0.12, 0.5, 0.45, 0.8, 0.4, false, ""}
+
 // together01 is how far the traits of one episode depend on each other: that of two models
 // several agree is likelier than the product.
 const together01 = 0.6
@@ -105,6 +109,11 @@ func compare(p, q *signature) likeness {
 	l.add(powerTrait, p.powerW, q.powerW, size)
 	if math.IsNaN(p.tensorFrac) || math.IsNaN(q.tensorFrac) {
 		l.add(loadTrait, p.loadFrac, q.loadFrac, size)
+	}
+	if !size {
+		for _, v := range [...][2]float64{{p.tensorFrac, q.tensorFrac}, {p.powerW, q.powerW}, {p.dramFrac, q.dramFrac}} {
+			l.add(levelTrait, v[0], v[1], false)
+		}
 	}
 	if math.Max(p.linkBps, q.linkBps) > 100e6 {
 		l.add(linkTrait, p.linkBps, q.linkBps, size)
