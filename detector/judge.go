@@ -45,6 +45,10 @@ func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.
 	return acts, run.Campaigns(ev, eps, runs)
 }
 
+// leastServing is how probable serving has to be for a training's share of the work on its GPUs to be
+// asked for.
+const leastServing = 0.01
+
 // weigh takes what was said of the episodes of a run together, each by its GPU-time.
 func (a *judged) weigh(eps []run.Episode, verdicts []workload.Verdict) {
 	var total, shared float64
@@ -63,14 +67,17 @@ func (a *judged) weigh(eps []run.Episode, verdicts []workload.Verdict) {
 		for _, name := range v.Missed {
 			missed[name] += w
 		}
-		if v.Share != ([3]float64{}) { // zeros: nothing is said, all is its own
+		// Zeros: nothing is said, all is its own. So it is where the verdict itself rules out that
+		// anybody serves: memory traffic alone is no sign of another.
+		sharing := v.Share != ([3]float64{}) && v.Probs[workload.Inference]+v.Probs[workload.BatchInference] >= leastServing
+		if sharing {
 			shared += w
 		}
 		for k := range share {
-			if v.Share == ([3]float64{}) {
-				share[k] += w
-			} else {
+			if sharing {
 				share[k] += w * v.Share[k]
+			} else {
+				share[k] += w
 			}
 		}
 	}

@@ -86,14 +86,14 @@ func TestWeigh(t *testing.T) {
 	a := judged{run: run.Run{Episodes: []int{0, 1}}}
 	a.weigh(eps, []workload.Verdict{
 		{Probs: map[string]float64{workload.Training: 0.8, workload.HPC: 0.2}, Missed: []string{"dram"}},
-		{Probs: map[string]float64{workload.RL: 1}, Missed: []string{"nvlink"}, Share: [3]float64{0.2, 0.4, 0.6}},
+		{Probs: map[string]float64{workload.RL: 0.9, workload.Inference: 0.1}, Missed: []string{"nvlink"}, Share: [3]float64{0.2, 0.4, 0.6}},
 	})
 	near := func(what string, got, want float64) {
 		if math.Abs(got-want) > 1e-9 {
 			t.Errorf("%s: got %g, want %g", what, got, want)
 		}
 	}
-	near("training", a.trainingProb, 0.85)
+	near("training", a.trainingProb, 0.825)
 	near("hpc", a.probs[workload.HPC], 0.15)
 	near("share", a.share[1], (3+0.4)/4)
 	if len(a.missed) != 1 || a.missed[0] != "dram" {
