@@ -32,10 +32,12 @@
 // before a minute is judged is longer than both. Cells in memory of GPUs never give way to ones of fewer
 // rows: raw rows expire, and a batch of a month ago would leave only itself.
 //
-// Memory holds the minutes of a horizon (35 days, about 0.6 KiB a GPU and minute, at most
-// 2,000,000 unless configured). Activities that go on are kept from their beginning, unless there
-// are more minutes than that: then they lose it, and the status counts them. What ended before is
-// judged no more. Rows that come hours after their time are read an hour and some nodes at a
+// Memory holds minutes as long as there is room (500,000 of GPUs unless configured, some 0.2 KiB each once they are packed,
+// and at least the last hour), and older time sealed: one wide cell for each thing that a GPU did in half an hour, an hour,
+// a quarter of a day, a day (feature.Seal), so that activities that go on are kept from their beginning
+// whatever their length. Hosts of which only watts are seen stay in minutes. When what is sealed follows from event time and the
+// number of GPUs alone; rows that come late open a block again, from its stored minutes. What ended beyond the horizon (35 days), or sooner where there
+// are too many cells, is judged no more. Rows that come hours after their time are read an hour and some nodes at a
 // time, whatever their number.
 //
 // A detector that comes back under other profiles than history was judged under judges it again

@@ -114,8 +114,9 @@ type looked struct {
 func (d *Detector) judge(startMs, atMs int64, last bool) error {
 	ev := d.st.evidence(startMs, atMs, last)
 	d.looked = nil
-	acts, campaigns := activities(ev, d.st.pack)
-	if d.st.pack {
+	large := d.st.gpuCells > largeFleet
+	acts, campaigns := activities(ev, large)
+	if large {
 		d.looked = &looked{ev, atMs, acts, campaigns}
 	}
 	states := make([]report.RunState, len(acts))

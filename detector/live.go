@@ -21,10 +21,10 @@ const (
 	HorizonMs = 35 * dayMs
 	// MaxCells is how many minute cells of GPUs memory holds, some 0.2 KiB each; older time is sealed
 	// to a few cells an hour. The last hour stays in minutes whatever the number of GPUs.
-	MaxCells = 2_000_000
+	MaxCells = 500_000
 	// sealedMost is how many cells of GPUs there may be altogether for each of MaxCells, before activities that ended leave memory
 	// sooner than at the horizon.
-	sealedMost = 6
+	sealedMost = 24
 	// SettleMs is how much longer than the wait a minute waits for rows on their way from the
 	// broker into the store.
 	SettleMs = 15_000

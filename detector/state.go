@@ -2,10 +2,12 @@ package detector
 
 import (
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"math"
 	"slices"
 	"sort"
+	"sync/atomic"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
 	"github.com/flopwatch/flopwatch/internal/store"
@@ -235,6 +237,9 @@ func (s *state) evidence(startMs, atMs int64, last bool) *feature.Evidence {
 		Host: make(map[string][]feature.NodeCell, len(s.host)),
 	}
 	src := &source{gpu: s.gpu, keys: s.sortedGPUs(), limitMs: limit}
+	if s.pack {
+		src.made, src.seed = make([]atomic.Pointer[unpacked], unpackedTracks), maphash.MakeSeed()
+	}
 	if slices.ContainsFunc(src.keys, func(k feature.GPUKey) bool { return !src.Has(k) }) {
 		src.keys = slices.DeleteFunc(slices.Clone(src.keys), func(k feature.GPUKey) bool { return !src.Has(k) })
 	}

@@ -1,8 +1,10 @@
 package detector
 
 import (
+	"hash/maphash"
 	"slices"
 	"sort"
+	"sync/atomic"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
 )
@@ -16,8 +18,14 @@ type track struct {
 	lastMs int64 // start of the latest
 }
 
-// unpackedMost is how many cells are held as they are, 0.7 KiB each, before all are packed.
-const unpackedMost = 250_000
+const (
+	// largeFleet is the number of cells from which on a fleet is looked at once a block.
+	largeFleet = 250_000
+	// unpackedMost is how many cells are held as they are, 0.7 KiB each, before all are packed.
+	unpackedMost = 1_500_000
+	// unpackedTracks is of how many GPUs the cells that were made stay for those who ask again, while one moment is looked at.
+	unpackedTracks = 2048
+)
 
 // get returns all cells. Those of a packed track are made: they are the caller's.
 func (t *track) get(k feature.GPUKey) []feature.GPUCell {
@@ -107,6 +115,14 @@ type source struct {
 	gpu     map[feature.GPUKey]*track
 	keys    []feature.GPUKey
 	limitMs int64 // no cell that begins later is visible
+	made    []atomic.Pointer[unpacked]
+	seed    maphash.Seed
+}
+
+// unpacked is the cells of a GPU as they were made.
+type unpacked struct {
+	key   feature.GPUKey
+	cells []feature.GPUCell
 }
 
 // Keys implements feature.CellSource.
@@ -124,5 +140,15 @@ func (s *source) Cells(k feature.GPUKey, fromMs int64) []feature.GPUCell {
 	if t == nil || t.n == 0 {
 		return nil
 	}
-	return t.view(k, fromMs, s.limitMs)
+	if t.packed == nil || fromMs > t.firstMs() {
+		return t.view(k, fromMs, s.limitMs)
+	}
+	// Stages ask for a GPU one after the other.
+	slot := &s.made[maphash.Comparable(s.seed, k)%unpackedTracks]
+	if u := slot.Load(); u != nil && u.key == k {
+		return u.cells
+	}
+	u := &unpacked{k, t.view(k, fromMs, s.limitMs)}
+	slot.Store(u)
+	return u.cells
 }
