@@ -48,7 +48,8 @@ type facts struct {
 	periodS    float64
 	folded     bool
 
-	hidden hidden // a second, steady component beneath the load
+	hidden hidden  // a second, steady component beneath the load
+	beside besides // whether something else is on the GPUs
 
 	hostFrac   float64 // host watts above rest, of the TDP of its GPUs (BasisPower)
 	hostCVIn   float64 // within minutes
@@ -74,6 +75,7 @@ func newFacts(ev *feature.Evidence, ep *run.Episode) facts {
 	f.gpuFacts(ev, ep)
 	f.hostFacts(ev, ep)
 	f.commFacts(ep)
+	f.beside = besideOf(ev, ep, f.ownsNodes)
 	f.tapped = !f.hasComm && tapped(ev, ep)
 	return f
 }

@@ -2,8 +2,10 @@ package workload
 
 import (
 	"math"
+	"slices"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/run"
 )
 
 // hidden is what lies beneath a load that comes and goes: the part of a signal that stays
@@ -112,16 +114,75 @@ var (
 	trainReuse  = 0.8
 )
 
+// besides says what speaks for a second activity on an episode's own GPUs: what is known of the
+// programs on them, and of whom its hosts serve.
+type besides struct {
+	two   bool // two programs, or served traffic: one is there
+	alone bool // one program a GPU and nobody served: none is
+}
+
+// served is from how many networks outside on somebody asks something of an episode's hosts.
+const served = 4
+
+func besideOf(ev *feature.Evidence, ep *run.Episode, ownsNodes bool) besides {
+	twice, once := holders(ev, ep)
+	serves := ep.Flow.Measured && ownsNodes && ep.Flow.OutsidePeers >= served
+	return besides{two: ep.Shared || twice || serves, alone: once && !serves && !ep.Shared}
+}
+
+// holders reports that two programs held one of the GPUs for half of the episode, and that all
+// GPUs were held by one program each.
+func holders(ev *feature.Evidence, ep *run.Episode) (twice, once bool) {
+	held := map[feature.GPUKey][]int64{} // by each program on the GPU
+	for i := range ev.Processes {
+		p := &ev.Processes[i]
+		if !slices.Contains(ep.Procs, run.ProcRef{Node: p.Node, PID: p.PID}) {
+			continue
+		}
+		end := ep.EndMs
+		if p.EndMs > 0 {
+			end = min(end, p.EndMs)
+		}
+		if ms := end - max(ep.StartMs, p.StartMs); ms > 0 {
+			for _, gpu := range p.GPUs {
+				k := feature.GPUKey{Node: p.Node, GPU: gpu}
+				held[k] = append(held[k], ms)
+			}
+		}
+	}
+	once = true
+	for _, m := range ep.Members {
+		long := 0
+		for _, ms := range held[feature.GPUKey{Node: m.Node, GPU: m.GPU}] {
+			if 4*ms > 3*(ep.EndMs-ep.StartMs) { // both for three quarters: at once for half
+				long++
+			}
+		}
+		twice = twice || long > 1
+		once = once && len(held[feature.GPUKey{Node: m.Node, GPU: m.GPU}]) > 0
+	}
+	return twice, once && !twice
+}
+
+// unsure is the least that is a training's own where much is read for what is multiplied and
+// nothing tells whether something else is on its GPUs: small models read as much.
+const unsure = 0.5
+
 // share is what part of the tensor work is a training's that hides beneath other load;
-// zeros where nothing speaks for other load.
+// zeros where nothing speaks for other load. That much is read for what is multiplied is no
+// evidence of its own: a training that is ill fed, or in FP8, does so too.
 func (f *facts) share(class string) [3]float64 {
 	if !IsRun(class) || class == RL || !(f.tensor > 0) || !(f.dram > 0) {
 		return [3]float64{}
 	}
 	ratio := f.dram / f.tensor
 	flat := f.hidden.gpus > 0 && f.hidden.fp32 > 0.3 && f.hidden.fp32 > f.hidden.tensor+0.15
-	if ratio < 1.4 && !flat {
+	switch {
+	case flat, ratio >= 1.4 && f.beside.two:
+	case ratio < 1.4 || f.beside.alone:
 		return [3]float64{}
+	default:
+		return [3]float64{unsure, 1, 1}
 	}
 	// What decoding does not explain: of each GPU's tensor work w, decoding d and training
 	// w-d move decodeReuse x d + trainReuse x (w-d) bytes.
