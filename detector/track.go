@@ -22,7 +22,7 @@ const (
 	// largeFleet is the number of cells from which on a fleet is looked at once a block.
 	largeFleet = 250_000
 	// unpackedMost is how many cells are held as they are, 0.7 KiB each, before all are packed.
-	unpackedMost = 1_500_000
+	unpackedMost = 600_000
 	// unpackedTracks is of how many GPUs the cells that were made stay for those who ask again, while one moment is looked at.
 	unpackedTracks = 2048
 )
