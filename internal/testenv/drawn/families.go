@@ -101,15 +101,28 @@ func (w *world) rentOrder(account string, gpus []*gpu, from, to float64, use str
 	w.contract(account, w.orderFor(gpus, from-before, term, use))
 }
 
-// cut gives the GPUs in shares, whole nodes where they can be.
+// cut gives the GPUs in shares of about these sizes, and what is left.
 func cut(gpus []*gpu, sizes ...int) [][]*gpu {
 	var out [][]*gpu
 	for _, n := range sizes {
-		n = min(n, len(gpus))
+		n = wholeNodes(gpus, n)
 		out = append(out, gpus[:n])
 		gpus = gpus[n:]
 	}
 	return append(out, gpus)
+}
+
+// wholeNodes rounds a number of GPUs to whole nodes where it is more than one: nobody rents
+// half a node beside others.
+func wholeNodes(gpus []*gpu, n int) int {
+	n = min(max(n, 1), len(gpus))
+	if n == 0 {
+		return 0
+	}
+	if per := len(gpus[0].node.gpus); n > per {
+		n -= n % per
+	}
+	return n
 }
 
 func (w *world) other(kind string, gpus []*gpu, from, to float64, change func(*service)) {
@@ -224,7 +237,7 @@ var ordinary = []family{
 	{"restarts", "restarts on other hosts, and repeats, which are other runs", func(d int, s uint64) *world {
 		w := newWorld("restarts", d, s, fleet{part: bigParts, nodes: [2]int{3, 8}, hours: [2]float64{3, 6}, processes: pick(newRNG(s, fmt.Sprint("restarts", d)), "absent", "generic", "true")})
 		all := w.gpus()
-		n := max(1, len(all)/2)
+		n := wholeNodes(all, len(all)/2)
 		if d%3 != 2 {
 			w.job(all[:n], trainJob{from: w.uniform(100, 900), to: w.length - w.uniform(0, 900), restarts: w.between(1, 4), spare: pick(w.rng, nil, all[n:])})
 			return w
@@ -320,7 +333,7 @@ var ordinary = []family{
 	{"nvml", "what plain NVML tells", func(d int, s uint64) *world {
 		w := newWorld("nvml", d, s, fleet{nodes: [2]int{2, 6}, columns: []string{"nvml", "nvml-few", "power"}})
 		all := w.gpus()
-		half := max(1, len(all)/2)
+		half := wholeNodes(all, len(all)/2)
 		from, to := w.within(0.5)
 		w.job(all[:half], trainJob{from: from, to: to})
 		w.other(pick(w.rng, "inference", "hpc", "batch_inference", "rendering"), all[half:], w.uniform(60, 900), w.length, nil)
@@ -329,7 +342,7 @@ var ordinary = []family{
 	{"counters", "cycle counters alone, with or without joules", func(d int, s uint64) *world {
 		w := newWorld("counters", d, s, fleet{part: hopperUp, nodes: [2]int{2, 6}, columns: []string{"cycles", "counters"}})
 		all := w.gpus()
-		half := max(1, len(all)/2)
+		half := wholeNodes(all, len(all)/2)
 		from, to := w.within(0.5)
 		w.job(all[:half], trainJob{from: from, to: to})
 		w.other(pick(w.rng, "inference", "batch_inference", "training"), all[half:], w.uniform(60, 900), w.length, nil)

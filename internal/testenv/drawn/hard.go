@@ -171,7 +171,7 @@ var hard = []family{
 	{"dilution", "a training under a service on the same GPUs", func(d int, s uint64) *world {
 		w := newWorld("dilution", d, s, fleet{part: bigParts, nodes: [2]int{1, 4}, processes: blindOrNot("dilution", d, s)})
 		all := w.gpus()
-		n := max(1, len(all)*2/3)
+		n := wholeNodes(all, len(all)*2/3)
 		from, to := w.within(0.7)
 		w.share(all[:n], from, to, w.uniform(0.1, 0.6), trainPrior{lora: d%3 == 2, noRecomp: true, minPeriod: 0.5, maxPeriod: 20})
 		if n < len(all) {
@@ -208,7 +208,7 @@ var hard = []family{
 			prior.pad = w.uniform(0.4, 0.93)
 		}
 		all := w.gpus()
-		n := max(1, len(all)*2/3)
+		n := wholeNodes(all, len(all)*2/3)
 		from, to := w.within(0.6)
 		a := w.job(all[:n], trainJob{from: from, to: to, prior: prior})
 		a.evasion = []string{pick(w.rng, "throttling", "padding")}
@@ -219,7 +219,7 @@ var hard = []family{
 	{"rlpools", "reinforcement learning on split pools", func(d int, s uint64) *world {
 		w := newWorld("rlpools", d, s, fleet{part: bigParts, nodes: [2]int{2, 6}, processes: blindOrNot("rlpools", d, s)})
 		all := w.gpus()
-		n := max(1, len(all)/pick(w.rng, 2, 3))
+		n := wholeNodes(all, len(all)/pick(w.rng, 2, 3))
 		from, to := w.within(0.6)
 		w.pools(all[:n], all[n:], from, to)
 		return w
@@ -236,7 +236,7 @@ var hard = []family{
 		if d%2 == 1 { // one run
 			a := w.activity("training")
 			a.accounts, a.evasion = accounts, []string{"account_split"}
-			n := max(1, len(all)/len(accounts))
+			n := wholeNodes(all, len(all)/len(accounts))
 			at := w.uniform(100, 600)
 			each := (w.length - 600 - at) / float64(len(accounts))
 			var plan []segment
@@ -267,7 +267,7 @@ var hard = []family{
 	{"moving", "one run that grows, moves and changes accounts of its owner", func(d int, s uint64) *world {
 		w := newWorld("moving", d, s, fleet{part: bigParts, nodes: [2]int{4, 8}, hours: [2]float64{3, 6}, processes: blindOrNot("moving", d, s)})
 		all := w.gpus()
-		q := len(all) / 4
+		q := wholeNodes(all, len(all)/4)
 		a := w.activity("training")
 		a.accounts = w.owner("", 1+d%2)
 		second := a.accounts[len(a.accounts)-1]
@@ -299,7 +299,7 @@ var hard = []family{
 			}
 		}
 		all := w.gpus()
-		n := max(1, len(all)*2/3)
+		n := wholeNodes(all, len(all)*2/3)
 		from, to := w.within(0.5)
 		w.job(all[:n], trainJob{from: from, to: to})
 		w.tenant(pick(w.rng, "inference", "hpc", "batch_inference"), all[n:])
@@ -313,7 +313,7 @@ var hard = []family{
 	{"tamper", "activity scaled or zero, joules scaled, agents killed while watts go on", func(d int, s uint64) *world {
 		w := newWorld("tamper", d, s, fleet{part: bigParts, nodes: [2]int{2, 5}, columns: []string{"full", "nocycles", "nocycles"}, power: true})
 		all := w.gpus()
-		n := max(1, len(all)*2/3)
+		n := wholeNodes(all, len(all)*2/3)
 		from, to := w.uniform(200, 900), w.length-w.uniform(0, 900)
 		a := w.job(all[:n], trainJob{from: from, to: to, noEval: true})
 		w.tenant("inference", all[n:])
@@ -356,7 +356,7 @@ var hard = []family{
 	{"skew", "clocks that are wrong by up to a minute and a half", func(d int, s uint64) *world {
 		w := newWorld("skew", d, s, fleet{part: bigParts, nodes: [2]int{3, 8}, skewed: true, processes: blindOrNot("skew", d, s)})
 		all := w.gpus()
-		half := max(1, len(all)/2)
+		half := wholeNodes(all, len(all)/2)
 		from, to := w.within(0.6)
 		w.job(all[:half], trainJob{from: from, to: to, restarts: pick(w.rng, 0, 1, 2)})
 		f2, t2 := w.within(0.5)
@@ -393,7 +393,7 @@ var hard = []family{
 		}
 		w := newWorld("dtype", d, s, fleet{part: fits, nodes: [2]int{1, 5}})
 		all := w.gpus()
-		n := max(1, len(all)*2/3)
+		n := wholeNodes(all, len(all)*2/3)
 		from, to := w.within(0.5)
 		w.job(all[:n], trainJob{from: from, to: to, prior: trainPrior{dtypes: []string{dtype}}})
 		w.tenant(pick(w.rng, "inference", "hpc", "batch_inference"), all[n:])
@@ -407,7 +407,7 @@ var hard = []family{
 	{"lies", "declarations that are not so", func(d int, s uint64) *world {
 		w := newWorld("lies", d, s, fleet{part: bigParts, nodes: [2]int{2, 6}, processes: "true"})
 		all := w.gpus()
-		half := max(1, len(all)/2)
+		half := wholeNodes(all, len(all)/2)
 		from, to := w.within(0.5)
 		a := w.job(all[:half], trainJob{from: from, to: to, exe: pick(w.rng, "vllm", "tritonserver", "gmx_mpi", "blender"), declareAs: pick(w.rng, "inference", "inference serving", "HPC", "rendering", "simulation")})
 		a.evasion = []string{"false_declaration"}
