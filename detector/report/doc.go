@@ -17,7 +17,7 @@
 //
 // Findings and questions. A condition is a finding where it is at least as likely as not: on a
 // run, P(training) x P(more than the limit) reaches 0.5, so that an uncertain class asks for more
-// FLOPs than the limit. Runs that are more likely one than not have one finding between them.
+// FLOPs than the limit. Each run has its own findings; what runs would have done as one is said beside them, and asked.
 // Below that, and from the profile's inquire_probability on (0.05), a condition is an Inquiry: a
 // record with the probability, the bounds and what would settle it, never silence. So are orders
 // that reach a limit at a utilisation that one training in ten exceeds, orders of one party that

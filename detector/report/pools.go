@@ -3,7 +3,6 @@ package report
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -168,50 +167,19 @@ func (v *view) groupings(runs []runView) []pool {
 	return out
 }
 
-// siblings tells whether another run, with which a run is more likely one than not, has the finding.
-type siblings struct {
-	v  *view
-	of map[string][]*runView
-}
+// A pool's total gathers into a finding where its runs are clearly one, and goes on to until they
+// are no longer likely one. What may be a restart is never gathered: it is asked about.
+const (
+	gatherWeight = 0.8
+	gatherStay   = 0.5
+)
 
-// likelyOne groups runs that are more likely one than not.
-func (v *view) likelyOne(runs []runView) siblings {
-	s := siblings{v, map[string][]*runView{}}
-	for _, q := range v.groupings(runs) {
-		if q.weight < 0.5 || q.kind == run.Structuring {
-			continue
-		}
-		for _, r := range q.runs {
-			s.of[r.Run.ID] = append(s.of[r.Run.ID], q.runs...)
-		}
+// gathers reports whether a finding on the pool's total is raised; was: one stands.
+func (q *pool) gathers(was bool) bool {
+	if q.kind != run.Islands && q.kind != run.SplitPools {
+		return false
 	}
-	return s
-}
-
-func (s siblings) has(profile, limb, id string) bool {
-	for _, r := range s.of[id] {
-		if _, said := s.v.out[ID(profile, limb, r.Run.ID)]; said && r.Run.ID != id {
-			return true
-		}
-	}
-	return false
-}
-
-// first orders runs: those that had findings before, by their time, and then the others as they are.
-func (v *view) first(runs []runView) []*runView {
-	out := make([]*runView, len(runs))
-	since := make(map[string]int64, len(runs))
-	for i := range runs {
-		r := &runs[i]
-		out[i], since[r.Run.ID] = r, math.MaxInt64
-		for k := range v.Profiles {
-			for _, limb := range []string{Actual, Projected} {
-				since[r.Run.ID] = min(since[r.Run.ID], v.prevKnown(v.Profiles[k].Name, limb, r.Run.ID, r.Run.Supersedes))
-			}
-		}
-	}
-	slices.SortStableFunc(out, func(a, b *runView) int { return cmp.Compare(since[a.Run.ID], since[b.Run.ID]) })
-	return out
+	return q.weight >= gatherWeight || was && q.weight >= gatherStay
 }
 
 // standing is how a pool stands against a profile's limit.
@@ -292,15 +260,19 @@ func (v *view) grouping(p *Profile, q *pool) {
 	text := fmt.Sprintf("%d runs (%s) %s, with probability %.2f: %s. Together %s FLOP, 90 %% interval %s to %s, if they are one; the limit is %s FLOP, and the largest of them did %s.",
 		len(q.runs), list(q.ids()), q.words(), q.weight, strings.Join(reasonsOr(q.reasons), "; "), rough(s.total.Best), rough(s.total.Low), rough(s.total.High), flop(s.limit), rough(s.single.Best))
 	for _, limb := range []string{Actual, Projected} {
-		if v.has(p, limb, q.runs) || (limb == Projected && v.has(p, Actual, q.runs)) {
+		r := q.subject(v, p, limb)
+		was := v.raised(p.Name, limb, r.Run.ID, r.Run.Supersedes)
+		if !q.gathers(was) || v.has(p, limb, []*runView{r}) {
 			continue
+		}
+		if !was && (v.has(p, limb, q.runs) || v.has(p, Actual, q.runs)) {
+			continue // one of them says it alone
 		}
 		one := s.now
 		if limb == Projected {
 			one = s.coming
 		}
-		r := q.subject(v, p, limb)
-		if q.kind == run.Structuring || q.weight*one < 0.5 {
+		if q.weight*one < 0.5 && !(was && (limb == Projected || s.total.Best > s.limit)) {
 			continue
 		}
 		f := v.runFinding(r, p, limb, "medium")
@@ -454,7 +426,13 @@ func (v *view) crossedTogether(p *Profile, runs []*runView, limit float64) int64
 func (v *view) mayBeMore(r *runView, p *Profile) string {
 	out := ""
 	if n := len(r.Run.Alternatives); n > 0 {
-		out = fmt.Sprintf(" It may be one with %d other run(s), which would add to it.", n)
+		total := r.Est.Model.Best
+		for i := range v.Runs {
+			if id := v.Runs[i].Run.ID; slices.ContainsFunc(r.Run.Alternatives, func(x run.Alternative) bool { return x.Run == id }) {
+				total += v.Runs[i].Est.Model.Best
+			}
+		}
+		out = fmt.Sprintf(" It may be one with %d other run(s), and did %s FLOP with them.", n, rough(total))
 	}
 	for i := range v.Campaigns {
 		if c := &v.Campaigns[i]; slices.Contains(c.Runs, r.Run.ID) && c.Weight >= p.Inquire {

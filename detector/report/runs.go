@@ -85,11 +85,10 @@ func (v *view) joined(s *RunState) map[string]int64 {
 // onRuns raises what reaches a probability of one half: that it is a training, and that its FLOPs
 // exceed the limit. What was raised stays while its class and its best value do.
 //
-// Of runs that are more likely one than not, one alone has a finding: the first that reaches it, the
-// one that had it before.
+// Each run stands by itself: what may be one with others is said, and asked about, beside it.
 func (v *view) onRuns(runs []runView) {
-	said := v.likelyOne(runs)
-	for _, r := range v.first(runs) {
+	for i := range runs {
+		r := &runs[i]
 		if !r.behind.inScope {
 			continue
 		}
@@ -105,10 +104,8 @@ func (v *view) onRuns(runs []runView) {
 				need = c.limit
 			}
 			crossedMs, crossed := c.crossing(need)
-			if !said.has(p.Name, Projected, r.Run.ID) {
-				v.projected(r, p, c, crossedMs, crossed)
-			}
-			if crossed && !said.has(p.Name, Actual, r.Run.ID) {
+			v.projected(r, p, c, crossedMs, crossed)
+			if crossed {
 				v.actual(r, p, c, crossedMs)
 			}
 		}
