@@ -39,7 +39,7 @@ and DIR, or BUNDLEs alone with --replay), and the labels of people in a store (-
 
 It prints how often what was said with a probability was right, by GPU-hours (the class, training of any kind, limits), how many of
 the 90 % intervals of FLOPs hold the truth, by the instrument that they rest on, and how many findings that nobody expected are to
-be expected in 10,000 GPU-months as the detector raises them now. Each share has the interval that so few witnesses allow; what is
+be expected in 10,000 GPU-months as the detector raises them now, and how many inquiries. Each share has the interval that so few witnesses allow; what is
 fitted is judged on recordings that it was not fitted on.`,
 		RunE: o.run,
 	}

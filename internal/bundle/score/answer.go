@@ -85,3 +85,8 @@ func readLines[T any](dir, name string) ([]T, error) {
 		}
 	}
 }
+
+// answeredInquiry is a line of inquiries.jsonl, as far as it is counted.
+type answeredInquiry struct {
+	Limb string `json:"limb"` // inquiry, indicator
+}

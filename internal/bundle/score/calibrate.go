@@ -152,6 +152,9 @@ type FalseFindings struct {
 	Per10k float64 `json:"per_10000_gpu_months"`
 	Low    float64 `json:"low"`
 	High   float64 `json:"high"`
+	// Inquiries are no findings: what is asked, and what that makes in 10,000 GPU-months. -1: none were written.
+	Inquiries   int     `json:"inquiries"`
+	AskedPer10k float64 `json:"inquiries_per_10000_gpu_months"`
 }
 
 // Calibration is what recordings with known truth, and labels, say of the detector's own words.
@@ -173,13 +176,15 @@ func Calibrate(all []Observations) Calibration {
 	c := Calibration{Groups: []string{}, Notes: []string{}, Findings: FalseFindings{Limbs: map[string]int{}}}
 	var class, training, limits []Claim
 	var estimates []Total
-	hours := 0.0
+	var hours, askedHours float64
 	for i := range all {
 		o := &all[i]
 		c.Groups = append(c.Groups, o.Group)
 		class, training, limits = append(class, o.Class...), append(training, o.Training...), append(limits, o.Limits...)
 		estimates = append(estimates, o.Estimates...)
 		c.Labels += o.Labels
+		c.Findings.Inquiries += o.Asked
+		askedHours += o.AskedHours
 		if o.GPUHours > 0 { // of labels alone nothing says how many findings nobody looked at
 			hours += o.GPUHours
 			c.Findings.Wrong += o.WrongFound
@@ -193,6 +198,10 @@ func Calibrate(all []Observations) Calibration {
 	c.Refit, c.RefitT = refit(class), refit(training)
 	c.Intervals = intervals(estimates)
 	c.Findings.rate(hours)
+	c.Findings.AskedPer10k = -1
+	if askedHours > 0 {
+		c.Findings.AskedPer10k = float64(c.Findings.Inquiries) * 10_000 * gpuMonthHours / askedHours
+	}
 	c.notes(len(all))
 	return c
 }

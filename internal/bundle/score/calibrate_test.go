@@ -86,6 +86,9 @@ func TestIntervalScale(t *testing.T) {
 	o := make([]Observations, 10)
 	for g := range o {
 		o[g] = Observations{Group: fmt.Sprint(g), GPUHours: gpuMonthHours}
+		if g < 2 { // the others wrote no inquiries
+			o[g].Asked, o[g].AskedHours = 3, gpuMonthHours
+		}
 		for i := range 60 {
 			truth := 1e20 * math.Exp(chance.NormFloat64()*0.2)
 			o[g].Totals(fmt.Sprint(i), truth, 1e20*math.Exp(-0.1*z90), 1e20, 1e20*math.Exp(0.1*z90))
@@ -99,11 +102,14 @@ func TestIntervalScale(t *testing.T) {
 	if f := c.Findings; f.Wrong != 0 || math.Abs(f.High-10_000*ruleOfThree/10) > 1e-6 || f.Low != 0 {
 		t.Errorf("no finding in ten GPU-months: %+v", f)
 	}
+	if f := c.Findings; f.Inquiries != 6 || math.Abs(f.AskedPer10k-30_000) > 1e-6 {
+		t.Errorf("six inquiries in two GPU-months: %+v", f)
+	}
 	var out bytes.Buffer
 	if err := c.Print(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"rule of three", "Calibration over 10 recordings", "nothing to judge", "10,000 GPU-months"} {
+	for _, want := range []string{"rule of three", "Calibration over 10 recordings", "nothing to judge", "inquiries per 10,000 GPU-months"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the text lacks %q:\n%s", want, out.String())
 		}

@@ -88,6 +88,9 @@ func (c *Calibration) Print(w io.Writer) error {
 		t.line("%d right, %d wrong%s in %.1f GPU-months\n", f.Right, f.Wrong, by, f.GPUMonths)
 		t.line("expected false findings per 10,000 GPU-months, as the detector raises them now: %s (90 %%: %s to %s)\n", rate(f.Per10k), rate(f.Low), rate(f.High))
 	}
+	if f.AskedPer10k >= 0 {
+		t.line("inquiries per 10,000 GPU-months (questions, no findings): %s, from %d\n", rate(f.AskedPer10k), f.Inquiries)
+	}
 	if len(c.Notes) > 0 {
 		t.line("\nWhat this can tell\n")
 		for _, n := range c.Notes {

@@ -34,6 +34,8 @@ type Observations struct {
 	RightFound int            // findings that were expected, or allowed
 	WrongFound int            // findings that were not
 	WrongLimbs map[string]int // of these, by limb
+	Asked      int            // inquiries
+	AskedHours float64        // GPU-hours over which inquiries were written; 0: none were
 	Labels     int            // of a store: labels that were used
 }
 

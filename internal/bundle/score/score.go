@@ -1,7 +1,9 @@
 package score
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/flopwatch/flopwatch/internal/bundle"
 )
@@ -58,7 +60,21 @@ func Score(bundleDir, answersDir string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	return compare(b.Name(), b.Manifest, t, runs, findings), nil
+	res := compare(b.Name(), b.Manifest, t, runs, findings)
+	switch asked, err := readLines[answeredInquiry](answersDir, "inquiries.jsonl"); {
+	case errors.Is(err, fs.ErrNotExist): // other detectors ask nothing
+	case err != nil:
+		return Result{}, err
+	default:
+		o := &res.Observed
+		o.AskedHours = o.GPUHours
+		for _, q := range asked {
+			if q.Limb == "inquiry" {
+				o.Asked++
+			}
+		}
+	}
+	return res, nil
 }
 
 func compare(name string, m bundle.Manifest, t truth, runs []answeredRun, findings []answeredFinding) Result {
