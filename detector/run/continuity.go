@@ -175,6 +175,11 @@ func (t *timeline) continuation(i, j int) (hop, bool) {
 	if !like.differs && p.gpus == q.gpus {
 		chance = (float64(alike) + 4*chance) / (float64(others) + 4)
 	}
+	if p.gpus != q.gpus && p.memBytes > leastMem && math.Abs(p.memBytes-q.memBytes) <= sameMem*math.Max(p.memBytes, q.memBytes) {
+		// It grew or shrank with a copy on each GPU: as much memory as before, to the per cent.
+		chance *= t.fleet.memUsual(i, j)
+		say("a GPU holds as much memory as before")
+	}
 	same := math.Exp(like.same)
 	m.mul(same, same*(0.5+0.5*chance), chance)
 

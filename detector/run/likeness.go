@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
@@ -140,13 +141,14 @@ type fleet struct {
 	sigs []signature
 	of   map[int][]int // number of GPUs: training-like episodes, by start
 	reac map[int]int64 // the longest of them
+	idx  []int         // all of them, by start
 }
 
 // looked bounds the episodes that one comparison looks at.
 const looked = 48
 
 func newFleet(eps []Episode, sigs []signature, idx []int) *fleet {
-	f := &fleet{eps: eps, sigs: sigs, of: map[int][]int{}, reac: map[int]int64{}}
+	f := &fleet{eps: eps, sigs: sigs, of: map[int][]int{}, reac: map[int]int64{}, idx: idx}
 	for _, i := range idx {
 		n := sigs[i].gpus
 		f.of[n] = append(f.of[n], i)
@@ -185,4 +187,35 @@ func (f *fleet) usual(i int) (others, alike, mine int) {
 		see(n)
 	}
 	return others, alike, mine
+}
+
+const (
+	sameMem  = 0.005 // of one program on more or fewer GPUs
+	leastMem = 2e9   // below, a context and its libraries are most of it
+)
+
+// memUsual is how likely other work here holds as much memory a GPU as episode i and its follower
+// j: of what ran near in time, on any number of GPUs, the share that does. Allocators fill what
+// there is, so that nothing else running says less than a model's own size would.
+func (f *fleet) memUsual(i, j int) float64 {
+	start := func(k int, ms int64) int { return cmp.Compare(f.eps[k].StartMs, ms) }
+	mem := f.sigs[i].memBytes
+	at, _ := slices.BinarySearchFunc(f.idx, f.eps[j].StartMs, start)
+	others, alike := 0, 0
+	for n := max(0, at-looked); n < min(len(f.idx), at+looked); n++ {
+		k := f.idx[n]
+		if v := f.sigs[k].memBytes; k != i && k != j && !math.IsNaN(v) && absMs(f.eps[k].StartMs-f.eps[j].StartMs) <= reachMs &&
+			(overlaps(&f.eps[k], &f.eps[i]) || overlaps(&f.eps[k], &f.eps[j])) { // what ran before or after may be the same work
+			others++
+			if math.Abs(v-mem) <= sameMem*math.Max(v, mem) {
+				alike++
+			}
+		}
+	}
+	return (float64(alike) + 4*0.35) / (float64(others) + 4)
+}
+
+// overlaps reports that two episodes ran at the same time for long enough to be two runs.
+func overlaps(a, b *Episode) bool {
+	return min(a.EndMs, b.EndMs)-max(a.StartMs, b.StartMs) >= 2*overlapTolMs
 }
