@@ -223,6 +223,8 @@ func (t *timeline) continuation(i, j int) (hop, bool) {
 		say(fmt.Sprintf("both use %d GPUs", p.gpus))
 	case max(p.gpus, q.gpus) > 8*min(p.gpus, q.gpus):
 		m.mul(0.02, 0.10, 0.40)
+	case like.agreed == 0 && jobs <= 0: // nothing seen says that it is the same that grew
+		m.mul(0.06, 0.10, 0.60)
 	default:
 		m.mul(0.15, 0.10, 0.60)
 	}
@@ -249,7 +251,7 @@ func (t *timeline) continuation(i, j int) (hop, bool) {
 			m.again *= 3
 		}
 		if n := t.queued(i, j, sameAccount); n > 1 {
-			m.again *= float64(min(n, 6))
+			m.again *= math.Pow(2.5, float64(min(n, 4))) // failures are not that regular
 		}
 		if t.usedElsewhere(i, j) {
 			m.goes *= 0.3
@@ -300,7 +302,7 @@ func (t *timeline) queued(i, j int, sameAccount bool) int {
 		if list[k] == i || list[k] == j || e.Open || !slices.Equal(t.nodes[list[k]], t.nodes[i]) || e.GPUs() != t.sigs[i].gpus {
 			continue
 		}
-		if y := float64(e.EndMs - e.StartMs); math.Abs(x-y) <= 0.2*math.Max(x, y) && absMs(e.StartMs-a.StartMs) < 2*reachMs {
+		if y := float64(e.EndMs - e.StartMs); math.Abs(x-y) <= 0.15*math.Max(x, y) && absMs(e.StartMs-a.StartMs) < 2*reachMs {
 			n++
 		}
 	}

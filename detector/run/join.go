@@ -189,6 +189,9 @@ func pauseHops(eps []Episode, classes []ClassOf) []hop {
 			if a.Basis == BasisIdle || a.Basis == BasisAllocation {
 				continue
 			}
+			if jobs <= 0.5 && classes[i].Class != "inference" && otherProcs(a, b) { // a service is one over its restarts
+				continue
+			}
 			if reason == "" {
 				reason = "the same GPUs do the same kind of work"
 			}
@@ -196,6 +199,11 @@ func pauseHops(eps []Episode, classes []ClassOf) []hop {
 		}
 	}
 	return out
+}
+
+// otherProcs reports that the processes of both are known, and none is of both.
+func otherProcs(a, b *Episode) bool {
+	return len(a.Procs) > 0 && len(b.Procs) > 0 && !slices.ContainsFunc(a.Procs, func(p ProcRef) bool { return slices.Contains(b.Procs, p) })
 }
 
 func gpuKeys(e *Episode) []string {
