@@ -151,6 +151,8 @@ func (b *balance) narrow(name string, q parts, total *Minute, g gap, d doubt) st
 			return "why the GPUs draw more than their counters say: the counters as the driver gives them on the host, beside the host's own power meter"
 		case g.allocation > 0.3*all:
 			return "any telemetry of the GPUs: nothing but their hours is known"
+		case b.unseen:
+			return "the activity of the FP32 pipes: the tensor pipes rest while the GPUs work"
 		case q.util > 0.3*all:
 			return "watts or the energy counter of the GPUs, better the activity of their tensor pipes (NVML GPM, or DCGM's profiling fields)"
 		case q.node > 0.3*all:

@@ -57,6 +57,9 @@ func (b *balance) doubt(q parts, total *Minute) doubt {
 	if p < 0.005 {
 		return doubt{}
 	}
+	if b.unseen { // the watts of the tensor tiers' own time, that is
+		q.watt = 0
+	}
 	return doubt{p: p, flop: drawn*total.TensorPeak + q.watt + q.node + q.util, sd: sd}
 }
 

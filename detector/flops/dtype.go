@@ -26,13 +26,14 @@ func density(lobes []lobe, x float64) float64 {
 // Busy levels at the 16-bit rate: HMMA over the tensor peak. Published trainings execute
 // 0.26-0.60 of the 16-bit peak in 16 bit, and 0.36-0.6 in FP8, which is 0.24-0.4 of the pipes'
 // time; both have a long tail downwards, so a low level says little and a high one speaks
-// against FP8. TF32 is what a program does that was never tuned.
+// against FP8. TF32 is what a program does that was never tuned: in 16 bit it would keep the
+// pipes busy for a quarter of the time, and its products take twice as long.
 func levelLobes(factor float64) []lobe {
 	switch {
 	case factor > 1:
 		return []lobe{{0.6, 0.26, 0.28}, {0.4, 0.18, 0.6}}
 	case factor < 1:
-		return []lobe{{1, 0.27, 0.5}}
+		return []lobe{{1, 0.33, 0.5}}
 	}
 	return []lobe{{0.55, 0.40, 0.25}, {0.45, 0.25, 0.6}}
 }
@@ -57,12 +58,14 @@ func (w *Work) scale(p *prior) {
 	}
 }
 
-// sized gives TF32 more on a few GPUs and less on many.
+// sized gives TF32 more on a few GPUs, where much is code whose precision nobody chose, and
+// less on many. Bytes of gradients and of memory do not tell it from 16 bit, whose
+// master weights and gradients are FP32 as well; nor do joules, which go with busy cycles.
 func sized(modes []mode, gpus float64) []mode {
 	k := 1.0
 	switch {
 	case gpus > 0 && gpus < 4.5:
-		k = 1.7
+		k = 2.5
 	case gpus > 32.5:
 		k = 0.5
 	}

@@ -59,6 +59,7 @@ type balance struct {
 	counterSD, clockSD, tileSD                       float64 // of tensorSD
 	high                                             float64 // 1: the steep sum of watts, 0: the plain one
 	pipes                                            bool    // the vector pipes count
+	unseen                                           bool    // what ran on the vector pipes was not measured, and nothing else ran
 	dtype                                            []mode  // of HMMA
 	wattDtype                                        []mode  // of the tiers without tensor counters
 }
@@ -114,7 +115,13 @@ func newBalance(total *Minute, p *prior) *balance {
 		}
 		b.wattDtype[i] = m
 	}
-	if p.steep && plain > 0 { // no TF32 there
+	if b.unseen = p.steep && total.pipesUnseen(); b.unseen {
+		b.wattSD = unseenSD
+		for i := range b.wattDtype {
+			b.wattDtype[i].factor, b.wattDtype[i].sd = 1, 0
+		}
+	}
+	if p.steep && plain > 0 && !b.unseen { // no TF32 there
 		for i := range b.dtype {
 			if b.dtype[i].factor < 1 {
 				b.dtype[i].p *= 1 - plain
@@ -136,6 +143,19 @@ func newBalance(total *Minute, p *prior) *balance {
 // plainFP32 is the share of trainings in plain FP32 on parts without TF32: half precision
 // had to be asked for there, by code of its own.
 const plainFP32 = 0.2
+
+// A training in plain FP32 whose vector pipes nobody measures leaves its tensor pipes at nought,
+// which is not nought FLOPs: matrix products get about half of the FP32 peak at full power, and
+// what is no product draws as much.
+const (
+	unseenWatt = 0.4
+	unseenSD   = 0.6
+)
+
+// pipesUnseen reports that tensor pipes were seen to rest, and vector pipes not looked at.
+func (m *Minute) pipesUnseen() bool {
+	return m.TensorPeak > 0 && m.HMMA+m.IMMA+m.DFMA < 0.002*m.TensorPeak && m.PipeMs < 0.1*(m.CyclesMs+m.ActivityMs)
+}
 
 func sq(x float64) float64 { return x * x }
 
@@ -187,6 +207,9 @@ func (b *balance) parts(m *Minute) parts {
 	}
 	if b.pipes {
 		q.vector = b.vector * (m.FP64 + m.FP32 + m.FP16)
+	}
+	if b.unseen {
+		q.watt += unseenWatt * m.VectorWatt
 	}
 	if b.p.vector { // watts stand in for pipes that were not measured, not for tensor cores
 		q.watt, q.node, q.util = b.watt*m.VectorWatt, 0, 0

@@ -27,7 +27,8 @@
 //
 // A training beneath served load (hidden.go) shows in what does not follow the load: tensor
 // and FP32 work that stay where memory traffic goes away. Verdict.Share says what part of the
-// tensor work it did. Where the load does not vary, or serving does FP32 work of its own, the
+// tensor work it did, where another is seen (two programs on a GPU, somebody served, such FP32
+// work): much traffic alone widens it downwards and cuts nothing. Where the load does not vary, or serving does FP32 work of its own, the
 // two are not told apart without collectives, and Probs says how likely it is.
 //
 // Declarations (program names, launchers, orders) are weak evidence and can be outvoted by
