@@ -57,6 +57,7 @@ type facts struct {
 	fabricBps  float64 // a node, back-end
 	fabricCV   float64 // of its rate within minutes: bursts
 	checkpoint int     // bursts of storage writes
+	storage    bool    // writes of its nodes, its own alone, were measured
 	ownsNodes  bool    // no other activity on its nodes: node figures are its own
 
 	gradient   float64 // share of collective bytes in gradient-like calls
@@ -78,6 +79,19 @@ func newFacts(ev *feature.Evidence, ep *run.Episode) facts {
 	f.beside = besideOf(ev, ep, f.ownsNodes)
 	f.tapped = !f.hasComm && tapped(ev, ep)
 	return f
+}
+
+// split is 1 where GPUs of one host exchange as much as the parts of one model do that is
+// split layer by layer over them, whatever is done with it. Gradients of what fits a host make
+// gigabytes a step of seconds.
+func (f *facts) split() float64 {
+	if f.nodes != 1 || f.gpus < 2 || f.hasComm {
+		return 0
+	}
+	if math.IsNaN(f.nvlinkBps) {
+		return 0.5
+	}
+	return ramp(log10(f.nvlinkBps), 9.3, 10)
 }
 
 // mean adds up values with weights, skipping what was not measured.
@@ -213,6 +227,7 @@ func (f *facts) hostFacts(ev *feature.Evidence, ep *run.Episode) {
 		}
 		if f.ownsNodes {
 			f.checkpoint = max(f.checkpoint, bursts(storage))
+			f.storage = f.storage || 2*float64(len(storage)) > f.minutes
 		}
 	}
 	f.hostFrac, f.hostCV, f.hostCVIn = level.value(), cv.value(), in.value()

@@ -100,6 +100,8 @@ func (p *phaseWatch) alternate() float64 {
 	slices.Sort(minutes)
 	var count [2]float64
 	var mixed, all, turns float64
+	var cycles mean // minutes from an update to the next
+	var since int64
 	last := -1
 	for _, m := range minutes {
 		n := p.at[m]
@@ -113,6 +115,12 @@ func (p *phaseWatch) alternate() float64 {
 		}
 		if last >= 0 && kind != last {
 			turns++
+			if kind == 1 {
+				if since > 0 {
+					cycles.add(float64(m - since))
+				}
+				since = m
+			}
 		}
 		last = kind
 	}
@@ -121,7 +129,8 @@ func (p *phaseWatch) alternate() float64 {
 	}
 	share := math.Min(count[0], count[1]) / all
 	// Reading long prompts looks like an update, but for the optimizer.
-	update := 0.6
+	// A loop of both keeps its time, users do not.
+	update := 0.6 * ramp(cycles.cv(), 0.6, 0.3)
 	if f := p.fp32.value(); !math.IsNaN(f) {
 		update = 0.1 + 0.9*ramp(f, 0.01, 0.03)
 	}

@@ -198,6 +198,11 @@ func pipeRules(v *verdict, f *facts) {
 		v.say(ramp(ratio, 1.3, 2.8), fmt.Sprintf("memory traffic is high for the tensor work (%.1f), as in decoding", ratio), scores{Inference: 1.6, BatchInference: 1.2, Training: -1.4})
 		v.say(ramp(ratio, 1.6, 0.7)*ramp(tensor16, 0.02, 0.07), "tensor work reuses what it reads, as training does", scores{Training: 0.6, BatchInference: 0.4, Inference: -0.6})
 	}
+	if math.IsNaN(f.dram) {
+		// Watts that matrix work does not explain are spent on moving bytes.
+		explained := f.tensor / math.Max(f.powerFrac-restFrac, 0.05)
+		v.say(ramp(f.powerFrac, 0.5, 0.7)*ramp(f.tensor, 0.01, 0.04)*ramp(explained, 0.42, 0.24), "few of the watts go into matrix work, as in decoding", scores{Inference: 1.4, BatchInference: 1.2, Training: -1.2})
+	}
 	// Master weights and optimizer states are FP32: an optimizer leaves a trace on the
 	// FP32 pipes, forward passes in low precision hardly do.
 	// As a share of tensor work it is the same at any duty cycle.
@@ -214,10 +219,13 @@ func pipesUnseen(v *verdict, f *facts) {
 		busy = ramp(f.powerFrac, 0.4, 0.6)
 	}
 	if f.gpus > 1 && !f.hasComm {
-		v.say(busy*ramp(f.nvlinkBps, 50e6, 500e6), "GPUs exchange gigabytes over NVLink", scores{Training: 0.7, Inference: 0.5, BatchInference: 0.4, HPC: -0.3, Rendering: -2, Mining: -3, BurnIn: -3})
+		v.say(busy*ramp(f.nvlinkBps, 50e6, 500e6), "GPUs exchange gigabytes over NVLink", scores{Training: 0.7 - 0.7*f.split(), Inference: 0.5, BatchInference: 0.4, HPC: -0.3, Rendering: -2, Mining: -3, BurnIn: -3})
 		v.say(busy*ramp(f.nvlinkBps, 30e6, 3e6), "GPUs exchange next to nothing over NVLink", scores{Training: -0.8, HPC: 0.6, Rendering: 0.4, BatchInference: 0.4})
+		// Gradients that take neither way are not exchanged.
+		v.say(busy*ramp(f.nvlinkBps, 30e6, 3e6)*ramp(f.pcieBps, 300e6, 60e6), "nor over PCIe", scores{Training: -1, HPC: 0.3, BatchInference: 0.2})
 	}
-	v.say(busy*ramp(f.powerFrac, 0.8, 0.9), "", scores{Training: 0.5, HPC: -0.3})
+	// Full batches draw as much on one GPU as steps do.
+	v.say(busy*ramp(f.powerFrac, 0.8, 0.9), "", scores{Training: 0.5, HPC: -0.3, BatchInference: 0.4 * bool01(f.gpus == 1)})
 	v.say(busy*ramp(f.powerFrac, 0.82, 0.72)*ramp(f.powerFrac, 0.4, 0.55), "power stays below that of dense matrix work", scores{HPC: 0.6, Training: -0.4, Inference: 0.3})
 }
 
@@ -225,7 +233,12 @@ func pipesUnseen(v *verdict, f *facts) {
 // other, servers serve whoever asks.
 func togetherRules(v *verdict, f *facts) {
 	load := ramp(f.minutes, 12, 30) * math.Max(ramp(f.util, 0.4, 0.7), ramp(f.powerFrac, 0.3, 0.45))
-	v.say(load*ramp(f.stall, 0.4, 0.8)*ramp(f.stalls, 0.004, 0.02), "all GPUs stall together now and then", scores{Training: 1, RL: 0.9, HPC: 0.7, Inference: -0.6, BatchInference: -0.6, BurnIn: -1, Mining: -2, Rendering: -1})
+	// The GPUs of one host that exchange activations of every layer are one server (or one
+	// replica of a training): that they stall and move together says nothing of which. Separate
+	// servers do not, nor do the gradients of a step fill NVLink so.
+	own := 1 - 0.85*f.split()
+	v.say(load*own*ramp(f.stall, 0.4, 0.8)*ramp(f.stalls, 0.004, 0.02), "all GPUs stall together now and then", scores{Training: 1, RL: 0.9, HPC: 0.7, Inference: -0.6, BatchInference: -0.6, BurnIn: -1, Mining: -2, Rendering: -1})
+	v.say(load*(1-own)*ramp(f.stall, 0.4, 0.8), "", scores{Rendering: -1.5, Mining: -1.5, BurnIn: -1})
 	// Where load moves by more than a sensor's noise, ranks move as one. A model in tensor
 	// parallel does so too, on one host.
 	moves := ramp(f.powerCV, 0.012, 0.03)
@@ -234,7 +247,7 @@ func togetherRules(v *verdict, f *facts) {
 	v.say(apart*ramp(f.stall, 0.12, 0.03)*(1-moves), "what little they move, GPUs move each on its own", scores{BatchInference: 0.5, Training: -0.6, HPC: -0.4, Mining: 0.4, BurnIn: 0.2})
 	v.say(ramp(float64(f.nodes), 1, 2), fmt.Sprintf("%d hosts begin and end in step", f.nodes), scores{Training: 0.8, RL: 0.6, HPC: 0.6, Notebook: -2, Rendering: -0.4, BatchInference: -0.3})
 	v.say(load*ramp(f.stall, 0.5, 0.85)*moves*ramp(float64(f.nodes), 1, 2), "the load of all hosts moves as one", scores{Training: 1.6, RL: 1.4, HPC: 1.2, Inference: -1.2, BatchInference: -0.8, Rendering: -1.5})
-	v.say(load*ramp(f.stall, 0.3, 0.6)*math.Max(0.4, moves), "GPUs move in step", scores{Training: 0.7, RL: 0.5, HPC: 0.5, Rendering: -1.5, Mining: -1, BatchInference: -0.2})
+	v.say(load*own*ramp(f.stall, 0.3, 0.6)*math.Max(0.4, moves), "GPUs move in step", scores{Training: 0.7, RL: 0.5, HPC: 0.5, Rendering: -1.5, Mining: -1, BatchInference: -0.2})
 	v.say(load*ramp(f.minutes, 60, 150)*ramp(f.stalls, 0.003, 0), "in hours all GPUs never stalled together", scores{Training: -0.4, RL: -0.3, HPC: -0.2, BatchInference: 0.3})
 	// Rollouts and updates swing all GPUs together, by much and for as long as the job runs.
 	v.say(load*ramp(f.stall, 0.85, 0.95)*ramp(f.powerSpread, 0.2, 0.4)*bool01(f.reduces && f.gpus > 1), "all GPUs swing together between two levels", scores{RL: 3.5})
@@ -246,6 +259,8 @@ func togetherRules(v *verdict, f *facts) {
 	// a loop keeps one level, apart from stalls.
 	steady := ramp(f.minutes, 12, 30) * ramp(f.busy, 0.7, 0.9)
 	v.say(steady*ramp(f.powerSpread, 0.028, 0.06)*(1-0.7*ramp(f.stall, 0.6, 0.9)*ramp(float64(f.nodes), 1, 2)), "the load wanders as users come and go, or frames differ", scores{Inference: 1.3, Rendering: 0.8, Notebook: 0.3, Training: -0.8, BatchInference: -0.9, HPC: -0.4, BurnIn: -2, Mining: -2})
+	// Neither steps nor stalls move a training's quartiles by a tenth; rollouts over many hosts do.
+	v.say(steady*bool01(f.nodes == 1)*ramp(f.powerSpread, 0.07, 0.14), "the load has no level", scores{Inference: 0.6, Training: -1.2, Finetuning: -1.2, RL: 0.01, HPC: -0.5})
 	v.say(steady*ramp(f.util, 0.6, 0.85)*ramp(f.powerSpread, 0.035, 0.022), "the load keeps one level, as a loop or a queue does", scores{BatchInference: 1.1, Training: 0.5, HPC: 0.5, Inference: -1.1})
 	v.say(ramp(f.nvlinkBps, 50e6, 500e6), "", scores{BurnIn: -3, Mining: -3, Rendering: -1})
 	// Rollouts decode, updates multiply large matrices, and each waits for the other.
@@ -342,6 +357,9 @@ func trafficRules(v *verdict, f *facts, ep *run.Episode) {
 	}
 	if bps := ep.Flow.OutsideBytes / sec; busy > 0 && ep.Flow.OutsidePeers > 0 {
 		v.say(ramp(math.Log10(bps+1), 6, 7.3)*ramp(float64(ep.Flow.OutsidePeers), 12, 4), fmt.Sprintf("%.0f MB/s go to a few addresses outside, as results in bulk do", bps/1e6), scores{BatchInference: 1, Inference: -0.3})
+	}
+	if f.storage && f.checkpoint == 0 && busy > 0 {
+		v.say(ramp(f.minutes, 45, 150), "in hours nothing was saved to storage", scores{Training: -0.6, HPC: -0.2})
 	}
 	if f.minutes > 20 {
 		v.say(ramp(float64(f.checkpoint), 0.5, 2), fmt.Sprintf("%d bursts are written to storage", f.checkpoint), scores{Training: 1.2, HPC: 0.9, Inference: -1.2, BatchInference: -0.3, Mining: -2, BurnIn: -2})
@@ -465,12 +483,26 @@ func (v *verdict) decide(f *facts, cal *Calibration) Verdict {
 	basis, missed := f.instruments()
 	out := Verdict{Probs: v.probs(f, cal.sharpOf(basis)), Missed: missed}
 	out.Class, out.Prob = named(out.Probs)
+	if f.blind(basis) && IsRun(out.Class) && out.Prob < leastBlind*(1-out.Probs[Unknown]) {
+		out.Class, out.Prob = Unknown, out.Probs[Unknown]
+	}
 	out.Share = f.share(out.Class)
 	out.Reasons = v.reasons(out.Class)
 	if f.belied > 0.5 {
 		out.Reasons = append(out.Reasons, "counters of activity read zero while the GPUs draw the watts of work, so they are not believed")
 	}
 	return out
+}
+
+// leastBlind is how probable a training has to be to be said where nothing was seen that tells a
+// training's steps from a queue's.
+const leastBlind = 0.72
+
+// blind reports that pipes are missing and nothing else shows steps: one host, nothing
+// saved, no period, no collectives.
+func (f *facts) blind(basis string) bool {
+	return (basis == basisNVML || basis == basisPartial) && f.nodes == 1 && f.checkpoint == 0 &&
+		!(f.rhythm*f.rhythmSame > 0.3)
 }
 
 // probs are the calibrated probabilities.
