@@ -221,8 +221,10 @@ func pipesUnseen(v *verdict, f *facts) {
 	if f.gpus > 1 && !f.hasComm {
 		v.say(busy*ramp(f.nvlinkBps, 50e6, 500e6), "GPUs exchange gigabytes over NVLink", scores{Training: 0.7 - 0.7*f.split(), Inference: 0.5, BatchInference: 0.4, HPC: -0.3, Rendering: -2, Mining: -3, BurnIn: -3})
 		v.say(busy*ramp(f.nvlinkBps, 30e6, 3e6), "GPUs exchange next to nothing over NVLink", scores{Training: -0.8, HPC: 0.6, Rendering: 0.4, BatchInference: 0.4})
-		// Gradients that take neither way are not exchanged.
-		v.say(busy*ramp(f.nvlinkBps, 30e6, 3e6)*ramp(f.pcieBps, 300e6, 60e6), "nor over PCIe", scores{Training: -1, HPC: 0.3, BatchInference: 0.2})
+		// Over hosts gradients take the fabric, too, or are not exchanged. An adapter's on one
+		// host are small.
+		ways := ramp(f.nvlinkBps, 30e6, 3e6) * ramp(f.pcieBps, 300e6, 60e6) * ramp(log10(f.fabricBps), 8.3, 7.3)
+		v.say(busy*bool01(f.nodes > 1)*ways, "nor over PCIe or the fabric", scores{Training: -1, HPC: 0.3, BatchInference: 0.2})
 	}
 	// Full batches draw as much on one GPU as steps do.
 	v.say(busy*ramp(f.powerFrac, 0.8, 0.9), "", scores{Training: 0.5, HPC: -0.3, BatchInference: 0.4 * bool01(f.gpus == 1)})
@@ -358,8 +360,8 @@ func trafficRules(v *verdict, f *facts, ep *run.Episode) {
 	if bps := ep.Flow.OutsideBytes / sec; busy > 0 && ep.Flow.OutsidePeers > 0 {
 		v.say(ramp(math.Log10(bps+1), 6, 7.3)*ramp(float64(ep.Flow.OutsidePeers), 12, 4), fmt.Sprintf("%.0f MB/s go to a few addresses outside, as results in bulk do", bps/1e6), scores{BatchInference: 1, Inference: -0.3})
 	}
-	if f.storage && f.checkpoint == 0 && busy > 0 {
-		v.say(ramp(f.minutes, 45, 150), "in hours nothing was saved to storage", scores{Training: -0.6, HPC: -0.2})
+	if f.storage && f.nodes == 1 && f.checkpoint == 0 && busy > 0 {
+		v.say(ramp(f.minutes, 45, 150), "in hours nothing was saved to storage", scores{Training: -0.6, RL: -0.1, HPC: -0.2})
 	}
 	if f.minutes > 20 {
 		v.say(ramp(float64(f.checkpoint), 0.5, 2), fmt.Sprintf("%d bursts are written to storage", f.checkpoint), scores{Training: 1.2, HPC: 0.9, Inference: -1.2, BatchInference: -0.3, Mining: -2, BurnIn: -2})
@@ -483,7 +485,7 @@ func (v *verdict) decide(f *facts, cal *Calibration) Verdict {
 	basis, missed := f.instruments()
 	out := Verdict{Probs: v.probs(f, cal.sharpOf(basis)), Missed: missed}
 	out.Class, out.Prob = named(out.Probs)
-	if f.blind(basis) && IsRun(out.Class) && out.Prob < leastBlind*(1-out.Probs[Unknown]) {
+	if f.blind(basis) && IsRun(out.Class) && out.Probs[Training]+out.Probs[Finetuning]+out.Probs[RL] < leastBlind*(1-out.Probs[Unknown]) {
 		out.Class, out.Prob = Unknown, out.Probs[Unknown]
 	}
 	out.Share = f.share(out.Class)
@@ -496,7 +498,7 @@ func (v *verdict) decide(f *facts, cal *Calibration) Verdict {
 
 // leastBlind is how probable a training has to be to be said where nothing was seen that tells a
 // training's steps from a queue's.
-const leastBlind = 0.72
+const leastBlind = 2.0 / 3
 
 // blind reports that pipes are missing and nothing else shows steps: one host, nothing
 // saved, no period, no collectives.
