@@ -7,6 +7,7 @@ import (
 
 	"github.com/flopwatch/flopwatch/detector/feature"
 	"github.com/flopwatch/flopwatch/detector/flops"
+	"github.com/flopwatch/flopwatch/detector/parallel"
 	"github.com/flopwatch/flopwatch/detector/report"
 	"github.com/flopwatch/flopwatch/detector/run"
 	"github.com/flopwatch/flopwatch/detector/workload"
@@ -19,14 +20,14 @@ func activities(ev *feature.Evidence, all bool) (acts []judged, campaigns []run.
 	eps := workload.Split(ev, run.Episodes(ev))
 	classes := make([]run.ClassOf, len(eps))
 	verdicts := make([]workload.Verdict, len(eps))
-	feature.Each(len(eps), func(i int) {
+	parallel.Each(len(eps), func(i int) {
 		verdicts[i] = workload.Classify(ev, eps[i])
 		classes[i] = workload.ClassOf(verdicts[i])
 	})
 	runs := run.Join(ev, eps, classes)
 	slices.SortFunc(runs, func(a, b run.Run) int { return cmp.Or(cmp.Compare(a.StartMs, b.StartMs), cmp.Compare(a.ID, b.ID)) })
 	acts = make([]judged, len(runs))
-	feature.Each(len(runs), func(i int) {
+	parallel.Each(len(runs), func(i int) {
 		clipDark(ev, &runs[i])
 		a := &acts[i]
 		a.run = runs[i]

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/parallel"
 	"github.com/flopwatch/flopwatch/internal/store"
 )
 
@@ -67,7 +68,7 @@ func (s *state) sealUpTo(atMs, toMs int64, most int) {
 	}
 	keys := s.sortedGPUs()
 	delta := make([]int, len(keys))
-	feature.Each(len(keys), func(i int) { delta[i] = s.gpu[keys[i]].seal(keys[i], from, was, next, s.pack) })
+	parallel.Each(len(keys), func(i int) { delta[i] = s.gpu[keys[i]].seal(keys[i], from, was, next, s.pack) })
 	for _, n := range delta {
 		s.gpuCells += n
 	}

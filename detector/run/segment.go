@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/parallel"
 )
 
 const (
@@ -146,7 +147,7 @@ func segment(ev *feature.Evidence) []stretch {
 		lo = hi
 	}
 	found := make([][]stretch, len(nodes))
-	feature.Each(len(nodes), func(i int) {
+	parallel.Each(len(nodes), func(i int) {
 		own := *s // all nodes read the same, and each finds its own
 		own.out = nil
 		own.host(nodes[i], gpuNodes[nodes[i][0].Node])

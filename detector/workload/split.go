@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"github.com/flopwatch/flopwatch/detector/feature"
+	"github.com/flopwatch/flopwatch/detector/parallel"
 	"github.com/flopwatch/flopwatch/detector/run"
 )
 
@@ -31,7 +32,7 @@ func Split(ev *feature.Evidence, eps []run.Episode) []run.Episode {
 	var out []run.Episode
 	cut := false
 	all := make([][]run.Episode, len(eps))
-	feature.Each(len(eps), func(i int) { all[i] = split(ev, &eps[i]) })
+	parallel.Each(len(eps), func(i int) { all[i] = split(ev, &eps[i]) })
 	for i, parts := range all {
 		if len(parts) > 1 && !cut {
 			cut = true

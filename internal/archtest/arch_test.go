@@ -48,8 +48,9 @@ var rooms = map[string][]string{
 	"collector/chain":    {"internal/wire", "internal/store"}, // heads in, faults out; the hourly check
 	"detector":           {"detector/...", "internal/store", "internal/unit"},
 	"detector/feature":   {"internal/unit"},
-	"detector/run":       {"detector/feature", "internal/unit"},
-	"detector/workload":  {"detector/feature", "detector/run", "internal/unit"},
+	"detector/parallel":  {},
+	"detector/run":       {"detector/feature", "detector/parallel", "internal/unit"},
+	"detector/workload":  {"detector/feature", "detector/parallel", "detector/run", "internal/unit"},
 	"detector/flops":     {"detector/feature", "detector/run", "internal/unit"},
 	"detector/forecast":  {"detector/flops", "internal/unit"}, // both read an estimate
 	"detector/threshold": {"detector/flops", "internal/unit"},

@@ -1,4 +1,7 @@
-package feature
+// Package parallel spreads work over processors for rooms that are pure: the answer does not depend on it.
+//
+// It owns the goroutines, which end before Each returns. It must not know what the work is.
+package parallel
 
 import (
 	"runtime"
